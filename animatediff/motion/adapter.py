@@ -116,6 +116,7 @@ class MotionAdapter(nn.Module):
         """Pairs of a block's name in the UNet (`down_blocks.0`, `mid_block`) and its motion modules."""
         for side, blocks in (("down_blocks", self.down_blocks), ("up_blocks", self.up_blocks)):
             for index, block in enumerate(blocks):
+                assert isinstance(block, BlockModules)
                 yield f"{side}.{index}", block.motion_modules
         if self.mid_block is not None:
             yield "mid_block", self.mid_block.motion_modules
