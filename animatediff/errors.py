@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a file, a setting or an argument; its message says what was found, what is expected and what to do."""
+    """A mistake in a file, a setting or an argument; its message says what was found and what to do."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
