@@ -25,12 +25,16 @@ PREFIXES = ("module.", "_orig_mod.")
 METADATA_ENTRY = "animatediff_metadata"
 """Where a .ckpt of ours keeps what safetensors keeps in its metadata."""
 SAFETENSORS_DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
-    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16",
+    "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 NOT_WEIGHTS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull` there, or download the file itself"),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the weights: run `git lfs pull` there, or download the file itself",
+    ),
     (b"GGUF", "a GGUF file, which is not supported; give the .safetensors or .ckpt file"),
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
@@ -72,14 +76,20 @@ def read_header(path: str | Path) -> Header:
         return _safetensors_header(path, size)
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text[:1] == b"<":
-        raise UserError(f"{path}: an HTML page, not weights: the download met a login or error page; download the file itself")
+        raise UserError(
+            f"{path}: an HTML page, not weights: the download met a login or error page; download the file itself"
+        )
     for magic, what in NOT_WEIGHTS:
         if text.startswith(magic):
             raise UserError(f"{path}: {what}")
     if not start.strip(b"\0"):
         raise UserError(f"{path}: begins with nothing but zero bytes: the download was never filled; download it again")
     if path.suffix == ".safetensors":
-        kind = "a pickled checkpoint; rename it to .ckpt" if start[:2] in (b"PK", b"\x80\x02") else "damaged or truncated, or not safetensors; download it again"
+        kind = (
+            "a pickled checkpoint; rename it to .ckpt"
+            if start[:2] in (b"PK", b"\x80\x02")
+            else "damaged or truncated, or not safetensors; download it again"
+        )
         raise UserError(f"{path}: named .safetensors but {kind}")
     if text[:1] in b"{[" and text[1:2] in b'"\r\n {':
         raise UserError(f"{path}: JSON text, not weights: an error message of a server, or a configuration file")
@@ -136,7 +146,10 @@ def _safetensors_header(path: Path, size: int) -> Header:
         for name, entry in entries.items():
             shape, (begin, stop) = tuple(entry["shape"]), entry["data_offsets"]
             dtype = SAFETENSORS_DTYPES[entry["dtype"]]
-            if not all(type(n) is int and n >= 0 for n in (*shape, begin, stop)) or stop - begin != prod(shape) * ITEM_SIZES[dtype]:
+            if (
+                not all(type(n) is int and n >= 0 for n in (*shape, begin, stop))
+                or stop - begin != prod(shape) * ITEM_SIZES[dtype]
+            ):
                 raise ValueError(f"{name!r} has {stop - begin} bytes for shape {shape}")
             infos[name] = TensorInfo(shape, dtype, Place(offset=8 + length + begin, nbytes=stop - begin))
             end = max(end, stop)
@@ -169,9 +182,17 @@ def _unwrap(root: object, path: Path) -> tuple[dict[str, PickledTensor], dict[st
     seen: set[int] = set()
     while isinstance(root, dict) and id(root) not in seen:
         seen.add(id(root))
-        metadata |= {key: str(value)[:1000] for key, value in root.items() if isinstance(key, str) and isinstance(value, str | int | float)}
+        metadata |= {
+            key: str(value)[:1000]
+            for key, value in root.items()
+            if isinstance(key, str) and isinstance(value, str | int | float)
+        }
         ours = root.get(METADATA_ENTRY)
-        metadata |= {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)} if isinstance(ours, dict) else {}
+        metadata |= (
+            {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
+            if isinstance(ours, dict)
+            else {}
+        )
         inner = next((root[name] for name in WRAPPERS if isinstance(root.get(name), dict)), None)
         if inner is None:
             break
@@ -197,13 +218,19 @@ def _strip(infos: Mapping[str, TensorInfo], path: Path) -> dict[str, TensorInfo]
         while prefix := next((p for p in PREFIXES if short.startswith(p)), ""):
             short = short[len(prefix) :]
         if short in stripped:
-            raise UserError(f"{path}: {short!r} is there twice, with and without a prefix; which one is meant cannot be told")
+            raise UserError(
+                f"{path}: {short!r} is there twice, with and without a prefix; which one is meant cannot be told"
+            )
         stripped[short] = info
     return stripped
 
 
 def load_tensors(
-    source: str | Path | Header, keys: Iterable[str] | None = None, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    source: str | Path | Header,
+    keys: Iterable[str] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> dict[str, torch.Tensor]:
     """The tensors named in the header (all, or `keys`), each read straight into the one copy that is returned.
 
@@ -213,7 +240,9 @@ def load_tensors(
     wanted = list(header.tensors if keys is None else keys)
     if missing := [key for key in wanted if key not in header.tensors]:
         close = nearest(missing[0], header.tensors)
-        raise UserError(f"{header.path}: has no tensor {missing[0]!r}" + (f"; did you mean {close!r}?" if close else ""))
+        raise UserError(
+            f"{header.path}: has no tensor {missing[0]!r}" + (f"; did you mean {close!r}?" if close else "")
+        )
     tensors: dict[str, torch.Tensor] = {}
     try:
         with header.path.open("rb") as file:
@@ -247,7 +276,9 @@ def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
     return flat.as_strided(info.shape, place.stride).contiguous()
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write .safetensors, or a pickle for .ckpt, .pt, .pth and .bin. The file appears whole or not at all.
 
     Raises UserError if the folder is missing or not writable, or the disk is full.
@@ -264,9 +295,16 @@ def save_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata
         _write(temporary, path.suffix, _separate(tensors), dict(metadata or {}))
         os.replace(temporary, path)
     except Exception as error:
-        if isinstance(error, OSError) or "os error" in str(error).lower() or "PytorchStreamWriter" in str(error) or "I/O" in str(error):
+        if (
+            isinstance(error, OSError)
+            or "os error" in str(error).lower()
+            or "PytorchStreamWriter" in str(error)
+            or "I/O" in str(error)
+        ):
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:200]
-            raise UserError(f"{path}: could not be written ({reason}); check free space and permissions, nothing is left of it") from error
+            raise UserError(
+                f"{path}: could not be written ({reason}); check free space and permissions, nothing is left of it"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -294,5 +332,5 @@ def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: 
         return
     import torch
 
-    # The wrapper is one that every reader of the original's files unwraps; the metadata entry beside it is ignored there.
+    # Every reader of the original's files unwraps "state_dict" and ignores the entry beside it.
     torch.save({"state_dict": tensors, METADATA_ENTRY: metadata} if metadata else tensors, path)

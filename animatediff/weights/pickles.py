@@ -1,7 +1,8 @@
 """What a PyTorch pickle holds, found without running anything in it.
 
-Both layouts of `torch.save` are read: the zip archive (torch 1.6 and later) and the stream before it. The pickle is walked by
-Python's own unpickler with every name it may import replaced by an inert stand-in; a name outside the short list below is refused.
+Both layouts of `torch.save` are read: the zip archive (torch 1.6 and later) and the stream before it. The pickle is
+walked by Python's own unpickler with every name it may import replaced by an inert stand-in; a name outside the short
+list below is refused.
 """
 
 from __future__ import annotations
@@ -15,40 +16,66 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from animatediff.errors import UserError
 
 ITEM_SIZES = {
-    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "complex64": 8, "complex128": 16,
-    "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1,
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1,
+    "complex64": 8, "complex128": 16, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint64": 8, "uint32": 4,
+    "uint16": 2, "uint8": 1, "bool": 1,
 }  # fmt: skip
 STORAGE_DTYPES = {
-    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16", "LongStorage": "int64",
-    "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64", "ComplexDoubleStorage": "complex128", "UntypedStorage": "uint8",
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16",
+    "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128", "UntypedStorage": "uint8",
 }  # fmt: skip
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
-MAX_PICKLE_BYTES = 256 * 2**20  # the pickle of a 12 GB SDXL checkpoint is below 1 MB; a far larger one is no weight file
+MAX_PICKLE_BYTES = 64 * 2**20  # that of a 12 GB SDXL checkpoint is below 1 MB
 
-# Modules whose objects published checkpoints carry beside their tensors. They become `Inert`: nothing of theirs is imported or called.
-INERT_MODULES = ("omegaconf", "typing", "pytorch_lightning", "lightning", "lightning_fabric", "numpy", "pathlib", "argparse", "transformers", "diffusers")
+# Modules whose objects published checkpoints carry beside their tensors. They become `Inert`: nothing of theirs is
+# imported or called.
+INERT_MODULES = (
+    "omegaconf",
+    "typing",
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "numpy",
+    "pathlib",
+    "argparse",
+    "transformers",
+    "diffusers",
+)
 INERT_NAMES = {
-    ("_codecs", "encode"), ("collections", "defaultdict"), ("collections", "Counter"), ("torch", "device"), ("torch", "Tensor"),
-    ("torch.nn.modules.container", "ParameterDict"), ("torch.nn.parameter", "Parameter"), ("torch.serialization", "_get_layout"),
-    ("builtins", "object"), ("__builtin__", "object"), ("torch.torch_version", "TorchVersion"),
+    ("_codecs", "encode"), ("collections", "defaultdict"), ("collections", "Counter"), ("torch", "device"),
+    ("torch", "Tensor"), ("torch.nn.modules.container", "ParameterDict"), ("torch.nn.parameter", "Parameter"),
+    ("torch.serialization", "_get_layout"), ("builtins", "object"), ("__builtin__", "object"),
+    ("torch.torch_version", "TorchVersion"),
 }  # fmt: skip
-CONTAINERS: dict[str, type] = {"dict": dict, "list": list, "set": set, "frozenset": frozenset, "tuple": tuple, "int": int, "float": float, "str": str, "bool": bool, "complex": complex}
+CONTAINERS: dict[str, type] = {
+    "dict": dict,
+    "list": list,
+    "set": set,
+    "frozenset": frozenset,
+    "tuple": tuple,
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "complex": complex,
+}
 UNSAFE_OPCODES = (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
 
 
-class CodeInPickle(Exception):
+class RunsCodeError(Exception):
     """The pickle names something outside the list of harmless names; `args[0]` is its dotted name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the bytes of one tensor are: `nbytes` at `offset` of the file, or of the zip member if that is compressed."""
+    """Where the bytes of one tensor are: `nbytes` at `offset` of the file, or of its zip `member` if compressed."""
 
     offset: int
     nbytes: int
@@ -77,7 +104,10 @@ class PickledTensor:
         return 0 if 0 in self.shape else 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
     def place(self, start: int, available: int, member: str | None) -> Place:
-        """The tensor's place, given where its storage starts and how many bytes of it exist. Raises ValueError if it does not fit."""
+        """The tensor's place, given where its storage starts and how many bytes of it exist.
+
+        Raises EOFError if it does not fit, ValueError if it repeats elements.
+        """
         size, span = ITEM_SIZES[self.dtype], self.span()
         if (self.offset + span) * size > available:
             raise EOFError(f"a tensor needs {(self.offset + span) * size} bytes of a storage of {available}")
@@ -88,14 +118,19 @@ class PickledTensor:
             dense.insert(0, step)
             step *= n
         gapless = all(n <= 1 or s == d for n, s, d in zip(self.shape, self.stride, dense, strict=True))
-        return Place(offset=start + self.offset * size, nbytes=span * size, stride=None if gapless else self.stride, member=member)
+        return Place(
+            offset=start + self.offset * size,
+            nbytes=span * size,
+            stride=None if gapless else self.stride,
+            member=member,
+        )
 
 
 def _inert(name: str) -> type:
     """A class, new for every unpickling, whose instances keep what the pickle gives them and do nothing."""
 
     class Inert(dict):
-        """Stand-in for an object that is not a tensor. A dict, so that SETITEM works on it; `state` holds what BUILD gave."""
+        """Stand-in for an object that is no tensor. A dict, so that SETITEM works; `state` holds what BUILD gave."""
 
         source = name
 
@@ -124,7 +159,11 @@ def _inert(name: str) -> type:
 
 
 def _shape(values: object) -> tuple[int, ...]:
-    if not isinstance(values, tuple | list) or not all(type(v) is int and 0 <= v < 2**48 for v in values) or len(values) > 16:
+    if (
+        not isinstance(values, tuple | list)
+        or not all(type(v) is int and 0 <= v < 2**48 for v in values)
+        or len(values) > 16
+    ):
         raise ValueError("a tensor whose shape is no list of whole numbers")
     return tuple(values)
 
@@ -138,7 +177,16 @@ def _rebuild_tensor(storage: object, offset: object, shape: object, stride: obje
     return PickledTensor(storage, offset, dims, steps, storage.dtype)
 
 
-def _rebuild_tensor_v3(storage: object, offset: object, shape: object, stride: object, grad: object, hooks: object, dtype: object, *rest: object) -> PickledTensor:
+def _rebuild_tensor_v3(
+    storage: object,
+    offset: object,
+    shape: object,
+    stride: object,
+    grad: object,
+    hooks: object,
+    dtype: object,
+    *rest: object,
+) -> PickledTensor:
     if dtype not in ITEM_SIZES:
         raise ValueError("a tensor of unknown dtype")
     plain = _rebuild_tensor(storage, offset, shape, stride)
@@ -159,8 +207,13 @@ _TORCH: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _Walker(pickle._Unpickler):  # type: ignore[name-defined]  # the Python one: the C one allocates what a memo index or length claims
-    dispatch = {code: run for code, run in pickle._Unpickler.dispatch.items() if bytes([code]) not in UNSAFE_OPCODES}  # type: ignore[attr-defined]
+# The unpickler written in Python, as the one in C allocates whatever a memo index or a length in the file claims.
+class _Walker(pickle._Unpickler):  # type: ignore[name-defined]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = {
+        code: run
+        for code, run in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        if bytes([code]) not in UNSAFE_OPCODES
+    }
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file, encoding="latin1")
@@ -179,7 +232,7 @@ class _Walker(pickle._Unpickler):  # type: ignore[name-defined]  # the Python on
             return CONTAINERS[name]
         if (module, name) in INERT_NAMES or module.split(".")[0] in INERT_MODULES:
             return self._inert_classes.setdefault(f"{module}.{name}", _inert(f"{module}.{name}"))
-        raise CodeInPickle(f"{module}.{name}")
+        raise RunsCodeError(f"{module}.{name}")
 
     def persistent_load(self, pid: object) -> PickledStorage:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
@@ -203,14 +256,14 @@ class PickleContents:
 
 
 def read_pickle(path: Path) -> PickleContents:
-    """Walk the pickle of a `torch.save` file. Raises UserError for code in it, damage, and anything that is no such file."""
+    """Walk the pickle of a `torch.save` file. Raises UserError for code in it, damage, and any other kind of file."""
     try:
         with path.open("rb") as file:
             return _read_zip(path, file) if file.read(4) == b"PK\x03\x04" else _read_legacy(file)
-    except CodeInPickle as error:
+    except RunsCodeError as error:
         raise UserError(
-            f"{path}: refused, this is a pickle that would run code: it asks for {str(error)[:120]!r}, which no weight file needs. "
-            "Nothing of it was run. Look for the same weights as .safetensors."
+            f"{path}: refused, this is a pickle that would run code: it asks for {str(error)[:120]!r}, which no "
+            "weight file needs. Nothing of it was run. Look for the same weights as .safetensors."
         ) from None
     except UserError:
         raise
@@ -218,7 +271,9 @@ def read_pickle(path: Path) -> PickleContents:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the file decides what the walk does; whatever it raises means that the file is damaged
         reason = str(error)[:160] or type(error).__name__
-        raise UserError(f"{path}: damaged or truncated, or no PyTorch checkpoint ({reason}); download it again") from error
+        raise UserError(
+            f"{path}: damaged or truncated, or no PyTorch checkpoint ({reason}); download it again"
+        ) from error
 
 
 def _read_zip(path: Path, file: BinaryIO) -> PickleContents:
@@ -226,7 +281,8 @@ def _read_zip(path: Path, file: BinaryIO) -> PickleContents:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile:
         raise UserError(
-            f"{path}: truncated: the archive's index, written last, is missing ({path.stat().st_size:,} bytes are here); download it again"
+            f"{path}: truncated: the archive's index, which comes last, is missing after "
+            f"{path.stat().st_size:,} bytes; download it again"
         ) from None
     names = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
@@ -235,9 +291,13 @@ def _read_zip(path: Path, file: BinaryIO) -> PickleContents:
         raise UserError(f"{path}: {what}, not a checkpoint; unpack it, or give the .ckpt or .safetensors file inside")
     prefix = pickles[0][: -len("data.pkl")]
     if any("/code/" in name for name in names):
-        raise UserError(f"{path}: a TorchScript archive holds code, not only weights; look for the .ckpt or .safetensors file")
+        raise UserError(
+            f"{path}: a TorchScript archive holds code, not only weights; look for the .ckpt or .safetensors file"
+        )
     if f"{prefix}byteorder" in names and archive.read(f"{prefix}byteorder") != b"little":
-        raise UserError(f"{path}: written on a big-endian machine, which is not supported; convert it to .safetensors there")
+        raise UserError(
+            f"{path}: written on a big-endian machine, which is not supported; convert it to .safetensors there"
+        )
     if names[pickles[0]].file_size > MAX_PICKLE_BYTES:
         raise ValueError("a pickle of unlikely size")
     root = _walk(io.BytesIO(archive.read(pickles[0])))
@@ -265,12 +325,15 @@ def _read_zip(path: Path, file: BinaryIO) -> PickleContents:
 
 
 def _read_legacy(file: BinaryIO) -> PickleContents:
-    """magic, protocol, machine, object, storage keys (five pickles), then per storage its int64 length and its bytes."""
+    """Five pickles (magic, protocol, machine, object, storage keys), then each storage's int64 length and bytes."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES)))
     if _walk(head) != LEGACY_MAGIC:
-        raise UserError(f"{getattr(file, 'name', 'file')}: a pickle, but not one that torch.save wrote; give a .ckpt or .safetensors file")
+        raise UserError(
+            f"{getattr(file, 'name', 'file')}: a pickle, but not one that torch.save wrote; "
+            "give a .ckpt or .safetensors file"
+        )
     _walk(head)
     machine = _walk(head)
     if isinstance(machine, dict) and machine.get("little_endian") is False:
