@@ -15,13 +15,15 @@ from animatediff.errors import UserError
 from animatediff.weights import ldm
 from animatediff.weights.components import Component, build, planned_shapes
 from animatediff.weights.files import Header, read_header
-from animatediff.weights.parts import Part, text_component, vae_component
+from animatediff.weights.parts import text_component, vae_component
 from animatediff.weights.prediction import PREDICTION_TYPES, SD2_BASE_SIZE, declared_prediction, probe_prediction
 from animatediff.weights.sizes import Generation, shipped_config, unet_config
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from animatediff.weights.parts import Part
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,13 @@ from animatediff.weights import ldm
 from animatediff.weights.components import Component, build
 from animatediff.weights.files import read_header
 from animatediff.weights.folders import preferred_weights, read_json, weights_file
-from animatediff.weights.parts import OPTIONS, TITLES, Supplied, text_component, vae_component
+from animatediff.weights.parts import OPTIONS, TITLES, text_component, vae_component
 from animatediff.weights.sizes import Generation
 
 if TYPE_CHECKING:
     import torch
+
+    from animatediff.weights.parts import Supplied
 
 logger = logging.getLogger(__name__)
 

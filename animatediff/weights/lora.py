@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,7 +248,9 @@ def _inject(model: nn.Module, targets: list[Target], name: str, scale: float) ->
         alpha_pattern={f"^{re.escape(path)}": pair.alpha for path, (pair, _, _) in by_path.items()},
     )
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    inject_adapter_in_model(config, model, adapter_name=name, low_cpu_mem_usage=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several LoRAs at once are what we want
+        inject_adapter_in_model(config, model, adapter_name=name, low_cpu_mem_usage=True)
     model._hf_peft_config_loaded = True  # type: ignore[assignment]  # diffusers and transformers look here
     for parameter, wanted in trainable:  # PEFT freezes the model
         parameter.requires_grad_(wanted)

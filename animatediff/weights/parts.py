@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     Part = Component | nn.Module
     Supplied = str | Path | nn.Module | None
-else:
-    Part = Any
 
 OPTIONS = {"vae": "--vae", "text_encoder": "--text-encoder", "text_encoder_2": "--text-encoder-2"}
 TITLES = {"vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
