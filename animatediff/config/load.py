@@ -145,7 +145,9 @@ def load_result(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         if "request" not in content and sidecar.is_file():
             content = parse_json(read_text(sidecar), str(sidecar))
     if not isinstance(content, Mapping) or not isinstance(content.get("request"), Mapping):
-        raise UserError(f"{path}: carries no request; expected a file made by `animatediff animate`, or the .json beside it")
+        raise UserError(
+            f"{path}: carries no request; expected a file made by `animatediff animate`, or the .json beside it"
+        )
     values = resolve(settings_of(content["request"], f"{path}: "), [path.parent])
     return build_request(merge(values, overrides or {}), str(path))
 

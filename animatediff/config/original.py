@@ -8,7 +8,13 @@ from typing import Any
 from animatediff.config.request import FIELDS, AnimateRequest, unknown_key
 from animatediff.errors import UserError
 
-RENAMED = {"W": "width", "H": "height", "L": "num_frames", "n_prompt": "negative_prompt", "motion_module_path": "motion_module"}
+RENAMED = {
+    "W": "width",
+    "H": "height",
+    "L": "num_frames",
+    "n_prompt": "negative_prompt",
+    "motion_module_path": "motion_module",
+}
 """One key, one setting."""
 
 BASE_KEYS = ("dreambooth_path", "ckpt_path", "model", "pretrained_model_path", "base_model_path")
@@ -22,7 +28,17 @@ STRUCTURED = (
     *("lora_model_path", "lora_path", "lora_alpha", "adapter_lora_path", "adapter_lora_scale"),
     *("motion_module_lora_configs", "base", "path", "random_seed"),
 )
-RUN_KEYS = (*RENAMED, *BASE_KEYS, *SPARSECTRL, *IGNORED, *STRUCTURED, "inference_config", "motion_module", "seed", "prompt")
+RUN_KEYS = (
+    *RENAMED,
+    *BASE_KEYS,
+    *SPARSECTRL,
+    *IGNORED,
+    *STRUCTURED,
+    "inference_config",
+    "motion_module",
+    "seed",
+    "prompt",
+)
 KNOWN = tuple(dict.fromkeys((*RUN_KEYS, *FIELDS)))
 
 DEFAULT_LORA_ALPHA = 0.8
