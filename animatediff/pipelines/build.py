@@ -115,9 +115,8 @@ def _present(name: str, setting: str, download: bool) -> str:
 
 def build_pipeline(request: AnimateRequest) -> AnimateDiffPipeline:
     """Load what a `complete` request names. Raises UserError for files that are not what they should be."""
-    from animatediff.pipelines.precision import as_dtype, default_device
-
     from animatediff.pipelines import AnimateDiffPipeline
+    from animatediff.pipelines.precision import as_dtype, default_device
 
     device = request.device or str(default_device())
     assert request.model is not None

@@ -191,7 +191,9 @@ def _match(
     has_motion = any("motion_modules_" in name for name in modules["unet"])
     has_mid = any(name.startswith("mid_block_motion_modules_") for name in modules["unet"])
     if kind == "motion_lora" and not has_motion:
-        raise UserError(f"{label}: a MotionLoRA, but the model has no motion modules; load a motion module first (--motion-module)")
+        raise UserError(
+            f"{label}: a MotionLoRA, but the model has no motion modules; load a motion module first (--motion-module)"
+        )
     for pair in pairs:
         if pair.module.startswith("mid_block_motion_modules_") and not has_mid:
             skipped.append(pair.key)
