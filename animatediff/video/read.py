@@ -68,10 +68,13 @@ def _read_picture(path: Path) -> tuple[np.ndarray, float]:
     unit = total / sum(repeats)
     if any(abs(length - n * unit) > 10 for length, n in zip(lengths_ms, repeats, strict=True)):
         repeats = [1] * len(frames)  # no common length: keep the frames as they are, at their mean rate
-    fps = sum(repeats) * 1000 / total
-    return np.repeat(np.stack(frames), repeats, axis=0), float(round(fps)) if abs(
-        fps - round(fps)
-    ) < 0.02 * fps / 10 else fps
+    count = sum(repeats)
+    fps = count * 1000 / total
+    # lengths are rounded to the format's ticks: a whole rate that explains the total is the one that was meant
+    tick_ms = 10 if path.suffix.lower() == ".gif" else 1
+    if round(fps) and abs(count * 1000 / round(fps) - total) <= tick_ms / 2:
+        fps = float(round(fps))
+    return np.repeat(np.stack(frames), repeats, axis=0), fps
 
 
 def _read_stream(path: Path) -> tuple[np.ndarray, float]:
