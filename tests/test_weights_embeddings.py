@@ -27,21 +27,21 @@ def files(folder: Path) -> dict[str, tuple[Path, str]]:
         {"string_to_token": {"*": 265}, "string_to_param": {"*": VECTORS}, "name": "fox-style", "step": 10}, folder / "a.pt"
     )
     torch.save(
-        {"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(VECTORS)}), "name": "old"},
+        {"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(VECTORS)}), "name": "old-fox"},
         folder / "b.pt",
     )
     save_file({"emb_params": VECTORS}, folder / "badhand.safetensors")
     torch.save({"<cat-toy>": VECTORS[0]}, folder / "learned_embeds.bin")
     save_file({"<cat-toy>": VECTORS[:1]}, folder / "learned_embeds.safetensors")
     return {
-        "a1111": (folder / "a.pt", "fox-style"), "a1111 of 2022": (folder / "b.pt", "old"),
+        "a1111": (folder / "a.pt", "fox-style"), "a1111 of 2022": (folder / "b.pt", "old-fox"),
         "a1111 safetensors": (folder / "badhand.safetensors", "badhand"), "diffusers": (folder / "learned_embeds.bin", "<cat-toy>"),
         "diffusers safetensors": (folder / "learned_embeds.safetensors", "<cat-toy>"),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", ["a1111", "a1111 of 2022", "a1111 safetensors", "diffusers", "diffusers safetensors"])
-@pytest.mark.parametrize("token", [None, "mine"])
+@pytest.mark.parametrize("token", [None, "my-word"])
 def test_every_layout(layout: str, token: str | None, tmp_path: Path) -> None:
     model = one()
     tokenizer, encoder = model["tokenizers"][0], model["text_encoders"][0]
@@ -67,11 +67,11 @@ def test_sdxl_fills_both_text_encoders(tmp_path: Path) -> None:
     small, large = ldm_files.text_encoder(64, layers=1, openclip=False), ldm_files.text_encoder(32, layers=1, openclip=True, projection=True)
     made = tokenizers("sdxl")
     model = {"tokenizers": [made["tokenizer"], made["tokenizer_2"]], "text_encoders": [small, large]}
-    path = tmp_path / "xl.safetensors"
+    path = tmp_path / "fox-xl.safetensors"
     save_file({"clip_l": VECTORS[:2].clone(), "clip_g": VECTORS[:2, :32].clone()}, path)
-    assert load_embedding(path, **model).token == "xl"
+    assert load_embedding(path, **model).token == "fox-xl"
     for encoder, tokenizer, width in ((small, made["tokenizer"], 64), (large, made["tokenizer_2"], 32)):
-        ids = tokenizer.convert_tokens_to_ids(["xl", "xl_1"])
+        ids = tokenizer.convert_tokens_to_ids(["fox-xl", "fox-xl_1"])
         assert torch.equal(encoder.get_input_embeddings().weight[ids], VECTORS[:2, :width])
     with pytest.raises(UserError, match="for SDXL"):
         load_embedding(path, **one())
