@@ -142,7 +142,11 @@ def test_text_encoder_supplied(sd1, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no text encoder .*text_encoder= or --text-encoder"):
         load_base_single_file(path)
     parts["text_encoder"].save_pretrained(tmp_path / "text_encoder")
-    for source in (tmp_path / "text_encoder", tmp_path / "text_encoder" / "model.safetensors", write(tmp_path, state, "a.ckpt")):
+    for source in (
+        tmp_path / "text_encoder",
+        tmp_path / "text_encoder" / "model.safetensors",
+        write(tmp_path, state, "a.ckpt"),
+    ):
         same_weights(load_base_single_file(path, text_encoder=source)["text_encoder"], parts["text_encoder"])
 
 
@@ -166,7 +170,11 @@ def test_position_ids_are_not_needed(sd1, tmp_path: Path) -> None:
 
 def test_all_missing_and_unknown_keys_are_told_by_component(sd1, tmp_path: Path) -> None:
     _, state = sd1
-    broken = {k: v for k, v in state.items() if k not in ("model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias")}
+    broken = {
+        k: v
+        for k, v in state.items()
+        if k not in ("model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias")
+    }
     broken["model.diffusion_model.extra.weight"] = torch.zeros(1)
     broken["model.diffusion_model.out.2.weight"] = torch.zeros(4, 7, 3, 3)
     with pytest.raises(UserError) as caught:
@@ -233,7 +241,8 @@ def published(name: str) -> Header:
 
 
 @pytest.mark.parametrize(
-    ("name", "generation", "count", "unused"), [("sd15_single_file", "sd1", 1131, 1), ("sdxl_single_file", "sdxl", 2515, 2)]
+    ("name", "generation", "count", "unused"),
+    [("sd15_single_file", "sd1", 1131, 1), ("sdxl_single_file", "sdxl", 2515, 2)],
 )
 def test_published_key_lists_at_full_size(name: str, generation: str, count: int, unused: int) -> None:
     """Every key is used but position_ids and OpenCLIP's logit_scale, and the sizes found are the shipped ones."""
@@ -270,7 +279,10 @@ def test_names_agree_with_the_converters_of_diffusers(name: str, generation: str
 
 
 def test_tokenizers_are_clips() -> None:
-    made = base.tokenizers("sdxl") | {"sd1": base.tokenizers("sd1")["tokenizer"], "sd2": base.tokenizers("sd2")["tokenizer"]}
+    made = base.tokenizers("sdxl") | {
+        "sd1": base.tokenizers("sd1")["tokenizer"],
+        "sd2": base.tokenizers("sd2")["tokenizer"],
+    }
     for name, tokenizer in made.items():
         assert len(tokenizer) == 49408
         assert tokenizer.model_max_length == 77
@@ -285,7 +297,12 @@ def save_folder(folder: Path, parts: dict[str, nn.Module], **options: object) ->
     small = base.tokenizers("sd1")
     scheduler = base.scheduler("sd1", "epsilon")
     pipe = StableDiffusionPipeline(
-        **parts, **small, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **parts,
+        **small,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipe.save_pretrained(folder, **options)
     return folder
@@ -336,7 +353,9 @@ def test_broken_folders_are_told(sd1, tmp_path: Path) -> None:
         load_base(tmp_path / "empty")
 
 
-def test_the_old_id_is_an_alias_and_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_old_id_is_an_alias_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import huggingface_hub
 
     asked: list[object] = []
@@ -344,7 +363,9 @@ def test_the_old_id_is_an_alias_and_said_once(monkeypatch: pytest.MonkeyPatch, c
              "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin", "v1-5.ckpt"]  # fmt: skip
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo: asked.append(repo) or files)
     monkeypatch.setattr(
-        huggingface_hub, "snapshot_download", lambda repo, allow_patterns: asked.append(allow_patterns) or str(GOLDEN / "v1" / "sd")
+        huggingface_hub,
+        "snapshot_download",
+        lambda repo, allow_patterns: asked.append(allow_patterns) or str(GOLDEN / "v1" / "sd"),
     )
     base_folder._told.clear()
     for _ in range(2):

@@ -116,7 +116,9 @@ def test_motion_lora_in_every_grammar(grammar, tmp_path: Path) -> None:
 def test_mid_block_of_a_motion_lora_is_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:
     parts, attachment, expected, folder = golden_model("v3")
     state = load_tensors(folder / "motion_lora.ckpt")
-    mid = {re.sub(r"^up_blocks\.3\.", "mid_block.", k): v for k, v in state.items() if "up_blocks.3.motion_modules.0" in k}
+    mid = {
+        re.sub(r"^up_blocks\.3\.", "mid_block.", k): v for k, v in state.items() if "up_blocks.3.motion_modules.0" in k
+    }
     with caplog.at_level("INFO"):
         loaded = load_lora({**state, **mid}, unet=parts["unet"])
     assert len(loaded.skipped) == len(mid) // 2 > 0

@@ -49,7 +49,9 @@ def generation_of(header: Header) -> Generation:
     if not names:
         raise UserError(f"{path}: {_what_instead(header)}")
     if any(name.startswith(NEWER) for name in names):
-        raise UserError(f"{path}: a newer kind of model (SD 3, Flux or the like); only SD 1.x, SD 2.x and SDXL are supported")
+        raise UserError(
+            f"{path}: a newer kind of model (SD 3, Flux or the like); only SD 1.x, SD 2.x and SDXL are supported"
+        )
     conv_in = tensors.get(f"{ldm.UNET_PREFIX}input_blocks.0.0.weight")
     if conv_in is None or len(conv_in.shape) != 4:
         raise UserError(f"{path}: no {ldm.UNET_PREFIX}input_blocks.0.0.weight: not a Stable Diffusion UNet")
@@ -231,4 +233,6 @@ def load_base(name: str | Path, *, dtype: torch.dtype | None = None, **supplied:
         return load_base_folder(path, dtype=dtype, **supplied)
     if path.is_file() or not HUB_ID.fullmatch(current_id(str(name))) or path.suffix in (".safetensors", ".ckpt"):
         return load_base_single_file(path, dtype=dtype, **supplied)
-    return load_base_folder(download_base(str(name), dtype=dtype, variant=supplied.get("variant")), dtype=dtype, **supplied)
+    return load_base_folder(
+        download_base(str(name), dtype=dtype, variant=supplied.get("variant")), dtype=dtype, **supplied
+    )

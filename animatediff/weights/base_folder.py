@@ -49,9 +49,13 @@ def _unet(folder: Path, *, half: bool, variant: str | None) -> Component:
     if (name := config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
         raise UserError(f"{folder}: a {name}; expected the UNet2DConditionModel of a text-to-image model")
     if (channels := config.get("in_channels", 4)) != 4:
-        raise UserError(f"{folder}: a UNet with {channels} input channels; motion modules need a text-to-image model with 4")
+        raise UserError(
+            f"{folder}: a UNet with {channels} input channels; motion modules need a text-to-image model with 4"
+        )
     header = read_header(weights_file(folder, half=half, variant=variant))
-    return Component(name="unet", header=header, plan={key: ldm.Source(key=key) for key in header.tensors}, config=config)
+    return Component(
+        name="unet", header=header, plan={key: ldm.Source(key=key) for key in header.tensors}, config=config
+    )
 
 
 def load_base_folder(
@@ -106,8 +110,12 @@ def _index(folder: Path) -> dict[str, Any]:
         return read_json(folder / "model_index.json")
     if (folder / "config.json").is_file():
         kind = read_json(folder / "config.json").get("_class_name", "one component")
-        raise UserError(f"{folder}: only {kind}, not a whole model; give the folder above, the one with model_index.json")
-    raise UserError(f"{folder}: no model_index.json in it, so not a diffusers model folder; give such a folder or a single file")
+        raise UserError(
+            f"{folder}: only {kind}, not a whole model; give the folder above, the one with model_index.json"
+        )
+    raise UserError(
+        f"{folder}: no model_index.json in it, so not a diffusers model folder; give such a folder or a single file"
+    )
 
 
 def _small_names(generation: Generation) -> tuple[str, ...]:
@@ -148,7 +156,9 @@ def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str |
     try:
         files = HfApi().list_repo_files(repo)
     except RepositoryNotFoundError as error:
-        raise UserError(f"{name}: no such file or folder here, and no such model on the hub (or it is private)") from error
+        raise UserError(
+            f"{name}: no such file or folder here, and no such model on the hub (or it is private)"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         try:
             return Path(snapshot_download(repo, local_files_only=True))
@@ -158,7 +168,9 @@ def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str |
                 f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and the model is not in its "
                 "cache; give a local single file or folder"
             ) from missing
-    return Path(snapshot_download(repo, allow_patterns=[*SMALL_FILES, *wanted_weights(files, dtype=dtype, variant=variant)]))
+    return Path(
+        snapshot_download(repo, allow_patterns=[*SMALL_FILES, *wanted_weights(files, dtype=dtype, variant=variant)])
+    )
 
 
 def wanted_weights(files: list[str], *, dtype: torch.dtype | None = None, variant: str | None = None) -> list[str]:

@@ -56,6 +56,8 @@ def weights_file(folder: Path, *, half: bool = False, variant: str | None = None
     if chosen is not None:
         return folder / chosen
     if any(name.endswith(".index.json") for name in names):
-        raise UserError(f"{folder}: weights in several parts (shards); save the model in one part (max_shard_size='99GB')")
+        raise UserError(
+            f"{folder}: weights in several parts (shards); save the model in one part (max_shard_size='99GB')"
+        )
     wanted = f"{STEMS[0]}{'.' + variant if variant else ''}.safetensors"
     raise UserError(f"{folder}: no weights found (expected {wanted} or the like), only {', '.join(names) or 'nothing'}")

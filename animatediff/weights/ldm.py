@@ -155,7 +155,9 @@ _UP = re.compile(r"decoder\.up_blocks\.(\d+)\.")
 def vae_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     """Rename the keys of a VAE, LDM or diffusers, old or new attention names. Returns the plan and what is unknown."""
     names = list(names)
-    num_up = 1 + max((int(found[1]) for name in names if (found := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1)
+    num_up = 1 + max(
+        (int(found[1]) for name in names if (found := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1
+    )
     plan: Plan = {}
     unknown = []
     for name in names:

@@ -81,17 +81,22 @@ def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, float]) ->
 
     Raises UserError for a name that no model has, before any strength is changed.
     """
-    known = {name for model in models for name in _adapters(model)}
+    known = lora_names(models)
     for name in scales:
         if name not in known:
             close = nearest(name, known)
-            hint = f"; did you mean {close!r}?" if close else f"; loaded are {', '.join(sorted(known)) or 'none'}"
+            hint = f"; did you mean {close!r}?" if close else f"; loaded are {', '.join(known) or 'none'}"
             raise UserError(f"no LoRA named {name!r} is loaded{hint}")
     for model in models:
         for _, layer in _lora_layers(model):
             for name, scale in scales.items():
                 if name in layer.lora_A:
                     layer.set_scale(name, scale)
+
+
+def lora_names(models: Sequence[nn.Module]) -> list[str]:
+    """Names of all loaded LoRAs, sorted."""
+    return sorted({name for model in models for name in _adapters(model)})
 
 
 def remove_lora(models: Sequence[nn.Module], name: str) -> None:
@@ -191,7 +196,9 @@ def _match(
     has_motion = any("motion_modules_" in name for name in modules["unet"])
     has_mid = any(name.startswith("mid_block_motion_modules_") for name in modules["unet"])
     if kind == "motion_lora" and not has_motion:
-        raise UserError(f"{label}: a MotionLoRA, but the model has no motion modules; load a motion module first (--motion-module)")
+        raise UserError(
+            f"{label}: a MotionLoRA, but the model has no motion modules; load a motion module first (--motion-module)"
+        )
     for pair in pairs:
         if pair.module.startswith("mid_block_motion_modules_") and not has_mid:
             skipped.append(pair.key)

@@ -108,7 +108,11 @@ def _without_level(name: str, per_level: int) -> str:
         return f"{block}_downsamplers_0_conv"
     if rest == "conv":
         return f"{block}_upsamplers_0_conv"
-    return f"{block}_attentions_{layer}_{rest}" if child else f"{block}_resnets_{layer}_{dict(_LDM_RESNET).get(rest, rest)}"
+    return (
+        f"{block}_attentions_{layer}_{rest}"
+        if child
+        else f"{block}_resnets_{layer}_{dict(_LDM_RESNET).get(rest, rest)}"
+    )
 
 
 def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:

@@ -102,4 +102,3 @@ def text_component(
     if config is None:
         template = text_config(planned_shapes(header, plan), generation, name)
     return Component(name=name, header=header, plan=plan, config=template, unknown=[prefix + key for key in unknown])
-

@@ -22,7 +22,9 @@ HEAD_WIDTH = 64
 
 @cache
 def _read(generation: str, component: str) -> str:
-    return resources.files("animatediff.weights").joinpath("configs", generation, f"{component}.json").read_text("utf-8")
+    return (
+        resources.files("animatediff.weights").joinpath("configs", generation, f"{component}.json").read_text("utf-8")
+    )
 
 
 def shipped_config(generation: Generation, component: str) -> dict[str, Any]:
