@@ -79,14 +79,18 @@ def main() -> None:
     if arguments.load:
         print(json.dumps(load(Path(arguments.load[0]), arguments.load[1])))
         return
-    print(f"{'model':6} {'dtype':9} {'file MiB':>9} {'seconds':>8} {'peak MiB':>9} {'above start':>12} {'/ weights':>10}")
+    print(
+        f"{'model':6} {'dtype':9} {'file MiB':>9} {'seconds':>8} {'peak MiB':>9} {'above start':>12} {'/ weights':>10}"
+    )
     for generation in arguments.generations:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             path = Path(folder) / "model.safetensors"
             size = write_single_file(path, generation) / 2**20
             for dtype in ("file", "float32") if generation == "sd1" else ("file",):
                 command = [sys.executable, __file__, "--load", str(path), dtype]
-                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+                found = json.loads(
+                    subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+                )
                 above = found["peak"] - found["before"]
                 print(
                     f"{generation:6} {dtype:9} {size:9.0f} {found['seconds']:8.1f} {found['peak']:9.0f} {above:12.0f} "

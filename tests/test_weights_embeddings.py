@@ -24,10 +24,15 @@ def one() -> dict:
 def files(folder: Path) -> dict[str, tuple[Path, str]]:
     """Layout -> file and the word it names."""
     torch.save(
-        {"string_to_token": {"*": 265}, "string_to_param": {"*": VECTORS}, "name": "fox-style", "step": 10}, folder / "a.pt"
+        {"string_to_token": {"*": 265}, "string_to_param": {"*": VECTORS}, "name": "fox-style", "step": 10},
+        folder / "a.pt",
     )
     torch.save(
-        {"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(VECTORS)}), "name": "old-fox"},
+        {
+            "string_to_token": {"*": 265},
+            "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(VECTORS)}),
+            "name": "old-fox",
+        },
         folder / "b.pt",
     )
     save_file({"emb_params": VECTORS}, folder / "badhand.safetensors")
@@ -40,7 +45,9 @@ def files(folder: Path) -> dict[str, tuple[Path, str]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", ["a1111", "a1111 of 2022", "a1111 safetensors", "diffusers", "diffusers safetensors"])
+@pytest.mark.parametrize(
+    "layout", ["a1111", "a1111 of 2022", "a1111 safetensors", "diffusers", "diffusers safetensors"]
+)
 @pytest.mark.parametrize("token", [None, "my-word"])
 def test_every_layout(layout: str, token: str | None, tmp_path: Path) -> None:
     model = one()
@@ -64,7 +71,10 @@ def test_every_layout(layout: str, token: str | None, tmp_path: Path) -> None:
 
 
 def test_sdxl_fills_both_text_encoders(tmp_path: Path) -> None:
-    small, large = ldm_files.text_encoder(64, layers=1, openclip=False), ldm_files.text_encoder(32, layers=1, openclip=True, projection=True)
+    small, large = (
+        ldm_files.text_encoder(64, layers=1, openclip=False),
+        ldm_files.text_encoder(32, layers=1, openclip=True, projection=True),
+    )
     made = tokenizers("sdxl")
     model = {"tokenizers": [made["tokenizer"], made["tokenizer_2"]], "text_encoders": [small, large]}
     path = tmp_path / "fox-xl.safetensors"

@@ -84,7 +84,7 @@ def load_base_folder(
         raise UserError(f"{folder}: without a first text encoder: the SDXL refiner; give the SDXL base model")
     for name in wanted:
         if not (folder / name).is_dir() and supplied.get(name) is None:
-            hint = f", or give one with {name}= or {OPTIONS[name]}" if name in OPTIONS else ""
+            hint = f", or give one with {OPTIONS[name]}" if name in OPTIONS else ""
             raise UserError(f"{folder}: no folder {name}/ ({TITLES.get(name, 'UNet')}); download the model again{hint}")
     half = _half(dtype)
     parts: dict[str, Any] = {"unet": _unet(folder / "unet", half=half, variant=variant)}

@@ -53,7 +53,9 @@ def load_embedding(
         raise UserError(f"{path}: the word {word!r} has spaces; give another with token=")
     counts = {vectors.shape[0] for vectors in found}
     if len(counts) != 1:
-        raise UserError(f"{path}: its text encoders have {' and '.join(map(str, sorted(counts)))} vectors; expected as many in both")
+        raise UserError(
+            f"{path}: its text encoders have {' and '.join(map(str, sorted(counts)))} vectors; expected as many in both"
+        )
     count = counts.pop()
     words = [word, *(f"{word}_{i}" for i in range(1, count))]
     for vectors, encoder, tokenizer in zip(found, text_encoders, tokenizers, strict=True):
