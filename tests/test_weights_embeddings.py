@@ -40,7 +40,8 @@ def files(folder: Path) -> dict[str, tuple[Path, str]]:
     save_file({"<cat-toy>": VECTORS[:1]}, folder / "learned_embeds.safetensors")
     return {
         "a1111": (folder / "a.pt", "fox-style"), "a1111 of 2022": (folder / "b.pt", "old-fox"),
-        "a1111 safetensors": (folder / "badhand.safetensors", "badhand"), "diffusers": (folder / "learned_embeds.bin", "<cat-toy>"),
+        "a1111 safetensors": (folder / "badhand.safetensors", "badhand"),
+        "diffusers": (folder / "learned_embeds.bin", "<cat-toy>"),
         "diffusers safetensors": (folder / "learned_embeds.safetensors", "<cat-toy>"),
     }  # fmt: skip
 

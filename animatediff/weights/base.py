@@ -73,12 +73,12 @@ def _instead(header: Header) -> UserError:
     keys = header.tensors
     if any(key.startswith(("down_blocks.", "unet.down_blocks.")) and ".resnets." in key for key in keys):
         return UserError(
-            f"{header.path}: only a UNet, in the diffusers layout, not a whole model; put it into a diffusers folder as "
+            f"{header.path}: only a UNet, in the diffusers layout, not a whole model; put it in a diffusers folder as "
             "unet/diffusion_pytorch_model.safetensors and give that folder, or give the single file in the LDM layout"
         )
     if any(key.startswith(ldm.EMA_PREFIX) for key in keys):
         return UserError(
-            f"{header.path}: has only averaged weights ({ldm.EMA_PREFIX}*), no {ldm.UNET_PREFIX}*; give the full checkpoint"
+            f"{header.path}: has only averaged weights ({ldm.EMA_PREFIX}*), no {ldm.UNET_PREFIX}*; give the whole file"
         )
     from animatediff.weights.recognise import recognise_header, wrong_kind
 

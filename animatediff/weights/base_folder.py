@@ -165,8 +165,8 @@ def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str |
         except Exception as missing:
             reason = str(error).splitlines()[0][:160]
             raise UserError(
-                f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and the model is not in its "
-                "cache; give a local single file or folder"
+                f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and it is not in the "
+                "hub's local cache; give a local single file or folder"
             ) from missing
     return Path(
         snapshot_download(repo, allow_patterns=[*SMALL_FILES, *wanted_weights(files, dtype=dtype, variant=variant)])

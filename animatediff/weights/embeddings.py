@@ -37,7 +37,7 @@ class LoadedEmbedding:
 def load_embedding(
     path: str | Path, *, tokenizers: Sequence[Any], text_encoders: Sequence[nn.Module], token: str | None = None
 ) -> LoadedEmbedding:
-    """Add the word of a textual inversion file: A1111 .pt or .safetensors, SDXL (clip_l, clip_g), diffusers learned_embeds.
+    """Add the word of a textual inversion file: A1111 .pt or .safetensors, SDXL (clip_l, clip_g), diffusers.
 
     The word is `token`, else the one the file names, else the file's name. Raises UserError, with nothing added, if the
     widths are not those of the text encoders or the word is known already.
