@@ -17,7 +17,7 @@ from animatediff.weights.components import Component, build, planned_shapes
 from animatediff.weights.files import Header, read_header
 from animatediff.weights.parts import text_component, vae_component
 from animatediff.weights.prediction import PREDICTION_TYPES, SD2_BASE_SIZE, declared_prediction, probe_prediction
-from animatediff.weights.sizes import Generation, shipped_config, unet_config
+from animatediff.weights.sizes import CONFIGS, Generation, shipped_config, unet_config
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONFIGS = Path(__file__).parent / "configs"
 LATENT_CHANNELS = 4
 OTHER_INPUTS = {
     9: "an inpainting model (9 input channels: noise, mask and masked picture)",
@@ -156,7 +155,8 @@ def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapp
 
 def _fit_time_ids(parts: Mapping[str, Part]) -> None:
     """SDXL: the width of each of the six size numbers is what the pooled text leaves of the added embedding."""
-    unet, text = parts["unet"], parts.get("text_encoder_2")
+    unet: Part = parts["unet"]
+    text: Any = parts.get("text_encoder_2")
     if not isinstance(unet, Component) or "add_embedding.linear_1.weight" not in unet.plan or text is None:
         return
     pooled = text.config["projection_dim"] if isinstance(text, Component) else text.config.projection_dim

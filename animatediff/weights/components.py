@@ -42,7 +42,7 @@ def planned_shapes(header: Header, plan: Plan) -> dict[str, tuple[int, ...]]:
     return {target: source.shape(header.tensors[source.key].shape) for target, source in plan.items()}
 
 
-def empty_model(name: str, config: dict[str, Any]) -> nn.Module:
+def empty_model(name: str, config: dict[str, Any]) -> Any:
     """The component with its parameters on the meta device; buffers that are computed, not loaded, are real."""
     from accelerate import init_empty_weights
 

@@ -16,7 +16,7 @@ from animatediff.errors import UserError
 from animatediff.weights.files import Header, load_tensors, read_header
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 _A1111 = re.compile(r"string_to_param\.(.+)")
 _SDXL = ("clip_l", "clip_g")
@@ -35,7 +35,7 @@ class LoadedEmbedding:
 
 
 def load_embedding(
-    path: str | Path, *, tokenizers: Sequence[Any], text_encoders: Sequence[nn.Module], token: str | None = None
+    path: str | Path, *, tokenizers: Sequence[Any], text_encoders: Sequence[Any], token: str | None = None
 ) -> LoadedEmbedding:
     """Add the word of a textual inversion file: A1111 .pt or .safetensors, SDXL (clip_l, clip_g), diffusers.
 
@@ -72,7 +72,7 @@ def load_embedding(
     return LoadedEmbedding(token=word, num_vectors=count)
 
 
-def _add(words: list[str], vectors: Tensor, encoder: nn.Module, tokenizer: Any) -> None:
+def _add(words: list[str], vectors: Tensor, encoder: Any, tokenizer: Any) -> None:
     import torch
 
     tokenizer.add_tokens(words)
