@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -45,6 +46,8 @@ app.command()(convert)
 
 def main() -> None:
     """Entry point of the `animatediff` command."""
+    # Of its many notes none is for those who render; whoever wants them sets the variable.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         with reporting():
             app()
