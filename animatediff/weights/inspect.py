@@ -9,15 +9,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import UserError
-from animatediff.weights.files import Header
+from animatediff.weights.files import Header, read_header
 from animatediff.weights.folders import read_json
 from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import OPTIONS, Recognised, recognise_header
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
-BASE_SIZES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
-"""Pixels along each side that a base model was trained on; Stable Diffusion 2.x base wants 512."""
+BASE_SIZES = {"sd1": 512, "sdxl": 1024}
+"""Pixels along each side that a base model was trained on; Stable Diffusion 2.x comes in both 512 and 768."""
 STRENGTHS = {
     "motion_lora": "0.8 to 1.0",
     "domain_adapter": "1.0; lower for less of the training videos' look",
@@ -33,9 +32,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     path = Path(path).expanduser()
     if (path / "model_index.json").is_file():
         return _whole_folder(path)
-    if not path.exists() and not path.suffix and path.parent.is_dir():
-        raise UserError(f"{path}: no such file or folder")  # never the hub: to inspect is to look at what is here
-    header = find_header(path)
+    # Never the hub: to inspect is to look at what is here.
+    header = find_header(path) if path.exists() else read_header(path)
     found = recognise_header(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
@@ -80,7 +78,7 @@ def _settings(found: Recognised) -> dict[str, Any]:
     if found.family is not None:
         numerics = found.family.numerics
         settings = {name: value for name, value in asdict(found.family.recommended).items() if value is not None}
-        settings["window"] = min(16, numerics.max_positions)
+        settings["window"] = min(found.family.recommended.num_frames or 16, numerics.max_positions)
         settings["longest_window"] = numerics.max_positions
         settings["noise_schedule"] = (
             "the base model's own"

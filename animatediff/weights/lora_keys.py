@@ -1,4 +1,4 @@
-"""Keys of MotionLoRAs and domain adapters in three dialects: `original`, `internal` (PEFT's), `diffusers` (the hub's)."""
+"""Keys of MotionLoRAs and domain adapters: `original`, `internal` (PEFT's names), `diffusers` (the hub's)."""
 
 from __future__ import annotations
 
