@@ -31,7 +31,8 @@ def models(generation: str) -> dict[str, nn.Module]:
         extra = {"use_linear_projection": True, "attention_head_dim": [1, 1]}
     if generation == "sdxl":
         extra |= {"addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-                  "projection_class_embeddings_input_dim": 32 + 6 * 8, "transformer_layers_per_block": [1, 2]}  # fmt: skip
+                  "projection_class_embeddings_input_dim": 32 + 6 * 8,
+                  "transformer_layers_per_block": [1, 2]}  # fmt: skip
     kinds = ["DownBlock2D", "CrossAttnDownBlock2D"] if generation == "sdxl" else ["CrossAttnDownBlock2D", "DownBlock2D"]
     unet = UNet2DConditionModel(
         block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=width, down_block_types=kinds,
@@ -51,7 +52,8 @@ def models(generation: str) -> dict[str, nn.Module]:
 
 def text_encoder(width: int, *, layers: int, openclip: bool, projection: bool = False) -> nn.Module:
     config = CLIPTextConfig(
-        vocab_size=49408, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=1,
+        vocab_size=49408, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=1,
         projection_dim=width, hidden_act="gelu" if openclip else "quick_gelu",
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)

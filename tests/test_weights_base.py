@@ -139,7 +139,7 @@ def test_vae_in_every_dialect_beside_a_file_without_one(sd1, dialect: str, tmp_p
 def test_text_encoder_supplied(sd1, tmp_path: Path) -> None:
     parts, state = sd1
     path = write(tmp_path, {k: v for k, v in state.items() if not k.startswith("cond_stage_model.")})
-    with pytest.raises(UserError, match=r"has no text encoder .*text_encoder= or --text-encoder"):
+    with pytest.raises(UserError, match=r"has no text encoder .*text_encoder= \("):
         load_base_single_file(path)
     parts["text_encoder"].save_pretrained(tmp_path / "text_encoder")
     for source in (
@@ -360,7 +360,8 @@ def test_the_old_id_is_an_alias_and_said_once(
 
     asked: list[object] = []
     files = ["unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors",
-             "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin", "v1-5.ckpt"]  # fmt: skip
+             "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.bin",
+             "v1-5.ckpt"]  # fmt: skip
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo: asked.append(repo) or files)
     monkeypatch.setattr(
         huggingface_hub,

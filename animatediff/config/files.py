@@ -12,7 +12,7 @@ import yaml
 from animatediff.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-"""The root of a source checkout; in an installed package this is the folder of packages, where nothing of ours matches."""
+"""The root of a source checkout; the folder of packages where installed."""
 
 Lines = dict[tuple[Any, ...], int]
 

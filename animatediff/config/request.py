@@ -139,7 +139,7 @@ class AnimateRequest(_Frozen):
         return self.model_copy(update=one)
 
     def stored(self) -> dict[str, Any]:
-        """What is written down with a result: all that decides its frames, without `out` and `download`; plain JSON values."""
+        """What is written down with a result: what decides its frames, as plain JSON values."""
         return self.model_dump(mode="json", exclude={"out", "download"}, exclude_defaults=True)
 
 

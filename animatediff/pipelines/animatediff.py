@@ -22,7 +22,17 @@ from animatediff.pipelines.checks import as_list, check_call, check_window
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.output import AnimateDiffOutput, Defaults, Progress
 from animatediff.pipelines.precision import as_dtype, default_device
-from animatediff.sampling import Cancelled, ClipPredictor, clip_noise, denoise, guided, make_scheduler, windowed
+from animatediff.sampling import (
+    Cancelled,
+    ClipPredictor,
+    clip_noise,
+    denoise,
+    guided,
+    make_scheduler,
+    one_generator_each,
+    scheduler_name,
+    windowed,
+)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -155,12 +165,20 @@ class AnimateDiffPipeline:
         for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):
             remove_lora(self._lora_models, name)
 
+    def load_textual_inversion(self, path: str | PathLike[str], token: str | None = None) -> str:
+        """Add the word of a textual inversion file (A1111 or diffusers); returns it, to be used in prompts.
+
+        Raises UserError for another kind of file, another base model's, or a word that is known already.
+        """
+        from animatediff.weights.embeddings import load_embedding
+
+        tokenizers = [t for n in ("tokenizer", "tokenizer_2") if (t := getattr(self.image, n, None)) is not None]
+        return load_embedding(path, tokenizers=tokenizers, text_encoders=self._text_encoders, token=token).token
+
     # -- settings ----------------------------------------------------------------------------------------------------
 
     def set_scheduler(self, name: str) -> None:
         """Choose the sampler by a short name (`euler_a`, `dpmpp_2m_karras`) or a diffusers class name."""
-        from animatediff.sampling import scheduler_name
-
         self._scheduler_name = scheduler_name(name)
         self._renew_scheduler()
 
@@ -280,7 +298,7 @@ class AnimateDiffPipeline:
         device = self.image._execution_device
         factor = self.image.vae_scale_factor
         shape = (len(prompts), self.unet.config["in_channels"], num_frames, height // factor, width // factor)
-        generators = _generators(generator, len(prompts))
+        generators = one_generator_each(generator, len(prompts))
         if latents is None:
             latents = clip_noise(shape, generators)
         elif latents.shape != shape:
@@ -375,15 +393,6 @@ class AnimateDiffPipeline:
         finally:
             if upcast:
                 vae.to(torch.float16)
-
-
-def _generators(generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int) -> list[torch.Generator]:
-    if generator is None:
-        generator = torch.Generator().manual_seed(torch.seed())
-    generators = [generator] * num_clips if isinstance(generator, torch.Generator) else list(generator)
-    if len(generators) != num_clips:
-        raise UserError(f"{num_clips} clips want one generator or {num_clips}, got {len(generators)}")
-    return generators
 
 
 def _tell(

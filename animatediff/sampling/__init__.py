@@ -1,6 +1,6 @@
 """From noise to latents: samplers by name, the denoising loop, and windows over long clips."""
 
-from animatediff.sampling.loop import Cancelled, clip_noise, denoise
+from animatediff.sampling.loop import Cancelled, clip_noise, denoise, one_generator_each
 from animatediff.sampling.predict import ClipPredictor, guided, windowed
 from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name
 
@@ -12,6 +12,7 @@ __all__ = [
     "denoise",
     "guided",
     "make_scheduler",
+    "one_generator_each",
     "scheduler_name",
     "windowed",
 ]

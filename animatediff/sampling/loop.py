@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animatediff.errors import UserError
 from animatediff.sampling.predict import Predict
 
 
@@ -15,13 +16,27 @@ class Cancelled(Exception):  # noqa: N818 - a request that was granted, not an e
     """Raised between two steps when the caller no longer wants the result."""
 
 
+def one_generator_each(
+    generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int
+) -> list[torch.Generator]:
+    """A generator for each clip: those given, or one that all draw from in turn, freshly seeded if None.
+
+    Raises UserError if several are given but not one a clip.
+    """
+    if generator is None:
+        generator = torch.Generator().manual_seed(torch.seed())
+    generators = [generator] * num_clips if isinstance(generator, torch.Generator) else list(generator)
+    if len(generators) != num_clips:
+        raise UserError(f"{num_clips} clips want one generator or {num_clips}, got {len(generators)}")
+    return generators
+
+
 def clip_noise(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise on the CPU, float32, each clip of `shape` (b, c, f, h, w) from a generator of its own.
 
     A clip's noise depends on its seed alone, not on its place in a batch nor on the device that renders it.
     """
-    if len(generators) != shape[0]:
-        raise ValueError(f"{shape[0]} clips need {shape[0]} generators, got {len(generators)}")
+    assert len(generators) == shape[0], f"{shape[0]} clips, but {len(generators)} generators"
     return torch.cat([torch.randn((1, *shape[1:]), generator=g, device=g.device).cpu() for g in generators])
 
 

@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def ticks(count: int, fps: Fraction, per_second: int) -> list[int]:
     [12, 13, 13, 12]
     """
     ends = [round(i * per_second / fps) for i in range(count + 1)]
-    return [end - start for start, end in zip(ends, ends[1:], strict=False)]
+    return [end - start for start, end in pairwise(ends)]
 
 
 class Spool:
@@ -37,7 +38,7 @@ class Spool:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.shape = (*size, 3)
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.count = 0
 
     def add(self, frame: np.ndarray) -> None:
@@ -57,7 +58,7 @@ class Spool:
 
 
 class GifEncoder:
-    """One palette of at most 256 colours from all frames of the clip, nearest colour, no dithering: still parts stay still."""
+    """One palette of at most 256 colours from all frames of the clip, no dithering: still parts stay still."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, loop: int, text: str) -> None:
         self._file = path.open("wb")

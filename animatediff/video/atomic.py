@@ -60,7 +60,7 @@ def _make_parents(folder: Path) -> list[Path]:
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> Path:
-    """Rename `temporary` to `path`, or, unless `overwrite`, to the first free `name-2`, `name-3`, ...; returns the name."""
+    """Rename `temporary` to `path`, or, unless `overwrite`, to the first free `name-2`, ...; returns it."""
     if overwrite:
         os.replace(temporary, path)
         return path

@@ -15,7 +15,7 @@ BT709 = 1
 
 
 def crf_of(container: str, quality: int) -> int:
-    """Constant rate factor for a quality of 0 to 100: 50 to 10 for H.264 (default 18), 60 to 10 for VP9 (default 20)."""
+    """Rate factor for a quality of 0 to 100: 50 to 10 for H.264 (default 18), 60 to 10 for VP9 (default 20)."""
     return round(50 - 0.4 * quality) if container == "mp4" else round(60 - 0.5 * quality)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 def make_grid(clips: Sequence[np.ndarray], columns: int = 4, padding: int = 2) -> np.ndarray:
     """Clips side by side on black, `columns` to a row, as one clip: uint8 (f, h, w, 3).
 
-    clips: uint8 (f, h, w, 3) each; a shorter clip holds its last frame, a smaller one sits in the upper left of its cell.
+    clips: uint8 (f, h, w, 3) each; a shorter clip holds its last frame, a smaller one sits upper left in its cell.
     """
     if not clips:
         raise ValueError("make_grid needs at least one clip")

@@ -17,7 +17,7 @@ from animatediff.weights.components import Component, build, planned_shapes
 from animatediff.weights.files import Header, read_header
 from animatediff.weights.parts import text_component, vae_component
 from animatediff.weights.prediction import PREDICTION_TYPES, SD2_BASE_SIZE, declared_prediction, probe_prediction
-from animatediff.weights.sizes import Generation, shipped_config, unet_config
+from animatediff.weights.sizes import CONFIGS, Generation, shipped_config, unet_config
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONFIGS = Path(__file__).parent / "configs"
 LATENT_CHANNELS = 4
 OTHER_INPUTS = {
     9: "an inpainting model (9 input channels: noise, mask and masked picture)",
@@ -47,7 +46,7 @@ def generation_of(header: Header) -> Generation:
     path, tensors = header.path, header.tensors
     names = ldm.strip(tensors, ldm.UNET_PREFIX)
     if not names:
-        raise UserError(f"{path}: {_what_instead(header)}")
+        raise _instead(header)
     if any(name.startswith(NEWER) for name in names):
         raise UserError(
             f"{path}: a newer kind of model (SD 3, Flux or the like); only SD 1.x, SD 2.x and SDXL are supported"
@@ -68,30 +67,21 @@ def generation_of(header: Header) -> Generation:
     return "sd2" if projections and len(projections[0].shape) == 2 else "sd1"  # SD 2.x has linear projections
 
 
-def _what_instead(header: Header) -> str:
-    """One sentence for a file that is no base model: what it is and where it belongs."""
+def _instead(header: Header) -> UserError:
+    """The message for a file that is no base model: what it is and where it belongs."""
     keys = header.tensors
     if any(key.startswith(("down_blocks.", "unet.down_blocks.")) and ".resnets." in key for key in keys):
-        return (
-            "only a UNet, in the diffusers layout, not a whole model; put it into a diffusers folder as "
+        return UserError(
+            f"{header.path}: only a UNet, in the diffusers layout, not a whole model; put it in a diffusers folder as "
             "unet/diffusion_pytorch_model.safetensors and give that folder, or give the single file in the LDM layout"
         )
     if any(key.startswith(ldm.EMA_PREFIX) for key in keys):
-        return f"has only averaged weights ({ldm.EMA_PREFIX}*) and no {ldm.UNET_PREFIX}*; give the full checkpoint"
-    from animatediff.weights.recognise import recognise
+        return UserError(
+            f"{header.path}: has only averaged weights ({ldm.EMA_PREFIX}*), no {ldm.UNET_PREFIX}*; give the whole file"
+        )
+    from animatediff.weights.recognise import recognise_header, wrong_kind
 
-    found = recognise(header.path)
-    belongs = {
-        "motion_module": "a motion module: give it as motion module (--motion-module)",
-        "motion_lora": "a MotionLoRA: give it as LoRA (--motion-lora)",
-        "domain_adapter": "a domain adapter LoRA: give it as LoRA (--lora)",
-        "lora": "a LoRA: give it as LoRA (--lora)",
-        "vae": "a VAE: give it as vae (--vae), beside a base model",
-        "textual_inversion": "a textual inversion: give it as embedding (--embedding)",
-        "sparsectrl": "a SparseCtrl encoder: give it as SparseCtrl (--sparsectrl)",
-    }
-    what = belongs.get(found.kind, f"not a base model: no key starts with {ldm.UNET_PREFIX}")
-    return f"{what}; a base model is a Stable Diffusion single file or diffusers folder"
+    return wrong_kind(recognise_header(header), "base_model")
 
 
 def load_base_single_file(
@@ -165,7 +155,8 @@ def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapp
 
 def _fit_time_ids(parts: Mapping[str, Part]) -> None:
     """SDXL: the width of each of the six size numbers is what the pooled text leaves of the added embedding."""
-    unet, text = parts["unet"], parts.get("text_encoder_2")
+    unet: Part = parts["unet"]
+    text: Any = parts.get("text_encoder_2")
     if not isinstance(unet, Component) or "add_embedding.linear_1.weight" not in unet.plan or text is None:
         return
     pooled = text.config["projection_dim"] if isinstance(text, Component) else text.config.projection_dim
@@ -221,7 +212,7 @@ def load_vae(
 
 
 def load_base(name: str | Path, *, dtype: torch.dtype | None = None, **supplied: Any) -> dict[str, Any]:
-    """The components of a base model: a single file, a diffusers folder, or a hub id (the only one that uses the network).
+    """The components of a base model: a single file, a diffusers folder, or a hub id (only that uses the network).
 
     `supplied`: `vae`, `text_encoder`, `text_encoder_2`, for a single file also `prediction_type`, `use_ema`, `config`,
     for a folder or id also `variant`.

@@ -84,7 +84,7 @@ def load_base_folder(
         raise UserError(f"{folder}: without a first text encoder: the SDXL refiner; give the SDXL base model")
     for name in wanted:
         if not (folder / name).is_dir() and supplied.get(name) is None:
-            hint = f", or give one with {name}= or {OPTIONS[name]}" if name in OPTIONS else ""
+            hint = f", or give one with {OPTIONS[name]}" if name in OPTIONS else ""
             raise UserError(f"{folder}: no folder {name}/ ({TITLES.get(name, 'UNet')}); download the model again{hint}")
     half = _half(dtype)
     parts: dict[str, Any] = {"unet": _unet(folder / "unet", half=half, variant=variant)}
@@ -165,8 +165,8 @@ def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str |
         except Exception as missing:
             reason = str(error).splitlines()[0][:160]
             raise UserError(
-                f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and the model is not in its "
-                "cache; give a local single file or folder"
+                f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and it is not in the "
+                "hub's local cache; give a local single file or folder"
             ) from missing
     return Path(
         snapshot_download(repo, allow_patterns=[*SMALL_FILES, *wanted_weights(files, dtype=dtype, variant=variant)])

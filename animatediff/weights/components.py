@@ -1,4 +1,4 @@
-"""One component of an image model (UNet, VAE, text encoder): checked from its header, then filled, one copy in memory."""
+"""One component of an image model (UNet, VAE, text encoder): checked from its header, filled, one copy in memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def planned_shapes(header: Header, plan: Plan) -> dict[str, tuple[int, ...]]:
     return {target: source.shape(header.tensors[source.key].shape) for target, source in plan.items()}
 
 
-def empty_model(name: str, config: dict[str, Any]) -> nn.Module:
+def empty_model(name: str, config: dict[str, Any]) -> Any:
     """The component with its parameters on the meta device; buffers that are computed, not loaded, are real."""
     from accelerate import init_empty_weights
 
@@ -86,13 +86,14 @@ def problems(component: Component, model: nn.Module) -> list[str]:
     if wrong:
         key = wrong[0]
         lines.append(
-            f"{component.name}: {len(wrong)} keys of another shape (first {key}: {found[key]}, expected {expected[key]})"
+            f"{component.name}: {len(wrong)} keys of another shape "
+            f"(first {key}: {found[key]}, expected {expected[key]})"
         )
     return lines
 
 
 def build(components: Sequence[Component], *, dtype: torch.dtype | None) -> dict[str, nn.Module]:
-    """Check every component, then fill them one after the other. Raises UserError that lists all problems by component."""
+    """Check every component, then fill them one by one. Raises UserError that lists all problems by component."""
     models = {component.name: empty_model(component.name, component.config) for component in components}
     lines = [(part.header.path, line) for part in components for line in problems(part, models[part.name])]
     if lines:

@@ -1,7 +1,7 @@
 """Key names of Stable Diffusion single files (the LDM layout), told in diffusers' words.
 
-Only names are handled here: every function maps the keys of a file to the keys of a diffusers model, so that all of a
-file is checked from its header before one tensor is read. The tests hold these tables against diffusers' own converters.
+Only names are handled here: every function maps the keys of a file to those of a diffusers model, so that all of a file
+is checked from its header before one tensor is read. The tests hold these tables against diffusers' own converters.
 """
 
 from __future__ import annotations

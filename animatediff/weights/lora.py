@@ -47,7 +47,7 @@ def load_lora(
     adapter_name: str | None = None,
     scale: float = 1.0,
 ) -> LoadedLora:
-    """Put a LoRA on the model, beside those that are there: MotionLoRA, domain adapter, kohya (LoCon too), diffusers, PEFT.
+    """Put a LoRA on the model, beside those that are there: MotionLoRA, domain adapter, kohya, LoCon, diffusers, PEFT.
 
     Alpha is honoured: a layer changes by scale * alpha / rank, and alpha = rank where a file states none. The default
     name is "motion_lora" or "domain_adapter" by kind, else the file's. Raises UserError, with the model unchanged, for
@@ -95,8 +95,8 @@ def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, float]) ->
 
 
 def lora_names(models: Sequence[nn.Module]) -> list[str]:
-    """Names of all loaded LoRAs, sorted."""
-    return sorted({name for model in models for name in _adapters(model)})
+    """The names of the LoRAs on these models, in the order they were loaded."""
+    return list(dict.fromkeys(name for model in models for name in getattr(model, "peft_config", None) or {}))
 
 
 def remove_lora(models: Sequence[nn.Module], name: str) -> None:
@@ -140,7 +140,7 @@ def _refuse_other_files(keys: list[str], label: str) -> None:
     if any("motion_modules." in key or "temporal_attentions." in key for key in keys):
         raise UserError(f"{label}: a motion module, not a LoRA; give it as motion module (--motion-module)")
     if any(key.startswith("model.diffusion_model.") for key in keys):
-        raise UserError(f"{label}: a whole image model, not a LoRA; give it as base model (--base)")
+        raise UserError(f"{label}: a whole image model, not a LoRA; give it as base model (--model)")
     first = ", ".join(keys[:3]) or "nothing"
     raise UserError(f"{label}: not a LoRA: no key has `lora` in it (found {first})")
 
@@ -196,9 +196,7 @@ def _match(
     has_motion = any("motion_modules_" in name for name in modules["unet"])
     has_mid = any(name.startswith("mid_block_motion_modules_") for name in modules["unet"])
     if kind == "motion_lora" and not has_motion:
-        raise UserError(
-            f"{label}: a MotionLoRA, but the model has no motion modules; load a motion module first (--motion-module)"
-        )
+        raise UserError(f"{label}: a MotionLoRA, but there are no motion modules yet; load one first (--motion-module)")
     for pair in pairs:
         if pair.module.startswith("mid_block_motion_modules_") and not has_mid:
             skipped.append(pair.key)
@@ -230,7 +228,7 @@ def _fit(pair: Pair, layer: Any, label: str) -> tuple[Tensor, Tensor]:
         fits = down.shape[2:] == layer.weight.shape[2:] and up.shape[2:] == (1, 1)
     if not fits or down.shape[1] != layer.weight.shape[1] or up.shape[0] != layer.weight.shape[0]:
         raise UserError(
-            f"{label}: {pair.key} has shape {tuple(pair.down.shape)}, with its `up` {tuple(pair.up.shape)}, but the layer "
+            f"{label}: {pair.key} has shape {tuple(pair.down.shape)}, its `up` {tuple(pair.up.shape)}, but the layer "
             f"it is for has {tuple(layer.weight.shape)}; the LoRA is for another base model"
         )
     return down, up

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from animatediff.weights.files import Header
-
-if TYPE_CHECKING:
-    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +28,7 @@ def declared_prediction(header: Header) -> str | None:
     return "epsilon" if words.startswith("eps") else None
 
 
-def probe_prediction(unet: nn.Module, path: Path) -> str:
+def probe_prediction(unet: Any, path: Path) -> str:
     """Try a UNet on pure noise at the last training step, where a noise predictor gives back what it is given.
 
     There the input is noise but for 7 % of its amplitude, so a noise predictor's output is its input (correlation

@@ -10,21 +10,20 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 Generation = Literal["sd1", "sd2", "sdxl"]
 Shapes = Mapping[str, tuple[int, ...]]
 
+CONFIGS = Path(__file__).parent / "configs"
 HEAD_WIDTH = 64
 """Channels per attention head in SD 2.x and SDXL UNets and in every CLIP text encoder (SD 1.x UNets: 8 heads)."""
 
 
 @cache
 def _read(generation: str, component: str) -> str:
-    return (
-        resources.files("animatediff.weights").joinpath("configs", generation, f"{component}.json").read_text("utf-8")
-    )
+    return (CONFIGS / generation / f"{component}.json").read_text("utf-8")
 
 
 def shipped_config(generation: Generation, component: str) -> dict[str, Any]:
