@@ -53,7 +53,11 @@ class Family:
         """The same family with the position-table length that a file has; None leaves the family's own."""
         if num_positions is None or num_positions == self.numerics.max_positions:
             return self
-        return replace(self, numerics=replace(self.numerics, max_positions=num_positions))
+        changed = replace(self, numerics=replace(self.numerics, max_positions=num_positions))
+        if self.name != "long":
+            return changed
+        # Its tables are twice as long as the clips it was trained on: 64 for 32 frames, 128 for 64.
+        return replace(changed, recommended=replace(self.recommended, num_frames=num_positions // 2))
 
     def metadata(self) -> dict[str, str]:
         """What a file of ours says about itself, so that it is known again whatever its shape."""

@@ -260,7 +260,8 @@ def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
     dtype, place = getattr(torch, info.dtype), info.place
     flat = torch.empty(place.nbytes // ITEM_SIZES[info.dtype], dtype=dtype)
     if flat.numel():
-        target = memoryview(flat.view(torch.uint8).numpy())  # as bytes: numpy has no bfloat16
+        # As bytes, because numpy has no bfloat16. That arrays are buffers, its stubs say only from Python 3.12 on.
+        target = memoryview(flat.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
         if place.member is None:
             file.seek(place.offset)
             filled = file.readinto(target)  # type: ignore[attr-defined]

@@ -39,7 +39,7 @@ def load_motion_module(
     `dtype` None keeps the file's. Raises UserError for another kind of file, missing, unknown or misshapen tensors, and
     modules that do not fit `unet`.
     """
-    header = _header(source)
+    header = find_header(source)
     found = recognise_header(header)
     if found.kind != "motion_module" or found.family is None:
         raise wrong_kind(found, "motion_module")
@@ -51,8 +51,7 @@ def load_motion_module(
     layout = _layout(found, facts)
     if unet is not None:
         _check_fit(layout, unet, found)
-    with torch.device("meta"):
-        adapter = MotionAdapter(layout, facts.numerics)
+    adapter = _empty(layout, facts)
     sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
     check_tensors(to_internal({key: info.shape for key, info in header.tensors.items()}), expected, header.path)
@@ -70,7 +69,7 @@ def save_motion_module(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write motion modules as one file in the original key grammar, position tables included, its family in the metadata.
+    """Write motion modules in the original key grammar, position tables included, the family in the metadata.
 
     `convert.convert` makes diffusers folders of it.
     """
@@ -90,8 +89,19 @@ def original_tensors(state: Mapping[str, Tensor], num_positions: int | None) -> 
     return tensors
 
 
+def expected_shapes(layout: MotionLayout) -> dict[str, tuple[int, ...]]:
+    """Internal key -> shape of every tensor that modules of this layout have."""
+    return {key: tuple(value.shape) for key, value in _empty(layout, None).state_dict().items()}
+
+
+def _empty(layout: MotionLayout, facts: Family | None) -> MotionAdapter:
+    """Modules without memory, to be filled by assignment."""
+    with torch.device("meta"):
+        return MotionAdapter(layout, facts.numerics if facts else None)
+
+
 def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Raise UserError unless exactly the expected tensors are there, in their shapes (1x1 convolutions count as linear)."""
+    """Raise UserError unless exactly the expected tensors are there (a 1x1 convolution counts as linear)."""
     if missing := sorted(expected.keys() - found.keys()):
         raise UserError(f"{path}: {len(missing)} tensors missing, first {missing[0]}; is the download complete?")
     if unknown := sorted(found.keys() - expected.keys()):
@@ -130,8 +140,11 @@ def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognis
     )
 
 
-def _header(source: str | Path) -> Header:
-    """The header of a motion file, or of the one in a folder or hub repository."""
+def find_header(source: str | Path) -> Header:
+    """The header of a weight file, or of the one in a diffusers or HotshotXL folder, or (by network) hub repository.
+
+    Raises UserError if there is none.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder_header(path)

@@ -1,0 +1,255 @@
+"""Weight files from one layout, format or precision to another, and back without loss."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from animatediff.errors import UserError
+from animatediff.motion import MotionLayout, frame_positions
+from animatediff.weights.families import family_named
+from animatediff.weights.files import load_tensors, save_tensors
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
+from animatediff.weights.keys import to_original as names_to_original
+from animatediff.weights.lora_keys import lora_to_diffusers, lora_to_internal, lora_to_original
+from animatediff.weights.motion import check_tensors, expected_shapes, find_header
+from animatediff.weights.recognise import Recognised, recognise_header
+
+Layout = Literal["original", "diffusers", "internal"]
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+LORA_NAMES: dict[str, Callable[[str], str]] = {
+    "original": lora_to_original,
+    "diffusers": lora_to_diffusers,
+    "internal": str,
+}
+ADAPTER_FILE = "diffusion_pytorch_model.safetensors"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""The names under which diffusers looks for them in a folder."""
+
+
+@dataclass
+class _Result:
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
+    """What goes into config.json of a diffusers folder."""
+    folder_file: str = ADAPTER_FILE
+    note: str = ""
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: Layout = "original",
+    dtype: torch.dtype | None = None,
+    family: str | None = None,
+) -> str:
+    """Write `source` as `target` in the layout `to`; says in one sentence what was done.
+
+    Motion modules, MotionLoRAs and domain adapters change layout; any other weight file can change format and precision
+    (`to="original"` keeps its names). `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that
+    diffusers loads. `dtype` None keeps the file's; `family` overrides what the file is recognised as. Raises UserError
+    for what cannot be converted or written; the target is then as before.
+    """
+    target = Path(target).expanduser()
+    header = find_header(source)
+    found = recognise_header(header)
+    as_folder = to == "diffusers" and target.suffix not in WEIGHT_SUFFIXES
+    _check_target(header.path, target, as_folder)
+    if found.kind == "motion_module":
+        result = _motion_module(found, to, dtype, family)
+    elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
+        result = _lora(found, to, dtype)
+    elif to == "original":
+        result = _Result(load_tensors(header, dtype=dtype), {} if header.format == "pickle" else dict(header.metadata))
+    else:
+        raise UserError(
+            f"{header.path}: {found.title}; only motion modules, MotionLoRAs and domain adapters have a {to} layout "
+            "here (other files can change format and precision with the layout original)"
+        )
+    if target.suffix == ".safetensors" or as_folder:
+        result.metadata["format"] = "pt"  # what transformers and diffusers look for
+    if as_folder:
+        _write_folder(target, result)
+    else:
+        save_tensors(target, result.tensors, result.metadata)
+    precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
+    what = f"{found.title}{f' ({found.family.title})' if found.family else ''}"
+    return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
+
+
+def _check_target(source: Path, target: Path, as_folder: bool) -> None:
+    if not as_folder:
+        if target.suffix not in WEIGHT_SUFFIXES:
+            raise UserError(f"{target}: the name must end in .safetensors (recommended) or .ckpt")
+        if target.exists() and target.samefile(source):
+            raise UserError(f"{target}: is the source itself; choose another name")
+        return
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise UserError(f"{target}: is there already and not an empty folder; choose another name or remove it")
+    if not target.resolve().parent.is_dir():
+        raise UserError(f"{target}: there is no folder {target.resolve().parent}; make it first")
+
+
+def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, family: str | None) -> _Result:
+    header, facts = found.header, found.family
+    assert facts is not None, "motion modules have a family"
+    shapes = {key: info.shape for key, info in header.tensors.items()}
+    table_length = num_positions(shapes)
+    if family is not None:
+        facts = family_named(family).with_positions(table_length)
+    layout = layout_of(to_internal(shapes), norm_groups=facts.norm_groups)
+    if layout is None:
+        raise UserError(f"{header.path}: blocks or modules are not numbered from 0 without a gap; is it whole?")
+    expected = expected_shapes(layout)
+    check_tensors(to_internal(shapes), expected, header.path)
+    config = adapter_config(layout, facts.numerics.max_positions, header.path) if to == "diffusers" else None
+    dropped = sum(not MOTION_KEY.match(key) for key in header.tensors)
+    weights = [key for key in header.tensors if MOTION_KEY.match(key) and not POSITIONS.search(key)]
+    loaded = load_tensors(header, weights, dtype=dtype)
+    state = {rename(key, TO_INTERNAL): loaded.pop(key) for key in weights}
+    state = {key: tensor.view(expected[key]) for key, tensor in state.items()}
+    note = f"; {dropped} tensors of other layers left out" if dropped else ""
+    metadata = {**_plain(header.metadata), **facts.metadata()}
+    if to == "internal":
+        return _Result(state, metadata, note=note)
+    # Published AnimateLCM modules have no tables: other programs know them by that. diffusers needs them all the same.
+    bare = to == "original" and facts.name == "animatelcm"
+    positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype, stored=_stored(found))
+    if to == "original":
+        tensors = {**names_to_original(state), **_original_tables(positions, layout.num_attentions)}
+    else:
+        tensors = {**state, **{f"{stem}.pos_embed.pe": table for stem, table in positions.items()}}
+    return _Result(tensors, metadata, config, note=note)
+
+
+def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key != "format"}
+
+
+def _stored(found: Recognised) -> dict[str, str]:
+    """Transformer block (internal name) -> key of a position table that the file really has."""
+    stored = {}
+    for key, info in found.header.tensors.items():
+        if POSITIONS.search(key) and info.place.nbytes and MOTION_KEY.match(key):
+            stem = block_of(rename(key, TO_INTERNAL))
+            stored.setdefault(stem, key)
+    return stored
+
+
+def block_of(key: str) -> str:
+    """`BLOCK.motion_modules.0.transformer_blocks.0` of any internal key below it."""
+    before, _, after = key.partition(".transformer_blocks.")
+    return f"{before}.transformer_blocks.{after.split('.')[0]}"
+
+
+def _positions(
+    found: Recognised, state: Mapping[str, Tensor], length: int, dtype: torch.dtype | None, *, stored: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Transformer block -> its table (1, L, c): the file's own, or the sinusoid computed anew."""
+    own = load_tensors(found.header, stored.values(), dtype=dtype)
+    tables = {}
+    for key, weight in state.items():
+        if key.endswith(".attn1.to_q.weight"):
+            stem = block_of(key)
+            table = own.get(stored.get(stem, ""))
+            computed = frame_positions(length, weight.shape[0])[None].to(weight.dtype)
+            tables[stem] = computed if table is None else table
+    return tables
+
+
+def _original_tables(positions: Mapping[str, Tensor], num_attentions: int) -> dict[str, Tensor]:
+    return {
+        f"{original_stem(stem)}.attention_blocks.{index}.pos_encoder.pe": table
+        for stem, table in positions.items()
+        for index in range(num_attentions)
+    }
+
+
+def original_stem(stem: str) -> str:
+    """The original name of an internal transformer block."""
+    return next(iter(names_to_original({f"{stem}.": None}))).removesuffix(".")
+
+
+def adapter_config(layout: MotionLayout, max_positions: int, path: Path) -> dict[str, Any]:
+    """config.json of diffusers' `MotionAdapter` for these modules. Raises UserError if it cannot express them."""
+    widths = [block[0] if block else 0 for block in layout.down]
+    counts = [len(block) for block in layout.down]
+    up = tuple((width,) * (count + 1) for width, count in zip(reversed(widths), reversed(counts), strict=True))
+    uniform = tuple((width,) * count for width, count in zip(widths, counts, strict=True))
+    if layout.down != uniform or layout.up != up or layout.num_attentions != 2 or layout.mid not in (None, widths[-1]):
+        raise UserError(f"{path}: diffusers' MotionAdapter has no place for modules of this layout ({layout})")
+    return {
+        "_class_name": "MotionAdapter",
+        "block_out_channels": widths,
+        "conv_in_channels": None,
+        "motion_layers_per_block": counts[0] if len(set(counts)) == 1 else counts,
+        "motion_max_seq_length": max_positions,
+        "motion_mid_block_layers_per_block": 1,
+        "motion_norm_num_groups": layout.norm_groups,
+        "motion_num_attention_heads": layout.num_heads,
+        "use_motion_mid_block": layout.mid is not None,
+    }
+
+
+def _is_renamed_adapter(found: Recognised) -> bool:
+    """A domain adapter in PEFT's names, which look like any LoRA's."""
+    return found.dialect == "peft" and all(lora_to_internal(key) for key in found.header.tensors)
+
+
+def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
+    header = found.header
+    names = {key: lora_to_internal(key) for key in header.tensors}
+    if unknown := [key for key, name in names.items() if name is None]:
+        raise UserError(f"{header.path}: {len(unknown)} keys of no known LoRA grammar, first {unknown[0]}")
+    state = _renamed(load_tensors(header), names)
+    folded = _fold_alphas(state, header.path)
+    spell = LORA_NAMES[to]
+    tensors = {spell(key): tensor.to(dtype) if dtype else tensor for key, tensor in state.items()}
+    note = f"; alpha of {folded} layers folded into their weights" if folded else ""
+    return _Result(tensors, _plain(header.metadata), folder_file=LORA_FILE, note=note)
+
+
+def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str | None]) -> dict[str, Tensor]:
+    return {name: tensors[key] for key, name in names.items() if name is not None}
+
+
+def _fold_alphas(state: dict[str, Tensor], path: Path) -> int:
+    """The original's grammar has no alpha: what it would do is done to `up`. Returns how many layers that changed."""
+    changed = 0
+    for key in [key for key in state if key.endswith(".alpha")]:
+        alpha, stem = float(state.pop(key)), key.removesuffix(".alpha")
+        up, down = f"{stem}.lora_B.weight", f"{stem}.lora_A.weight"
+        if up not in state or down not in state:
+            raise UserError(f"{path}: {key} stands alone, without its weights; is the file whole?")
+        rank = state[down].shape[0]
+        if alpha != rank:
+            state[up] = (state[up].float() * (alpha / rank)).to(state[up].dtype)
+            changed += 1
+    return changed
+
+
+def _write_folder(target: Path, result: _Result) -> None:
+    """Write a diffusers folder; it appears whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        if result.config is not None:
+            (temporary / "config.json").write_text(json.dumps(result.config, indent=2) + "\n", encoding="utf-8")
+        save_tensors(temporary / result.folder_file, result.tensors, result.metadata)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(
+            f"{target}: could not be written ({error.strerror or error}); check free space and permissions"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
