@@ -1,0 +1,131 @@
+"""Plug motion modules into an image UNet, and take them out again, without changing the UNet.
+
+Modules become children of its blocks (`block.motion_modules`) and are called by forward hooks: behind `attentions[i]`
+where a block has attentions, behind `resnets[i]` where it has none, behind `attentions[0]` in the mid block. Hooks are
+bound methods of the modules they call, so that a deep copy of the UNet calls its own copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from animatediff.motion.adapter import MotionAdapter, MotionLayout, block_points
+from animatediff.motion.module import FrameCount, MotionModule
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A UNet with motion modules in it. Set `frames.num_frames` before each call of the UNet."""
+
+    unet: UNet2DConditionModel
+    adapter: MotionAdapter
+    num_points: int
+
+    @property
+    def frames(self) -> FrameCount:
+        """The frame count that all attached modules read."""
+        return self.adapter.frames
+
+    def detach(self) -> MotionAdapter:
+        """Take the modules out; the UNet has exactly the keys and hooks it had before."""
+        detach(self.unet)
+        return self.adapter
+
+
+class NormOverFrames:
+    """Lets a GroupNorm of the image layers see all frames of a clip together, as v1 and HotshotXL were trained."""
+
+    def __init__(self, frames: FrameCount) -> None:
+        self.frames = frames
+
+    def before(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+        """Forward pre-hook: (b*f, c, h, w) -> (b, c, f, h, w)."""
+        return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames)
+
+    def after(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Forward hook: (b, c, f, h, w) -> (b*f, c, h, w)."""
+        return rearrange(output, "b c f h w -> (b f) c h w")
+
+
+def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
+    """Call the modules of `adapter` from `unet`; its own parameters, names and classes stay as they are.
+
+    Everything is checked before anything is changed. Raises ValueError if the UNet has motion modules already, or if
+    its blocks do not have the places and widths that the adapter was made for.
+    """
+    if is_attached(unet):
+        raise ValueError("this UNet already has motion modules; detach them before attaching others")
+    expected = MotionLayout.from_unet(unet, mid_block=adapter.layout.mid is not None)
+    if (expected.down, expected.mid, expected.up) != (adapter.layout.down, adapter.layout.mid, adapter.layout.up):
+        raise ValueError(
+            f"these motion modules do not fit this UNet: they are ({adapter.layout}), its blocks are ({expected}); "
+            "a motion module runs on the kind of base model it was trained on"
+        )
+    num_points = 0
+    for name, modules in adapter.modules_by_block():
+        block = unet.get_submodule(name)
+        block.motion_modules = modules
+        for layer, module in zip(block_points(block), modules, strict=False):  # the mid block has one module only
+            assert isinstance(module, MotionModule)
+            layer.register_forward_hook(module.after)
+            num_points += 1
+    assert num_points == len(adapter.layout), f"{num_points} of {len(adapter.layout)} motion modules found their place"
+    if adapter.numerics.image_norm_over_frames:
+        over_frames = NormOverFrames(adapter.frames)
+        for norm in image_norms(unet):
+            norm.register_forward_pre_hook(over_frames.before)
+            norm.register_forward_hook(over_frames.after)
+    return Attachment(unet, adapter, num_points)
+
+
+def detach(unet: UNet2DConditionModel) -> None:
+    """Take all motion modules out of `unet`, also out of a deep copy of a UNet they were attached to."""
+    for layer in unet.modules():
+        for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if _is_ours(hook)]:
+                del hooks[key]
+    for block in _blocks(unet):
+        if hasattr(block, "motion_modules"):
+            del block.motion_modules
+
+
+def is_attached(unet: UNet2DConditionModel) -> bool:
+    """Whether `unet` has motion modules in it."""
+    return any(hasattr(block, "motion_modules") for block in _blocks(unet))
+
+
+def frames_of(unet: UNet2DConditionModel) -> FrameCount:
+    """The frame count that the modules attached to `unet` read; of use for a deep copy, which has its own."""
+    for module in unet.modules():
+        if isinstance(module, MotionModule):
+            return module.frames
+    raise ValueError("this UNet has no motion modules; attach them first")
+
+
+def image_norms(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
+    """The GroupNorms that v1 ran over all frames: those of the ResNets and the last one; not those of attentions."""
+    for block in _blocks(unet):
+        for resnet in block.resnets:  # pyright: ignore[reportGeneralTypeIssues]
+            yield resnet.norm1
+            yield resnet.norm2
+    if unet.conv_norm_out is not None:
+        yield unet.conv_norm_out
+
+
+def _blocks(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
+    yield from unet.down_blocks
+    if unet.mid_block is not None:
+        yield unet.mid_block
+    yield from unet.up_blocks
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(getattr(hook, "__self__", None), MotionModule | NormOverFrames)

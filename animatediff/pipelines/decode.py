@@ -1,0 +1,58 @@
+"""From latents to frames, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def decode(
+    vae: AutoencoderKL,
+    latents: Tensor,
+    *,
+    chunk_size: int,
+    output_type: str,
+    after_chunk: Callable[[int, int], None],
+) -> Any:
+    """Frames of latents (b, c, f, h, w) as `output_type`; `after_chunk(frames done, of how many)` follows each chunk.
+
+    Each chunk leaves the device as soon as it is decoded, as bytes for `"pil"`.
+    """
+    num_clips = latents.shape[0]
+    flat = rearrange(latents, "b c f h w -> (b f) c h w")
+    pictures: list[Tensor] = []
+    for chunk in flat.split(chunk_size):
+        picture = decode_pictures(vae, chunk)
+        pictures.append(to_bytes(picture) if output_type == "pil" else picture.float().cpu())
+        after_chunk(sum(map(len, pictures)), len(flat))
+    if output_type == "pil":
+        from PIL import Image
+
+        frames = [Image.fromarray(frame) for frame in torch.cat(pictures).numpy()]
+        per_clip = len(frames) // num_clips
+        return [frames[i : i + per_clip] for i in range(0, len(frames), per_clip)]
+    clips = rearrange(torch.cat(pictures), "(b f) c h w -> b f c h w", b=num_clips)
+    if output_type == "pt":
+        return clips
+    return np.ascontiguousarray(rearrange(clips, "b f c h w -> b f h w c").numpy())
+
+
+def decode_pictures(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Pictures (n, 3, H, W) in 0..1 of scaled latents (n, c, h, w), in the VAE's precision."""
+    latents = latents.to(vae.dtype) / vae.config["scaling_factor"]
+    return (vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """Pictures (n, c, h, w) in 0..1 as uint8 (n, h, w, c) on the CPU, rounded."""
+    return rearrange((pictures.float() * 255).round().to(torch.uint8), "n c h w -> n h w c").cpu()

@@ -1,0 +1,45 @@
+"""What the pipeline tells: its defaults, its progress, its frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defaults:
+    """What a call takes where it is not told otherwise, by the loaded base model and motion module."""
+
+    num_frames: int
+    num_inference_steps: int
+    guidance_scale: float
+    height: int
+    """Pixels."""
+    width: int
+    """Pixels."""
+    fps: float
+    """Frames per second at which the motion has its natural speed."""
+    window: int
+    """Frames that the motion module sees at once in longer clips."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step that has been made."""
+
+    phase: str
+    """`"denoise"` (steps of the sampler) or `"decode"` (frames)."""
+    step: int
+    """Steps made, from 1 to `total`."""
+    total: int
+
+
+@dataclass
+class AnimateDiffOutput:
+    """Frames as in diffusers.
+
+    `frames` is a list of lists of PIL images (`"pil"`), an array (b, f, h, w, c) in 0..1 (`"np"`), a tensor
+    (b, f, c, h, w) in 0..1 (`"pt"`), or latents (b, c, f, h, w) (`"latent"`).
+    """
+
+    frames: Any

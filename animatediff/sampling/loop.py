@@ -1,0 +1,46 @@
+"""The one denoising loop: a scheduler, a prediction, and a word after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from animatediff.sampling.predict import Predict
+
+
+class Cancelled(Exception):  # noqa: N818 - a request that was granted, not an error
+    """Raised between two steps when the caller no longer wants the result."""
+
+
+def clip_noise(shape: tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise on the CPU, float32, each clip of `shape` (b, c, f, h, w) from a generator of its own.
+
+    A clip's noise depends on its seed alone, not on its place in a batch nor on the device that renders it.
+    """
+    if len(generators) != shape[0]:
+        raise ValueError(f"{shape[0]} clips need {shape[0]} generators, got {len(generators)}")
+    return torch.cat([torch.randn((1, *shape[1:]), generator=g, device=g.device).cpu() for g in generators])
+
+
+def denoise(
+    latents: Tensor,
+    *,
+    predict: Predict,
+    scheduler: Any,
+    timesteps: Tensor,
+    step_arguments: dict[str, object],
+    after_step: Callable[[int, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Run `scheduler` over `timesteps`, from noise (b, c, f, h, w) to clean latents of that shape.
+
+    `after_step` gets (step index, timestep, latents) and returns the latents to go on with; what it raises ends it all.
+    """
+    for index, timestep in enumerate(timesteps):
+        scaled = scheduler.scale_model_input(latents, timestep)
+        prediction = predict(scaled, timestep)
+        latents = scheduler.step(prediction, timestep, latents, **step_arguments, return_dict=False)[0]
+        latents = after_step(index, timestep, latents)
+    return latents

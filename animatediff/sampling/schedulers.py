@@ -1,0 +1,91 @@
+"""Samplers by the names that users of other tools know, as diffusers schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from animatediff.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+KARRAS = {"use_karras_sigmas": True}
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+# Lightning and other few-step models were distilled at the ends of equal parts of the schedule.
+TRAILING = {"timestep_spacing": "trailing"}
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddim_trailing": ("DDIMScheduler", TRAILING),
+    "ddpm": ("DDPMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_karras": ("EulerDiscreteScheduler", KARRAS),
+    "euler_trailing": ("EulerDiscreteScheduler", TRAILING),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "lms_karras": ("LMSDiscreteScheduler", KARRAS),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_karras": ("KDPM2DiscreteScheduler", KARRAS),
+    "dpm_2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpm_2_a_karras": ("KDPM2AncestralDiscreteScheduler", KARRAS),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", KARRAS),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", SDE),
+    "dpmpp_2m_sde_karras": ("DPMSolverMultistepScheduler", SDE | KARRAS),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
+    "dpmpp_2s_karras": ("DPMSolverSinglestepScheduler", KARRAS),
+}
+"""Our name -> diffusers class and what is set on top of the model's own configuration."""
+
+# What only the original class understands must not travel into another class and be refused or warned about there.
+_OWN_KEYS = (
+    "algorithm_type",
+    "set_alpha_to_one",
+    "skip_prk_steps",
+    "solver_order",
+    "timestep_spacing",
+    "use_karras_sigmas",
+)
+
+
+def scheduler_name(name: str) -> str:
+    """Our name for a sampler that is given as ours, as `k_NAME` (Karras), or as a diffusers class.
+
+    Raises UserError, with the nearest known name, for any other.
+    """
+    wanted = name.strip().lower().replace("-", "_").replace("+", "p").replace(" ", "_")
+    if wanted.startswith("k_"):
+        wanted = f"{wanted[2:]}_karras"
+    if wanted in SCHEDULERS:
+        return wanted
+    for short, (class_name, settings) in SCHEDULERS.items():
+        if not settings.keys() - {"skip_prk_steps"} and class_name.lower() in (wanted, f"{wanted}scheduler"):
+            return short
+    close = nearest(wanted, SCHEDULERS)
+    hint = f"did you mean {close}? " if close else ""
+    raise UserError(f"unknown scheduler {name!r}; {hint}known are: {', '.join(SCHEDULERS)}")
+
+
+def make_scheduler(name: str, config: Mapping[str, Any], betas: Mapping[str, Any] | None = None) -> SchedulerMixin:
+    """A diffusers scheduler by name, with the training schedule in `config` and `betas` laid over it."""
+    import diffusers
+
+    class_name, settings = SCHEDULERS[scheduler_name(name)]
+    cls = getattr(diffusers, class_name)
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    if config.get("_class_name", class_name) != class_name:
+        kept = {key: value for key, value in kept.items() if key not in _OWN_KEYS}
+    if config.get("rescale_betas_zero_snr"):
+        # With no signal at the last training step, sampling has to begin at that very step.
+        kept["timestep_spacing"] = "trailing"
+    # As Stable Diffusion was trained; files from before these settings existed leave them out.
+    kept = {"clip_sample": False, "steps_offset": 1} | kept
+    known = cls._get_init_keys(cls)
+    return cls.from_config({key: value for key, value in (kept | dict(betas or {}) | settings).items() if key in known})
