@@ -107,7 +107,7 @@ def train(args: argparse.Namespace) -> None:
         noise = torch.randn(x.shape, generator=generator)
         # One timestep in each of `batch` equal parts: less variance than independent draws.
         t = ((torch.arange(args.batch) + torch.rand(args.batch, generator=generator)) / args.batch * 1000).long()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
             out = unet(scheduler.add_noise(x, noise, t), t, text_states(text, words)).sample
         loss = functional.mse_loss(out.float(), scheduler.get_velocity(x, noise, t))
         optimiser.zero_grad()
@@ -132,6 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--minutes", type=float, default=70.0, help="training time, over all resumed sessions")
     parser.add_argument("--decay", type=float, default=0.9995, help="decay of the averaged weights")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="bfloat16 autocast")
     parser.add_argument("--shards", type=int, default=32, help="how many shards of the pool to use in the end")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
