@@ -76,9 +76,8 @@ def clip_loss(
     b, f = latents.shape[:2]
     x, eps, steps = latents.flatten(0, 1), noise.flatten(0, 1), t.repeat_interleave(f)
     motion.frames.num_frames = f
-    with torch.autocast("cpu", torch.bfloat16):
-        out = motion.unet(scheduler.add_noise(x, eps, steps), steps, states.repeat_interleave(f, 0)).sample
-    error = functional.mse_loss(out.float(), scheduler.get_velocity(x, eps, steps), reduction="none")
+    out = motion.unet(scheduler.add_noise(x, eps, steps), steps, states.repeat_interleave(f, 0)).sample
+    error = functional.mse_loss(out, scheduler.get_velocity(x, eps, steps), reduction="none")
     return error.unflatten(0, (b, f)).mean((1, 2, 3, 4))
 
 
