@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +21,7 @@ from animatediff.pipelines.assemble import image_pipeline, is_sdxl
 from animatediff.pipelines.checks import as_list, check_call, check_window
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.output import AnimateDiffOutput, Defaults, Progress
-from animatediff.pipelines.precision import as_dtype
+from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.sampling import Cancelled, ClipPredictor, clip_noise, denoise, guided, make_scheduler, windowed
 
 if TYPE_CHECKING:
@@ -72,12 +71,9 @@ class AnimateDiffPipeline:
         `torch_dtype` None is the best that the hardware has. `settings` go to `weights.base`: `vae`, `variant`, ....
         Raises UserError for anything that is not a complete Stable Diffusion model.
         """
-        path = Path(pretrained_model_name_or_path)
-        if path.is_file() or path.suffix in (".safetensors", ".ckpt"):
-            return cls.from_single_file(path, torch_dtype=torch_dtype, **settings)
-        from animatediff.weights.base import load_base_folder
+        from animatediff.weights.base import load_base
 
-        parts = load_base_folder(pretrained_model_name_or_path, dtype=as_dtype(torch_dtype, "cpu"), **settings)
+        parts = load_base(pretrained_model_name_or_path, dtype=as_dtype(torch_dtype, default_device()), **settings)
         return cls(image_pipeline(parts))
 
     @classmethod
@@ -90,7 +86,8 @@ class AnimateDiffPipeline:
         """
         from animatediff.weights.base import load_base_single_file
 
-        return cls(image_pipeline(load_base_single_file(path, dtype=as_dtype(torch_dtype, "cpu"), **settings)))
+        parts = load_base_single_file(path, dtype=as_dtype(torch_dtype, default_device()), **settings)
+        return cls(image_pipeline(parts))
 
     @classmethod
     def from_bundled(cls, *, torch_dtype: torch.dtype | str | None = "float32") -> AnimateDiffPipeline:
@@ -135,11 +132,10 @@ class AnimateDiffPipeline:
         Several can be loaded; all act at their own strength until `set_adapters` says otherwise. Raises UserError for a
         file that is no LoRA or fits nothing in this model.
         """
-        from animatediff.weights.lora import load_lora, set_lora_scales
+        from animatediff.weights.lora import load_lora
 
-        loaded = load_lora(path, unet=self.unet, text_encoders=self._text_encoders, adapter_name=adapter_name)
-        set_lora_scales(self._lora_models, {loaded.name: scale})
-        return loaded.name
+        encoders = self._text_encoders
+        return load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
 
     def set_adapters(self, adapter_names: Sequence[str] | str, adapter_weights: Sequence[float] | float = 1.0) -> None:
         """Set the strengths of loaded LoRAs; those that are not named are switched off, as in diffusers."""

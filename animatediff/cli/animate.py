@@ -1,0 +1,191 @@
+"""`animatediff animate`: from prompts, a configuration, or an earlier result to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from animatediff.cli.errors import reports_errors
+
+_MODEL, _PICTURE, _RUN, _OUT = "Model", "Picture and motion", "Machine", "Output"
+
+# typer reads these annotations at run time, where `list[str] | None` works from Python 3.10 on.
+Text = Optional[str]  # noqa: UP045
+Texts = Optional[list[str]]  # noqa: UP045
+Number = Optional[int]  # noqa: UP045
+Numbers = Optional[list[int]]  # noqa: UP045
+Real = Optional[float]  # noqa: UP045
+
+
+def _option(text: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+@reports_errors
+def animate(
+    prompts: Annotated[Texts, typer.Argument(metavar="[PROMPT]...", help="What to show; each makes a clip.")] = None,
+    config: Annotated[
+        Text, _option("YAML of runs, the original's or ours.", _RUN, "--config", "-c", metavar="FILE")
+    ] = None,
+    from_: Annotated[
+        Text, _option("Repeat an earlier result: a video, or the .json beside it.", _RUN, "--from", metavar="FILE")
+    ] = None,
+    model: Annotated[Text, _option("Image model: file, folder, hub id, or `bundled`.", _MODEL)] = None,
+    motion_module: Annotated[Text, _option("Motion module: file, folder or hub id.", _MODEL)] = None,
+    family: Annotated[Text, _option("Overrides the recognised family of the motion module.", _MODEL)] = None,
+    vae: Annotated[Text, _option("VAE file in place of the model's own.", _MODEL)] = None,
+    lora: Annotated[Texts, _option("LoRA of the image model; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
+    motion_lora: Annotated[Texts, _option("MotionLoRA; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
+    domain_adapter: Annotated[Text, _option("Domain adapter of v3.", _MODEL, metavar="FILE[:SCALE]")] = None,
+    embedding: Annotated[Texts, _option("Textual inversion; may be repeated.", _MODEL, metavar="FILE[:TOKEN]")] = None,
+    download: Annotated[
+        bool, _option("Fetch known files that are missing from the hub.", _MODEL, "--download")
+    ] = False,
+    negative_prompt: Annotated[
+        Texts, _option("What to avoid; once, or once a clip.", _PICTURE, "--negative-prompt", "-n")
+    ] = None,
+    seed: Annotated[Numbers, _option("Once, or once a clip; -1 is random.", _PICTURE)] = None,
+    num_frames: Annotated[Number, _option("Frames in a clip.", _PICTURE)] = None,
+    width: Annotated[Number, _option("Pixels, a multiple of 8.", _PICTURE)] = None,
+    height: Annotated[Number, _option("Pixels, a multiple of 8.", _PICTURE)] = None,
+    steps: Annotated[Number, _option("Steps of the sampler.", _PICTURE)] = None,
+    guidance_scale: Annotated[
+        Real, _option("How closely to follow the prompt; 1 switches guidance off.", _PICTURE)
+    ] = None,
+    scheduler: Annotated[Text, _option("Sampler, such as ddim, euler_a, dpmpp_2m_karras.", _PICTURE)] = None,
+    clip_skip: Annotated[Number, _option("Last layers of the text encoder to pass over.", _PICTURE)] = None,
+    window: Annotated[Number, _option("Frames seen at once in long clips.", _PICTURE)] = None,
+    overlap: Annotated[Number, _option("Frames shared by two windows.", _PICTURE)] = None,
+    device: Annotated[Text, _option("cpu, cuda, cuda:1, mps.", _RUN)] = None,
+    dtype: Annotated[Text, _option("float32, float16 or bfloat16.", _RUN)] = None,
+    cpu_offload: Annotated[bool, _option("Keep on the GPU only what is at work.", _RUN, "--cpu-offload")] = False,
+    decode_chunk_size: Annotated[Number, _option("Frames decoded at once.", _RUN)] = None,
+    inference_config: Annotated[Text, _option("Inference YAML of the original; only compared.", _RUN)] = None,
+    out: Annotated[
+        Text, _option("mp4, webm, gif, webp, apng, or a folder of PNG.", _OUT, "--out", "-o", metavar="FILE")
+    ] = None,
+    fps: Annotated[Real, _option("Frames per second.", _OUT)] = None,
+    quality: Annotated[Number, _option("0 to 100 (80); webp is lossless at 100.", _OUT)] = None,
+    loop: Annotated[Number, _option("Times that gif, webp and apng play; 0 is for ever.", _OUT)] = None,
+    quiet: Annotated[bool, _option("Print only where the files are.", _OUT, "--quiet", "-q")] = False,
+    list_words: Annotated[
+        bool, _option("Print the words that the bundled model knows.", _MODEL, "--list-words")
+    ] = False,
+) -> None:
+    """Render prompts to animations. Settings left out are what the model recommends."""
+    if list_words:
+        _print_words()
+        return
+    given = {
+        "model": model,
+        "motion_module": motion_module,
+        "family": family,
+        "vae": vae,
+        "loras": [_scaled(text) for text in lora or []] or None,
+        "motion_loras": [_scaled(text) for text in motion_lora or []] or None,
+        "domain_adapter": _scaled(domain_adapter) if domain_adapter else None,
+        "embeddings": [_with_token(text) for text in embedding or []] or None,
+        "download": download or None,
+        "prompt": prompts or None,
+        "negative_prompt": negative_prompt or None,
+        "seed": seed or None,
+        "num_frames": num_frames,
+        "width": width,
+        "height": height,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "scheduler": scheduler,
+        "clip_skip": clip_skip,
+        "window": window,
+        "overlap": overlap,
+        "device": device,
+        "dtype": dtype,
+        "cpu_offload": cpu_offload or None,
+        "decode_chunk_size": decode_chunk_size,
+        "inference_config": inference_config,
+        "out": out,
+        "fps": fps,
+        "quality": quality,
+        "loop": loop,
+    }
+    run({key: value for key, value in given.items() if value is not None}, config=config, result=from_, quiet=quiet)
+
+
+def run(
+    values: dict[str, Any],
+    *,
+    config: str | None = None,
+    result: str | None = None,
+    pretrained_model_path: str | None = None,
+    quiet: bool = False,
+) -> None:
+    """Render what the settings ask for, on top of a configuration or an earlier result, and print where the files are."""
+    from animatediff.config import build_request, load_config, load_result, resolve
+    from animatediff.errors import UserError
+
+    if config and result:
+        raise UserError("--config and --from both say what to render; give one of them")
+    values = resolve(values)
+    if config:
+        requests = load_config(config, values, pretrained_model_path=pretrained_model_path)
+    elif result:
+        requests = [load_result(result, values)]
+    elif "prompt" in values:
+        requests = [build_request(values)]
+    else:
+        raise UserError(
+            'nothing to render: give a prompt, as in `animatediff animate "a fox moving right"`, or --config'
+        )
+
+    from animatediff.cli.progress import messages, progress_bar
+
+    with messages(quiet), progress_bar(quiet) as on_progress:
+        # imported here: it is seconds, and mistakes in the settings are told before
+        from animatediff.pipelines.render import render, render_runs
+
+        if config and len(requests) == 1 and requests[0].out:
+            done = render(requests[0], on_progress=on_progress)
+        elif config:
+            if any(request.out for request in requests):
+                raise UserError(f"--out takes the clips of one run, and {config} holds {len(requests)}")
+            done = render_runs(requests, Path(config).stem, on_progress=on_progress)
+        else:
+            done = render(requests[0], on_progress=on_progress)
+    for file, request in zip(done.files, done.requests, strict=True):
+        print(file if quiet else f"{file}  (seed {request.seed[0]})")
+    if done.grid is not None:
+        print(done.grid)
+
+
+def _scaled(text: str) -> dict[str, Any]:
+    """`FILE:0.8` as a file and its scale.
+
+    >>> _scaled("a.safetensors:0.5")
+    {'path': 'a.safetensors', 'scale': 0.5}
+    """
+    path, colon, scale = text.rpartition(":")
+    try:
+        return {"path": path, "scale": float(scale)} if colon and path else {"path": text}
+    except ValueError:
+        return {"path": text}
+
+
+def _with_token(text: str) -> dict[str, Any]:
+    path, colon, token = text.rpartition(":")
+    if colon and path and not set(token) & set("/\\."):
+        return {"path": path, "token": token}
+    return {"path": text}
+
+
+def _print_words() -> None:
+    from animatediff.bundled import words
+
+    print("objects:     " + ", ".join(words.OBJECTS))
+    print("backgrounds: " + ", ".join(words.BACKGROUNDS))
+    print("motions:     " + ", ".join(words.MOTIONS))
+    for heading, phrases in (("said as", words.MOTION_PHRASES),):
+        for motion, known in phrases.items():
+            print(f"  {motion} is also {heading}: " + ", ".join(sorted({text for text in known if text} - {motion})))
+    print("for example: " + "\n             ".join(words.EXAMPLES))

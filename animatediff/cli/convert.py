@@ -1,0 +1,38 @@
+"""`animatediff convert`: motion weights from one layout to another."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from animatediff.cli.errors import reports_errors
+
+
+@reports_errors
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A weight file, or a diffusers folder.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="A .safetensors or .ckpt file, or a folder.")],
+    to: Annotated[
+        str, typer.Option("--to", help="Layout of DST: original (one file), diffusers (a folder) or internal.")
+    ] = "original",
+    dtype: Annotated[
+        Optional[str],  # noqa: UP045 - read by typer at run time
+        typer.Option("--dtype", help="float32, float16 or bfloat16; SRC's own if left out."),
+    ] = None,
+) -> None:
+    """Convert motion modules and MotionLoRAs between the original's and the diffusers layout."""
+    from animatediff.errors import UserError, nearest
+
+    layouts, dtypes = ("original", "diffusers", "internal"), ("float32", "float16", "bfloat16")
+    for option, value, known in (("--to", to, layouts), ("--dtype", dtype, dtypes)):
+        if value is not None and value not in known:
+            close = nearest(value, known)
+            raise UserError(
+                f"{option} {value!r}: {f'did you mean {close!r}? ' if close else ''}known: {', '.join(known)}"
+            )
+    import torch
+
+    from animatediff.weights.convert import convert as convert_file
+
+    print(convert_file(source, target, to=to, dtype=None if dtype is None else getattr(torch, dtype)))

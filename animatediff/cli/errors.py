@@ -1,0 +1,65 @@
+"""How a command ends: a user's mistake is one message and exit code 2, Ctrl-C is 130."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, NoReturn
+
+import typer
+
+from animatediff.errors import UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+OUT_OF_MEMORY = (
+    "out of memory: try fewer frames (--num-frames), a smaller --width and --height, --decode-chunk-size 1,"
+    " --cpu-offload, or --dtype float16"
+)
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Print what a user can do about an error on stderr and exit; errors of ours keep their traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except UserError as error:
+        _fail(str(error))
+    except MemoryError:
+        _fail(OUT_OF_MEMORY)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(f"{error.filename or 'writing'}: the disk is full")
+        if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has gone
+            raise typer.Exit(1) from None
+        if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+            _fail(f"{error.filename}: {error.strerror}")
+        raise
+    except Exception as error:  # by name, so that torch need not be imported to report a missing file
+        if type(error).__name__ == "Cancelled":
+            _fail("cancelled", INTERRUPTED)
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            _fail(OUT_OF_MEMORY)
+        raise
+
+
+def _fail(message: str, code: int = USER_ERROR) -> NoReturn:
+    print(f"animatediff: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` inside `reporting`."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        with reporting():
+            command(*args, **kwargs)
+
+    return wrapped

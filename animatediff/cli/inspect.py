@@ -1,0 +1,45 @@
+"""`animatediff inspect`: what a weight file is, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from animatediff.cli.errors import reports_errors
+
+
+@reports_errors
+def inspect(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Weight files or diffusers folders.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a file.")] = False,
+) -> None:
+    """Say what weight files are: kind, family, evidence, size, keys, recommended settings."""
+    from animatediff.weights.inspect import describe
+
+    described = [describe(file) for file in files]  # all of them before the first line is printed
+    if as_json:
+        import json
+
+        for facts in described:
+            print(json.dumps(facts, indent=2, default=str))
+        return
+    for facts in described:
+        for line in _lines(facts):
+            print(line)
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    """Facts as `name: value`, nested ones indented."""
+    lines = []
+    width = max((len(str(key)) for key in facts), default=0) + 1
+    for key, value in facts.items():
+        name = f"{indent}{str(key).replace('_', ' ') + ':':<{width}} "
+        if isinstance(value, dict):
+            lines += [name.rstrip(), *_lines(value, indent + "  ")]
+        elif isinstance(value, (list, tuple)):
+            texts = [str(item) for item in value] or ["none"]
+            lines += [name + texts[0], *(" " * len(name) + text for text in texts[1:])]
+        elif value is not None:
+            lines.append(f"{name}{value}")
+    return lines

@@ -1,0 +1,56 @@
+"""`animatediff`: one command a job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from animatediff.cli.animate import animate
+from animatediff.cli.convert import convert
+from animatediff.cli.errors import reporting
+from animatediff.cli.inspect import inspect
+
+app = typer.Typer(
+    name="animatediff",
+    help="Motion modules that make any Stable Diffusion image model move.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from animatediff import __version__
+
+        print(f"animatediff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Motion modules that make any Stable Diffusion image model move."""
+
+
+app.command()(animate)
+app.command()(inspect)
+app.command()(convert)
+
+
+def main() -> None:
+    """Entry point of the `animatediff` command."""
+    try:
+        with reporting():
+            app()
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The original's run keys, of 2023 and later, as settings of an AnimateRequest, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from animatediff.config.request import FIELDS, AnimateRequest, unknown_key
+from animatediff.errors import UserError
+
+RENAMED = {
+    "W": "width",
+    "H": "height",
+    "L": "num_frames",
+    "n_prompt": "negative_prompt",
+    "motion_module_path": "motion_module",
+}
+"""One key, one setting."""
+
+BASE_KEYS = ("dreambooth_path", "ckpt_path", "model", "pretrained_model_path", "base_model_path")
+"""Keys that name the image model; the first that is not empty counts. `dreambooth_path` replaces the pretrained weights."""
+
+SPARSECTRL = ("controlnet_path", "controlnet_images")
+IGNORED = ("controlnet_config", "controlnet_image_indexs", "controlnet_image_indexes", "normalize_condition_images")
+"""Belong to SparseCtrl, and mean nothing without it."""
+
+STRUCTURED = (
+    *("lora_model_path", "lora_path", "lora_alpha", "adapter_lora_path", "adapter_lora_scale"),
+    *("motion_module_lora_configs", "base", "path", "random_seed"),
+)
+RUN_KEYS = (
+    *RENAMED,
+    *BASE_KEYS,
+    *SPARSECTRL,
+    *IGNORED,
+    *STRUCTURED,
+    "inference_config",
+    "motion_module",
+    "seed",
+    "prompt",
+)
+KNOWN = tuple(dict.fromkeys((*RUN_KEYS, *FIELDS)))
+
+DEFAULT_LORA_ALPHA = 0.8
+
+
+def is_run(value: Any) -> bool:
+    """Whether a mapping is one run, rather than a mapping of names to runs."""
+    return isinstance(value, Mapping) and any(key in KNOWN for key in value)
+
+
+def _put(values: dict[str, Any], setting: str, value: Any, key: str, where: str) -> None:
+    if setting in values and values[setting] != value:
+        raise UserError(f"{where}{key!r} and another key both set {setting!r}, to different values; keep one of them")
+    values[setting] = value
+
+
+def settings_of(run: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
+    """The settings that a run asks for, by the names of AnimateRequest; empty strings mean nothing.
+
+    Values are not validated here. Raises UserError for an unknown key, naming the nearest, and for SparseCtrl keys.
+    """
+    given: dict[str, Any] = {}
+    for key, value in run.items():
+        if not isinstance(key, str) or key not in KNOWN:
+            raise unknown_key(key, KNOWN, where)
+        if value is not None and value != "":
+            given[key] = value
+    if any(given.get(key) for key in SPARSECTRL):
+        raise UserError(f"{where}SparseCtrl is not available in this version (controlnet_path, controlnet_images)")
+
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in RENAMED:
+            _put(values, RENAMED[key], value, key, where)
+        elif key in FIELDS and key != "model":
+            _put(values, key, value, key, where)
+    if "random_seed" in given:  # the seeds that a finished run really used
+        values["seed"] = given["random_seed"]
+    _put_models(values, given, where)
+    _put_loras(values, given, where)
+    return values
+
+
+def _put_models(values: dict[str, Any], given: Mapping[str, Any], where: str) -> None:
+    candidates = [given[key] for key in BASE_KEYS if key in given]
+    if "base" in given:  # 2023: `base` is the image model, `path` a LoRA on it
+        candidates.insert(0, given["base"])
+    elif "path" in given:
+        candidates.insert(0, given["path"])
+    if candidates:
+        _put(values, "model", candidates[0], "path", where)
+
+
+def _put_loras(values: dict[str, Any], given: Mapping[str, Any], where: str) -> None:
+    scale = given.get("lora_alpha", DEFAULT_LORA_ALPHA)
+    paths = [given[key] for key in ("lora_model_path", "lora_path") if key in given]
+    if "base" in given and "path" in given:
+        paths.append(given["path"])
+    if paths:
+        listed = [path for item in paths for path in (item if isinstance(item, list) else [item])]
+        _put(values, "loras", [{"path": path, "scale": scale} for path in listed], "lora_model_path", where)
+    if "adapter_lora_path" in given:
+        adapter = {"path": given["adapter_lora_path"], "scale": given.get("adapter_lora_scale", 1.0)}
+        _put(values, "domain_adapter", adapter, "adapter_lora_path", where)
+    if "motion_module_lora_configs" in given:
+        _put(values, "motion_loras", _motion_loras(given["motion_module_lora_configs"], where), "motion_loras", where)
+
+
+def _motion_loras(configs: Any, where: str) -> list[dict[str, Any]]:
+    configs = configs if isinstance(configs, list) else [configs]
+    found = []
+    for config in configs:
+        if not isinstance(config, Mapping):
+            raise UserError(f"{where}motion_module_lora_configs: expected entries of path and alpha")
+        for key in config:
+            if key not in ("path", "alpha"):
+                raise unknown_key(key, ("path", "alpha"), f"{where}motion_module_lora_configs: ")
+        if config.get("path"):
+            found.append({"path": config["path"], "scale": config.get("alpha", 1.0)})
+    return found
+
+
+def to_original(request: AnimateRequest) -> dict[str, Any]:
+    """A run in the original's keys, and in ours where it has none; `load_config` reads it back as the same request."""
+    stored = request.stored()
+    run: dict[str, Any] = {}
+    if "motion_loras" in stored:
+        refs = stored.pop("motion_loras")
+        run["motion_module_lora_configs"] = [{"path": ref["path"], "alpha": ref.get("scale", 1.0)} for ref in refs]
+    if "domain_adapter" in stored:
+        ref = stored.pop("domain_adapter")
+        run |= {"adapter_lora_path": ref["path"], "adapter_lora_scale": ref.get("scale", 1.0)}
+    if len(stored.get("loras", ())) == 1:
+        (ref,) = stored.pop("loras")
+        run |= {"lora_model_path": ref["path"], "lora_alpha": ref.get("scale", 1.0)}
+    if "model" in stored:
+        run["pretrained_model_path"] = stored.pop("model")
+    for key, setting in RENAMED.items():
+        if setting in stored and setting != "motion_module":
+            run[key] = stored.pop(setting)
+    seeds = stored.pop("seed", [-1])
+    return run | stored | {"random_seed": seeds}

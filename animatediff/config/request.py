@@ -1,0 +1,214 @@
+"""What a user can ask for: one validated, frozen request, the same for every front end."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from animatediff.errors import UserError, nearest
+
+MAX_SEED = 2**64 - 1
+"""The largest seed that torch takes; the original's files hold seeds above 2**63."""
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _with_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+def _listed_refs(value: Any) -> Any:
+    return [_with_path(item) for item in _listed(value)] if value is not None else ()
+
+
+Name = Annotated[str | None, BeforeValidator(_none_if_empty)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=8, multiple_of=8)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WeightRef(_Frozen):
+    """A LoRA file and how strongly it acts."""
+
+    path: Annotated[str, Field(min_length=1)]
+    scale: Finite = 1.0
+
+
+class EmbeddingRef(_Frozen):
+    """A textual inversion file; `token` overrides the word that it stands for."""
+
+    path: Annotated[str, Field(min_length=1)]
+    token: Name = None
+
+
+Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
+
+
+class AnimateRequest(_Frozen):
+    """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
+
+    Lists of prompts, negative prompts and seeds are as long as there are clips, or hold one entry that serves all.
+    """
+
+    model: Name = None
+    """Single file, diffusers folder, hub id, or "bundled"; None is the bundled one unless a motion module is named."""
+    motion_module: Name = None
+    """File, diffusers folder or hub id."""
+    family: Name = None
+    """Overrides what is recognised from the motion module's file."""
+    vae: Name = None
+    loras: Refs = ()
+    motion_loras: Refs = ()
+    domain_adapter: Annotated[WeightRef | None, BeforeValidator(lambda v: _with_path(_none_if_empty(v)))] = None
+    embeddings: Annotated[tuple[EmbeddingRef, ...], BeforeValidator(_listed_refs)] = ()
+
+    prompt: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    negative_prompt: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = ("",)
+    seed: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (-1,)
+    """0 to 2**64 - 1; -1 draws one, which is recorded."""
+
+    num_frames: Count | None = None
+    width: Size | None = None
+    height: Size | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] | None = None
+    """At most 1 switches guidance off."""
+    scheduler: Name = None
+    """A diffusers class name or a short name such as `euler` or `dpmpp_2m_karras`."""
+    clip_skip: Annotated[int, Field(ge=0, le=23)] | None = None
+    """Layers of the text encoder left out at the end, as diffusers counts: one less than in A1111."""
+    window: Count | None = None
+    """Frames that the motion module sees at once in clips longer than that."""
+    overlap: Annotated[int, Field(ge=0)] | None = None
+    """Frames shared by two neighbouring windows."""
+    decode_chunk_size: Count | None = None
+    """Frames decoded at once."""
+    fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
+
+    device: Name = None
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    cpu_offload: bool = False
+    download: bool = False
+    """Whether known files that are missing may be fetched from the hub."""
+    inference_config: Name = None
+    """An inference YAML of the original; its facts are known from the weights, it is only compared with them."""
+
+    out: Name = None
+    """A file (mp4, webm, gif, webp, apng, png) or, without a suffix, a folder of PNG."""
+    quality: Annotated[int, Field(ge=0, le=100)] = 80
+    loop: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Times that gif, webp and apng play; 0 is for ever."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AnimateRequest:
+        counts = {name: len(getattr(self, name)) for name in ("prompt", "negative_prompt", "seed")}
+        several = {name: count for name, count in counts.items() if count > 1}
+        if len(set(several.values())) > 1:
+            found = ", ".join(f"{count} x {name}" for name, count in several.items())
+            raise ValueError(f"{found}: expected one for all clips, or as many as there are clips")
+        if self.window is not None and self.overlap is not None and self.overlap >= self.window:
+            raise ValueError(f"overlap={self.overlap} must be less than window={self.window}")
+        return self
+
+    @property
+    def num_clips(self) -> int:
+        """How many clips this asks for."""
+        return max(len(self.prompt), len(self.negative_prompt), len(self.seed))
+
+    def clip(self, index: int) -> AnimateRequest:
+        """The request for clip `index` alone."""
+        one = {
+            name: (values[index % len(values)],)
+            for name in ("prompt", "negative_prompt", "seed")
+            for values in [getattr(self, name)]
+        }
+        return self.model_copy(update=one)
+
+    def stored(self) -> dict[str, Any]:
+        """What is written down with a result: what decides its frames, as plain JSON values."""
+        return self.model_dump(mode="json", exclude={"out", "download"}, exclude_defaults=True)
+
+
+FIELDS = tuple(AnimateRequest.model_fields)
+PATH_FIELDS = {
+    "model": "StableDiffusion",
+    "motion_module": "Motion_Module",
+    "vae": "StableDiffusion",
+    "loras": "DreamBooth_LoRA",
+    "motion_loras": "MotionLoRA",
+    "domain_adapter": "MotionLoRA",
+    "embeddings": "DreamBooth_LoRA",
+    "inference_config": "",
+}
+"""Settings that name a file, and the folder under models/ where such files live."""
+
+
+def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:
+    """The error for a setting that does not exist, with the nearest one that does."""
+    shown = reprlib.repr(key)
+    close = nearest(key, known) if isinstance(key, str) else None
+    if close is None and isinstance(key, str):
+        close = nearest(key, [word.lower() for word in known])
+    hint = f"did you mean {close!r}?" if close else f"known settings: {', '.join(sorted(known))}"
+    return UserError(f"{where}unknown setting {shown}; {hint}")
+
+
+def build_request(values: Mapping[str, Any], where: str = "", lines: Mapping[str, int] | None = None) -> AnimateRequest:
+    """Validate `values`. Raises UserError that names the place (`where`, line), the setting, and what is expected."""
+    lines = lines or {}
+    prefix = f"{where}: " if where else ""
+    for key in values:
+        if key not in FIELDS:
+            raise unknown_key(key, FIELDS, prefix)
+    try:
+        return AnimateRequest.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError("\n".join(_sentences(error, where, lines))) from error
+
+
+def _sentences(error: ValidationError, where: str, lines: Mapping[str, int]) -> list[str]:
+    sentences = []
+    for item in error.errors(include_url=False)[:5]:
+        location = [str(part) for part in item["loc"]]
+        name = location[0] if location else ""
+        line = f", line {lines[name]}" if name in lines else ""
+        place = f"{where}{line}: " if where else ""
+        setting = name + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in location[1:])
+        text = item["msg"].removeprefix("Value error, ")
+        text = text[:1].lower() + text[1:]
+        if item["type"] == "extra_forbidden":
+            known = EmbeddingRef.model_fields if name == "embeddings" else WeightRef.model_fields
+            sentences.append(str(unknown_key(location[-1], known, f"{place}{name}: ")))
+        elif item["type"] == "missing":
+            sentences.append(f"{place}{setting} is missing")
+        elif name == "prompt" and item["type"] == "too_short":
+            sentences.append(f"{place}no prompt: expected at least one")
+        elif not name:
+            sentences.append(f"{place}{text}")
+        else:
+            found = f"={reprlib.repr(item['input'])}"
+            sentences.append(f"{place}{setting}{found}: {text}{_advice(item)}")
+    return sentences
+
+
+def _advice(item: Any) -> str:
+    if item["type"] == "multiple_of" and isinstance(item["input"], int):
+        lower = max(8, item["input"] // 8 * 8)
+        return f" (nearest: {lower} or {lower + 8})"
+    if item["loc"] and item["loc"][0] == "seed" and item["type"] in ("less_than_equal", "greater_than_equal"):
+        return " (seeds have 64 bits: 0 to 2**64 - 1, or -1 for a random one)"
+    return ""

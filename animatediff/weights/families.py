@@ -1,0 +1,192 @@
+"""The published families of motion modules, one row of facts each: what they need in order to run as they were trained.
+
+A family is chosen by what is in a file (`recognise.py`), never by the file's name. Sources: the inference settings of
+the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff and HotshotXL, and the golden cases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from animatediff.errors import UserError, nearest
+from animatediff.motion import MotionNumerics
+
+FAMILY_KEY = "animatediff.family"
+NUMERICS_KEY = "animatediff.numerics"
+"""Where files of ours say in their metadata what their tensors cannot."""
+
+LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommended:
+    """Settings that suit a family; None leaves the choice to the base model or to the general defaults."""
+
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    height: int | None = None
+    width: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Facts about one family of motion modules."""
+
+    name: str
+    title: str
+    base: str | None
+    """Kind of base model it was trained on: sd1, sdxl, or None for any."""
+    numerics: MotionNumerics = field(default_factory=MotionNumerics)
+    betas: Mapping[str, Any] | None = field(default_factory=lambda: dict(LINEAR))
+    """Noise schedule it was trained with, in diffusers' names; None keeps the base model's own."""
+    recommended: Recommended = field(default_factory=Recommended)
+    norm_groups: int = 32
+    """Groups of the GroupNorm at the entrance of each module."""
+    notes: str = ""
+
+    def with_positions(self, num_positions: int | None) -> Family:
+        """The same family with the position-table length that a file has; None leaves the family's own."""
+        if num_positions is None or num_positions == self.numerics.max_positions:
+            return self
+        return replace(self, numerics=replace(self.numerics, max_positions=num_positions))
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of ours says about itself, so that it is known again whatever its shape."""
+        facts = {
+            **asdict(self.numerics),
+            "betas": dict(self.betas) if self.betas is not None else None,
+            "norm_groups": self.norm_groups,
+            "recommended": {k: v for k, v in asdict(self.recommended).items() if v is not None},
+        }
+        return {FAMILY_KEY: self.name, NUMERICS_KEY: json.dumps(facts)}
+
+
+SD15 = Recommended(num_frames=16, num_inference_steps=25, guidance_scale=7.5, scheduler="ddim")
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            name="v1",
+            title="AnimateDiff v1 (mm_sd_v14, mm_sd_v15)",
+            base="sd1",
+            numerics=MotionNumerics(image_norm_over_frames=True, max_positions=24),
+            recommended=SD15,
+            notes="the image layers' GroupNorms see all frames; MotionLoRAs were made for v2",
+        ),
+        Family(
+            name="v2",
+            title="AnimateDiff v2 (mm_sd_v15_v2) or a model of its shape",
+            base="sd1",
+            recommended=SD15,
+            notes="has a module in the mid block; for AnimateDiff-Lightning, which has the same shape, say lightning",
+        ),
+        Family(
+            name="v3",
+            title="AnimateDiff v3 (v3_sd15_mm)",
+            base="sd1",
+            recommended=SD15,
+            notes="made to be used with the domain adapter v3_sd15_adapter, or without, for cleaner pictures",
+        ),
+        Family(
+            name="long",
+            title="LongAnimateDiff",
+            base="sd1",
+            numerics=MotionNumerics(max_positions=64),
+            recommended=replace(SD15, num_frames=32),
+            notes="its authors recommend scaling the motion by 1.15",
+        ),
+        Family(
+            name="animatelcm",
+            title="AnimateLCM (text to video)",
+            base="sd1",
+            numerics=MotionNumerics(max_positions=64),
+            betas={**LINEAR, "original_inference_steps": 100},
+            recommended=Recommended(num_frames=16, num_inference_steps=6, guidance_scale=1.5, scheduler="lcm"),
+            notes="a few-step model: use its LCM LoRA at 0.8 to 1.0 with it, 4 to 8 steps, guidance 1 to 2",
+        ),
+        Family(
+            name="lightning",
+            title="AnimateDiff-Lightning",
+            base="sd1",
+            recommended=Recommended(
+                num_frames=16, num_inference_steps=4, guidance_scale=1.0, scheduler="euler_trailing"
+            ),
+            notes="a few-step model: take as many steps as its file name says",
+        ),
+        Family(
+            name="sdxl",
+            title="AnimateDiff-SDXL beta (mm_sdxl_v10_beta)",
+            base="sdxl",
+            numerics=MotionNumerics(motion_norm_over_frames=True),
+            betas={"beta_start": 0.00085, "beta_end": 0.020, "beta_schedule": "scaled_linear"},
+            recommended=Recommended(num_frames=16, num_inference_steps=50, guidance_scale=8.0, scheduler="ddim"),
+            notes="the motion modules' GroupNorm sees all frames",
+        ),
+        Family(
+            name="hotshot",
+            title="HotshotXL",
+            base="sdxl",
+            numerics=MotionNumerics(image_norm_over_frames=True, max_positions=24),
+            betas=None,
+            recommended=Recommended(
+                num_frames=8,
+                num_inference_steps=30,
+                guidance_scale=7.5,
+                scheduler="euler_a",
+                height=384,
+                width=672,
+            ),
+            notes="trained on 8 frames; the image layers' GroupNorms see all frames",
+        ),
+        Family(
+            name="custom",
+            title="motion module of a layout of its own",
+            base=None,
+            betas=None,
+            notes="keeps the noise schedule of the base model it was made for",
+        ),
+    )
+}
+"""Name -> facts. `custom` is for layouts of no published family, and the frame for what a file's metadata says."""
+
+
+def family_named(name: str) -> Family:
+    """The family of that name. Raises UserError, with the nearest known name, for any other."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    close = nearest(name, FAMILIES)
+    hint = f"did you mean {close}? " if close else ""
+    raise UserError(f"unknown family of motion modules {name!r}; {hint}known are {', '.join(FAMILIES)}")
+
+
+def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None:
+    """The family that a file of ours states about itself, or None if it states nothing.
+
+    Raises UserError for a statement that cannot be read.
+    """
+    name, facts = metadata.get(FAMILY_KEY), metadata.get(NUMERICS_KEY)
+    if facts is None:
+        return FAMILIES.get(name) if name is not None else None
+    try:
+        said = json.loads(facts)
+        numerics = MotionNumerics(
+            image_norm_over_frames=bool(said["image_norm_over_frames"]),
+            motion_norm_over_frames=bool(said["motion_norm_over_frames"]),
+            max_positions=int(said["max_positions"]),
+        )
+        return replace(
+            FAMILIES.get(name or "", FAMILIES["custom"]),
+            name=name or "custom",
+            numerics=numerics,
+            betas=None if said["betas"] is None else dict(said["betas"]),
+            norm_groups=int(said["norm_groups"]),
+            recommended=Recommended(**said["recommended"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{label}: its metadata {NUMERICS_KEY} cannot be read ({error}); was it edited?") from error

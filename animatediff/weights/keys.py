@@ -1,0 +1,100 @@
+"""Motion-module keys in three dialects: `original` (guoyww/AnimateDiff), `internal` (ours), `diffusers`.
+
+Internal keys are those of diffusers' `MotionAdapter`, less its position tables. HotshotXL's spelling can be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeVar
+
+from animatediff.motion import MotionLayout
+
+Dialect = Literal["original", "diffusers", "hotshot"]
+Rules = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
+T = TypeVar("T")
+
+TO_INTERNAL: Rules = (  # original and HotshotXL -> internal; each at most once per key
+    (re.compile(r"^(?:module\.)?(?:unet\.)?(?=(?:down|up|mid)_block)"), ""),
+    (re.compile(r"\.temporal_attentions\."), ".motion_modules."),
+    (re.compile(r"\.temporal_transformer\."), "."),
+    (re.compile(r"\.attention_blocks\.([01])\."), lambda found: f".attn{int(found[1]) + 1}."),
+    (re.compile(r"\.norms\.([01])\."), lambda found: f".norm{int(found[1]) + 1}."),
+    (re.compile(r"\.ff_norm\."), ".norm3."),
+)
+TO_ORIGINAL: Rules = (  # internal -> original
+    (re.compile(r"(\.motion_modules\.\d+\.)"), r"\1temporal_transformer."),
+    (re.compile(r"\.attn([12])\."), lambda found: f".attention_blocks.{int(found[1]) - 1}."),
+    (re.compile(r"\.norm([12])\."), lambda found: f".norms.{int(found[1]) - 1}."),
+    (re.compile(r"\.norm3\."), ".ff_norm."),
+)
+POSITIONS = re.compile(r"\.pos_encoder\.(?:pe|positional_encoding)$|\.pos_embed\.pe$")
+"""Sinusoidal tables: only their length is read."""
+MOTION_KEY = re.compile(
+    r"^(?:module\.)?(?:unet\.)?(?:(?:down|up)_blocks\.\d+|mid_block)\.(?:motion_modules|temporal_attentions)\.\d+\."
+)
+PROJ_IN = re.compile(r"^(down|up)_blocks\.(\d+)\.motion_modules\.(\d+)\.proj_in\.weight$")
+
+
+def rename(key: str, rules: Rules) -> str:
+    """One key by a table of rules."""
+    for pattern, by in rules:
+        key = pattern.sub(by, key, count=1)
+    return key
+
+
+def to_internal(entries: Mapping[str, T]) -> dict[str, T]:
+    """The motion-module entries of a file under internal names; position tables and other layers left out."""
+    return {
+        rename(key, TO_INTERNAL): value
+        for key, value in entries.items()
+        if MOTION_KEY.match(key) and not POSITIONS.search(key)
+    }
+
+
+def to_original(entries: Mapping[str, T]) -> dict[str, T]:
+    """Internal entries under original names."""
+    return {rename(key, TO_ORIGINAL): value for key, value in entries.items()}
+
+
+def dialect_of(keys: Iterable[str]) -> Dialect:
+    """In which dialect the motion-module keys of a file are."""
+    seen = [key for key in keys if MOTION_KEY.match(key)]
+    if any(".temporal_attentions." in key for key in seen):
+        return "hotshot"
+    return "original" if any(".temporal_transformer." in key for key in seen) else "diffusers"
+
+
+def num_positions(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Length of the position tables (1, L, c) in a file, or None where it has none."""
+    lengths = {shape[1] for key, shape in shapes.items() if POSITIONS.search(key) and len(shape) == 3}
+    return min(lengths) if lengths else None
+
+
+def layout_of(shapes: Mapping[str, tuple[int, ...]], *, norm_groups: int = 32) -> MotionLayout | None:
+    """Where the modules of a file stand and how wide they are, from internal names; None if that does not add up."""
+    widths: dict[str, dict[int, dict[int, int]]] = {"down": {}, "up": {}}
+    for key, shape in shapes.items():
+        if (found := PROJ_IN.match(key)) and len(shape) in (2, 4):
+            widths[found[1]].setdefault(int(found[2]), {})[int(found[3])] = shape[0]
+    sides = {side: _as_blocks(blocks) for side, blocks in widths.items()}
+    if not sides["down"] or not sides["up"]:
+        return None
+    mid = shapes.get("mid_block.motion_modules.0.proj_in.weight")
+    return MotionLayout(
+        down=sides["down"],
+        mid=mid[0] if mid else None,
+        up=sides["up"],
+        num_attentions=2 if any(".attn2." in key for key in shapes) else 1,
+        norm_groups=norm_groups,
+    )
+
+
+def _as_blocks(blocks: dict[int, dict[int, int]]) -> tuple[tuple[int, ...], ...]:
+    """Numbered blocks of numbered widths as tuples; empty unless both are numbered from 0 without a gap."""
+    if sorted(blocks) != list(range(len(blocks))):
+        return ()
+    if any(sorted(block) != list(range(len(block))) for block in blocks.values()):
+        return ()
+    return tuple(tuple(block[j] for j in range(len(block))) for _, block in sorted(blocks.items()))

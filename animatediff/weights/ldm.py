@@ -1,0 +1,246 @@
+"""Key names of Stable Diffusion single files (the LDM layout), told in diffusers' words.
+
+Only names are handled here: every function maps the keys of a file to the keys of a diffusers model, so that all of a
+file is checked from its header before one tensor is read. The tests hold these tables against diffusers' own converters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+UNET_PREFIX = "model.diffusion_model."
+EMA_PREFIX = "model_ema."
+VAE_PREFIX = "first_stage_model."
+TEXT_PREFIXES = {  # where each text encoder lives; the first that a file has is taken
+    "sd1": {"text_encoder": ("cond_stage_model.transformer.",)},
+    "sd2": {"text_encoder": ("cond_stage_model.model.", "cond_stage_model.transformer.")},
+    "sdxl": {
+        "text_encoder": ("conditioner.embedders.0.transformer.",),
+        "text_encoder_2": ("conditioner.embedders.1.model.", "conditioner.embedders.1.transformer."),
+    },
+}
+IGNORED_TOP = re.compile(  # what trainers leave beside the three models: noise tables, EMA, losses, counters
+    r"(model_ema\.|betas$|alphas_cumprod|sqrt_|log_one_minus|posterior_|logvar$|lvlb_weights$|denoiser\.|scale_factor$"
+    r"|global_step$|epoch$|v_pred$|ztsnr$|model_t$|embedding_manager\.|safety_checker\.|loss\.|edm_|optimizer"
+    r"|first_stage_model\.(loss|quantize|model_ema)\.|latents_mean$|latents_std$|bad_words)"
+)
+
+
+class Part(Enum):
+    """What of a file's tensor becomes the model's tensor."""
+
+    WHOLE = "whole"
+    CONV_TO_LINEAR = "a 1x1 convolution (or a trailing axis of one) as a matrix"
+    TRANSPOSED = "transposed"
+    FIRST = "first third of the rows"
+    SECOND = "second third of the rows"
+    THIRD = "last third of the rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model's tensor comes from."""
+
+    key: str
+    """Key in the file."""
+    part: Part = Part.WHOLE
+
+    def shape(self, found: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the part, for a tensor of shape `found` in the file."""
+        if self.part is Part.CONV_TO_LINEAR:
+            return found[:2] if all(size == 1 for size in found[2:]) else found
+        if self.part is Part.TRANSPOSED:
+            return found[::-1]
+        if self.part in (Part.FIRST, Part.SECOND, Part.THIRD):
+            return (found[0] // 3, *found[1:])
+        return found
+
+
+Plan = dict[str, Source]
+
+_RESNET = (  # LDM -> diffusers, inside one UNet ResNet block
+    ("in_layers.0.", "norm1."),
+    ("in_layers.2.", "conv1."),
+    ("emb_layers.1.", "time_emb_proj."),
+    ("out_layers.0.", "norm2."),
+    ("out_layers.3.", "conv2."),
+    ("skip_connection.", "conv_shortcut."),
+)
+_UNET_FIXED = (
+    ("input_blocks.0.0.", "conv_in."),
+    ("time_embed.0.", "time_embedding.linear_1."),
+    ("time_embed.2.", "time_embedding.linear_2."),
+    ("label_emb.0.0.", "add_embedding.linear_1."),
+    ("label_emb.0.2.", "add_embedding.linear_2."),
+    ("out.0.", "conv_norm_out."),
+    ("out.2.", "conv_out."),
+)
+_BLOCK = re.compile(r"(input_blocks|output_blocks|middle_block)\.(\d+)\.(.+)")
+_MIDDLE = {0: "resnets.0.", 1: "attentions.0.", 2: "resnets.1."}
+
+
+def _replace_start(name: str, table: Iterable[tuple[str, str]]) -> str | None:
+    return next((new + name[len(old) :] for old, new in table if name.startswith(old)), None)
+
+
+def _unet_block(side: str, number: int, rest: str, per_level: int) -> str | None:
+    """Name of a tensor of one numbered LDM block; `per_level` blocks of the down path make one diffusers block."""
+    if side == "middle_block":
+        place = _MIDDLE.get(number)
+        name = rest if number == 1 else _replace_start(rest, _RESNET)
+        return None if place is None or name is None else f"mid_block.{place}{name}"
+    child, _, name = rest.partition(".")
+    index = number - 1 if side == "input_blocks" else number
+    level, layer = divmod(index, per_level)
+    block = f"{'down' if side == 'input_blocks' else 'up'}_blocks.{level}."
+    if child == "0" and name.startswith("op."):
+        return f"{block}downsamplers.0.conv.{name[3:]}"
+    if name.startswith("conv.") and child in ("1", "2"):
+        return f"{block}upsamplers.0.{name}"
+    if child == "0":
+        resnet = _replace_start(name, _RESNET)
+        return None if resnet is None else f"{block}resnets.{layer}.{resnet}"
+    return f"{block}attentions.{layer}.{name}" if child == "1" else None
+
+
+def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
+    """Rename the keys of an LDM UNet (without prefix). Returns the plan and the names that are not understood."""
+    names = list(names)
+    downs = [int(found[1]) for name in names if (found := re.match(r"input_blocks\.(\d+)\.0\.op\.", name))]
+    inputs = [int(found[1]) for name in names if (found := re.match(r"input_blocks\.(\d+)\.", name))]
+    per_level = min(downs, default=max(inputs, default=0) + 1)
+    plan: Plan = {}
+    unknown = []
+    for name in names:
+        target = _replace_start(name, _UNET_FIXED)
+        if target is None and (found := _BLOCK.fullmatch(name)):
+            target = _unet_block(found[1], int(found[2]), found[3], per_level)
+        if target is None:
+            unknown.append(name)
+        else:
+            plan[target] = Source(key=name)
+    return plan, unknown
+
+
+def ema_key(name: str) -> str:
+    """Key of the averaged twin of a UNet tensor: LDM's EMA drops `model.` and all further dots."""
+    return EMA_PREFIX + (UNET_PREFIX + name).removeprefix("model.").replace(".", "")
+
+
+_VAE_ATTENTION = {  # LDM, early diffusers, diffusers
+    **{name: name for name in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")},
+    **{"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"},
+    **{"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"},
+}
+_VAE_MID_ATTENTION = re.compile(r"(encoder|decoder)\.(?:mid\.attn_1|mid_block\.attentions\.0)\.(.+)\.(weight|bias)")
+_VAE_RULES = (
+    (re.compile(r"\.nin_shortcut\."), ".conv_shortcut."),
+    (re.compile(r"\.norm_out\."), ".conv_norm_out."),
+    (re.compile(r"\.mid\.block_1\."), ".mid_block.resnets.0."),
+    (re.compile(r"\.mid\.block_2\."), ".mid_block.resnets.1."),
+    (re.compile(r"^encoder\.down\.(\d+)\.block\.(\d+)\."), r"encoder.down_blocks.\1.resnets.\2."),
+    (re.compile(r"^encoder\.down\.(\d+)\.downsample\."), r"encoder.down_blocks.\1.downsamplers.0."),
+    (re.compile(r"^decoder\.up\.(\d+)\.block\.(\d+)\."), r"decoder.up_blocks.\1.resnets.\2."),
+    (re.compile(r"^decoder\.up\.(\d+)\.upsample\."), r"decoder.up_blocks.\1.upsamplers.0."),
+)
+_VAE_KNOWN = re.compile(
+    r"(quant_conv|post_quant_conv|(encoder|decoder)\.(conv_in|conv_out|conv_norm_out|mid_block|down_blocks|up_blocks))\."
+)
+_UP = re.compile(r"decoder\.up_blocks\.(\d+)\.")
+
+
+def vae_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
+    """Rename the keys of a VAE, LDM or diffusers, old or new attention names. Returns the plan and what is unknown."""
+    names = list(names)
+    num_up = 1 + max(
+        (int(found[1]) for name in names if (found := re.match(r"decoder\.up\.(\d+)\.", name))), default=-1
+    )
+    plan: Plan = {}
+    unknown = []
+    for name in names:
+        if found := _VAE_MID_ATTENTION.fullmatch(name):
+            if (child := _VAE_ATTENTION.get(found[2])) is None:
+                unknown.append(name)
+                continue
+            part = Part.CONV_TO_LINEAR if found[3] == "weight" and child != "group_norm" else Part.WHOLE
+            plan[f"{found[1]}.mid_block.attentions.0.{child}.{found[3]}"] = Source(key=name, part=part)
+            continue
+        target = name
+        for pattern, replacement in _VAE_RULES:
+            target = pattern.sub(replacement, target, count=1)
+        if num_up:  # LDM counts the decoder's levels from the finest, diffusers from the coarsest
+            target = _UP.sub(lambda found: f"decoder.up_blocks.{num_up - 1 - int(found[1])}.", target)
+        if _VAE_KNOWN.match(target):
+            plan[target] = Source(key=name)
+        else:
+            unknown.append(name)
+    return plan, unknown
+
+
+_OPENCLIP_FIXED = {
+    "token_embedding.weight": "embeddings.token_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+    "ln_final.weight": "final_layer_norm.weight",
+    "ln_final.bias": "final_layer_norm.bias",
+}
+_OPENCLIP_LAYER = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
+_OPENCLIP_CHILD = (
+    ("ln_1.", "layer_norm1."),
+    ("ln_2.", "layer_norm2."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
+    ("attn.out_proj.", "self_attn.out_proj."),
+)
+_CLIP_KNOWN = re.compile(r"(embeddings|encoder|final_layer_norm)\.")
+_CLIP_IGNORED = re.compile(  # buffers of older libraries, and the picture half of CLIP
+    r"embeddings\.position_ids$|logit_scale$|(vision_model|visual|visual_projection)\.|attn_mask$|text_projection(\.weight)?$"
+)
+
+
+def text_plan(names: Iterable[str], *, projection: bool, num_layers: int | None = None) -> tuple[Plan, list[str]]:
+    """Rename the keys of a CLIP text encoder, transformers' or OpenCLIP's names.
+
+    Targets carry no `text_model.`; the projection matrix is `text_projection.weight`, kept if `projection`.
+    OpenCLIP layers from `num_layers` on are left out: SD 2.x reads the last layer but one.
+    """
+    plan: Plan = {}
+    unknown = []
+    for full in names:
+        name = full.removeprefix("text_model.")
+        if projection and name in ("text_projection.weight", "text_projection"):
+            # OpenCLIP multiplies from the right, transformers' Linear from the left
+            part = Part.WHOLE if name.endswith(".weight") else Part.TRANSPOSED
+            plan["text_projection.weight"] = Source(key=full, part=part)
+        elif _CLIP_IGNORED.match(name):
+            continue
+        elif name in _OPENCLIP_FIXED:
+            plan[_OPENCLIP_FIXED[name]] = Source(key=full)
+        elif found := _OPENCLIP_LAYER.fullmatch(name):
+            if num_layers is not None and int(found[1]) >= num_layers:
+                continue
+            layer = f"encoder.layers.{found[1]}."
+            if fused := re.fullmatch(r"attn\.in_proj_(weight|bias)", found[2]):
+                for letter, part in zip("qkv", (Part.FIRST, Part.SECOND, Part.THIRD), strict=True):
+                    plan[f"{layer}self_attn.{letter}_proj.{fused[1]}"] = Source(key=full, part=part)
+            elif (child := _replace_start(found[2], _OPENCLIP_CHILD)) is not None:
+                plan[layer + child] = Source(key=full)
+            else:
+                unknown.append(full)
+        elif _CLIP_KNOWN.match(name):
+            plan[name] = Source(key=full)
+        else:
+            unknown.append(full)
+    return plan, unknown
+
+
+def strip(keys: Iterable[str], prefix: str) -> list[str]:
+    """The keys that start with `prefix`, without it."""
+    return [key[len(prefix) :] for key in keys if key.startswith(prefix)]
+
+
+def with_prefix(plan: Mapping[str, Source], prefix: str) -> Plan:
+    """The plan with its sources named as they are in the file."""
+    return {target: Source(key=prefix + source.key, part=source.part) for target, source in plan.items()}

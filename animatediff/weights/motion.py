@@ -1,0 +1,183 @@
+"""Motion modules from files, and into files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from animatediff.errors import UserError
+from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
+from animatediff.weights.families import Family, family_named
+from animatediff.weights.files import Header, load_tensors, read_header, save_tensors
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, rename, to_internal, to_original
+from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+logger = logging.getLogger(__name__)
+
+BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
+
+
+def load_motion_module(
+    source: str | Path,
+    *,
+    family: str | None = None,
+    unet: UNet2DConditionModel | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[MotionAdapter, Family]:
+    """Motion modules from a file, a diffusers `MotionAdapter` folder, a HotshotXL folder, or (by network) a hub id.
+
+    The file says which family it is; `family` overrides that. `unet` is checked against before any tensor is read.
+    `dtype` None keeps the file's. Raises UserError for another kind of file, missing, unknown or misshapen tensors, and
+    modules that do not fit `unet`.
+    """
+    header = _header(source)
+    found = recognise_header(header)
+    if found.kind != "motion_module" or found.family is None:
+        raise wrong_kind(found, "motion_module")
+    facts = found.family
+    if family is not None:
+        facts = family_named(family)
+        # The file's own table is a fact about the weights, whatever family they are run as.
+        facts = facts.with_positions(found.family.numerics.max_positions)
+    layout = _layout(found, facts)
+    if unet is not None:
+        _check_fit(layout, unet, found)
+    with torch.device("meta"):
+        adapter = MotionAdapter(layout, facts.numerics)
+    sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
+    expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
+    check_tensors(to_internal({key: info.shape for key, info in header.tensors.items()}), expected, header.path)
+    tensors = load_tensors(header, sources.values(), dtype=dtype)
+    adapter.load_state_dict({key: tensors[name].view(expected[key]) for key, name in sources.items()}, assign=True)
+    logger.info("%s: %s; %s", header.path, facts.title, ", ".join(found.evidence))
+    return adapter.eval().requires_grad_(False), facts
+
+
+def save_motion_module(
+    adapter: MotionAdapter,
+    path: str | Path,
+    *,
+    family: Family,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write motion modules as one file in the original key grammar, position tables included, its family in the metadata.
+
+    `convert.convert` makes diffusers folders of it.
+    """
+    state = {key: value.detach().to("cpu", dtype) for key, value in adapter.state_dict().items()}
+    tensors = original_tensors(state, family.numerics.max_positions)
+    save_tensors(path, tensors, {**family.metadata(), **(metadata or {})})
+
+
+def original_tensors(state: Mapping[str, Tensor], num_positions: int | None) -> dict[str, Tensor]:
+    """Internal tensors under original names, with the position tables (1, L, c) that other programs want to see."""
+    tensors = to_original(state)
+    if num_positions is not None:
+        for key, weight in list(tensors.items()):
+            if key.endswith(".to_q.weight"):
+                table = frame_positions(num_positions, weight.shape[0])[None].to(weight.dtype)
+                tensors[f"{key.removesuffix('to_q.weight')}pos_encoder.pe"] = table
+    return tensors
+
+
+def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise UserError unless exactly the expected tensors are there, in their shapes (1x1 convolutions count as linear)."""
+    if missing := sorted(expected.keys() - found.keys()):
+        raise UserError(f"{path}: {len(missing)} tensors missing, first {missing[0]}; is the download complete?")
+    if unknown := sorted(found.keys() - expected.keys()):
+        raise UserError(f"{path}: {len(unknown)} tensors that no motion module has, first {unknown[0]}")
+    for key, shape in expected.items():
+        if found[key] != shape and found[key] != (*shape, 1, 1):
+            raise UserError(f"{path}: {key} has shape {found[key]}, expected {shape}")
+
+
+def _is_weight(key: str) -> bool:
+    return MOTION_KEY.match(key) is not None and POSITIONS.search(key) is None
+
+
+def _layout(found: Recognised, facts: Family) -> MotionLayout:
+    shapes = to_internal({key: info.shape for key, info in found.header.tensors.items()})
+    layout = layout_of(shapes, norm_groups=facts.norm_groups)
+    if layout is None:
+        raise UserError(
+            f"{found.header.path}: its blocks or modules are not numbered from 0 without a gap; is it whole?"
+        )
+    return layout
+
+
+def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognised) -> None:
+    wanted = MotionLayout.from_unet(unet, mid_block=layout.mid is not None)
+    if (wanted.down, wanted.mid, wanted.up) == (layout.down, layout.mid, layout.up):
+        return
+    made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
+    if made_for != given:
+        raise UserError(
+            f"{found.header.path}: a motion module for {made_for} base models, but the base model is {given}; "
+            f"give it a {made_for} base model, or take a motion module for {given}"
+        )
+    raise UserError(
+        f"{found.header.path}: does not fit the base model: its modules are ({layout}), the model's blocks ({wanted})"
+    )
+
+
+def _header(source: str | Path) -> Header:
+    """The header of a motion file, or of the one in a folder or hub repository."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder_header(path)
+    if not path.exists() and _is_hub_id(str(source)):
+        return _folder_header(_from_hub(str(source)))
+    return read_header(path)
+
+
+def _folder_header(folder: Path) -> Header:
+    from animatediff.weights.folders import read_json, weights_file
+
+    inner = folder / "unet" if (folder / "unet").is_dir() else folder  # HotshotXL is published as a whole model
+    header = read_header(weights_file(inner))
+    config: dict[str, Any] = read_json(inner / "config.json") if (inner / "config.json").is_file() else {}
+    positions = config.get("motion_max_seq_length")
+    if not isinstance(positions, int) or any(POSITIONS.search(key) for key in header.tensors):
+        return header
+    # diffusers keeps the length of the tables in the configuration; stated as the table the weights would carry.
+    first = next((key for key in header.tensors if key.endswith(".attn1.to_q.weight")), None)
+    if first is None:
+        return header
+    table = replace(header.tensors[first], shape=(1, positions, header.tensors[first].shape[0]))
+    return replace(header, tensors={**header.tensors, f"{first.removesuffix('attn1.to_q.weight')}pos_embed.pe": table})
+
+
+def _is_hub_id(name: str) -> bool:
+    from animatediff.weights.base_folder import HUB_ID
+
+    return HUB_ID.fullmatch(name) is not None and Path(name).suffix not in (
+        ".ckpt",
+        ".safetensors",
+        ".pt",
+        ".pth",
+        ".bin",
+    )
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    patterns = ["config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{name}: neither a file or folder here nor a model that could be had from the hub: {reason}"
+        ) from error

@@ -1,0 +1,226 @@
+"""What is this file? Answered from the names and shapes in its header, with the evidence, never from its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from animatediff.errors import UserError
+from animatediff.weights.families import FAMILIES, Family, family_of_metadata
+from animatediff.weights.files import Header, read_header
+from animatediff.weights.keys import MOTION_KEY, dialect_of, layout_of, num_positions, to_internal
+
+TITLES = {
+    "motion_module": "motion module",
+    "motion_lora": "MotionLoRA",
+    "domain_adapter": "domain adapter (LoRA of the image layers, original grammar)",
+    "lora": "LoRA of an image model",
+    "sparsectrl": "SparseCtrl encoder",
+    "base_model": "whole Stable Diffusion model in one file",
+    "vae": "VAE",
+    "textual_inversion": "textual inversion embedding",
+    "animatelcm_i2v": "AnimateLCM image-to-video module",
+    "pia": "PIA module",
+    "cameractrl": "CameraCtrl module",
+    "controlnet": "ControlNet",
+    "unet": "image UNet without text encoder and VAE",
+    "unknown": "unknown kind of weights",
+}
+"""Kind -> what to call it."""
+
+OPTIONS = {
+    "motion_module": "--motion-module, or load_motion_module",
+    "motion_lora": "--motion-lora, or load_lora_weights",
+    "domain_adapter": "--domain-adapter, or load_lora_weights",
+    "lora": "--lora, or load_lora_weights",
+    "base_model": "--model, or from_single_file",
+    "vae": "--vae",
+    "textual_inversion": "--embedding",
+}
+"""Kind -> where a user gives such a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """What a file is, and how that was seen."""
+
+    kind: str
+    header: Header
+    evidence: list[str] = field(default_factory=list)
+    family: Family | None = None
+    """Of motion modules, with the position-table length of the file."""
+    dialect: str | None = None
+    base: str | None = None
+    """Kind of base model it belongs to: sd1, sd2, sdxl."""
+
+    @property
+    def title(self) -> str:
+        """What to call it, in a sentence."""
+        return TITLES[self.kind]
+
+
+def recognise(path: str | Path) -> Recognised:
+    """Say what a weight file is. Raises UserError for what is no weight file at all (`files.read_header`)."""
+    return recognise_header(read_header(path))
+
+
+def recognise_header(header: Header) -> Recognised:
+    """Say what the file with this header is; `kind` is "unknown" where no rule fits."""
+    for look in _LOOKS:
+        if (found := look(header)) is not None:
+            return found
+    first = ", ".join(list(header.tensors)[:3]) or "nothing"
+    return Recognised(kind="unknown", header=header, evidence=[f"no rule fits its names: {first}"])
+
+
+def wrong_kind(found: Recognised, wanted: str) -> UserError:
+    """The message for a file that is something else than what was asked for."""
+    text = f"{found.header.path}: {found.title}, not a {TITLES[wanted]} ({found.evidence[0]})"
+    if found.kind in OPTIONS:
+        text += f"; give it to {OPTIONS[found.kind]}"
+    elif found.kind in ("pia", "animatelcm_i2v", "cameractrl", "sparsectrl", "controlnet"):
+        text += "; this version cannot run it"
+    return UserError(text)
+
+
+def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
+    return {key: info.shape for key, info in header.tensors.items()}
+
+
+def _any(header: Header, pattern: str) -> str | None:
+    search = re.compile(pattern).search
+    return next((key for key in header.tensors if search(key)), None)
+
+
+def _lora(header: Header) -> Recognised | None:
+    key = _any(header, r"(_lora\.|\.lora[_.]|lora_(down|up|A|B)\b|\.hada_w\d|\.lokr_w\d|\.oft_|\.dora_scale)")
+    if key is None:
+        return None
+    evidence = [f"low-rank layers such as {key}"]
+    temporal = _any(header, r"motion_modules|temporal_attentions")
+    if temporal is not None:
+        evidence.append(f"on the motion modules: {temporal}")
+        dialect = "original" if "processor" in temporal or "attention_blocks" in temporal else "diffusers"
+        return Recognised(kind="motion_lora", header=header, evidence=evidence, dialect=dialect, base="sd1")
+    if _any(header, r"^lora_(unet|te\d?)_"):
+        sdxl = _any(
+            header, r"^lora_te2_|input_blocks_[478]_1_transformer_blocks_[1-9]|_attentions_\d_transformer_blocks_[1-9]"
+        )
+        dialect, base = "kohya", "sdxl" if sdxl else None
+    elif _any(header, r"^(unet\.)?(down|up|mid)_block\w*\..*attn[12]\.processor\."):
+        if _any(header, r"^text_encoder\."):
+            dialect, base = "diffusers", None
+        else:
+            return Recognised(kind="domain_adapter", header=header, evidence=evidence, dialect="original", base="sd1")
+    else:
+        dialect, base = ("peft" if _any(header, r"lora_A") else "diffusers"), None
+    return Recognised(kind="lora", header=header, evidence=evidence, dialect=dialect, base=base)
+
+
+def _sparsectrl(header: Header) -> Recognised | None:
+    for name, dialect in (("conv_in.weight", "scribble"), ("weight", "rgb")):
+        key = f"controlnet_cond_embedding.{name}"
+        if key in header.tensors:
+            return Recognised(kind="sparsectrl", header=header, evidence=[f"has {key}"], dialect=dialect, base="sd1")
+    if key := _any(header, r"^(control_model\.|controlnet_down_blocks\.)"):
+        return Recognised(kind="controlnet", header=header, evidence=[f"has {key}"])
+    return None
+
+
+def _motion_relatives(header: Header) -> Recognised | None:
+    if (key := _any(header, r"\.qkv_merge\.")) and _any(header, r"^encoder\."):
+        return Recognised(kind="cameractrl", header=header, evidence=[f"has {key}"], base="sd1")
+    if not any(MOTION_KEY.match(key) for key in header.tensors):
+        return None
+    if key := _any(header, r"^img_encoder\."):
+        return Recognised(kind="animatelcm_i2v", header=header, evidence=[f"has {key}"], base="sd1")
+    conv_in = header.tensors.get("conv_in.weight")
+    if conv_in is not None and len(conv_in.shape) == 4 and conv_in.shape[1] == 9:
+        return Recognised(kind="pia", header=header, evidence=["conv_in.weight takes 9 channels"], base="sd1")
+    return None
+
+
+def _motion_module(header: Header) -> Recognised | None:
+    internal = to_internal(_shapes(header))
+    if not internal:
+        return None
+    dialect = dialect_of(header.tensors)
+    positions = num_positions(_shapes(header))
+    evidence = [f"{len(internal)} tensors of motion modules in the {dialect} grammar"]
+    stated = family_of_metadata(header.metadata, str(header.path))
+    if stated is not None:
+        evidence.append(f"its metadata says family {stated.name}")
+        return _motion(header, stated.with_positions(positions), dialect, evidence)
+    layout = layout_of(internal)
+    if layout is None:
+        return Recognised(
+            kind="unknown", header=header, evidence=[*evidence, "but blocks or modules are missing: is it whole?"]
+        )
+    levels, mid = len(layout.down), layout.mid is not None
+    evidence.append(f"{levels} levels, {'a' if mid else 'no'} module in the mid block")
+    evidence.append(f"position tables of {positions} frames" if positions else "no position tables")
+    name = _family_name(dialect, levels, mid, positions)
+    return _motion(header, FAMILIES[name].with_positions(positions), dialect, evidence)
+
+
+def _motion(header: Header, family: Family, dialect: str, evidence: list[str]) -> Recognised:
+    return Recognised(
+        kind="motion_module", header=header, evidence=evidence, family=family, dialect=dialect, base=family.base
+    )
+
+
+def _family_name(dialect: str, levels: int, mid: bool, positions: int | None) -> str:
+    """The family with this shape; see `families.py`."""
+    if dialect == "hotshot" or (levels == 3 and positions not in (None, 32)):
+        return "hotshot"
+    if levels == 3:
+        return "custom" if mid else "sdxl"
+    if levels != 4:
+        return "custom"
+    if positions is not None and positions > 32:
+        return "long"
+    if mid:
+        # AnimateLCM is the one published file of this grammar without position tables.
+        return "animatelcm" if positions is None and dialect == "original" else "v2"
+    return "v1" if positions is not None and positions <= 24 else "v3"
+
+
+def _base_model(header: Header) -> Recognised | None:
+    if not (key := _any(header, r"^model\.diffusion_model\.")):
+        return None
+    from animatediff.weights.base import generation_of
+
+    try:
+        generation = generation_of(header)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{header.path}: ")
+        return Recognised(kind="unknown", header=header, evidence=[f"has {key}, but is {reason}"])
+    titles = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+    evidence = [f"has {key}", f"the UNet of {titles[generation]}"]
+    return Recognised(kind="base_model", header=header, evidence=evidence, dialect="original", base=generation)
+
+
+def _parts(header: Header) -> Recognised | None:
+    if key := _any(header, r"^(first_stage_model\.)?(encoder\.(conv_in|down)|decoder\.(conv_in|up)).*weight$"):
+        return Recognised(kind="vae", header=header, evidence=[f"has {key}"])
+    if key := _any(header, r"^(down_blocks|up_blocks)\.\d+\.resnets\."):
+        return Recognised(kind="unet", header=header, evidence=[f"has {key}"], dialect="diffusers")
+    small = len(header.tensors) <= 4 and all(1 <= len(info.shape) <= 2 for info in header.tensors.values())
+    widths = {info.shape[-1] for info in header.tensors.values() if info.shape}
+    if small and header.tensors and widths <= {768, 1024, 1280}:
+        base = {frozenset({768}): "sd1", frozenset({1024}): "sd2"}.get(frozenset(widths), "sdxl")
+        evidence = [f"{len(header.tensors)} vectors of width {sorted(widths)}"]
+        return Recognised(kind="textual_inversion", header=header, evidence=evidence, base=base)
+    return None
+
+
+_LOOKS: tuple[Callable[[Header], Recognised | None], ...] = (
+    _lora,
+    _sparsectrl,
+    _motion_relatives,
+    _motion_module,
+    _base_model,
+    _parts,
+)

@@ -1,0 +1,105 @@
+"""Configurations of image models: the ones that ship, and sizes read off the shapes in a file.
+
+What shapes cannot tell (number of heads, activation, scaling factor) comes from the shipped configuration of the
+generation; what they can tell is taken from them, so that slimmed and tiny variants load as well as the published ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+Generation = Literal["sd1", "sd2", "sdxl"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+HEAD_WIDTH = 64
+"""Channels per attention head in SD 2.x and SDXL UNets and in every CLIP text encoder (SD 1.x UNets: 8 heads)."""
+
+
+@cache
+def _read(generation: str, component: str) -> str:
+    return (
+        resources.files("animatediff.weights").joinpath("configs", generation, f"{component}.json").read_text("utf-8")
+    )
+
+
+def shipped_config(generation: Generation, component: str) -> dict[str, Any]:
+    """The standard configuration of one component ("unet", "text_encoder_2", "scheduler", ...) as a fresh dict."""
+    return json.loads(_read(generation, component))
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that `pattern` finds, 0 if none."""
+    compiled = re.compile(pattern)
+    return max((int(found[1]) + 1 for key in shapes if (found := compiled.match(key))), default=0)
+
+
+def unet_config(shapes: Shapes, generation: Generation) -> dict[str, Any]:
+    """Configuration of a UNet with diffusers' keys and these shapes."""
+    config = shipped_config(generation, "unet")
+    levels = _count(shapes, r"down_blocks\.(\d+)\.")
+    if not levels or "conv_in.weight" not in shapes:
+        return config
+    channels = [shapes.get(f"down_blocks.{i}.resnets.0.conv1.weight", (0,))[0] for i in range(levels)]
+    depths = [_count(shapes, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
+    mid_depth = _count(shapes, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
+    up_depths = [_count(shapes, rf"up_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
+    contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")]
+    config |= {
+        "in_channels": shapes["conv_in.weight"][1],
+        "block_out_channels": channels,
+        "layers_per_block": _count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in up_depths],
+        "transformer_layers_per_block": [depth or 1 for depth in depths[:-1]] + [depths[-1] or mid_depth or 1],
+    }
+    if contexts:
+        config["cross_attention_dim"] = contexts[0]
+    if "attention_head_dim" in config and isinstance(config["attention_head_dim"], list):
+        config["attention_head_dim"] = [max(1, width // HEAD_WIDTH) for width in channels]
+    if "add_embedding.linear_1.weight" in shapes:
+        width = shapes["add_embedding.linear_1.weight"][1]
+        config["projection_class_embeddings_input_dim"] = width
+    return config
+
+
+def vae_config(shapes: Shapes, generation: Generation) -> dict[str, Any]:
+    """Configuration of an AutoencoderKL with diffusers' keys and these shapes."""
+    config = shipped_config(generation, "vae")
+    levels = _count(shapes, r"encoder\.down_blocks\.(\d+)\.")
+    if not levels or "decoder.conv_in.weight" not in shapes:
+        return config
+    return config | {
+        "block_out_channels": [
+            shapes.get(f"encoder.down_blocks.{i}.resnets.0.conv1.weight", (0,))[0] for i in range(levels)
+        ],
+        "layers_per_block": _count(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        "latent_channels": shapes["decoder.conv_in.weight"][1],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def text_config(shapes: Shapes, generation: Generation, component: str = "text_encoder") -> dict[str, Any]:
+    """Configuration of a CLIP text encoder with transformers' keys (without `text_model.`) and these shapes."""
+    config = shipped_config(generation, component)
+    tokens = shapes.get("embeddings.token_embedding.weight")
+    layers = _count(shapes, r"encoder\.layers\.(\d+)\.")
+    if tokens is None or not layers:
+        return config
+    vocabulary, width = tokens
+    config |= {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, width // HEAD_WIDTH),
+        "intermediate_size": shapes.get("encoder.layers.0.mlp.fc1.weight", (4 * width,))[0],
+        "max_position_embeddings": shapes.get("embeddings.position_embedding.weight", (77,))[0],
+    }
+    if "text_projection.weight" in shapes:
+        config["projection_dim"] = shapes["text_projection.weight"][0]
+    return config

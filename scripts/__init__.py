@@ -1,0 +1,1 @@
+"""Entry points that users of the original know."""

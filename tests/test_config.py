@@ -1,0 +1,148 @@
+"""Every form of configuration becomes the same validated request, or one clear message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from animatediff.config import AnimateRequest, build_request, load_config, parse_config, to_original
+from animatediff.config.original import KNOWN
+from animatediff.errors import UserError
+
+PROMPTS = Path(__file__).parents[1] / "configs" / "prompts"
+
+
+def test_list_form() -> None:
+    (request,) = parse_config(
+        """
+- dreambooth_path: "toon.safetensors"
+  lora_model_path: ""
+  motion_module: "mm.ckpt"
+  adapter_lora_path: "adapter.ckpt"
+  motion_module_lora_configs:
+    - path: "zoom.ckpt"
+      alpha: 0.7
+  controlnet_path: ""
+  controlnet_images: ""
+  inference_config: "configs/inference/none.yaml"
+  seed: [18446744073709551615, 2]
+  steps: 25
+  guidance_scale: 7.5
+  W: 256
+  H: 320
+  L: 8
+  prompt: [a, b]
+  n_prompt: [c]
+""",
+        pretrained_model_path="base.safetensors",
+    )
+    assert (request.model, request.motion_module) == ("toon.safetensors", "mm.ckpt")  # dreambooth replaces the base
+    assert (request.width, request.height, request.num_frames) == (256, 320, 8)
+    assert request.loras == ()
+    assert request.domain_adapter.path == "adapter.ckpt"
+    assert request.motion_loras[0].scale == 0.7
+    assert request.seed == (2**64 - 1, 2)
+    assert (request.num_clips, request.clip(1).prompt, request.clip(1).negative_prompt) == (2, ("b",), ("c",))
+
+
+def test_mapping_of_2023() -> None:
+    requests = parse_config(
+        "toon:\n  base: sd.ckpt\n  path: style.safetensors\n  motion_module: [m1.ckpt, m2.ckpt]\n  seed: [1, 2]\n"
+        "  steps: 20\n  guidance_scale: 7\n  lora_alpha: 0.6\n  prompt: [a, b]\n  n_prompt: [x, y]\n"
+        "full:\n  base: ''\n  path: whole.safetensors\n  motion_module: m1.ckpt\n  prompt: c\n"
+    )
+    assert [r.motion_module for r in requests] == ["m1.ckpt", "m2.ckpt", "m1.ckpt"]
+    assert (requests[0].model, requests[0].loras[0].path, requests[0].loras[0].scale) == (
+        "sd.ckpt",
+        "style.safetensors",
+        0.6,
+    )
+    assert (requests[2].model, requests[2].loras) == ("whole.safetensors", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- prompt: a\n  stepz: 3", "line 2.*'stepz'.*did you mean 'steps'"),
+        ("prompt: a\nwidth: 100", "line 2.*width=100.*96 or 104"),
+        ("- prompt: a\n  L: 0", "line 2.*num_frames=0"),
+        ("prompt: []", "no prompt"),
+        ("prompt: a\nseed: 18446744073709551616", "64 bits"),
+        ("prompt: a\ncontrolnet_path: x.ckpt", "SparseCtrl is not available in this version"),
+        ("prompt: a\nprompt: b", "given twice"),
+        ("- prompt: [a, b, c]\n  seed: [1, 2]", "3 x prompt, 2 x seed"),
+        ("prompt: a\nwindow: 8\noverlap: 8", "less than window"),
+        ("prompt: a\nloras: [{path: x, scal: 1}]", "did you mean 'scale'"),
+        ("a: [", "not valid YAML"),
+        ("", "found nothing"),
+        ("- 3", "run 1"),
+        ("prompt: a\nguidance_scale: .nan", "guidance_scale"),
+    ],
+)
+def test_mistakes(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(text)
+
+
+def test_paths_are_tried_beside_the_file_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("there", "here"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "there" / "mm.ckpt").touch()
+    (tmp_path / "here" / "base.ckpt").touch()
+    (tmp_path / "there" / "run.yaml").write_text("{prompt: a, model: base.ckpt, motion_module: mm.ckpt}")
+    monkeypatch.chdir(tmp_path / "here")
+    (request,) = load_config(tmp_path / "there" / "run.yaml")
+    assert Path(request.model).exists() and Path(request.motion_module) == tmp_path / "there" / "mm.ckpt"
+
+
+@pytest.mark.parametrize("path", sorted(PROMPTS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_shipped_configurations(path: Path) -> None:
+    for request in load_config(path):
+        assert request.model and request.motion_module and len(set(request.prompt)) >= 2
+        again = parse_config(yaml.safe_dump([to_original(request)]))
+        assert again == [request]
+
+
+def test_a_request_survives_its_yaml() -> None:
+    request = build_request(
+        {
+            "prompt": ["a", "b"],
+            "seed": [1, 2**64 - 1],
+            "loras": [{"path": "a", "scale": 0.3}, "b"],
+            "width": 64,
+            "fps": 12,
+        }
+    )
+    assert parse_config(yaml.safe_dump([to_original(request)])) == [request]
+    assert AnimateRequest(**request.stored()) == request
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KNOWN) | st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(junk)
+def test_any_values_give_requests_or_a_message(value: object) -> None:
+    try:
+        assert parse_config(yaml.safe_dump(value, allow_unicode=True))
+    except UserError as error:
+        assert str(error)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="ab:-[]{}&*!|>'\"%@#?,. \n\t0123456789~<=", max_size=60))
+def test_any_text_gives_requests_or_a_message(text: str) -> None:
+    try:
+        parse_config(text)
+    except UserError as error:
+        assert str(error)
