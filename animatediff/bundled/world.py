@@ -1,0 +1,206 @@
+"""The sprite world: scenes and clips of one sprite on a coloured background, rendered as tensors, every choice seeded."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from animatediff.bundled.sprites import atlas
+from animatediff.bundled.words import BACKGROUNDS, DIRECTIONS, MOTIONS, OBJECTS, Combination, caption, combinations
+
+SIZE = 64
+"""Pixels of a frame, both ways."""
+NUM_FRAMES = 16
+"""Frames of a full clip; a motion takes the whole clip."""
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "green": (72, 168, 72),
+    "blue": (50, 95, 205),
+    "red": (205, 62, 58),
+    "yellow": (238, 205, 80),
+    "purple": (142, 78, 186),
+    "grey": (128, 132, 138),
+}
+"""The middle colour of each background."""
+
+STEP: dict[str, tuple[int, int]] = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
+ANGLE = {"right": 0.0, "left": 0.0, "up": -90.0, "down": 90.0}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What one picture shows, or many: every field is a tensor of shape (n,)."""
+
+    obj: Tensor
+    """Index into OBJECTS."""
+    background: Tensor
+    """Index into BACKGROUNDS."""
+    motion: Tensor
+    """Index into MOTIONS."""
+    x: Tensor
+    """Centre of the sprite in pixels, 0 left."""
+    y: Tensor
+    """Centre of the sprite in pixels, 0 top."""
+    size: Tensor
+    """Width of the sprite's square in pixels."""
+    angle: Tensor
+    """Degrees the sprite is turned, clockwise; 0 faces right."""
+    mirror: Tensor
+    """-1 for sprites that face left, else 1."""
+    shade: Tensor
+    """Brightness of the background, around 1."""
+    slope: Tensor
+    """How much lighter the background is at the top than at the bottom."""
+
+    def __len__(self) -> int:
+        return len(self.obj)
+
+
+def poses(combination: Combination, rng: random.Random, progress: list[float]) -> list[dict[str, float]]:
+    """The same sprite at several moments of its motion; `progress` runs from 0 (first frame) to 1 (last)."""
+    obj, background, motion = combination
+    base = {
+        "obj": OBJECTS.index(obj), "background": BACKGROUNDS.index(background), "motion": MOTIONS.index(motion),
+        "x": 32 + rng.uniform(-5, 5), "y": 32 + rng.uniform(-5, 5), "size": rng.uniform(29, 36), "angle": 0.0, "mirror": 1.0,
+        "shade": rng.uniform(0.94, 1.06), "slope": rng.uniform(0.0, 0.12),
+    }  # fmt: skip
+    travel, start = rng.uniform(22, 30), rng.uniform(-15.5, -11.5)  # pixels; start is measured from the middle
+    small, large, first_angle, turn = rng.uniform(19, 23), rng.uniform(38, 43), rng.uniform(0, 360), rng.uniform(290, 360)
+    result = []
+    for u in progress:
+        pose = dict(base)
+        if motion in STEP:
+            dx, dy = STEP[motion]
+            along = start + travel * u
+            pose["x"] = 32 + dx * along if dx else base["x"]
+            pose["y"] = 32 + dy * along if dy else base["y"]
+            pose["angle"], pose["mirror"] = ANGLE[motion], -1.0 if motion == "left" else 1.0
+        elif motion in ("growing", "shrinking"):
+            pose["size"] = small + (large - small) * (u if motion == "growing" else 1 - u)
+            pose["x"], pose["y"] = 32 + (base["x"] - 32) * 0.5, 32 + (base["y"] - 32) * 0.5
+        elif motion == "spinning":
+            pose["angle"] = (first_angle + turn * u) % 360
+        result.append(pose)
+    return result
+
+
+def scene_of(rows: list[dict[str, float]]) -> Scene:
+    """Stack poses into one Scene."""
+    whole = ("obj", "background", "motion")
+    return Scene(**{
+        f.name: torch.tensor([r[f.name] for r in rows], dtype=torch.long if f.name in whole else torch.float32)
+        for f in fields(Scene)
+    })  # fmt: skip
+
+
+TRAIN = combinations(held_out=False)
+
+
+def draw_combination(rng: random.Random, pool: list[Combination] | None = None) -> Combination:
+    """One combination: a direction half the time, another motion word a quarter, still a quarter."""
+    share = rng.random()
+    motions = DIRECTIONS if share < 0.5 else ("growing", "shrinking", "spinning") if share < 0.75 else ("still",)
+    motion = rng.choice(motions)
+    return rng.choice([c for c in pool or TRAIN if c[2] == motion])
+
+
+def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[Scene, list[str]]:
+    """Scenes and captions of single pictures.
+
+    Travelling sprites are shown in the first 60 % of their way 85 % of the time, with room in front of them: that is one
+    of the ways in which a still shows its direction.
+    """
+    rng = random.Random(seed)
+    rows, texts = [], []
+    for _ in range(num):
+        combination = draw_combination(rng, pool)
+        early = combination[2] in DIRECTIONS and rng.random() < 0.85
+        rows += poses(combination, rng, [rng.uniform(0, 0.6) if early else rng.random()])
+        texts.append(caption(combination, rng))
+    return scene_of(rows), texts
+
+
+def clips(num: int, seed: int, pool: list[Combination] | None = None, num_frames: int = NUM_FRAMES) -> tuple[Scene, list[str]]:
+    """Scenes of `num` clips, frames of a clip side by side (num * num_frames), and one caption a clip."""
+    rng = random.Random(seed)
+    rows, texts = [], []
+    for _ in range(num):
+        combination = draw_combination(rng, pool)
+        rows += poses(combination, rng, [i / max(num_frames - 1, 1) for i in range(num_frames)])
+        texts.append(caption(combination, rng))
+    return scene_of(rows), texts
+
+
+def _grid(resolution: int) -> tuple[Tensor, Tensor]:
+    centre = (torch.arange(resolution) + 0.5) * (SIZE / resolution)
+    return centre.view(1, 1, -1), centre.view(1, -1, 1)  # x: (1, 1, w), y: (1, h, 1)
+
+
+def _marks(scene: Scene) -> tuple[Tensor, Tensor]:
+    """What a motion leaves behind in a still: white and dark paint, each (n, 64, 64) in 0..1.
+
+    Travel: a broad soft tail. Growing: a bright halo. Shrinking: a dark halo. Spinning: bright and dark arcs in turn.
+    The image model is frozen when the motion module learns, so motion words must show in single pictures.
+    """
+    x, y = _grid(SIZE)
+    col = (slice(None), None, None)
+    dx, dy, size = x - scene.x[col], y - scene.y[col], scene.size[col]
+    name = [MOTIONS[i] for i in scene.motion.tolist()]
+    step = torch.tensor([STEP.get(n, (0, 0)) for n in name], dtype=torch.float32)
+    travels = (step.abs().sum(1) > 0)[col]
+    ahead = dx * step[:, 0][col] + dy * step[:, 1][col]
+    aside = dx * step[:, 1][col] - dy * step[:, 0][col]
+    tail = torch.exp(-((aside / (0.5 * size)) ** 4)) * torch.sigmoid(-ahead / 2) * torch.exp(ahead.clamp(max=0) / (1.6 * size))
+    radius = (dx**2 + dy**2).sqrt()
+    halo = torch.exp(-(((radius - 0.62 * size) / (0.2 * size)) ** 2))
+    arcs = torch.sin(2 * torch.atan2(dy, dx))
+
+    def where(word: str) -> Tensor:
+        return torch.tensor([float(n == word) for n in name])[col]
+
+    white = 0.8 * tail * travels + 0.75 * halo * where("growing") + 0.85 * halo * arcs.clamp(min=0) * where("spinning")
+    dark = 0.75 * halo * where("shrinking") + 0.85 * halo * (-arcs).clamp(min=0) * where("spinning")
+    return white, dark
+
+
+def backgrounds(scene: Scene) -> Tensor:
+    """The bare backgrounds: (n, 3, 64, 64) in 0..1, lighter at the top."""
+    colour = torch.tensor([COLOURS[b] for b in BACKGROUNDS], dtype=torch.float32)[scene.background] / 255
+    height = torch.linspace(1, -1, SIZE).view(1, 1, -1, 1)
+    light = scene.shade.view(-1, 1, 1, 1) + scene.slope.view(-1, 1, 1, 1) * height
+    return (colour[:, :, None, None] * light).expand(-1, -1, -1, SIZE).clamp(0, 1)
+
+
+def sprite_layer(scene: Scene, sprites: Tensor | None = None) -> Tensor:
+    """The sprites alone: (n, 4, 64, 64), colours multiplied by alpha; `sprites` replaces the drawn ones, one a picture."""
+    x, y = _grid(2 * SIZE)
+    col = (slice(None), None, None)
+    dx, dy = (x - scene.x[col]).expand(-1, 2 * SIZE, -1), (y - scene.y[col]).expand(-1, -1, 2 * SIZE)
+    angle = torch.deg2rad(scene.angle)[col]
+    u = dx * angle.cos() + dy * angle.sin()
+    v = dy * angle.cos() - dx * angle.sin()
+    half = scene.size[col] / 2
+    grid = torch.stack([u / half * scene.mirror[col], v / half], dim=-1)
+    if sprites is None:
+        sprites = torch.from_numpy(atlas())[scene.obj]
+    layer = functional.grid_sample(sprites, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return functional.avg_pool2d(layer, 2)
+
+
+def render(scene: Scene, sprites: Tensor | None = None) -> Tensor:
+    """Pictures of scenes: (n, 3, 64, 64) in 0..1. `sprites` (n, 4, 80, 80) replaces the drawn ones."""
+    white, dark = (m[:, None] for m in _marks(scene))
+    picture = backgrounds(scene)
+    picture = picture + (torch.tensor([1.0, 0.99, 0.95]).view(1, 3, 1, 1) - picture) * white
+    picture = picture + (torch.tensor([0.06, 0.05, 0.1]).view(1, 3, 1, 1) - picture) * dark
+    layer = sprite_layer(scene, sprites)
+    return (picture * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
+
+
+def take(scene: Scene, index: Tensor | slice) -> Scene:
+    """Some pictures of a scene."""
+    return replace(scene, **{f.name: getattr(scene, f.name)[index] for f in fields(Scene)})
