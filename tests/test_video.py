@@ -178,23 +178,33 @@ def test_disk_full(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch)
         pytest.skip("needs /dev/full")
     target = tmp_path / "out" / ("clip." + suffix if suffix else "clip")
     writer = VideoWriter(target)
-    with pytest.raises(UserError, match="disk is full"), writer:
-        if suffix:
-            writer._file.temporary.unlink()
-            writer._file.temporary.symlink_to(full)
-        else:
-            (writer._file.temporary / "00000.png").symlink_to(full)
-        rng = np.random.default_rng(0)
-        writer.write(rng.integers(0, 255, (30, 128, 128, 3), dtype=np.uint8))
+    noise = np.random.default_rng(0).integers(0, 255, (30, 128, 128, 3), dtype=np.uint8)
+
+    def fill() -> None:
+        with writer:
+            if suffix:
+                writer._file.temporary.unlink()
+                writer._file.temporary.symlink_to(full)
+            else:
+                (writer._file.temporary / "00000.png").symlink_to(full)
+            writer.write(noise)
+
+    with pytest.raises(UserError, match="disk is full"):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_older_file_outlives_a_failure(tmp_path: Path) -> None:
     path = write_video(clip(2), tmp_path / "a.gif")
     before = path.read_bytes()
-    with pytest.raises(RuntimeError), VideoWriter(path) as writer:
-        writer.write(clip(1))
-        raise RuntimeError
+
+    def broken() -> None:
+        with VideoWriter(path) as writer:
+            writer.write(clip(1))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        broken()
     assert path.read_bytes() == before
 
 

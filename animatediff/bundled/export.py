@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,10 +40,11 @@ def export(args: argparse.Namespace) -> None:
     save_tokenizer(args.model / "tokenizer")
     from transformers import CLIPTokenizer
 
+    absent: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}
     pipe = StableDiffusionPipeline(
         vae=load_vae(args.run).half(), text_encoder=text.half(), unet=load_unet(args).half(),
         tokenizer=CLIPTokenizer.from_pretrained(args.model / "tokenizer"), scheduler=new_scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        **absent, requires_safety_checker=False,
     )  # fmt: skip
     for part in ("vae", "text_encoder", "unet"):
         shutil.rmtree(args.model / part, ignore_errors=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,13 @@ from animatediff.bundled.run import Average, Run, arguments, cosine, set_rate
 from animatediff.bundled.text import WIDTH, load_text, token_ids
 from animatediff.bundled.words import DIRECTIONS, plain_caption
 
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
 SEED = 4_000
 DROPOUT = 0.12  # share of captions that are left out, for guidance
 FIRST_SHARDS = 4  # of the pool, to begin with
 STEPS_A_SHARD = 150  # then one more each so many steps
 
 
-def new_unet() -> UNet2DConditionModel:
+def new_unet() -> Any:
     """Three levels of 48, 96 and 160 channels at 16x16, 8x8 and 4x4; text is heard at the lower two."""
     from diffusers import UNet2DConditionModel
 
@@ -41,7 +37,7 @@ def new_unet() -> UNet2DConditionModel:
     )  # fmt: skip
 
 
-def new_scheduler() -> DDIMScheduler:
+def new_scheduler() -> Any:
     """The noise schedule that both stages train on and that ships with the model."""
     from diffusers import DDIMScheduler
 
@@ -51,14 +47,14 @@ def new_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-def text_states(model: CLIPTextModel, ids: Tensor) -> Tensor:
+def text_states(model: Any, ids: Tensor) -> Tensor:
     """What the UNet hears: (n, 32) -> (n, 32, 128)."""
     with torch.no_grad():
         return model(ids.long()).last_hidden_state
 
 
 @torch.no_grad()
-def reaction(unet: UNet2DConditionModel, tokenizer: CLIPTokenizer, text: CLIPTextModel) -> dict[str, float]:
+def reaction(unet: Any, tokenizer: Any, text: Any) -> dict[str, float]:
     """Gate 1: how much the output at pure noise, t = 900, changes when one word of the caption is exchanged."""
     noise = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(SEED))
 
@@ -119,7 +115,12 @@ def train(args: argparse.Namespace) -> None:
         total, count = total + loss.item(), count + 1
         if run.step % 250 == 0:
             speed = (time.perf_counter() - began) / count
-            run.log(loss=total / count, seconds=speed, rate=optimiser.param_groups[0]["lr"], **reaction(unet, tokenizer, text))
+            run.log(
+                loss=total / count,
+                seconds=speed,
+                rate=optimiser.param_groups[0]["lr"],
+                **reaction(unet, tokenizer, text),
+            )
             run.save()
             total, count, began = 0.0, 0, time.perf_counter()
     run.save()

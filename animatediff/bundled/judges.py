@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ class FrameReader(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 96, 128)
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
             layers += [nn.Conv2d(b, b, 3, padding=1, groups=8), nn.SiLU()] if b > 24 else []
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 256), nn.SiLU())
@@ -81,7 +82,9 @@ def load_reader(folder: Path) -> FrameReader:
     return reader.eval().requires_grad_(False)
 
 
-def real_frames(num_clips: int, seed: int, folder: Path, combos: list[Combination] | None = None) -> tuple[Tensor, world.Scene]:
+def real_frames(
+    num_clips: int, seed: int, folder: Path, combos: list[Combination] | None = None
+) -> tuple[Tensor, world.Scene]:
     """Frames of real clips, every second clip once through the autoencoder."""
     scene, _ = world.clips(num_clips, seed, combos)
     frames = torch.cat([world.render(world.take(scene, slice(i, i + 64))) for i in range(0, len(scene), 64)])
@@ -106,7 +109,9 @@ def train(args: argparse.Namespace) -> None:
         set_rate(optimiser, cosine(step, args.steps, args.rate))
         index = torch.randint(len(frames), (args.batch,), generator=generator)
         names, poses = reader(recoloured(frames[index], generator))
-        loss = functional.cross_entropy(names, scene.obj[index]) + 3 * functional.smooth_l1_loss(poses, truth[index], beta=0.1)
+        loss = functional.cross_entropy(names, scene.obj[index]) + 3 * functional.smooth_l1_loss(
+            poses, truth[index], beta=0.1
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -149,7 +154,15 @@ def read_clip(reader: FrameReader, frames: Tensor) -> Reading:
     """Read a clip (f, 3, 64, 64) in 0..1."""
     names, poses = reader(frames)
     obj = OBJECTS[int(names.log_softmax(1).mean(0).argmax())]
-    edge = torch.cat([frames[..., :3, :].flatten(2), frames[..., -3:, :].flatten(2), frames[..., :3].flatten(2), frames[..., -3:].flatten(2)], 2)
+    edge = torch.cat(
+        [
+            frames[..., :3, :].flatten(2),
+            frames[..., -3:, :].flatten(2),
+            frames[..., :3].flatten(2),
+            frames[..., -3:].flatten(2),
+        ],
+        2,
+    )
     colour = edge.transpose(1, 2).flatten(0, 1).median(0).values
     known = torch.tensor([world.COLOURS[b] for b in BACKGROUNDS]) / 255
     background = BACKGROUNDS[int((known - colour).norm(dim=1).argmin())]
@@ -168,7 +181,9 @@ def read_clip(reader: FrameReader, frames: Tensor) -> Reading:
 def check(folder: Path, num_clips: int) -> dict[str, float]:
     """The judges on real held-out clips, half of them decoded from latents: shares that are right, printed."""
     reader = load_reader(folder)
-    frames, scene = real_frames(num_clips, 10**6 + 7, folder, combinations(held_out=True) + combinations(held_out=False))
+    frames, scene = real_frames(
+        num_clips, 10**6 + 7, folder, combinations(held_out=True) + combinations(held_out=False)
+    )
     generator = torch.Generator().manual_seed(1)
     clips = frames.unflatten(0, (num_clips, world.NUM_FRAMES))
     first = world.take(scene, slice(0, None, world.NUM_FRAMES))

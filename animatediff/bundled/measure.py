@@ -34,7 +34,11 @@ def make_clip(pipe: Any, text: str, seed: int, args: argparse.Namespace) -> Tens
     """One clip (f, 3, 64, 64) in 0..1."""
     generator = torch.Generator().manual_seed(seed)
     out = pipe(
-        text, generator=generator, num_inference_steps=args.sampling_steps, guidance_scale=args.guidance, output_type="pt"
+        text,
+        generator=generator,
+        num_inference_steps=args.sampling_steps,
+        guidance_scale=args.guidance,
+        output_type="pt",
     )
     return out.frames[0]
 

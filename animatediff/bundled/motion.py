@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,6 @@ from animatediff.bundled.run import Average, Run, arguments, cosine, set_rate
 from animatediff.bundled.text import load_text, token_ids
 from animatediff.bundled.words import DIRECTIONS, Combination, caption, combinations
 from animatediff.motion import Attachment, MotionAdapter, attach
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel
 
 SEED = 5_000
 DROPOUT = 0.1
@@ -55,7 +51,7 @@ def make_pool(args: argparse.Namespace) -> dict[str, Tensor]:
     return pool
 
 
-def load_unet(args: argparse.Namespace) -> UNet2DConditionModel:
+def load_unet(args: argparse.Namespace) -> Any:
     """The averaged image model, frozen: the finished one, or that of the newest checkpoint."""
     from diffusers import UNet2DConditionModel
 
@@ -69,9 +65,7 @@ def load_unet(args: argparse.Namespace) -> UNet2DConditionModel:
     return unet.eval().requires_grad_(False)
 
 
-def clip_loss(
-    motion: Attachment, latents: Tensor, t: Tensor, states: Tensor, noise: Tensor, scheduler: DDIMScheduler
-) -> Tensor:
+def clip_loss(motion: Attachment, latents: Tensor, t: Tensor, states: Tensor, noise: Tensor, scheduler: Any) -> Tensor:
     """Mean squared error of the predicted velocity, one value a clip; latents and noise (b, f, 4, 16, 16), t (b,)."""
     b, f = latents.shape[:2]
     x, eps, steps = latents.flatten(0, 1), noise.flatten(0, 1), t.repeat_interleave(f)
@@ -83,7 +77,7 @@ def clip_loss(
 
 @torch.no_grad()
 def gate(
-    motion: Attachment, vae_clips: Tensor, states: Tensor, scheduler: DDIMScheduler, timestep: int
+    motion: Attachment, vae_clips: Tensor, states: Tensor, scheduler: Any, timestep: int
 ) -> tuple[float, float, float]:
     """Gate 2: loss of real clips forwards, of the same clips reversed, and the share in which forwards is lower."""
     generator = torch.Generator().manual_seed(SEED)
@@ -97,7 +91,7 @@ def gate(
     return a.mean().item(), b.mean().item(), (a < b).float().mean().item()
 
 
-def held_out_clips(args: argparse.Namespace, text: CLIPTextModel, num: int = 16) -> tuple[Tensor, Tensor]:
+def held_out_clips(args: argparse.Namespace, text: Any, num: int = 16) -> tuple[Tensor, Tensor]:
     """Latents and text states of travelling clips that training never sees."""
     tokenizer, _ = load_text(args.run)
     pool = [c for c in combinations(held_out=True) if c[2] in DIRECTIONS]

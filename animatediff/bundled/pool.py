@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,15 +17,12 @@ from animatediff.bundled import world
 from animatediff.bundled.run import arguments
 from animatediff.bundled.text import load_text, token_ids
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 SEED = 3_000
 SHARD = 2048
 """Pictures of one shard."""
 
 
-def load_vae(folder: Path) -> AutoencoderKL:
+def load_vae(folder: Path) -> Any:
     """The trained, whitened autoencoder, frozen."""
     from diffusers import AutoencoderKL
 
@@ -33,7 +30,7 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+def encode(vae: Any, pictures: Tensor) -> Tensor:
     """Latents (n, 4, 16, 16) of pictures (n, 3, 64, 64) in 0..1, 64 at a time."""
     return torch.cat([vae.encode(p * 2 - 1).latent_dist.mean for p in pictures.split(64)])
 

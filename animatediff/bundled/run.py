@@ -37,12 +37,16 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint beside the old one, then swap, so that an interruption leaves a whole file."""
-        state = {"step": self.step, "seconds": self.elapsed(), "parts": {k: p.state_dict() for k, p in self.parts.items()}}
+        state = {
+            "step": self.step,
+            "seconds": self.elapsed(),
+            "parts": {k: p.state_dict() for k, p in self.parts.items()},
+        }
         partial = self.path.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self.path)
 
-    def log(self, **figures: float) -> None:
+    def log(self, **figures: float | torch.Tensor) -> None:
         """Append one line to the curve and print it."""
         row = {"step": self.step, "minutes": round(self.elapsed() / 60, 2)}
         row |= {k: round(float(v.detach() if isinstance(v, torch.Tensor) else v), 5) for k, v in figures.items()}
@@ -56,7 +60,7 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
         self.decay, self.updates = decay, 0
-        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+        self.module: Any = copy.deepcopy(module).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Step 2: the text encoder, taught to read object, background and motion off a caption; then frozen.
 
-Trained together with the image model from scratch it loses the direction words (the model then cannot hear them). CLIP's
-own pre-training gives the real one what this step gives the small one: a last token that knows the whole sentence.
+Trained together with the image model from scratch it loses the direction words (the model then cannot hear them).
+CLIP's own pre-training gives the real one what this step gives the small one: a last token that knows it all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import itertools
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,11 @@ from animatediff.bundled.run import arguments, cosine, set_rate
 from animatediff.bundled.tokenizer import MAX_LENGTH, load_tokenizer
 from animatediff.bundled.words import BACKGROUNDS, MOTIONS, OBJECTS, caption, combinations, plain_caption
 
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel, CLIPTokenizer
-
 SEED = 2_000
 WIDTH = 128
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+def new_text_encoder(tokenizer: Any) -> Any:
     """Two layers of width 128."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -39,7 +36,7 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
     """Captions as (n, 32) token ids, padded as the pipeline pads."""
     return tokenizer(texts, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt").input_ids
 
@@ -84,7 +81,9 @@ def train(args: argparse.Namespace) -> None:
         ids = token_ids(tokenizer, texts)
         hidden = model(ids).last_hidden_state
         # The mean over the padded caption too: cross-attention looks at all 32 tokens.
-        loss = reader.loss(last_state(hidden, ids, tokenizer.eos_token_id), targets) + reader.loss(hidden.mean(1), targets)
+        loss = reader.loss(last_state(hidden, ids, tokenizer.eos_token_id), targets) + reader.loss(
+            hidden.mean(1), targets
+        )
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -97,7 +96,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def gate(model: CLIPTextModel, tokenizer: CLIPTokenizer) -> tuple[float, tuple[str, str]]:
+def gate(model: Any, tokenizer: Any) -> tuple[float, tuple[str, str]]:
     """The smallest relative change of the last state between two words of one kind; should be above 0.5."""
     worst = (float("inf"), ("", ""))
     for position, words in enumerate((OBJECTS, BACKGROUNDS, MOTIONS)):
@@ -115,7 +114,7 @@ def gate(model: CLIPTextModel, tokenizer: CLIPTokenizer) -> tuple[float, tuple[s
     return worst
 
 
-def load_text(folder: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
+def load_text(folder: Path) -> tuple[Any, Any]:
     """The trained tokenizer and encoder, frozen."""
     from transformers import CLIPTextModel
 

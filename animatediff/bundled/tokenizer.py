@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from animatediff.bundled.words import corpus_words
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
 MAX_LENGTH = 32
 """Tokens of a prompt, start and end included."""
@@ -24,7 +22,7 @@ def merges_for(words: list[str]) -> list[tuple[str, str]]:
     while True:
         counts: dict[tuple[str, str], int] = {}
         for parts in split.values():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in pairwise(parts):
                 counts[pair] = counts.get(pair, 0) + 1
         if not counts:
             return merges
@@ -64,7 +62,7 @@ def save_tokenizer(folder: Path) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
+def load_tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder`, written first if it is not there."""
     from transformers import CLIPTokenizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,25 +13,29 @@ from torch.nn import functional
 from animatediff.bundled import world
 from animatediff.bundled.run import Average, Run, arguments, cosine, set_rate
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 SEED = 1_000
 KL_WEIGHT = 1e-4  # enough to keep the latents smooth; a stronger one blurs
 
 
-def new_vae() -> AutoencoderKL:
+def new_vae() -> Any:
     """The architecture: 4x down, 4 latent channels, no attention (a third of the time, for nothing here)."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 32, 64), layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        norm_num_groups=8, mid_block_add_attention=False, sample_size=world.SIZE, scaling_factor=1.0,
-    )  # fmt: skip
+    config: dict[str, Any] = {
+        "latent_channels": 4,
+        "block_out_channels": (16, 32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 8,
+        "mid_block_add_attention": False,
+        "sample_size": world.SIZE,
+        "scaling_factor": 1.0,
+    }
+    return AutoencoderKL(**config)
 
 
-def loss_of(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+def loss_of(vae: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
     """Training loss and mean squared error; pictures (n, 3, 64, 64) in -1..1."""
     posterior = vae.encode(pictures).latent_dist
     decoded = vae.decode(posterior.sample()).sample
@@ -43,7 +47,7 @@ def loss_of(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, pictures: Tensor) -> None:
+def whiten(vae: Any, pictures: Tensor) -> None:
     """Make each latent channel mean 0 and deviation 1 over `pictures` by folding the change into the 1x1 convolutions.
 
     With that, the one `scaling_factor` (1.0) of stock pipelines serves all channels.
@@ -73,7 +77,9 @@ def train(args: argparse.Namespace) -> None:
     while run.step < args.steps and time.perf_counter() - began < args.minutes * 60:
         # with a time limit the cosine follows the clock, so that it ends low whatever the machine's speed
         share = max(run.step / args.steps, (time.perf_counter() - began) / (args.minutes * 60))
-        set_rate(optimiser, cosine(max(run.step if run.step < 100 else 100, int(share * args.steps)), args.steps, args.rate))
+        set_rate(
+            optimiser, cosine(max(run.step if run.step < 100 else 100, int(share * args.steps)), args.steps, args.rate)
+        )
         torch.manual_seed(SEED + run.step)
         scene, _ = world.stills(args.batch, SEED + run.step)
         pictures = (world.render(scene) * 2 - 1).contiguous(memory_format=torch.channels_last)
@@ -94,14 +100,15 @@ def train(args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def export(vae: AutoencoderKL, args: argparse.Namespace) -> None:
+def export(vae: Any, args: argparse.Namespace) -> None:
     """Whiten and save `vae/`, and say how well held-out pictures come back."""
     whiten(vae, world.render(world.stills(1024, SEED - 1)[0]) * 2 - 1)
     vae.save_pretrained(args.run / "vae")
     pictures = world.render(world.stills(256, 10**6)[0]) * 2 - 1
     latents = vae.encode(pictures).latent_dist.mean
     square = functional.mse_loss(vae.decode(latents).sample.clamp(-1, 1), pictures)
-    print(f"psnr {10 * torch.log10(4 / square):.2f} dB; latent std {[round(s, 3) for s in latents.std((0, 2, 3)).tolist()]}")
+    spread = [round(s, 3) for s in latents.std((0, 2, 3)).tolist()]
+    print(f"psnr {10 * torch.log10(4 / square):.2f} dB; latent std {spread}")
 
 
 def main(argv: list[str] | None = None) -> None:

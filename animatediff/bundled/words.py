@@ -19,10 +19,25 @@ DIRECTIONS = ("right", "left", "up", "down")
 
 MOTION_PHRASES: dict[str, tuple[str, ...]] = {
     "still": ("", "", "", "standing still", "not moving", "resting", "still"),
-    "right": ("moving right", "moving to the right", "goes right", "heading right", "{verb} right", "{verb} to the right"),
+    "right": (
+        "moving right",
+        "moving to the right",
+        "goes right",
+        "heading right",
+        "{verb} right",
+        "{verb} to the right",
+    ),
     "left": ("moving left", "moving to the left", "goes left", "heading left", "{verb} left", "{verb} to the left"),
     "up": ("moving up", "moving upwards", "goes up", "heading up", "{verb} up", "{verb} upwards", "rising"),
-    "down": ("moving down", "moving downwards", "goes down", "heading down", "{verb} down", "{verb} downwards", "falling"),
+    "down": (
+        "moving down",
+        "moving downwards",
+        "goes down",
+        "heading down",
+        "{verb} down",
+        "{verb} downwards",
+        "falling",
+    ),
     "growing": ("growing", "grows", "getting bigger", "getting larger", "becoming bigger"),
     "shrinking": ("shrinking", "shrinks", "getting smaller", "becoming smaller"),
     "spinning": ("spinning", "spins", "turning around", "rotating", "spinning around"),
@@ -120,4 +135,6 @@ def corpus_words() -> list[str]:
     texts = [p for phrases in MOTION_PHRASES.values() for p in phrases] + list(BACKGROUND_PHRASES)
     texts += [v for verbs in VERBS.values() for v in verbs]
     words = {word for text in texts for word in text.split() if "{" not in word}
-    return sorted(words | set(OBJECTS) | set(BACKGROUNDS) | set(MOTIONS) | set(OTHER_NAMES) | {"a", "an", "the", ",", "."})
+    return sorted(
+        words | set(OBJECTS) | set(BACKGROUNDS) | set(MOTIONS) | set(OTHER_NAMES) | {"a", "an", "the", ",", "."}
+    )

@@ -1,4 +1,4 @@
-"""The sprite world: scenes and clips of one sprite on a coloured background, rendered as tensors, every choice seeded."""
+"""The sprite world: scenes and clips of one sprite on a coloured background, rendered as tensors, all from seeds."""
 
 from __future__ import annotations
 
@@ -65,11 +65,17 @@ def poses(combination: Combination, rng: random.Random, progress: list[float]) -
     obj, background, motion = combination
     base = {
         "obj": OBJECTS.index(obj), "background": BACKGROUNDS.index(background), "motion": MOTIONS.index(motion),
-        "x": 32 + rng.uniform(-5, 5), "y": 32 + rng.uniform(-5, 5), "size": rng.uniform(29, 36), "angle": 0.0, "mirror": 1.0,
+        "x": 32 + rng.uniform(-5, 5), "y": 32 + rng.uniform(-5, 5), "size": rng.uniform(29, 36),
+        "angle": 0.0, "mirror": 1.0,
         "shade": rng.uniform(0.94, 1.06), "slope": rng.uniform(0.0, 0.12),
     }  # fmt: skip
     travel, start = rng.uniform(22, 30), rng.uniform(-15.5, -11.5)  # pixels; start is measured from the middle
-    small, large, first_angle, turn = rng.uniform(19, 23), rng.uniform(38, 43), rng.uniform(0, 360), rng.uniform(290, 360)
+    small, large, first_angle, turn = (
+        rng.uniform(19, 23),
+        rng.uniform(38, 43),
+        rng.uniform(0, 360),
+        rng.uniform(290, 360),
+    )
     result = []
     for u in progress:
         pose = dict(base)
@@ -111,8 +117,8 @@ def draw_combination(rng: random.Random, pool: list[Combination] | None = None) 
 def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[Scene, list[str]]:
     """Scenes and captions of single pictures.
 
-    Travelling sprites are shown in the first 60 % of their way 85 % of the time, with room in front of them: that is one
-    of the ways in which a still shows its direction.
+    Travelling sprites are shown in the first 60 % of their way 85 % of the time, with room in front of them: that is
+    one of the ways in which a still shows its direction.
     """
     rng = random.Random(seed)
     rows, texts = [], []
@@ -124,7 +130,9 @@ def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[
     return scene_of(rows), texts
 
 
-def clips(num: int, seed: int, pool: list[Combination] | None = None, num_frames: int = NUM_FRAMES) -> tuple[Scene, list[str]]:
+def clips(
+    num: int, seed: int, pool: list[Combination] | None = None, num_frames: int = NUM_FRAMES
+) -> tuple[Scene, list[str]]:
     """Scenes of `num` clips, frames of a clip side by side (num * num_frames), and one caption a clip."""
     rng = random.Random(seed)
     rows, texts = [], []
@@ -154,7 +162,11 @@ def _marks(scene: Scene) -> tuple[Tensor, Tensor]:
     travels = (step.abs().sum(1) > 0)[col]
     ahead = dx * step[:, 0][col] + dy * step[:, 1][col]
     aside = dx * step[:, 1][col] - dy * step[:, 0][col]
-    tail = torch.exp(-((aside / (0.5 * size)) ** 4)) * torch.sigmoid(-ahead / 2) * torch.exp(ahead.clamp(max=0) / (1.6 * size))
+    tail = (
+        torch.exp(-((aside / (0.5 * size)) ** 4))
+        * torch.sigmoid(-ahead / 2)
+        * torch.exp(ahead.clamp(max=0) / (1.6 * size))
+    )
     radius = (dx**2 + dy**2).sqrt()
     halo = torch.exp(-(((radius - 0.62 * size) / (0.2 * size)) ** 2))
     arcs = torch.sin(2 * torch.atan2(dy, dx))
@@ -176,7 +188,7 @@ def backgrounds(scene: Scene) -> Tensor:
 
 
 def sprite_layer(scene: Scene, sprites: Tensor | None = None) -> Tensor:
-    """The sprites alone: (n, 4, 64, 64), colours multiplied by alpha; `sprites` replaces the drawn ones, one a picture."""
+    """The sprites alone: (n, 4, 64, 64), colours multiplied by alpha; `sprites` replaces the drawn ones."""
     x, y = _grid(2 * SIZE)
     col = (slice(None), None, None)
     dx, dy = (x - scene.x[col]).expand(-1, 2 * SIZE, -1), (y - scene.y[col]).expand(-1, -1, 2 * SIZE)

@@ -121,7 +121,7 @@ def run(
     pretrained_model_path: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Render what the settings ask for, on top of a configuration or an earlier result, and print where the files are."""
+    """Render what the settings ask for, on top of a configuration or an earlier result; print the files' names."""
     from animatediff.config import build_request, load_config, load_result, resolve
     from animatediff.errors import UserError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Optional
+from typing import Annotated, Optional, cast
 
 import typer
 
@@ -33,6 +33,7 @@ def convert(
             )
     import torch
 
+    from animatediff.weights.convert import Layout
     from animatediff.weights.convert import convert as convert_file
 
-    print(convert_file(source, target, to=to, dtype=None if dtype is None else getattr(torch, dtype)))
+    print(convert_file(source, target, to=cast(Layout, to), dtype=None if dtype is None else getattr(torch, dtype)))

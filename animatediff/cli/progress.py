@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def messages(quiet: bool) -> Iterator[None]:
-    """Show the library's notes and warnings on stderr; with `quiet`, warnings alone. Each distinct one is shown once."""
+    """Show the library's notes and warnings on stderr, each once; with `quiet`, warnings alone."""
     log = logging.getLogger("animatediff")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -79,10 +79,10 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def find(name: str, folders: Sequence[Path], kind: str = "") -> str:
-    """The existing file or folder that `name` means, or `name` itself (a hub id, or missing: whoever opens it will say so).
+    """The existing file or folder that `name` means, or `name` itself (a hub id, or missing: whoever opens it says so).
 
-    Relative names are tried in `folders`, in the working directory, and in a source checkout; and, where `kind` is a folder
-    of models/, also there under the last part of the name.
+    Relative names are tried in `folders`, in the working directory, and in a source checkout; and, where `kind` is a
+    folder of models/, also there under the last part of the name.
     """
     try:
         path = Path(name).expanduser()

@@ -19,9 +19,9 @@ def load_config(
 ) -> list[AnimateRequest]:
     """The requests of a configuration file, in order.
 
-    Taken are the original's list of runs, its 2023 mapping of names to runs, and a mapping that is one run; keys are the
-    original's or those of AnimateRequest. A list under `motion_module` gives one request for each.
-    overrides: settings that win over the file's; pretrained_model_path: replaces the file's, but not its dreambooth_path.
+    Taken are the original's list of runs, its 2023 mapping of names to runs, and a mapping that is one run; keys are
+    the original's or those of AnimateRequest. A list under `motion_module` gives one request for each.
+    overrides: settings that win over the file's; pretrained_model_path: replaces the file's, not its dreambooth_path.
     Raises UserError that names the file, the line, and the nearest known key.
     """
     path = Path(path)
@@ -102,7 +102,7 @@ def _requests(
 
 
 def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with those of `overrides` on top; other prompts than the file's take as many of its seeds as they need."""
+    """`values` with those of `overrides` on top; other prompts than the file's take as many seeds as they need."""
     merged = {**values, **overrides}
     if "prompt" in overrides:
         count = len(overrides["prompt"]) if isinstance(overrides["prompt"], (list, tuple)) else 1

@@ -18,7 +18,7 @@ RENAMED = {
 """One key, one setting."""
 
 BASE_KEYS = ("dreambooth_path", "ckpt_path", "model", "pretrained_model_path", "base_model_path")
-"""Keys that name the image model; the first that is not empty counts. `dreambooth_path` replaces the pretrained weights."""
+"""Keys that name the image model; the first that is not empty counts: `dreambooth_path` replaces the weights."""
 
 SPARSECTRL = ("controlnet_path", "controlnet_images")
 IGNORED = ("controlnet_config", "controlnet_image_indexs", "controlnet_image_indexes", "normalize_condition_images")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,8 +35,6 @@ from animatediff.sampling import (
 )
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
     from animatediff.pipelines.assemble import ImagePipeline
     from animatediff.weights.families import Family
 
@@ -71,7 +69,7 @@ class AnimateDiffPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | PathLike[str],
+        pretrained_model_name_or_path: str | Path,
         *,
         torch_dtype: torch.dtype | str | None = None,
         **settings: Any,
@@ -88,7 +86,7 @@ class AnimateDiffPipeline:
 
     @classmethod
     def from_single_file(
-        cls, path: str | PathLike[str], *, torch_dtype: torch.dtype | str | None = None, **settings: Any
+        cls, path: str | Path, *, torch_dtype: torch.dtype | str | None = None, **settings: Any
     ) -> AnimateDiffPipeline:
         """Load a base model from one `.safetensors` or `.ckpt` file (SD 1.x, SD 2.x, SDXL), without network.
 
@@ -108,7 +106,7 @@ class AnimateDiffPipeline:
         pipe.load_motion_module(motion_module_path())
         return pipe
 
-    def load_motion_module(self, path: str | PathLike[str], *, family: str | None = None) -> Family:
+    def load_motion_module(self, path: str | Path, *, family: str | None = None) -> Family:
         """Plug in motion weights of any family: a file, a diffusers folder, or a hub id. Returns what they are.
 
         The file's own keys and shapes say how it was trained; `family` overrides that. The noise schedule and, unless
@@ -134,9 +132,7 @@ class AnimateDiffPipeline:
             self.attachment.detach()
         self.attachment = self.family = None
 
-    def load_lora_weights(
-        self, path: str | PathLike[str], *, adapter_name: str | None = None, scale: float = 1.0
-    ) -> str:
+    def load_lora_weights(self, path: str | Path, *, adapter_name: str | None = None, scale: float = 1.0) -> str:
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
         Several can be loaded; all act at their own strength until `set_adapters` says otherwise. Raises UserError for a
@@ -165,7 +161,7 @@ class AnimateDiffPipeline:
         for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):
             remove_lora(self._lora_models, name)
 
-    def load_textual_inversion(self, path: str | PathLike[str], token: str | None = None) -> str:
+    def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
         """Add the word of a textual inversion file (A1111 or diffusers); returns it, to be used in prompts.
 
         Raises UserError for another kind of file, another base model's, or a word that is known already.
@@ -347,7 +343,8 @@ class AnimateDiffPipeline:
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """The UNet with its prompts encoded, and guidance around it where `scale` asks for it."""
         guidance = scale > 1
-        encoded = self.image.encode_prompt(
+        image: Any = self.image  # SD and SDXL differ in what they return
+        encoded = image.encode_prompt(
             prompt=prompts,
             device=device,
             num_images_per_prompt=1,
@@ -357,10 +354,10 @@ class AnimateDiffPipeline:
         )
         positive, negative = encoded[:2]
         pooled = time_ids = None
-        if is_sdxl(self.image):
+        if is_sdxl(image):
             pooled, negative_pooled = encoded[2:]
-            time_ids = self.image._get_add_time_ids(
-                size, (0, 0), size, positive.dtype, self.image.text_encoder_2.config.projection_dim
+            time_ids = image._get_add_time_ids(
+                size, (0, 0), size, positive.dtype, image.text_encoder_2.config.projection_dim
             ).to(device)
             time_ids = time_ids.repeat(len(prompts) * (2 if guidance else 1), 1)
             pooled = torch.cat([negative_pooled, pooled]) if guidance else pooled
@@ -377,7 +374,7 @@ class AnimateDiffPipeline:
         on_progress: Callable[[Progress], None] | None,
         cancel: Callable[[], bool] | None,
     ) -> Any:
-        vae: AutoencoderKL = self.vae
+        vae: Any = self.vae
         # SDXL's own VAE overflows in float16; its configuration says so.
         upcast = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
         if upcast:

@@ -92,8 +92,8 @@ def default_base(download: bool) -> str:
     if download:
         return DEFAULT_BASE
     raise UserError(
-        "no image model is given for the motion module: name one with --model (a .safetensors file, a diffusers folder or"
-        f" a hub id such as {DEFAULT_BASE}), put one into models/StableDiffusion, or add --download"
+        "no image model is given for the motion module: name one with --model (a .safetensors file, a diffusers folder"
+        f" or a hub id such as {DEFAULT_BASE}), put one into models/StableDiffusion, or add --download"
     )
 
 
@@ -109,7 +109,7 @@ def _present(name: str, setting: str, download: bool) -> str:
     if setting in ("motion_module", "motion_loras", "domain_adapter"):
         from animatediff.weights.download import fetch
 
-        return str(fetch(path.name, download=download))
+        return str(fetch(name, download=download))
     raise UserError(f"{name}: no such file (setting {setting})")
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 def decode(
-    vae: AutoencoderKL,
+    vae: Any,
     latents: Tensor,
     *,
     chunk_size: int,
@@ -47,7 +44,7 @@ def decode(
     return np.ascontiguousarray(rearrange(clips, "b f c h w -> b f h w c").numpy())
 
 
-def decode_pictures(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+def decode_pictures(vae: Any, latents: Tensor) -> Tensor:
     """Pictures (n, 3, H, W) in 0..1 of scaled latents (n, c, h, w), in the VAE's precision."""
     latents = latents.to(vae.dtype) / vae.config["scaling_factor"]
     return (vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)

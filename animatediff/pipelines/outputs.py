@@ -25,7 +25,7 @@ def slug(text: str, words: int = 10) -> str:
 
 
 def new_folder(root: Path, stem: str, now: datetime | None = None) -> Path:
-    """Make and return `root/{stem}-{YYYY-MM-DDTHH-MM-SS}`, with `-2`, `-3`, ... where a run of the same second has it."""
+    """Make and return `root/{stem}-{YYYY-MM-DDTHH-MM-SS}`, with `-2`, `-3`, ... if a run of that second has it."""
     name = f"{stem}-{(now or datetime.now()).strftime('%Y-%m-%dT%H-%M-%S')}"
     number = 1
     while True:

@@ -81,8 +81,8 @@ def render(
 ) -> RenderResult:
     """Render every clip of `request` and write it to `request.out`, or to `samples/{prompt}.mp4` under a free name.
 
-    Beside each file goes `FILE.json`, from which `load_result` repeats it. `pipe`: a pipeline that already holds what the
-    request names. Raises UserError before anything is computed for what cannot be loaded or written; Cancelled.
+    Beside each file goes `FILE.json`, from which `load_result` repeats it. `pipe`: a pipeline that already holds what
+    the request names. Raises UserError before anything is computed for what cannot be loaded or written; Cancelled.
     """
     first = slug(request.prompt[0]).lower()
     out = request.out
@@ -109,8 +109,8 @@ def render_runs(
 ) -> RenderResult:
     """Render the runs of a configuration file into a folder of the original's layout.
 
-    `{root}/{stem}-{time}/` gets `sample/{index}-{first ten words}.gif`, the grid `sample.gif`, and `config.yaml` with the
-    seeds used. Errors as for `render`.
+    `{root}/{stem}-{time}/` gets `sample/{index}-{first ten words}.gif`, the grid `sample.gif`, and `config.yaml` with
+    the seeds used. Errors as for `render`.
     """
     check_writable(root / stem / "config.yaml")
     result = RenderResult()
@@ -199,7 +199,7 @@ def _clips(
 
 
 def with_defaults(request: AnimateRequest, pipe: Any) -> AnimateRequest:
-    """`request` with every None that the loaded model decides filled in, so that later versions repeat the same frames."""
+    """`request` with every None that the loaded model decides filled in, so that later versions repeat the frames."""
     defaults = pipe.defaults
     recommended = {
         "num_frames": defaults.num_frames,

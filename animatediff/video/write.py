@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -89,7 +90,8 @@ class VideoWriter:
                 self._encode(self._open)
             if frame.shape[:2] != self._size:
                 raise ValueError(f"all frames must have one size: first {self._size}, now {frame.shape[:2]}")
-            self._encode(lambda frame=frame: self._encoder.add(frame))
+            assert self._encoder is not None
+            self._encode(functools.partial(self._encoder.add, frame))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:

@@ -1,0 +1,51 @@
+# `make animate` and `make test` are all the set-up there is: a virtual environment in .venv, made once.
+VENV := .venv
+BIN := $(VENV)/bin
+PROMPT ?= a fox moving right on a green background
+
+.PHONY: animate test lint format dev bench bundled clean help
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+animate: $(VENV)/.installed  ## set up, then render PROMPT with the bundled model
+	@$(BIN)/animatediff animate "$(PROMPT)"
+
+test: $(VENV)/.dev  ## set up, then run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: $(VENV)/.dev  ## put the code into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+dev: $(VENV)/.dev  ## set up for development, with the checks before each commit
+	@$(BIN)/pre-commit install
+
+bench: $(VENV)/.dev  ## measure against the installed diffusers
+	@$(BIN)/python benchmarks/compare_diffusers.py
+
+bundled: $(VENV)/.dev  ## train the bundled model again (hours); every step resumes
+	@sh animatediff/bundled/train.sh $(BIN)/python outputs/bundled
+
+clean:  ## remove the environment and what tools left behind
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@for python in python3.11 python3.12 python3.13 python3.10 python3; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+			echo "making $(VENV) with $$($$python --version)"; exec $$python -m venv $(VENV); \
+		fi; \
+	done; echo "Python 3.10 or newer is needed, with its venv module" >&2; exit 1
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed
