@@ -1,0 +1,169 @@
+"""Our pipeline against the installed diffusers `AnimateDiffPipeline`: same random weights, same sizes, one run.
+
+`make bench`, or `python benchmarks/compare_diffusers.py [--steps 2] [--frames 8] [--size 256]`. SD 1.5 and mm_sd_v15_v2
+shapes, bfloat16, guidance on. Each side runs in a process of its own. Ratios below 1 are in our favour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDES = ("diffusers", "ours")
+GOALS = {"step": 0.85, "import": 0.5, "memory": 1.0}
+
+
+def rss_mib() -> float:
+    """Memory that this process holds now, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def components() -> dict[str, Any]:
+    """SD 1.5 with random bfloat16 weights, drawn once and repeated."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from animatediff.weights.base import tokenizers
+    from animatediff.weights.sizes import shipped_config
+
+    with torch.device("meta"):
+        parts = {
+            "unet": UNet2DConditionModel.from_config(shipped_config("sd1", "unet")),
+            "vae": AutoencoderKL.from_config(shipped_config("sd1", "vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**shipped_config("sd1", "text_encoder"))),
+        }
+    for part in parts.values():
+        fill(part)
+    scheduler = DDIMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    return {**parts, **tokenizers("sd1"), "scheduler": scheduler}
+
+
+def fill(module: Any) -> None:
+    """Give a module on the meta device random bfloat16 weights."""
+    import torch
+
+    module.to(torch.bfloat16).to_empty(device="cpu")
+    numbers = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.view(-1).copy_(numbers.repeat(tensor.numel() // len(numbers) + 1)[: tensor.numel()])
+        else:  # position ids
+            tensor.copy_(torch.arange(tensor.numel()).view_as(tensor))
+        if "norm" in name and name.endswith("weight") and tensor.ndim == 1:
+            tensor.fill_(1)
+    for _, buffer in module.named_buffers():
+        if not buffer.is_floating_point():
+            buffer.copy_(torch.arange(buffer.numel()).view_as(buffer))
+    module.eval().requires_grad_(False)
+
+
+def build(side: str) -> Any:
+    """The pipeline of one side."""
+    import torch
+
+    if side == "ours":
+        from diffusers import StableDiffusionPipeline
+
+        from animatediff.motion import MotionAdapter
+        from animatediff.pipelines import AnimateDiffPipeline
+        from animatediff.weights.families import FAMILIES
+
+        image = StableDiffusionPipeline(
+            **components(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+        with torch.device("meta"):
+            adapter = MotionAdapter.from_unet(image.unet, mid_block=True)
+        fill(adapter)
+        pipe: Any = AnimateDiffPipeline(image)
+        pipe.set_motion_adapter(adapter, FAMILIES["v2"])
+        return pipe
+    import diffusers
+
+    with torch.device("meta"):
+        motion = diffusers.MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
+    fill(motion)
+    return diffusers.AnimateDiffPipeline(**components(), motion_adapter=motion, feature_extractor=None)
+
+
+def measure(side: str, args: argparse.Namespace) -> dict[str, float]:
+    """Seconds a step (the first left out), seconds to decode, and MiB beyond what was held before the call."""
+    import torch
+
+    pipe = build(side)
+    pipe.set_progress_bar_config(disable=True)
+    if side == "diffusers":
+        pipe.vae.disable_slicing()
+    before = rss_mib()
+    moments: list[float] = []
+
+    def note(pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        moments.append(time.perf_counter())
+        return values
+
+    settings: dict[str, Any] = {
+        "num_frames": args.frames, "height": args.size, "width": args.size, "num_inference_steps": args.steps + 1,
+        "guidance_scale": 7.5, "generator": torch.Generator().manual_seed(0), "output_type": "pil",
+    }  # fmt: skip
+    with torch.inference_mode():
+        pipe(prompt="a fox", negative_prompt="blurry", callback_on_step_end=note, **settings)
+    end = time.perf_counter()
+    steps = [b - a for a, b in itertools.pairwise(moments)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"step": statistics.median(steps), "decode": end - moments[-1], "memory": peak - before}
+
+
+def seconds(command: list[str], times: int = 5) -> float:
+    """Median wall time of a command."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", choices=SIDES, help="measure one side in this process, print JSON")
+    parser.add_argument("--steps", type=int, default=2, help="steps that are timed, after one that is not")
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=256, help="pixels, both ways")
+    parser.add_argument("--quick", action="store_true", help="only the times of import and --help")
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps(measure(args.side, args)))
+        return
+    python = sys.executable
+    imports = {"diffusers": "from diffusers import AnimateDiffPipeline", "ours": "import animatediff.pipelines"}
+    found: dict[str, dict[str, float]] = {side: {} for side in SIDES}
+    for side in SIDES:
+        found[side]["import"] = seconds([python, "-c", imports[side]])
+    if not args.quick:
+        for side in SIDES:
+            command = [python, __file__, "--side", side, "--steps", str(args.steps)]
+            command += ["--frames", str(args.frames), "--size", str(args.size)]
+            out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+            found[side] |= json.loads(out.splitlines()[-1])
+    units = {"import": "s", "step": "s", "decode": "s", "memory": "MiB beyond the weights"}
+    print("| measured | diffusers | ours | ratio | goal |\n|---|---|---|---|---|")
+    for name, unit in units.items():
+        if name in found["ours"]:
+            theirs, ours = found["diffusers"][name], found["ours"][name]
+            print(f"| {name} ({unit}) | {theirs:.2f} | {ours:.2f} | {ours / theirs:.2f} | {GOALS.get(name, '')} |")
+    print(f"| animatediff --help (s) | | {seconds([python, '-m', 'animatediff.cli.main', '--help']):.2f} | | 0.50 s |")
+
+
+if __name__ == "__main__":
+    main()
