@@ -64,7 +64,9 @@ def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
         obj, background, motion = combination
         rows.append({
             "prompt": text, "object": obj, "background": background, "motion": motion, "read": reading.__dict__,
-            "object_right": reading.obj == obj, "background_right": reading.background == background,
+            "object_right": reading.obj == obj,
+            "object_right_grey": read_clip(reader, clip.mean(1, keepdim=True).expand_as(clip)).obj == obj,
+            "background_right": reading.background == background,
             "motion_right": reading.moved(motion), "seconds": time.perf_counter() - began,
         })  # fmt: skip
         sheet.append(clip)
@@ -95,6 +97,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         ("background right", share("background_right", MOTIONS), "98 %"),
         ("object right", share("object_right", MOTIONS), "85 %"),
+        ("object right, judged without colour", share("object_right_grey", MOTIONS), ""),
         ("moves more than 4 px in the direction named", share("motion_right", DIRECTIONS), "95 %"),
         *((f"- {word}", share("motion_right", (word,)), "") for word in DIRECTIONS),
         *((word, share("motion_right", (word,)), "80 %") for word in ("growing", "shrinking", "spinning")),
