@@ -241,7 +241,7 @@ def test_full_disk(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "_write", half)
-    with pytest.raises(UserError, match="could not be written .*No space left"):
+    with pytest.raises(UserError, match=r"could not be written .*No space left"):
         save_tensors(tmp_path / name, {"a": torch.ones(100_000)})
     assert list(tmp_path.iterdir()) == []
 
