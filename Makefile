@@ -17,7 +17,7 @@ test: $(VENV)/.dev  ## set up, then run all tests
 lint: $(VENV)/.dev  ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.dev  ## put the code into shape
 	@$(BIN)/ruff check --fix .

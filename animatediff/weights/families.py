@@ -187,6 +187,7 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
         return replace(
             FAMILIES.get(name or "", FAMILIES["custom"]),
             name=name or "custom",
+            title=FAMILIES[name].title if name in FAMILIES else f"motion module of family {name}",
             numerics=numerics,
             betas=None if said["betas"] is None else dict(said["betas"]),
             norm_groups=int(said["norm_groups"]),
