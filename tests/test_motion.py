@@ -1,0 +1,104 @@
+"""Contracts of attach and detach on tiny UNets: nothing changes that should not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from animatediff.motion import MotionAdapter, MotionNumerics, attach, detach, frames_of
+
+
+def tiny_unet() -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+    ).eval()
+
+
+def run(unet: UNet2DConditionModel) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x, text = torch.randn(4, 4, 8, 8, generator=generator), torch.randn(4, 5, 16, generator=generator)
+    return unet(x, 500, text).sample
+
+
+def moving(unet: UNet2DConditionModel, **numerics: bool) -> MotionAdapter:
+    adapter = MotionAdapter.from_unet(unet, mid_block=True, numerics=MotionNumerics(**numerics))
+    for name, value in adapter.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.normal_(value, std=0.1)
+    return adapter
+
+
+@torch.no_grad()
+def test_new_modules_change_nothing_bit_for_bit() -> None:
+    unet = tiny_unet()
+    before = run(unet)
+    attach(unet, MotionAdapter.from_unet(unet, mid_block=True)).frames.num_frames = 4
+    assert torch.equal(run(unet), before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("over_frames", [False, True])
+def test_detach_restores_keys_hooks_and_output(over_frames: bool) -> None:
+    unet = tiny_unet()
+    keys, before = list(unet.state_dict()), run(unet)
+    motion = attach(unet, moving(unet, image_norm_over_frames=over_frames))
+    motion.frames.num_frames = 4
+    assert not torch.equal(run(unet), before)
+    motion.detach()
+    assert list(unet.state_dict()) == keys
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in unet.modules())
+    assert torch.equal(run(unet), before)
+
+
+def test_a_second_attach_and_a_misfit_change_nothing() -> None:
+    unet = tiny_unet()
+    keys = list(unet.state_dict())
+    other = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 32), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="do not fit"):
+        attach(unet, MotionAdapter.from_unet(other))
+    assert list(unet.state_dict()) == keys
+    attach(unet, MotionAdapter.from_unet(unet))
+    with pytest.raises(ValueError, match="already has motion modules"):
+        attach(unet, MotionAdapter.from_unet(unet))
+
+
+@torch.no_grad()
+def test_a_deep_copy_has_modules_of_its_own() -> None:
+    unet = tiny_unet()
+    attach(unet, moving(unet)).frames.num_frames = 4
+    twin = copy.deepcopy(unet)
+    expected = run(unet)
+    frames_of(unet).num_frames = 2
+    assert frames_of(twin).num_frames == 4
+    assert torch.equal(run(twin), expected)
+    detach(twin)
+    assert torch.equal(run(twin), run(tiny_unet()))
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        unet = tiny_unet().requires_grad_(False).train()
+        torch.manual_seed(2)
+        adapter = moving(unet)
+        attach(unet, adapter).frames.num_frames = 4
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        run(unet).square().mean().backward()
+        gradients.append([p.grad for p in adapter.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        assert a is not None and b is not None
+        assert torch.allclose(a, b, atol=1e-6)
