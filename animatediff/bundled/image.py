@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,11 +76,20 @@ def reaction(unet: Any, tokenizer: Any, text: Any) -> dict[str, float]:
     }
 
 
+def start_unet(folder: Path | None) -> Any:
+    """The UNet to begin with: a new one, or that of a folder in float32."""
+    if folder is None:
+        return new_unet()
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
+
+
 def train(args: argparse.Namespace) -> None:
-    """Train or resume until the clock says so; the learning rate follows the clock and ends low."""
+    """Train or resume up to `args.steps`; the learning rate ends low."""
     torch.manual_seed(SEED)
     tokenizer, text = load_text(args.run)
-    unet, scheduler = new_unet(), new_scheduler()
+    unet, scheduler = start_unet(args.start), new_scheduler()
     average = Average(unet, args.decay)
     optimiser = torch.optim.AdamW(unet.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     run = Run(args.run, "image", {"unet": unet, "average": average, "optimiser": optimiser})
@@ -87,15 +97,14 @@ def train(args: argparse.Namespace) -> None:
     latents, ids = torch.empty(0), torch.empty(0)
     num_shards = 0
     total, count, began = 0.0, 0, time.perf_counter()
-    while run.elapsed() < args.minutes * 60:
+    while run.step < args.steps:
         wanted = min(FIRST_SHARDS + run.step // STEPS_A_SHARD, args.shards)
         if num_shards < wanted:
             new = [wait_for_shard(args.run, i) for i in range(num_shards, wanted)]
             latents = torch.cat([latents, *(s["latents"] for s in new)])
             ids = torch.cat([ids, *(s["ids"] for s in new)])
             num_shards = wanted
-        share = run.elapsed() / (args.minutes * 60)
-        set_rate(optimiser, cosine(run.step if run.step < 100 else 100 + int(share * 1e5), 100_100, args.rate))
+        set_rate(optimiser, cosine(run.step, args.steps, args.rate))
         generator = torch.Generator().manual_seed(SEED + run.step)
         index = torch.randint(len(latents), (args.batch,), generator=generator)
         x = latents[index].float()
@@ -129,9 +138,9 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__ or "", steps=0, batch=32)
+    parser = arguments(__doc__ or "", steps=12_000, batch=32)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--minutes", type=float, default=70.0, help="training time, over all resumed sessions")
+    parser.add_argument("--start", type=Path, help="folder of a trained UNet to go on from")
     parser.add_argument("--decay", type=float, default=0.9995, help="decay of the averaged weights")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="bfloat16 autocast")
     parser.add_argument("--shards", type=int, default=32, help="how many shards of the pool to use in the end")

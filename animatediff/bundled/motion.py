@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from animatediff.bundled.run import Average, Run, arguments, cosine, set_rate
 from animatediff.bundled.text import load_text, token_ids
 from animatediff.bundled.words import DIRECTIONS, Combination, caption, combinations
 from animatediff.motion import Attachment, MotionAdapter, attach
+from animatediff.weights.motion import load_motion_module
 
 SEED = 5_000
 DROPOUT = 0.1
@@ -104,7 +106,7 @@ def held_out_clips(args: argparse.Namespace, text: Any, num: int = 16) -> tuple[
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train or resume until the clock says so; half of the time on every second frame, then on all of them."""
+    """Train or resume up to `args.steps`: first on every second frame, then on all of them."""
     torch.manual_seed(SEED)
     tokenizer, text = load_text(args.run)
     unet, scheduler, pool = load_unet(args), new_scheduler(), make_pool(args)
@@ -114,18 +116,17 @@ def train(args: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     run = Run(args.run, args.name, {"adapter": adapter, "average": average, "optimiser": optimiser})
     if args.start is not None and run.step == 0:
-        adapter.load_state_dict(torch.load(args.start, weights_only=True)["parts"]["average"]["module"])
+        adapter.load_state_dict(load_motion_module(args.start, dtype=torch.float32)[0].state_dict())
         average.module.load_state_dict(adapter.state_dict())
     motion = attach(unet, adapter)
     empty = token_ids(tokenizer, [""])[0].short()
     real = held_out_clips(args, text)
     total, count, began = 0.0, 0, time.perf_counter()
-    while run.elapsed() < args.minutes * 60:
-        share = run.elapsed() / (args.minutes * 60)
-        set_rate(optimiser, cosine(run.step if run.step < 50 else 50 + int(share * 1e5), 100_050, args.rate, warmup=50))
+    while run.step < args.steps:
+        set_rate(optimiser, cosine(run.step, args.steps, args.rate, warmup=50))
         generator = torch.Generator().manual_seed(SEED + run.step)
         index = torch.randint(len(pool["latents"]), (args.batch,), generator=generator)
-        stride = 2 if share < args.half else 1
+        stride = 2 if run.step < args.half * args.steps else 1
         latents = pool["latents"][index].float()
         if stride == 2:
             first = int(torch.randint(2, (1,), generator=generator))
@@ -156,13 +157,12 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__ or "", steps=0, batch=3)
+    parser = arguments(__doc__ or "", steps=4_500, batch=3)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
-    parser.add_argument("--minutes", type=float, default=30.0, help="training time, over all resumed sessions")
-    parser.add_argument("--half", type=float, default=0.5, help="share of the time spent on every second frame")
+    parser.add_argument("--half", type=float, default=0.5, help="share of the steps spent on every second frame")
     parser.add_argument("--clips", type=int, default=CLIPS, help="clips of the pool")
     parser.add_argument("--name", default="motion", help="name of the checkpoint and the curve")
-    parser.add_argument("--start", help="checkpoint whose averaged modules to start from")
+    parser.add_argument("--start", type=Path, help="motion module file to go on from")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     train(args)

@@ -119,7 +119,7 @@ def load_text(folder: Path) -> tuple[Any, Any]:
     from transformers import CLIPTextModel
 
     model = CLIPTextModel.from_pretrained(folder / "text_encoder")
-    return load_tokenizer(folder / "tokenizer"), model.eval().requires_grad_(False)
+    return load_tokenizer(folder / "tokenizer"), model.float().eval().requires_grad_(False)
 
 
 def main(argv: list[str] | None = None) -> None:
