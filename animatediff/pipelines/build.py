@@ -36,8 +36,10 @@ def complete(request: AnimateRequest) -> AnimateRequest:
     """`request` with the base model filled in and every weight file present; nothing is loaded yet.
 
     Known files that are missing are fetched where the request says `download`. Raises UserError for a file that is
-    missing, for a model without a motion module, and for an unknown scheduler or device.
+    missing or not what its setting wants, for a model without a motion module, and for an unknown scheduler or device.
     """
+    from animatediff.pipelines.precheck import check_files
+
     if request.scheduler is not None:
         from animatediff.sampling.schedulers import scheduler_name
 
@@ -63,7 +65,9 @@ def complete(request: AnimateRequest) -> AnimateRequest:
     if (adapter := request.domain_adapter) is not None:
         path = _present(adapter.path, "domain_adapter", request.download)
         changes["domain_adapter"] = adapter.model_copy(update={"path": path})
-    return request.model_copy(update=changes)
+    completed = request.model_copy(update=changes)
+    check_files(completed)
+    return completed
 
 
 def _check_device(device: str | None) -> None:

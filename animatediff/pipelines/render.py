@@ -244,7 +244,7 @@ def _frames(
 
     out = pipe(
         prompt=request.prompt[0],
-        negative_prompt=request.negative_prompt[0],
+        negative_prompt=request.negative_prompt[0] or None,  # SDXL was trained with zeros there, not with ""
         num_frames=request.num_frames,
         height=request.height,
         width=request.width,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import SchedulerMixin
 
 KARRAS = {"use_karras_sigmas": True}
@@ -89,3 +90,13 @@ def make_scheduler(name: str, config: Mapping[str, Any], betas: Mapping[str, Any
     kept = {"clip_sample": False, "steps_offset": 1} | kept
     known = cls._get_init_keys(cls)
     return cls.from_config({key: value for key, value in (kept | dict(betas or {}) | settings).items() if key in known})
+
+
+def set_steps(scheduler: Any, num_inference_steps: int, device: torch.device | str) -> None:
+    """Lay out the steps of a clip. Raises UserError for a number of steps that the scheduler cannot make."""
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"num_inference_steps={num_inference_steps}: not with {type(scheduler).__name__} ({error})"
+        ) from error

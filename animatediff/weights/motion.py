@@ -131,12 +131,17 @@ def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognis
         return
     made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
     if made_for != given:
-        raise UserError(
-            f"{found.header.path}: a motion module for {made_for} base models, but the base model is {given}; "
-            f"give it a {made_for} base model, or take a motion module for {given}"
-        )
+        raise other_base(found.header.path, made_for, given)
     raise UserError(
         f"{found.header.path}: does not fit the base model: its modules are ({layout}), the model's blocks ({wanted})"
+    )
+
+
+def other_base(path: Path, made_for: str, given: str) -> UserError:
+    """The message for motion modules made for one kind of base model ("SDXL") and given with another."""
+    return UserError(
+        f"{path}: a motion module for {made_for} base models, but the base model is {given}; "
+        f"give a base model of the kind {made_for}, or a motion module for {given}"
     )
 
 
