@@ -102,3 +102,58 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     for a, b in zip(*gradients, strict=True):
         assert a is not None and b is not None
         assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("over_frames", [False, True])
+def test_compiled_unet_gives_the_same_in_one_graph(over_frames: bool) -> None:
+    """Whatever is attached or taken out after compiling is seen; nothing of it breaks the graph."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    unet = tiny_unet()
+    before = run(unet)
+    numerics = {"image_norm_over_frames": over_frames, "motion_norm_over_frames": over_frames}
+    motion = attach(unet, moving(unet, **numerics))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(unet, backend=counter, fullgraph=True)
+    for num_frames in (4, 2):
+        motion.frames.num_frames = num_frames
+        assert torch.allclose(run(compiled), run(unet), atol=1e-5)
+    assert counter.frame_count == 2, "one graph for each number of frames"
+    motion.detach()
+    assert torch.allclose(run(compiled), before, atol=1e-5)
+    attach(unet, moving(unet)).frames.num_frames = 4
+    after = run(unet)
+    assert not torch.allclose(after, before, atol=1e-2)
+    assert torch.allclose(run(compiled), after, atol=1e-5), "hooks that came after compiling are not left out"
+
+
+def test_modules_move_with_an_offloaded_unet() -> None:
+    """What `enable_model_cpu_offload` does: one hook moves the whole UNet in, another takes it out again."""
+    from accelerate import cpu_offload_with_hook
+
+    unet = tiny_unet()
+    adapter = moving(unet)
+    attach(unet, adapter).frames.num_frames = 4
+    with torch.no_grad():
+        expected = run(unet)
+        _, hook = cpu_offload_with_hook(unet, torch.device("cpu"))
+        assert torch.equal(run(unet), expected)
+        hook.remove()
+    cpu_offload_with_hook(unet, torch.device("meta"))  # a device that any machine has
+    unet._hf_hook.pre_forward(unet)
+    assert {parameter.device.type for parameter in adapter.parameters()} == {"meta"}
+
+
+@torch.no_grad()
+def test_modules_whose_layers_are_offloaded_one_by_one() -> None:
+    """What `enable_sequential_cpu_offload` does: every layer gets its weights when it is called."""
+    from accelerate import cpu_offload
+
+    unet = tiny_unet()
+    attach(unet, moving(unet)).frames.num_frames = 4
+    expected = run(unet)
+    cpu_offload(unet, torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in unet.parameters())
+    assert torch.equal(run(unet), expected)

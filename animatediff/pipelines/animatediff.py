@@ -148,9 +148,7 @@ class AnimateDiffPipeline:
 
     def _check_in_memory(self) -> None:
         if self.unet.device.type == "meta":
-            raise UserError(
-                "load motion modules and LoRAs before enable_sequential_cpu_offload, which hides the weights"
-            )
+            raise UserError("load motion modules and LoRAs before enable_sequential_cpu_offload hides the weights")
 
     def set_adapters(self, adapter_names: Sequence[str] | str, adapter_weights: Sequence[float] | float = 1.0) -> None:
         """Set the strengths of loaded LoRAs; those that are not named are switched off, as in diffusers."""

@@ -41,9 +41,9 @@ def complete(request: AnimateRequest) -> AnimateRequest:
     from animatediff.pipelines.precheck import check_files
 
     if request.scheduler is not None:
-        from animatediff.sampling.schedulers import scheduler_name
+        from animatediff.sampling.schedulers import scheduler_class
 
-        scheduler_name(request.scheduler)
+        scheduler_class(request.scheduler)
     _check_device(request.device)
     model = request.model or (BUNDLED if request.motion_module is None else default_base(request.download))
     if model != BUNDLED:

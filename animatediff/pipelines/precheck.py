@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from animatediff.config.request import AnimateRequest
-from animatediff.errors import UserError
 from animatediff.weights.base import generation_of
 from animatediff.weights.files import read_header
 from animatediff.weights.lora import lora_file
