@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import ldm_files
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from animatediff.cli.main import app
 from animatediff.config import AnimateRequest, build_request, load_config, load_result
 from animatediff.errors import UserError
+from animatediff.motion import MotionAdapter
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.render import render, render_runs
 from animatediff.video import read_video
+from animatediff.weights.families import FAMILIES
 from animatediff.weights.lora import lora_names
+from animatediff.weights.motion import save_motion_module
 
 GOLDEN = Path(__file__).parent / "golden"
 V2 = GOLDEN / "v2"
@@ -165,3 +173,51 @@ def test_sdxl_module_on_sd15_is_told_before_loading(tmp_path: Path, family: str,
     )
     with pytest.raises(UserError, match=r"for SDXL base models, but the base model is SD 1\.x"):
         complete(request)
+
+
+def single_files(folder: Path, generation: str) -> list[str]:
+    """A tiny base model in one file without VAE and text encoder, those beside it, and a motion module: as options."""
+    parts = ldm_files.models(generation)
+    state = ldm_files.single_file(generation, parts)
+    left_out = ("first_stage_model.", "cond_stage_model.", "conditioner.")
+    save_file({key: value for key, value in state.items() if not key.startswith(left_out)}, folder / "sd.safetensors")
+    options = ["--model", "sd.safetensors"]
+    for name, part in parts.items():
+        if name != "unet":
+            part.save_pretrained(folder / name)
+            options += [f"--{name.replace('_', '-')}", name]
+    adapter = MotionAdapter.from_unet(parts["unet"])  # type: ignore[arg-type]
+    save_motion_module(adapter, folder / "mm.safetensors", family=FAMILIES["custom"])
+    return [*options, "--motion-module", "mm.safetensors"]
+
+
+@pytest.mark.parametrize("generation", ["sd1", "sdxl"])
+def test_single_file_with_its_parts_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generation: str) -> None:
+    """From the command line, without network; and the message where a part is not given."""
+    monkeypatch.chdir(tmp_path)
+    options = single_files(tmp_path, generation)
+    small = ["--steps", "1", "--num-frames", "2", "--width", "16", "--height", "16", "--seed", "1", "--out", "a.png"]
+    done = CliRunner().invoke(app, ["animate", "a cat", *options, *small])
+    assert done.exit_code == 0, done.stderr
+    assert read_video("a.png")[0].shape == (2, 16, 16, 3)
+    lacking = options.index("--text-encoder")
+    del options[lacking : lacking + 2]
+    done = CliRunner().invoke(app, ["animate", "a cat", *options, *small])
+    assert done.exit_code == 2
+    assert "has no text encoder" in done.stderr and "--text-encoder" in done.stderr
+
+
+def test_no_negative_prompt_is_what_the_base_model_was_trained_with() -> None:
+    """SDXL was trained with zeros in place of an empty prompt, which an empty text is not."""
+    from animatediff.pipelines.render import _frames
+
+    seen: list[Any] = []
+
+    def pipe(**settings: Any) -> Any:
+        seen.append(settings["negative_prompt"])
+        return SimpleNamespace(frames=[[Image.new("RGB", (8, 8))]])
+
+    for text in ("", "blurry"):
+        request = build_request({"prompt": "a", "negative_prompt": text, "seed": 1})
+        _frames(pipe, request, 0, 1, None, None)
+    assert seen == [None, "blurry"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -30,8 +31,8 @@ def run(unet: UNet2DConditionModel) -> torch.Tensor:
     return unet(x, 500, text).sample
 
 
-def moving(unet: UNet2DConditionModel, **numerics: bool) -> MotionAdapter:
-    adapter = MotionAdapter.from_unet(unet, mid_block=True, numerics=MotionNumerics(**numerics))
+def moving(unet: UNet2DConditionModel, *, mid_block: bool = True, **numerics: bool) -> MotionAdapter:
+    adapter = MotionAdapter.from_unet(unet, mid_block=mid_block, numerics=MotionNumerics(**numerics))
     for name, value in adapter.named_parameters():
         if "proj_out" in name:
             torch.nn.init.normal_(value, std=0.1)
@@ -157,3 +158,56 @@ def test_modules_whose_layers_are_offloaded_one_by_one() -> None:
     cpu_offload(unet, torch.device("cpu"))
     assert all(parameter.is_meta for parameter in unet.parameters())
     assert torch.equal(run(unet), expected)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "SD 2.x": {"use_linear_projection": True, "attention_head_dim": (2, 4)},
+    "SDXL": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "transformer_layers_per_block": (1, 3),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "layers_per_block": 2,
+    },
+    "no mid block": {"mid_block_type": None},
+    "mid block of ResNets": {"mid_block_type": "UNetMidBlock2D"},
+    "no attention at all": {
+        "down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")
+    },
+    "attention without text": {
+        "down_block_types": ("AttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D")
+    },
+    "simple cross attention": {
+        "down_block_types": ("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
+        "up_block_types": ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    },
+    "three levels of different depth": {
+        "block_out_channels": (32, 64, 64), "layers_per_block": (1, 2, 1),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+    },
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_any_layout_of_blocks(name: str) -> None:
+    """Every block takes modules, new ones change nothing, trained ones act, and all come out again."""
+    settings: dict[str, Any] = {
+        "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 16,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "attention_head_dim": 4,
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**settings | LAYOUTS[name]).eval()
+    keys, before = list(unet.state_dict()), run(unet)
+    mid_block = unet.mid_block is not None
+    motion = attach(unet, MotionAdapter.from_unet(unet, mid_block=mid_block))
+    motion.frames.num_frames = 4
+    layers = [len(block.resnets) for block in (*unet.down_blocks, *unet.up_blocks)]
+    assert motion.num_points == sum(layers) + mid_block
+    assert torch.equal(run(unet), before)
+    motion.detach()
+    attach(unet, moving(unet, mid_block=mid_block)).frames.num_frames = 4
+    assert not torch.allclose(run(unet), before, atol=1e-3)
+    detach(unet)
+    assert list(unet.state_dict()) == keys
+    assert torch.equal(run(unet), before)

@@ -39,6 +39,16 @@ def animate(
         Text, _option("Overrides the recognised family of the motion module.", _MODEL, metavar="NAME")
     ] = None,
     vae: Annotated[Text, _option("VAE file or folder in place of the model's own.", _MODEL, metavar="FILE")] = None,
+    text_encoder: Annotated[
+        Text, _option("Text encoder in place of the model's own, or where it has none.", _MODEL, metavar="FILE")
+    ] = None,
+    text_encoder_2: Annotated[
+        Text, _option("The second one of SDXL, likewise.", _MODEL, "--text-encoder-2", metavar="FILE")
+    ] = None,
+    prediction_type: Annotated[
+        Text, _option("epsilon or v_prediction, of a single file that does not say.", _MODEL, metavar="TYPE")
+    ] = None,
+    use_ema: Annotated[bool, _option("Take the averaged weights of a single file.", _MODEL, "--use-ema")] = False,
     lora: Annotated[Texts, _option("LoRA of the image model; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
     motion_lora: Annotated[Texts, _option("MotionLoRA; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
     domain_adapter: Annotated[Text, _option("Domain adapter of v3.", _MODEL, metavar="FILE[:SCALE]")] = None,
@@ -91,6 +101,10 @@ def animate(
         "motion_module": motion_module,
         "family": family,
         "vae": vae,
+        "text_encoder": text_encoder,
+        "text_encoder_2": text_encoder_2,
+        "prediction_type": prediction_type,
+        "use_ema": use_ema or None,
         "loras": [_scaled(text) for text in lora or []] or None,
         "motion_loras": [_scaled(text) for text in motion_lora or []] or None,
         "domain_adapter": _scaled(domain_adapter) if domain_adapter else None,

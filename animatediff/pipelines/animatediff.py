@@ -382,13 +382,22 @@ class AnimateDiffPipeline:
         on_progress: Callable[[Progress], None] | None,
         cancel: Callable[[], bool] | None,
     ) -> Any:
-        return decode(
-            self.vae,
-            latents,
-            chunk_size=chunk_size,
-            output_type=output_type,
-            after_chunk=lambda done, total: _tell(on_progress, cancel, Progress("decode", done, total)),
-        )
+        vae: Any = self.vae
+        # SDXL's own VAE overflows in float16; its configuration says so.
+        upcast = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+        if upcast:
+            vae.to(torch.float32)
+        try:
+            return decode(
+                vae,
+                latents,
+                chunk_size=chunk_size,
+                output_type=output_type,
+                after_chunk=lambda done, total: _tell(on_progress, cancel, Progress("decode", done, total)),
+            )
+        finally:
+            if upcast:
+                vae.to(torch.float16)
 
 
 def _tell(

@@ -20,9 +20,13 @@ BUNDLED = "bundled"
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 
+BASE_SETTINGS = ("vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema")
+"""Settings of the image model, as `weights.base.load_base` calls them."""
+
 PIPELINE_FIELDS = (
-    *("model", "motion_module", "family", "vae", "loras", "motion_loras", "domain_adapter", "embeddings"),
-    *("scheduler", "device", "dtype", "cpu_offload", "inference_config"),
+    *("model", "motion_module", "family", "vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema"),
+    *("loras", "motion_loras", "domain_adapter", "embeddings", "scheduler"),
+    *("device", "dtype", "cpu_offload", "inference_config"),
 )
 """Settings that decide the pipeline; requests that agree in them share one."""
 
@@ -54,7 +58,7 @@ def complete(request: AnimateRequest) -> AnimateRequest:
                 " (with --download, `--motion-module v3_sd15_mm.ckpt` for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
             )
     changes: dict[str, Any] = {"model": model}
-    for name in ("motion_module", "vae"):
+    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2"):
         if (value := getattr(request, name)) is not None:
             changes[name] = _present(value, name, request.download)
     for name in ("loras", "motion_loras", "embeddings"):
@@ -127,7 +131,7 @@ def build_pipeline(request: AnimateRequest) -> AnimateDiffPipeline:
     if request.model == BUNDLED:
         pipe = AnimateDiffPipeline.from_bundled(torch_dtype=request.dtype or "float32")
     else:
-        settings = {} if request.vae is None else {"vae": request.vae}
+        settings = {name: value for name in BASE_SETTINGS if (value := getattr(request, name))}
         pipe = AnimateDiffPipeline.from_pretrained(
             request.model, torch_dtype=as_dtype(request.dtype, device), **settings
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,11 +28,10 @@ def decode(
     num_clips = latents.shape[0]
     flat = rearrange(latents, "b c f h w -> (b f) c h w")
     pictures: list[Tensor] = []
-    with _wide_enough(vae):
-        for chunk in flat.split(chunk_size):
-            picture = decode_pictures(vae, chunk)
-            pictures.append(to_bytes(picture) if output_type == "pil" else picture.float().cpu())
-            after_chunk(sum(map(len, pictures)), len(flat))
+    for chunk in flat.split(chunk_size):
+        picture = decode_pictures(vae, chunk)
+        pictures.append(to_bytes(picture) if output_type == "pil" else picture.float().cpu())
+        after_chunk(sum(map(len, pictures)), len(flat))
     if output_type == "pil":
         from PIL import Image
 
@@ -44,19 +42,6 @@ def decode(
     if output_type == "pt":
         return clips
     return np.ascontiguousarray(rearrange(clips, "b f c h w -> b f h w c").numpy())
-
-
-@contextmanager
-def _wide_enough(vae: Any) -> Iterator[None]:
-    """SDXL's own VAE overflows in float16, as its configuration says: it runs in float32 inside this context."""
-    narrow = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
-    if narrow:
-        vae.to(torch.float32)
-    try:
-        yield
-    finally:
-        if narrow:
-            vae.to(torch.float16)
 
 
 def decode_pictures(vae: Any, latents: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from animatediff.config.request import AnimateRequest
+from animatediff.errors import UserError
 from animatediff.weights.base import generation_of
 from animatediff.weights.files import read_header
 from animatediff.weights.lora import lora_file
@@ -23,6 +24,10 @@ def check_files(request: AnimateRequest) -> None:
     What is on the hub is not looked at, nor are files of no known kind refused that their loader may know better.
     """
     sdxl = _is_sdxl(request.model)
+    if not Path(request.model or "").is_file():
+        for name in ("use_ema", "prediction_type"):
+            if getattr(request, name):
+                raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
     if request.motion_module is not None and Path(request.motion_module).exists():
         found = recognise_header(find_header(request.motion_module))
         if found.kind != "motion_module":
@@ -38,6 +43,9 @@ def check_files(request: AnimateRequest) -> None:
             _check(recognise(lora_file(ref.path)), LORAS, setting)
     if request.vae is not None and not Path(request.vae).is_dir():
         _check(recognise(request.vae), ("vae", "base_model"), "vae")
+    for encoder in (request.text_encoder, request.text_encoder_2):
+        if encoder is not None and not Path(encoder).is_dir():
+            read_header(encoder)
     for embedding in request.embeddings:
         read_header(embedding.path)
 
