@@ -18,7 +18,7 @@ from animatediff.sampling import SCHEDULERS, Cancelled, make_scheduler, schedule
 from animatediff.weights.families import FAMILIES
 
 GOLDEN = Path(__file__).parent / "golden"
-SMALL: dict[str, Any] = {"num_frames": 4, "height": 64, "width": 64, "num_inference_steps": 3, "output_type": "pt"}
+SMALL: dict[str, Any] = {"num_frames": 4, "height": 16, "width": 16, "num_inference_steps": 3, "output_type": "pt"}
 
 
 @cache
@@ -47,7 +47,7 @@ def test_a_clip_of_a_batch_is_the_clip_alone(family: str, scheduler: str) -> Non
     pipe.set_scheduler(scheduler)
     try:
         together = pipe(texts, negative_prompt=negatives, generator=seeded(*seeds), **SMALL).frames
-        assert together.shape == (3, 4, 3, 64, 64)
+        assert together.shape == (3, 4, 3, 16, 16)
         for index in (1, 2):
             alone = pipe(texts[index], negative_prompt=negatives[index], generator=seeded(seeds[index]), **SMALL)
             assert torch.allclose(together[index], alone.frames[0], atol=1e-5)
@@ -102,7 +102,7 @@ def test_overlapping_windows_average_to_what_they_agree_on(num_frames: int, leng
 
 
 def test_sizes_are_any_multiples_of_8(pipe: AnimateDiffPipeline) -> None:
-    for height, width in ((8, 8), (40, 72), (72, 104)):
+    for height, width in ((8, 8), (24, 40)):
         out = pipe("a cat", **SMALL | {"height": height, "width": width, "num_frames": 1, "num_inference_steps": 1})
         assert out.frames.shape == (1, 1, 3, height, width)
 
@@ -113,11 +113,11 @@ def test_output_types_and_chunks_agree(pipe: AnimateDiffPipeline) -> None:
         return pipe(["a", "b"], generator=seeded(1, 2), decode_chunk_size=chunk, **settings).frames
 
     tensor = render("pt", 1)
-    assert tensor.shape == (2, 4, 3, 64, 64)
+    assert tensor.shape == (2, 4, 3, 16, 16)
     assert torch.allclose(render("pt", 3), tensor, atol=1e-6)
     assert np.allclose(render("np", 8), tensor.permute(0, 1, 3, 4, 2).numpy(), atol=1e-6)
     pictures = render("pil", 3)
-    assert [len(clip) for clip in pictures] == [4, 4] and pictures[1][3].size == (64, 64)
+    assert [len(clip) for clip in pictures] == [4, 4] and pictures[1][3].size == (16, 16)
     wanted = (tensor[1, 3].permute(1, 2, 0) * 255).round().numpy()
     assert np.abs(np.asarray(pictures[1][3], np.float32) - wanted).max() <= 1
     assert render("latent", 1).shape == (2, 4, 4, 8, 8)

@@ -159,7 +159,7 @@ PATH_FIELDS = {
     "text_encoder_2": "StableDiffusion",
     "loras": "DreamBooth_LoRA",
     "motion_loras": "MotionLoRA",
-    "domain_adapter": "MotionLoRA",
+    "domain_adapter": "Motion_Module",
     "embeddings": "DreamBooth_LoRA",
     "inference_config": "",
 }
