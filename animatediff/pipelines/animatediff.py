@@ -19,6 +19,7 @@ from animatediff.errors import UserError
 from animatediff.motion import Attachment, MotionAdapter, attach, uniform_windows
 from animatediff.pipelines.assemble import image_pipeline, is_sdxl
 from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, check_window
+from animatediff.pipelines.clip_skip import skipped_states
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.output import AnimateDiffOutput, Defaults, Progress
 from animatediff.pipelines.precision import as_dtype, default_device
@@ -352,13 +353,14 @@ class AnimateDiffPipeline:
         """The UNet with its prompts encoded, and guidance around it where `scale` asks for it."""
         guidance = scale > 1
         image: Any = self.image  # SD and SDXL differ in what they return
+        texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negatives, "clip_skip": clip_skip}
+        if clip_skip and not is_sdxl(image):
+            texts = {"prompt": None, "prompt_embeds": skipped_states(image, prompts, clip_skip, device)}
+            if guidance:
+                empty = [""] * len(prompts)
+                texts["negative_prompt_embeds"] = skipped_states(image, negatives or empty, clip_skip, device)
         encoded = image.encode_prompt(
-            prompt=prompts,
-            device=device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guidance,
-            negative_prompt=negatives,
-            clip_skip=clip_skip,
+            device=device, num_images_per_prompt=1, do_classifier_free_guidance=guidance, **texts
         )
         positive, negative = encoded[:2]
         pooled = time_ids = None
