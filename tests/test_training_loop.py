@@ -70,7 +70,7 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert a is not None and b is not None
     assert_same(a["weights"], b["weights"])
     assert_same(a["average"]["mean"], b["average"]["mean"])
-    assert a["sampler"] == b["sampler"]
+    assert a["data"] == b["data"]
     curves = [(tmp_path / name / "curve.jsonl").read_text().splitlines() for name in ("straight", "parts")]
     losses = [[json.loads(line)["loss"] for line in curve] for curve in curves]
     assert losses[0] == losses[1]

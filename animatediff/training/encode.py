@@ -12,7 +12,7 @@ from animatediff.training.data.cache import LatentCache, fingerprint
 
 if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
-    from animatediff.training.data.dataset import ClipItem
+    from animatediff.training.data.loader import Batch
 
 FRAMES_AT_ONCE = 16
 """Pictures that go through the VAE together; what it needs for more is memory, not time."""
@@ -38,15 +38,18 @@ class Encoder:
             texts = [fingerprint(encoder) for encoder in pipe._text_encoders]
             self._text_cache = LatentCache(cache, f"text {texts}")
 
-    def clips(self, items: Sequence[ClipItem]) -> Tensor:
-        """The latents of samples (b, f, c, h, w), float32, on the device: those they bring, or made and remembered."""
-        latents = {i: item["latents"] for i, item in enumerate(items) if "latents" in item}
-        missing = [i for i in range(len(items)) if i not in latents]
-        if missing:
-            made = self.latents(torch.stack([items[i]["frames"] for i in missing]))  # pyright: ignore[reportTypedDictNotRequiredAccess]
-            for i, clip in zip(missing, made, strict=True):
-                latents[i] = self._remembered(items[i]["key"], clip)
-        return torch.stack([latents[i].to(self._device).float() for i in range(len(items))])
+    def clips(self, batch: Batch) -> Tensor:
+        """The latents of a batch (b, f, c, h, w), float32, on the device: those it brings, or made and remembered."""
+        made: list[Tensor] = []
+        if "frames" in batch:
+            made = [
+                self._remembered(batch["key"][i], clip)
+                for i, clip in zip(batch["missing"], self.latents(batch["frames"]), strict=True)
+            ]
+        brought = iter(batch["latents"]) if "latents" in batch else iter(())
+        new = dict(zip(batch["missing"], made, strict=True))
+        clips = [new[i] if i in new else next(brought) for i in range(len(batch["key"]))]
+        return torch.stack([clip.to(self._device).float() for clip in clips])
 
     def _remembered(self, key: str, latents: Tensor) -> Tensor:
         if self.latent_cache is None:

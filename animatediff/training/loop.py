@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.errors import UserError
-from animatediff.training.batches import Batch, Batches, default_workers
 from animatediff.training.checkpoint import check_same, newest_checkpoint, write_checkpoint
 from animatediff.training.draws import Dice
 from animatediff.training.ema import Average
@@ -28,15 +27,23 @@ from animatediff.training.models import load_pipeline, narrow_frozen
 from animatediff.training.objective import Objective
 from animatediff.training.optimise import learning_rate, make_optimiser
 from animatediff.training.report import Curve, Terminal
-from animatediff.training.run import check_shared, close_accelerator, make_accelerator, prepare_folder
+from animatediff.training.run import (
+    check_shared,
+    close_accelerator,
+    default_workers,
+    make_accelerator,
+    prepare_folder,
+)
 from animatediff.training.signals import StopRequest
 from animatediff.training.stages import make_stage
 from animatediff.training.state import load_before, load_optimiser, save_state
 from animatediff.training.validate import Validation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from animatediff.training.config import TrainConfig
-    from animatediff.training.data.dataset import ClipDataset
+    from animatediff.training.data import Batch, ClipDataset
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +88,7 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, accelerator: Any, *, resume: bool | None, dataset: ClipDataset | None, quiet: bool
     ) -> None:
-        from animatediff.training.data.sampler import ClipSampler
+        from animatediff.training.data import ClipLoader
 
         self.config, self.accelerator = config, accelerator
         self.folder = prepare_folder(config, accelerator, resume)
@@ -94,7 +101,7 @@ class Trainer:
         check_shared(accelerator, self.step, self.folder)
         self.seconds: float = checkpoint["seconds"] if checkpoint else 0.0
 
-        self.dataset = dataset if dataset is not None else opened(config, accelerator)
+        self.dataset: Any = dataset if dataset is not None else opened(config, accelerator)
         torch.manual_seed(config.seed)
         self.pipe = load_pipeline(config)
         self.stage = make_stage(config, self.pipe)
@@ -106,7 +113,7 @@ class Trainer:
         self.dataset.use_cache(self.encoder.latent_cache)
         self.pipe.to(device)
         if config.gradient_checkpointing:
-            self.pipe.unet.enable_gradient_checkpointing()
+            self.stage.enable_gradient_checkpointing()
         if config.compile:
             self.pipe.unet.compile()
 
@@ -114,14 +121,17 @@ class Trainer:
         self.objective = Objective(schedule, betas=self.stage.betas, min_snr=config.min_snr)
         self._prepare(checkpoint)
         self._rate = learning_rate(config)
-        self.sampler = ClipSampler(
-            len(self.dataset),
-            config.data.seed,
+        self.loader = ClipLoader(
+            self.dataset,
+            config.batch,
+            num_workers=default_workers(device) if config.workers is None else config.workers,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            pin_memory=device.type == "cuda",
         )
         if checkpoint is not None:
-            self.sampler.load_state_dict(checkpoint["sampler"])
+            states = checkpoint["data"]
+            self.loader.load_state_dict(states[min(accelerator.process_index, len(states) - 1)])
         self.dice = Dice(
             seed=config.seed,
             group=config.batch * config.accumulation * accelerator.num_processes,
@@ -160,7 +170,7 @@ class Trainer:
 
     # -- one update --------------------------------------------------------------------------------------------------
 
-    def update(self, batches: Batches) -> tuple[Tensor, Tensor | None]:
+    def update(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor | None]:
         """One update of the weights from `accumulation` batches. Returns the mean loss and the norm of its gradient."""
         config = self.config
         for group in self.optimiser.param_groups:
@@ -179,21 +189,20 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None and not self.accelerator.optimizer_step_was_skipped:
             self.average.update()
-        self.sampler.advance(config.batch * config.accumulation)
         self.step += 1
         return total, norm
 
     def loss(self, batch: Batch) -> Tensor:
         """The loss of each sample (b,)."""
         device = self.accelerator.device
-        latents = self.encoder.clips(batch.items)
+        latents = self.encoder.clips(batch)
         num_frames, stride = latents.shape[1], self.stride
         shape = (num_frames // stride, *latents.shape[2:])
-        draws = self.dice.roll(batch.places, shape, stride)
+        draws = self.dice.roll(batch["place"], shape, stride)
         if stride > 1:
             chosen = draws.first[:, None] + torch.arange(shape[0]) * stride
             latents = latents[torch.arange(len(latents))[:, None], chosen]
-        captions = ["" if dropped else item["text"] for item, dropped in zip(batch.items, draws.dropped, strict=True)]
+        captions = ["" if dropped else text for text, dropped in zip(batch["text"], draws.dropped, strict=True)]
         states, pooled = self.encoder.text(captions)
         more = self.stage.inputs(batch, latents, draws)
         if (added := self.encoder.added(pooled, self._size)) is not None:
@@ -215,14 +224,7 @@ class Trainer:
     def run(self, stop: StopRequest) -> TrainResult:
         """Train to the last step, or until a signal."""
         config = self.config
-        workers = default_workers(self.accelerator.device) if config.workers is None else config.workers
-        batches = Batches(
-            self.dataset,
-            self.sampler,
-            batch=config.batch,
-            workers=workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
+        batches = iter(self.loader)
         if self.step:
             self.terminal.say(f"{self.folder}: goes on after step {self.step}")
         began = moment = time.perf_counter()
@@ -235,7 +237,7 @@ class Trainer:
             self.seconds = before + now - began
             ends = self.step == config.steps
             if self.step % config.log_every == 0 or ends:
-                self._log(total / count, norm, count / (now - moment), batches)
+                self._log(total / count, norm, count / (now - moment))
                 moment, total, count = now, torch.zeros_like(total), 0
             stopped = self._agree(stop)
             if (config.save_every and self.step % config.save_every == 0) or ends or stopped:
@@ -262,7 +264,7 @@ class Trainer:
             stop.number = number
         return bool(number)
 
-    def _log(self, loss: Tensor, norm: Tensor | None, updates_a_second: float, batches: Batches) -> None:
+    def _log(self, loss: Tensor, norm: Tensor | None, updates_a_second: float) -> None:
         mean = float(self.accelerator.reduce(loss, "mean"))
         row: dict[str, Any] = {
             "step": self.step,
@@ -275,8 +277,8 @@ class Trainer:
             row["gradient_norm"] = float(norm)
         if self.stride > 1:
             row["frame_stride"] = self.stride
-        if batches.bad:
-            row["bad_items"] = sum(batches.bad.values())
+        if self.loader.bad:
+            row["bad_items"] = len(self.loader.bad)
         self.tell(row)
         if not math.isfinite(mean):
             kept = f"; {self.folder} keeps the checkpoint of step {self._saved}" if self._saved >= 0 else ""
@@ -329,7 +331,7 @@ class Trainer:
             )
 
 
-def opened(config: TrainConfig, accelerator: Any) -> ClipDataset:
+def opened(config: TrainConfig, accelerator: Any) -> Any:
     """The data of the configuration, looked through first. Raises UserError if too much of it cannot be used."""
     from animatediff.training.data import check_data, open_dataset
 
@@ -338,4 +340,4 @@ def opened(config: TrainConfig, accelerator: Any) -> ClipDataset:
         report = check_data(clips)
         logger.info("%s", report)
     accelerator.wait_for_everyone()
-    return open_dataset(clips)
+    return open_dataset(clips, rank=accelerator.process_index, world_size=accelerator.num_processes)

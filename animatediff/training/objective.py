@@ -100,7 +100,7 @@ class ClipLoss(nn.Module):
         t: Tensor,
         states: Tensor,
         added: Mapping[str, Tensor] | None = None,
-        **residuals: Any,
+        **inputs: Tensor,
     ) -> Tensor:
         """latents and noise (b, f, c, h, w), t (b,), states (b, n, d); `added`: SDXL's `text_embeds`, `time_ids`.
 
@@ -110,15 +110,23 @@ class ClipLoss(nn.Module):
         if self.frames is not None:
             self.frames.num_frames = f
         noisy, target = self.objective.noisy(latents, noise, t), self.objective.target(latents, noise, t)
+        steps, texts = t.repeat_interleave(f), states.repeat_interleave(f, 0)
+        conditions = {name: value.repeat_interleave(f, 0) for name, value in added.items()} if added else None
         predicted = self.unet(
             noisy.flatten(0, 1),
-            t.repeat_interleave(f),
-            encoder_hidden_states=states.repeat_interleave(f, 0),
-            added_cond_kwargs={k: v.repeat_interleave(f, 0) for k, v in added.items()} if added else None,
+            steps,
+            encoder_hidden_states=texts,
+            added_cond_kwargs=conditions,
             return_dict=False,
-            **residuals,
+            **self.residuals(steps, texts, conditions, f, **inputs),
         )[0]
         error = torch.square(predicted.float() - target.flatten(0, 1).float())
         loss = error.view(b, -1).mean(1)
         weights = self.objective.weights(t)
         return loss if weights is None else loss * weights
+
+    def residuals(
+        self, t: Tensor, states: Tensor, added: Mapping[str, Tensor] | None, num_frames: int, **inputs: Tensor
+    ) -> dict[str, Any]:
+        """What a stage adds inside the UNet, as arguments of its `forward`; everything (b*f, ...)."""
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
 
 CONFIG_FILE = "config.yaml"
+MAX_WORKERS = 8
 OWN_NAMES = ("checkpoints", "weights", "samples", "curve.jsonl", CONFIG_FILE)
 """What a run writes into its folder beside its weights; a fresh start removes it."""
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that read data: none where the model needs the same processor itself."""
+    return 0 if device.type == "cpu" else max(1, min(MAX_WORKERS, (os.cpu_count() or 1) - 1))
 
 
 def make_accelerator(config: TrainConfig) -> Any:

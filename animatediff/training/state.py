@@ -35,7 +35,7 @@ def save_state(trainer: Trainer) -> dict[str, Any]:
         "config": trainer.config.model_dump_json(),
         "weights": trainer.stage.tensors(),
         "optimiser": _optimiser_state(trainer),
-        "sampler": trainer.sampler.state_dict(),
+        "data": gather_object([trainer.loader.state_dict()]),
         "random": gather_object([random_state()]),
     }
     if trainer.average is not None:

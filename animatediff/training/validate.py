@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from animatediff.training.data import ClipDataset, collate, open_dataset
 from animatediff.training.draws import generator_for
 from animatediff.training.state import is_divided
 
 if TYPE_CHECKING:
+    from animatediff.training.data import Batch
     from animatediff.training.loop import Trainer
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ class Validation:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.config = trainer.config.validation
-        self._clips: list[tuple[Tensor, str, Any]] | None = None
+        self._clips: list[tuple[Tensor, Batch]] | None = None
         self._divided = divided = is_divided(trainer.accelerator)
         # With FSDP every forward pass is made by all processes together; otherwise they share the work.
         self._rank = 0 if divided else trainer.accelerator.process_index
@@ -73,29 +76,30 @@ class Validation:
         figures = {"validation_loss": sum(means) / len(means)}
         return figures | {f"validation_loss_{t}": mean for t, mean in zip(middles, means, strict=True)}
 
-    def _loss(self, clip: tuple[Tensor, str, Any], index: int, t: int) -> Tensor:
+    def _loss(self, clip: tuple[Tensor, Batch], index: int, t: int) -> Tensor:
         trainer = self.trainer
         device = trainer.accelerator.device
-        latents, caption = clip[0][None].to(device), clip[1]
+        latents, batch = clip[0].to(device), clip[1]
         generator = generator_for(self.config.seed, "validation", index, t)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        states, pooled = trainer.encoder.text([caption])
-        more = trainer.stage.held_out_inputs(clip[2], latents, index)
+        states, pooled = trainer.encoder.text(batch["text"])
+        more = trainer.stage.held_out_inputs(batch, latents, index)
         if (added := trainer.encoder.added(pooled, trainer._size)) is not None:
             more["added"] = added
         return trainer.model(latents, noise, torch.tensor([t], device=device), states, **more)[0]
 
-    def _held_out(self) -> list[tuple[Tensor, str, Any]]:
-        """Latents (f, c, h, w) on the CPU, captions, and the samples that the loss is measured on; made once."""
+    def _held_out(self) -> list[tuple[Tensor, Batch]]:
+        """Latents (1, f, c, h, w) on the CPU, and the samples that the loss is measured on; made once."""
         if self._clips is None:
-            dataset: Any = self.trainer.dataset
-            if self.config.data is not None:
-                from animatediff.training.data import open_dataset
-
-                frames = self.trainer.config.clips().num_frames
-                dataset = open_dataset(self.config.data.model_copy(update={"num_frames": frames}))
-            items = [dataset[i] for i in range(min(self.config.num_items, len(dataset)))]
-            self._clips = [(self.trainer.encoder.clips([item])[0].cpu(), item["text"], item) for item in items]
+            trainer, data = self.trainer, self.config.data
+            dataset: Any = trainer.dataset
+            if data is not None or not isinstance(dataset, ClipDataset):
+                frames = trainer.config.clips().num_frames
+                dataset = open_dataset((data or trainer.config.data).model_copy(update={"num_frames": frames}))
+            numbered = isinstance(dataset, ClipDataset)
+            clips = (dataset[i] for i in range(len(dataset))) if numbered else iter(dataset)
+            batches = [collate([item]) for item in islice(clips, self.config.num_items)]
+            self._clips = [(trainer.encoder.clips(batch).cpu(), batch) for batch in batches]
         return self._clips
 
     # -- videos ------------------------------------------------------------------------------------------------------

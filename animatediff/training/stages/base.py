@@ -19,8 +19,8 @@ from animatediff.weights.families import LINEAR
 if TYPE_CHECKING:
     from animatediff.motion import FrameCount
     from animatediff.pipelines import AnimateDiffPipeline
-    from animatediff.training.batches import Batch
     from animatediff.training.config import TrainConfig
+    from animatediff.training.data.loader import Batch
     from animatediff.training.draws import Draws
 
 TRAINING_KEY, STEP_KEY = "animatediff.training", "animatediff.step"
@@ -69,11 +69,15 @@ class Stage(ABC):
         """What is called on each batch; see `ClipLoss.forward`."""
         return ClipLoss(self.pipe.unet, objective, self.frames)
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute layers again in the backward pass instead of keeping what they gave."""
+        self.pipe.unet.enable_gradient_checkpointing()
+
     def inputs(self, batch: Batch, latents: Tensor, draws: Draws) -> dict[str, Any]:
         """More arguments for the module, for a batch whose latents are (b, f, c, h, w)."""
         return {}
 
-    def held_out_inputs(self, item: Any, latents: Tensor, index: int) -> dict[str, Any]:
+    def held_out_inputs(self, batch: Batch, latents: Tensor, index: int) -> dict[str, Any]:
         """The same for sample `index` of the validation loss, with nothing left to chance. latents (1, f, c, h, w)."""
         return {}
 
