@@ -42,6 +42,8 @@ class _Result:
     config: dict[str, Any] | None = None
     """What goes into config.json of a diffusers folder."""
     folder_file: str = ADAPTER_FILE
+    wrapper: str = "state_dict"
+    """The entry of a .ckpt in which readers look for the tensors."""
     note: str = ""
 
 
@@ -55,10 +57,10 @@ def convert(
 ) -> str:
     """Write `source` as `target` in the layout `to`; says in one sentence what was done.
 
-    Motion modules, MotionLoRAs and domain adapters change layout; any other weight file can change format and precision
-    (`to="original"` keeps its names). `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that
-    diffusers loads. `dtype` None keeps the file's; `family` overrides what the file is recognised as. Raises UserError
-    for what cannot be converted or written; the target is then as before.
+    Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout; any other weight file can change
+    format and precision (`to="original"` keeps its names). `target` is a .safetensors or .ckpt file, or, for
+    "diffusers", a folder that diffusers loads. `dtype` None keeps the file's; `family` overrides what the file is
+    recognised as. Raises UserError for what cannot be converted or written; the target is then as before.
     """
     target = Path(target).expanduser()
     header = find_header(source)
@@ -67,21 +69,23 @@ def convert(
     _check_target(header.path, target, as_folder)
     if found.kind == "motion_module":
         result = _motion_module(found, to, dtype, family)
+    elif found.kind == "sparsectrl":
+        result = _sparsectrl(found, to, dtype)
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
         result = _Result(load_tensors(header, dtype=dtype), {} if header.format == "pickle" else dict(header.metadata))
     else:
         raise UserError(
-            f"{header.path}: {found.title}; only motion modules, MotionLoRAs and domain adapters have a {to} layout "
-            "here (other files can change format and precision with the layout original)"
+            f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters "
+            f"have a {to} layout here (other files can change format and precision with the layout original)"
         )
     if target.suffix == ".safetensors" or as_folder:
         result.metadata["format"] = "pt"  # what transformers and diffusers look for
     if as_folder:
         _write_folder(target, result)
     else:
-        save_tensors(target, result.tensors, result.metadata)
+        save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
     what = f"{found.title}{f' ({found.family.title})' if found.family else ''}"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
@@ -130,6 +134,32 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
     else:
         tensors = {**state, **{f"{stem}.pos_embed.pe": table for stem, table in positions.items()}}
     return _Result(tensors, metadata, config, note=note)
+
+
+def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
+    from animatediff.control.sparsectrl import SparseCtrl
+    from animatediff.weights import sparsectrl
+
+    header = found.header
+    config = sparsectrl.config_of(found)
+    with torch.device("meta"):
+        expected = {key: tuple(value.shape) for key, value in SparseCtrl(config).state_dict().items()}
+    shapes = sparsectrl.internal_entries({key: info.shape for key, info in header.tensors.items()})
+    check_tensors(shapes, expected, header.path, sparsectrl.WHAT)
+    folder = sparsectrl.diffusers_config(config, header.path) if to == "diffusers" else None
+    names = sparsectrl.internal_entries({key: key for key in header.tensors})
+    loaded = load_tensors(header, names.values(), dtype=dtype)
+    state = {key: loaded.pop(name).view(expected[key]) for key, name in names.items()}
+    metadata = {**_plain(header.metadata), **sparsectrl.config_metadata(config)}
+    if to == "internal":
+        return _Result(state, metadata, wrapper=sparsectrl.WRAPPER)
+    motion = {key: tensor for key, tensor in state.items() if MOTION_KEY.match(key)}
+    positions = _positions(found, motion, config.max_positions, dtype, stored=_stored(found))
+    if to == "original":
+        tables = _original_tables(positions, config.num_attentions)
+        return _Result({**sparsectrl.original_entries(state, None), **tables}, metadata, wrapper=sparsectrl.WRAPPER)
+    tables = {f"{stem}.pos_embed.pe": table for stem, table in positions.items()}
+    return _Result({**state, **tables}, metadata, folder)
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
