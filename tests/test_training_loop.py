@@ -78,20 +78,20 @@ def test_resume_is_exact(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    run("motion", tmp_path / "straight", steps=80)
-    process = start(tmp_path / "killed", steps=80)
+    run("motion", tmp_path / "straight", steps=30)
+    process = start(tmp_path / "killed", steps=30)
     curve = tmp_path / "killed" / "curve.jsonl"
     while not (curve.exists() and len(curve.read_text().splitlines()) >= 3):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(number)
     out, err = process.communicate(timeout=300)
     ended = json.loads(out.splitlines()[-1])
     assert ended["signal"] == number, err
-    assert 3 <= ended["step"] < 80
+    assert 3 <= ended["step"] < 30
     assert newest_checkpoint(tmp_path / "killed")["step"] == ended["step"]  # type: ignore[index]
     assert (tmp_path / "killed" / "motion_module.safetensors").is_file()
-    run("motion", tmp_path / "killed", steps=80)
+    run("motion", tmp_path / "killed", steps=30)
     assert_same(weights(tmp_path / "straight"), weights(tmp_path / "killed"))
 
 

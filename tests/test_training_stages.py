@@ -13,14 +13,18 @@ from safetensors.torch import load_file
 from training_clips import MODEL, MOTION, SIZE, SquareClips, run, settings
 from weight_files import published
 
+from animatediff.control.sparsectrl import SparseCtrl
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionNumerics, attach
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.training.config import TrainConfig
 from animatediff.training.loop import Trainer
+from animatediff.training.models import load_pipeline
 from animatediff.training.run import close_accelerator, make_accelerator
 from animatediff.training.signals import StopRequest
+from animatediff.training.stages import make_stage
 from animatediff.training.stages.low_rank import SPATIAL, TEMPORAL, LowRank
+from animatediff.training.stages.sparsectrl import SparseCtrlStage
 from animatediff.weights.components import empty_model
 from animatediff.weights.convert import convert
 from animatediff.weights.files import read_header
@@ -28,11 +32,14 @@ from animatediff.weights.lora_keys import lora_to_internal
 from animatediff.weights.motion import expected_shapes, original_tensors
 from animatediff.weights.recognise import recognise
 from animatediff.weights.sizes import shipped_config
+from animatediff.weights.sparsectrl import original_entries
 
 STAGES: dict[str, dict[str, Any]] = {
     "motion": {"stage": "motion", "learning_rate": 5e-3},
     "adapter": {"stage": "adapter", "learning_rate": 2e-2},
     "motion_lora": {"stage": "motion_lora", "learning_rate": 2e-2},
+    "sparsectrl": {"stage": "sparsectrl", "learning_rate": 5e-3},
+    "scribble": {"stage": "sparsectrl", "condition": "scribble", "learning_rate": 5e-3},
     "image": {"stage": "image", "learning_rate": 2e-3},
     "image_lora": {"stage": "image", "image_layers": "lora", "rank": 4, "learning_rate": 2e-2},
 }
@@ -42,11 +49,10 @@ def pipeline() -> AnimateDiffPipeline:
     return AnimateDiffPipeline.from_pretrained(MODEL, torch_dtype="float32")
 
 
-def clip(pipe: AnimateDiffPipeline) -> torch.Tensor:
+def clip(pipe: AnimateDiffPipeline, **more: Any) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return pipe(
-        "right", num_frames=4, height=SIZE, width=SIZE, num_inference_steps=2, generator=generator, output_type="pt"
-    ).frames
+    size = {"num_frames": 4, "height": SIZE, "width": SIZE}
+    return pipe("right", **size, num_inference_steps=2, generator=generator, output_type="pt", **more).frames
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -59,6 +65,8 @@ def test_a_stage_learns_one_clip_and_touches_nothing_else(tmp_path: Path, name: 
     clips = SquareClips(1, num_frames=config.clips().num_frames)
     trainer = Trainer(config, accelerator, resume=None, dataset=clips, quiet=True)
     parts = {"unet": trainer.pipe.unet, "vae": trainer.pipe.vae, "text": trainer.pipe.text_encoder}
+    if trainer.pipe.sparsectrl is not None:
+        parts["sparsectrl"] = trainer.pipe.sparsectrl
     before = {f"{n}.{k}": v.clone() for n, part in parts.items() for k, v in part.state_dict().items()}
     trained = {id(parameter) for parameter in trainer.stage.parameters.values()}
     wanted = {f"{n}.{k}" for n, part in parts.items() for k, p in part.named_parameters() if id(p) in trained}
@@ -123,6 +131,43 @@ def test_loras_go_from_training_to_the_sampler(tmp_path: Path, stage: str) -> No
     again = run(stage, tmp_path / "again", steps=1, learning_rate=1e-9, start_from=str(done.weights), rank=None)
     first, second = load_file(done.weights), load_file(again.weights)
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "scribble"])
+def test_sparsectrl_goes_from_training_to_the_sampler_and_to_diffusers(tmp_path: Path, kind: str) -> None:
+    look = {"prompts": ["right"], "num_inference_steps": 1, "num_items": 1}
+    done = run("sparsectrl", tmp_path / "run", condition=kind, validation=look, validate_at=[4])
+    assert len(list((tmp_path / "run" / "samples").rglob("*.mp4"))) == 1
+    found = recognise(done.weights)
+    assert (found.kind, found.variant) == ("sparsectrl", kind)
+    pipe = pipeline()
+    pipe.load_motion_module(MOTION)
+    without = clip(pipe)
+    pipe.load_sparsectrl(done.weights)
+    assert torch.equal(clip(pipe), without)
+    assert not torch.equal(clip(pipe, conditioning_frames=torch.rand(3, SIZE, SIZE)), without)
+    convert(done.weights, tmp_path / "peer", to="diffusers")
+    _, info = diffusers.SparseControlNetModel.from_pretrained(tmp_path / "peer", output_loading_info=True)
+    assert not any(info.values())
+    again = run(
+        "sparsectrl", tmp_path / "again", steps=1, learning_rate=1e-9, condition=kind, start_from=str(done.weights)
+    )
+    first, second = load_file(done.weights), load_file(again.weights)
+    assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
+    other = "scribble" if kind == "rgb" else "rgb"
+    with pytest.raises(UserError, match=f"a {kind} encoder, but condition={other}"):
+        run("sparsectrl", tmp_path / "other", condition=other, start_from=str(done.weights))
+
+
+def test_frames_that_are_given_are_drawn_for_each_clip(tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(settings("sparsectrl", tmp_path, max_conditions=3))
+    stage = make_stage(config, load_pipeline(config))
+    assert isinstance(stage, SparseCtrlStage)
+    drawn = [tuple(stage.choose(16, place)) for place in range(400)]
+    assert drawn == [tuple(stage.choose(16, place)) for place in range(400)]
+    assert {len(given) for given in drawn} == {1, 2, 3}
+    assert {frame for given in drawn for frame in given} == set(range(16))
+    assert 0.5 < sum(0 in given for given in drawn) / len(drawn) < 0.7
 
 
 def test_a_checkpoint_of_another_stage_or_model_is_called_what_it_is(tmp_path: Path) -> None:
@@ -212,6 +257,14 @@ def test_motion_modules_have_the_published_layout(name: str, mid: bool) -> None:
         adapter = MotionAdapter.from_unet(meta_unet(), mid_block=mid)
     assert expected_shapes(adapter.layout) == shapes(adapter.state_dict())
     assert shapes(original_tensors(adapter.state_dict(), 32)) == published(name)
+
+
+@pytest.mark.parametrize("kind", ["rgb", "scribble"])
+def test_sparsectrl_has_the_published_layout(kind: Any) -> None:
+    unet = meta_unet()
+    with torch.device("meta"):
+        encoder = SparseCtrl.from_unet(unet, MotionAdapter.from_unet(unet), kind=kind)
+    assert shapes(original_entries(encoder.state_dict(), 32)) == published(f"v3_sd15_sparsectrl_{kind}")
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,17 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A weight file, or a diffusers folder.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="A .safetensors or .ckpt file, or a folder.")],
     to: Annotated[
-        str, typer.Option("--to", help="Layout of DST: original (one file), diffusers (a folder) or internal.")
+        str, typer.Option("--to", help="Layout of DST: original (one file), diffusers (a folder), internal, kohya.")
     ] = "original",
     dtype: Annotated[
         Optional[str],  # noqa: UP045 - read by typer at run time
         typer.Option("--dtype", help="float32, float16 or bfloat16; SRC's own if left out."),
     ] = None,
 ) -> None:
-    """Convert motion modules and MotionLoRAs between the original's and the diffusers layout."""
+    """Convert motion modules, SparseCtrl encoders and LoRAs between the original's, diffusers' and kohya's layout."""
     from animatediff.errors import UserError, nearest
 
-    layouts, dtypes = ("original", "diffusers", "internal"), ("float32", "float16", "bfloat16")
+    layouts, dtypes = ("original", "diffusers", "internal", "kohya"), ("float32", "float16", "bfloat16")
     for option, value, known in (("--to", to, layouts), ("--dtype", dtype, dtypes)):
         if value is not None and value not in known:
             close = nearest(value, known)

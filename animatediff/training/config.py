@@ -85,6 +85,8 @@ class TrainConfig(_Frozen):
     """motion: length of the position tables of a new motion module."""
     image_layers: Literal["full", "lora"] = "full"
     """image: train all weights of the UNet, or a LoRA."""
+    new_unet: bool = False
+    """image: begin with random weights in place of the model's: an image model from nothing."""
     lora_format: Literal["kohya", "diffusers"] = "kohya"
     """image: key names of the LoRA."""
     rank: Count | None = None
@@ -173,6 +175,8 @@ class TrainConfig(_Frozen):
             )
         if self.coarse_share and self.stage not in ("motion", "motion_lora"):
             raise ValueError(f"coarse_share is for clips; the stage {self.stage} does not train motion")
+        if self.new_unet and (self.image_layers == "lora" or self.unet or self.start_from):
+            raise ValueError("new_unet begins with random weights: leave unet, start_from and image_layers=lora out")
         if self.data.num_frames < 2 and self.stage in ("motion", "motion_lora", "sparsectrl"):
             raise ValueError(f"data.num_frames={self.data.num_frames}: the stage {self.stage} needs clips of 2 or more")
         return self
@@ -201,6 +205,7 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
     "image_norm_over_frames": ("motion",),
     "max_positions": ("motion",),
     "image_layers": ("image",),
+    "new_unet": ("image",),
     "lora_format": ("image",),
     "rank": ("adapter", "motion_lora", "image"),
     "alpha": ("adapter", "motion_lora", "image"),
@@ -212,17 +217,8 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
 """Settings that mean something in some stages alone."""
 
 SAME_ON_RESUME = (
-    *(
-        "stage",
-        "model",
-        "vae",
-        "unet",
-        "motion_module",
-        "domain_adapter",
-        "start_from",
-        "mid_block",
-        "image_norm_over_frames",
-    ),
-    *("max_positions", "image_layers", "rank", "alpha", "condition", "optimiser", "prediction", "schedule", "seed"),
+    *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
+    *("image_norm_over_frames", "max_positions", "image_layers", "rank", "alpha", "condition"),
+    *("optimiser", "prediction", "schedule", "seed"),
 )
 """Settings that a run cannot change halfway: the weights or what they mean would be others."""

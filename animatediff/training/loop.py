@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.errors import UserError
-from animatediff.training.checkpoint import check_same, newest_checkpoint, write_checkpoint
+from animatediff.training.checkpoint import check_same, newest_checkpoint, restore_random_state, write_checkpoint
 from animatediff.training.draws import Dice
 from animatediff.training.ema import Average
 from animatediff.training.encode import Encoder
@@ -33,6 +33,7 @@ from animatediff.training.run import (
     default_workers,
     make_accelerator,
     prepare_folder,
+    write_config,
 )
 from animatediff.training.signals import StopRequest
 from animatediff.training.stages import make_stage
@@ -99,6 +100,9 @@ class Trainer:
             check_same(checkpoint, config, self.folder)
         self.step: int = checkpoint["step"] if checkpoint else 0
         check_shared(accelerator, self.step, self.folder)
+        self.is_main: bool = accelerator.is_main_process
+        if self.is_main:
+            write_config(self.folder, config)
         self.seconds: float = checkpoint["seconds"] if checkpoint else 0.0
 
         self.dataset: Any = dataset if dataset is not None else opened(config, accelerator)
@@ -142,15 +146,12 @@ class Trainer:
             noise_offset=config.noise_offset,
         )
         self.validation = Validation(self)
-        self.is_main: bool = accelerator.is_main_process
         self.terminal = Terminal(config.steps, self.step, quiet=quiet or not self.is_main)
         self.curve = Curve(self.folder, self.step) if self.is_main else None
         self._saved = self.step if checkpoint else -1
         self._check_space()
         # Last of all, so that nothing above draws from the restored random states.
         if checkpoint is not None:
-            from animatediff.training.checkpoint import restore_random_state
-
             restore_random_state(checkpoint["random"], accelerator.process_index)
 
     def _prepare(self, checkpoint: dict[str, Any] | None) -> None:
@@ -241,14 +242,14 @@ class Trainer:
                 moment, total, count = now, torch.zeros_like(total), 0
             stopped = self._agree(stop)
             if (config.save_every and self.step % config.save_every == 0) or ends or stopped:
-                self.save(loss)
+                self.save(loss, norm)
             if not stopped and self.validation.due(self.step):
                 self.validation.run()
             moment += time.perf_counter() - now  # saving and looking do not count as training
             if stopped:
                 break
         if self._saved != self.step:
-            self.save(None)  # a run that had all its steps before: its weights may still be missing
+            self.save()  # a run that had all its steps before: its weights may still be missing
         signal = stop.number if self.step < config.steps else None
         return TrainResult(
             folder=self.folder, weights=self.weights_path, step=self.step, steps=config.steps, signal=signal
@@ -301,10 +302,13 @@ class Trainer:
         """Where the weights for the sampler are."""
         return self.folder / self.stage.file_name
 
-    def save(self, loss: Tensor | None) -> None:
-        """Write a checkpoint, then the weights for the sampler (the averaged ones, where there are any)."""
-        if loss is not None and not math.isfinite(float(loss)):
-            raise UserError(f"step {self.step}: the loss is {float(loss)}, so nothing of this step is saved")
+    def save(self, *figures: Tensor | None) -> None:
+        """Write a checkpoint, then the weights for the sampler (the averaged ones, where there are any).
+
+        figures: loss and gradient norm of the step; if they are no numbers the weights are none either.
+        """
+        if any(figure is not None and not math.isfinite(float(figure)) for figure in figures):
+            raise UserError(f"step {self.step}: the loss or its gradient is not finite, so nothing of it is saved")
         state = save_state(self)
         with self.average.applied() if self.average is not None else nullcontext():
             tensors = self.stage.tensors()

@@ -36,6 +36,8 @@ def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
 
     supplied: dict[str, Any] = {} if config.vae is None else {"vae": config.vae}
     pipe = AnimateDiffPipeline.from_pretrained(model_source(config.model), torch_dtype=torch.float32, **supplied)
+    if config.new_unet:
+        pipe.unet = type(pipe.unet).from_config(pipe.unet.config)
     if config.unet is not None:
         load_unet(pipe.unet, config.unet)
     if config.prediction is not None:

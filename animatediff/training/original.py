@@ -109,12 +109,12 @@ def _modules(names: Any, image: bool, where: str) -> None:
         )
 
 
-def _renamed(values: Any, table: Mapping[str, str], where: str) -> dict[str, Any]:
+def _renamed(values: Any, table: Mapping[str, str], where: str, *, also: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: expected settings as `key: value`")
     for key in values:
         if key not in table:
-            raise unknown_key(key, table, f"{where}: ")
+            raise unknown_key(key, (*table, *also), f"{where}: ")
     return {table[key]: value for key, value in values.items() if value is not None}
 
 
@@ -124,7 +124,7 @@ def _train_data(values: Any, image: bool, where: str) -> dict[str, Any]:
     size = values.get("sample_size", 256)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     rest = {key: value for key, value in values.items() if key not in ("sample_size", "is_image")}
-    data = _renamed(rest, TRAIN_DATA, f"{where}: train_data")
+    data = _renamed(rest, TRAIN_DATA, f"{where}: train_data", also=("sample_size",))
     return {"kind": "csv", "height": height, "width": width, **data}
 
 

@@ -85,9 +85,7 @@ def out_folder(config: TrainConfig) -> Path:
 
 
 def prepare_folder(config: TrainConfig, accelerator: Any, resume: bool | None) -> Path:
-    """Make the folder, or empty it for a fresh start (`resume=False`), and write down the configuration."""
-    import yaml
-
+    """Make the folder, or empty it for a fresh start (`resume=False`)."""
     folder = out_folder(config)
     if accelerator.is_main_process:
         check_writable(folder / CONFIG_FILE)
@@ -100,10 +98,16 @@ def prepare_folder(config: TrainConfig, accelerator: Any, resume: bool | None) -
                         shutil.rmtree(place)
                     else:
                         place.unlink(missing_ok=True)
-        settings = config.model_dump(mode="json", exclude_defaults=True)
-        write_text(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     accelerator.wait_for_everyone()
     return folder
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Write down the settings that are not the default, so that the run can be had again."""
+    import yaml
+
+    settings = config.model_dump(mode="json", exclude_defaults=True)
+    write_text(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
 def check_shared(accelerator: Any, step: int, folder: Path) -> None:

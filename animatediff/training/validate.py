@@ -129,6 +129,9 @@ class Validation:
             "generator": torch.Generator().manual_seed(config.seed + index),
             "output_type": "np",
         }
+        if held_out := self._held_out():
+            latents, batch = held_out[index % len(held_out)]
+            settings |= trainer.stage.render_inputs(batch, latents)
         if trainer.pipe.attachment is not None:
             out = trainer.pipe(prompt, num_frames=config.num_frames or data.num_frames, **settings).frames[0]
         else:

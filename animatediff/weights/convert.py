@@ -15,6 +15,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
+from animatediff.weights import lora_dots
 from animatediff.weights.families import family_named
 from animatediff.weights.files import load_tensors, save_tensors
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
@@ -23,7 +24,7 @@ from animatediff.weights.lora_keys import lora_to_diffusers, lora_to_internal, l
 from animatediff.weights.motion import check_tensors, expected_shapes, find_header
 from animatediff.weights.recognise import Recognised, recognise_header
 
-Layout = Literal["original", "diffusers", "internal"]
+Layout = Literal["original", "diffusers", "internal", "kohya"]
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 LORA_NAMES: dict[str, Callable[[str], str]] = {
     "original": lora_to_original,
@@ -57,17 +58,22 @@ def convert(
 ) -> str:
     """Write `source` as `target` in the layout `to`; says in one sentence what was done.
 
-    Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout; any other weight file can change
-    format and precision (`to="original"` keeps its names). `target` is a .safetensors or .ckpt file, or, for
-    "diffusers", a folder that diffusers loads. `dtype` None keeps the file's; `family` overrides what the file is
-    recognised as. Raises UserError for what cannot be converted or written; the target is then as before.
+    Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout, LoRAs of an image model between
+    "diffusers" and "kohya"; any other weight file can change format and precision (`to="original"` keeps its names).
+    `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that diffusers loads. `dtype` None keeps the
+    file's; `family` overrides what the file is recognised as. Raises UserError for what cannot be converted or written;
+    the target is then as before.
     """
     target = Path(target).expanduser()
     header = find_header(source)
     found = recognise_header(header)
     as_folder = to == "diffusers" and target.suffix not in WEIGHT_SUFFIXES
     _check_target(header.path, target, as_folder)
-    if found.kind == "motion_module":
+    if found.kind == "lora" and to in ("diffusers", "kohya"):
+        result = _image_lora(found, to, dtype)
+    elif to == "kohya":
+        raise UserError(f"{header.path}: {found.title}; only LoRAs of an image model have a kohya layout")
+    elif found.kind == "motion_module":
         result = _motion_module(found, to, dtype, family)
     elif found.kind == "sparsectrl":
         result = _sparsectrl(found, to, dtype)
@@ -77,8 +83,8 @@ def convert(
         result = _Result(load_tensors(header, dtype=dtype), {} if header.format == "pickle" else dict(header.metadata))
     else:
         raise UserError(
-            f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters "
-            f"have a {to} layout here (other files can change format and precision with the layout original)"
+            f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders and LoRAs have a {to} layout here "
+            "(other files can change format and precision with the layout original)"
         )
     if target.suffix == ".safetensors" or as_folder:
         result.metadata["format"] = "pt"  # what transformers and diffusers look for
@@ -247,6 +253,16 @@ def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     tensors = {spell(key): tensor.to(dtype) if dtype else tensor for key, tensor in state.items()}
     note = f"; alpha of {folded} layers folded into their weights" if folded else ""
     return _Result(tensors, _plain(header.metadata), folder_file=LORA_FILE, note=note)
+
+
+def _image_lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
+    header = found.header
+    spell = lora_dots.to_diffusers if to == "diffusers" else lora_dots.to_kohya
+    tensors = spell(load_tensors(header), header.metadata, str(header.path))
+    tensors = {key: tensor.to(dtype) if dtype else tensor for key, tensor in tensors.items()}
+    # What diffusers writes about its own LoRAs is in the weights or beside them by now.
+    metadata = {key: value for key, value in _plain(header.metadata).items() if key != "lora_adapter_metadata"}
+    return _Result(tensors, metadata, folder_file=LORA_FILE)
 
 
 def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str | None]) -> dict[str, Tensor]:

@@ -18,12 +18,14 @@ def make_stage(config: TrainConfig, pipe: AnimateDiffPipeline) -> Stage:
     from animatediff.training.stages.image import ImageLoraStage, ImageStage
     from animatediff.training.stages.lora import AdapterStage, MotionLoraStage
     from animatediff.training.stages.motion import MotionStage
+    from animatediff.training.stages.sparsectrl import SparseCtrlStage
 
     image = ImageStage if config.image_layers == "full" else ImageLoraStage
     stages: dict[str, type[Stage]] = {
         "adapter": AdapterStage,
         "motion": MotionStage,
         "motion_lora": MotionLoraStage,
+        "sparsectrl": SparseCtrlStage,
         "image": image,
     }
     return stages[config.stage](config, pipe)

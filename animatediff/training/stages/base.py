@@ -81,6 +81,10 @@ class Stage(ABC):
         """The same for sample `index` of the validation loss, with nothing left to chance. latents (1, f, c, h, w)."""
         return {}
 
+    def render_inputs(self, batch: Batch, latents: Tensor) -> dict[str, Any]:
+        """Arguments of the pipeline for a validation video, from a held-out sample with latents (1, f, c, h, w)."""
+        return {}
+
     def picture_scheduler(self) -> Any:
         """The sampler of validation pictures, on the schedule that is trained with."""
         return make_scheduler("ddim", self.pipe._base_schedule.config, self.betas)
