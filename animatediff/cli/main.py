@@ -11,6 +11,7 @@ from animatediff.cli.animate import animate
 from animatediff.cli.convert import convert
 from animatediff.cli.errors import reporting
 from animatediff.cli.inspect import inspect
+from animatediff.cli.train import train
 
 app = typer.Typer(
     name="animatediff",
@@ -42,6 +43,7 @@ def options(
 app.command()(animate)
 app.command()(inspect)
 app.command()(convert)
+app.command()(train)
 
 
 def main() -> None:
