@@ -118,6 +118,24 @@ def test_a_result_of_many_parts_repeats(tmp_path: Path, monkeypatch: pytest.Monk
     assert stored["fps"] == 8 and stored["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("target", ["fox.mp4", "fox.gif", "frames"])
+def test_from_repeats_the_bundled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """`--from FILE`, with a random seed and every setting left to the model, gives the same frames."""
+    monkeypatch.chdir(tmp_path)
+    first = CliRunner().invoke(
+        app, ["animate", "a fox moving right", "--num-frames", "3", "--steps", "2", "--out", "exact.png"]
+    )
+    assert first.exit_code == 0, first.stderr
+    for source, out in (("exact.png", target), (target, "again.png"), (f"{target}.json", "third.png")):
+        done = CliRunner().invoke(app, ["animate", "--from", source, "--out", out])
+        assert done.exit_code == 0, done.stderr
+    frames = read_video("exact.png")[0]
+    assert frames.shape == (3, 64, 64, 3)
+    assert all(np.array_equal(read_video(name)[0], frames) for name in ("again.png", "third.png"))
+    other = CliRunner().invoke(app, ["animate", "--from", target, "--seed", "0", "--out", "other.png"])
+    assert other.exit_code == 0 and not np.array_equal(read_video("other.png")[0], frames)
+
+
 def test_runs_that_agree_share_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from animatediff.pipelines import render as module
 

@@ -6,6 +6,8 @@ import errno
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +79,31 @@ def test_a_clip_does_not_depend_on_the_others(place: Path) -> None:
     assert run("one", "two", "--seed", "1", "--seed", str(2**64 - 1), "--out", "both.png")[0] == 0
     assert run("two", "--seed", str(2**64 - 1), "--out", "two.png")[0] == 0
     assert np.array_equal(read_video("both-1.png")[0], read_video("two.png")[0])
+
+
+def test_renders_at_the_same_moment_into_one_folder(place: Path) -> None:
+    """Every result keeps a name of its own, whole, with its own request beside it."""
+    together = threading.Barrier(6)
+
+    class Meeting(FakePipeline):
+        def __call__(self, *args, **rest):
+            together.wait(60)  # so that all write at once
+            return super().__call__(*args, **rest)
+
+    def work(seed: int) -> list[Path]:
+        files = render_module.render(build_request({"prompt": "a fox", "seed": seed}), pipe=Meeting()).files
+        runs = [build_request({"prompt": "a fox", "seed": seed})]
+        return [*files, *render_module.render_runs(runs, "run", pipe=Meeting()).files]
+
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(work, range(6)))
+    files = [file for own in done for file in own]
+    assert len(set(files)) == 12
+    for seed, own in enumerate(done):
+        for file in own:
+            assert len(read_video(file)[0]) == 4
+            assert load_result(file).seed == load_result(f"{file}.json").seed == (seed,)
+    assert not [path for path in place.rglob("*") if path.name.startswith(".")]
 
 
 def test_original_layout(place: Path) -> None:

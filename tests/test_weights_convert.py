@@ -10,7 +10,9 @@ import diffusers
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from animatediff.cli.main import app
 from animatediff.errors import UserError
 from animatediff.weights.convert import convert
 from animatediff.weights.files import load_tensors, read_header, save_tensors
@@ -93,6 +95,35 @@ def test_animatelcm_has_no_tables_before_and_after(tmp_path: Path) -> None:
 def test_family_can_be_said(tmp_path: Path) -> None:
     convert(motion_file("v2"), tmp_path / "a.safetensors", family="lightning")
     assert load_motion_module(tmp_path / "a.safetensors")[1].name == "lightning"
+
+
+@pytest.mark.parametrize("target", ["a.safetensors", "a.ckpt", "adapter"])
+def test_lightning_is_written_into_the_file_with_its_steps(tmp_path: Path, target: str) -> None:
+    """Nothing in it differs from v2: the user says so once, the name of the source tells the steps."""
+    source = tmp_path / "animatediff_lightning_8step_comfyui.safetensors"
+    convert(motion_file("v2"), source)
+    save_tensors(source, load_tensors(source))  # as published, without our metadata
+    said = CliRunner().invoke(app, ["inspect", str(source)])
+    assert "family:     v2" in said.stdout, "a name decides nothing"
+    assert "--family lightning" in said.stdout and "8 steps" in said.stdout
+    layout = ["--to", "diffusers"] if target == "adapter" else []
+    done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / target), "--family", "lightning", *layout])
+    assert done.exit_code == 0, done.stderr
+    assert "AnimateDiff-Lightning" in done.stdout
+    for path, family in ((tmp_path / target, None), (source, "lightning")):
+        facts = load_motion_module(path, family=family)[1]
+        assert (facts.name, facts.recommended.num_inference_steps) == ("lightning", 8)
+    assert load_motion_module(motion_file("v2"), family="lightning")[1].recommended.num_inference_steps == 4
+
+
+def test_what_has_no_family_or_an_unknown_one(tmp_path: Path) -> None:
+    for source, family, message in (
+        (motion_file("v2"), "lightening", "did you mean lightning?"),
+        (GOLDEN / "v2" / "motion_lora.ckpt", "v2", "only motion modules have a family"),
+    ):
+        done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "a.ckpt"), "--family", family])
+        assert (done.exit_code, done.stdout) == (2, "") and message in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_file_in_diffusers_names(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import huggingface_hub.constants as hub
 import pytest
+from typer.testing import CliRunner
 
+from animatediff.cli.main import app
 from animatediff.errors import UserError
 from animatediff.weights.download import KNOWN_FILES, fetch
 
+GOLDEN = Path(__file__).parent / "golden"
 CONTENT = b"weights" * 1000
 COMMIT = "0" * 40
 
@@ -105,6 +108,19 @@ def test_hub_that_is_not_there(fake_hub: list[str], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between its five attempts
     with pytest.raises(UserError, match=r"could not be fetched"):
         fetch("mm_sd_v15.ckpt", download=True)
+
+
+def test_from_the_command_line(fake_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration's known file is fetched with --download, and is then told to be no weights here."""
+    Path("models/Motion_Module").mkdir(parents=True)
+    Path("run.yaml").write_text(
+        f"- {{prompt: a, model: {GOLDEN / 'v1' / 'sd'}, motion_module: models/Motion_Module/mm_sd_v15_v2.ckpt}}"
+    )
+    done = CliRunner().invoke(app, ["animate", "--config", "run.yaml"])
+    assert done.exit_code == 2 and "add --download" in done.stderr and fake_hub == []
+    done = CliRunner().invoke(app, ["animate", "--config", "run.yaml", "--download"])
+    assert done.exit_code == 2 and "mm_sd_v15_v2.ckpt: damaged or truncated" in done.stderr
+    assert any("/guoyww/animatediff/resolve/main/mm_sd_v15_v2.ckpt" in request for request in fake_hub)
 
 
 def test_unknown_name_names_the_nearest(fake_hub: list[str]) -> None:
