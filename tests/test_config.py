@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from animatediff.config import AnimateRequest, build_request, load_config, parse_config, to_original
+from animatediff.config import AnimateRequest, build_request, load_config, load_result, parse_config, to_original
 from animatediff.config.original import KNOWN
 from animatediff.errors import UserError
 
@@ -151,3 +152,58 @@ def test_any_values_give_requests_or_a_message(value: object) -> None:
 def test_any_text_gives_requests_or_a_message(text: str) -> None:
     message = refusal(text)
     assert message is None or message
+
+
+plausible = {
+    "prompt": st.text(max_size=6) | st.lists(st.text(max_size=6), max_size=3),
+    "n_prompt": st.text(max_size=6) | st.lists(st.text(max_size=6), max_size=3),
+    "seed": st.integers(-2, 2**64) | st.lists(st.integers(-2, 2**64), max_size=3),
+    "steps": st.integers(-1, 1001),
+    "guidance_scale": st.floats(),
+    "W": st.integers(-8, 2048),
+    "L": st.integers(-1, 64),
+    "window": st.integers(-1, 64),
+    "overlap": st.integers(-1, 64),
+    "path": st.text(max_size=6),
+    "base": st.text(max_size=6),
+    "motion_module": st.text(max_size=6) | st.lists(st.text(max_size=6), max_size=3),
+    "motion_module_lora_configs": st.lists(
+        st.dictionaries(st.sampled_from(("path", "alpha")), st.text(max_size=4) | st.floats(), max_size=2), max_size=2
+    ),
+    "lora_model_path": st.text(max_size=6) | st.lists(st.text(max_size=6), max_size=2),
+    "lora_alpha": st.floats(),
+    "embeddings": st.lists(st.dictionaries(st.sampled_from(("path", "token")), st.text(max_size=4)), max_size=2),
+    "fps": st.floats(),
+    "dtype": st.sampled_from(("float16", "float64", "")),
+    "quality": st.integers(-1, 101),
+}
+nearly_right = st.fixed_dictionaries(
+    {"prompt": plausible["prompt"]}, optional={key: value | junk for key, value in plausible.items() if key != "prompt"}
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    nearly_right | st.lists(nearly_right, min_size=1, max_size=2) | st.dictionaries(st.text(max_size=4), nearly_right)
+)
+def test_nearly_right_runs_give_requests_or_a_message(value: object) -> None:
+    """Runs that come far enough to be checked value by value; what is accepted survives being written down."""
+    text = yaml.safe_dump(value, allow_unicode=True)
+    if (message := refusal(text)) is not None:
+        assert message
+        return
+    for request in parse_config(text):
+        assert parse_config(yaml.safe_dump([to_original(request)], allow_unicode=True)) == [request]
+        assert AnimateRequest(**request.stored()) == request.model_copy(update={"out": None, "download": False})
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(junk | st.fixed_dictionaries({"request": junk | nearly_right}))
+def test_any_sidecar_gives_a_request_or_a_message(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "clip.mp4.json"
+    path.write_text(json.dumps(value))
+    try:
+        said = f"{path}: {len(load_result(path).prompt)} prompts"
+    except UserError as error:
+        said = str(error)
+    assert str(path) in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -30,8 +31,8 @@ def run(unet: UNet2DConditionModel) -> torch.Tensor:
     return unet(x, 500, text).sample
 
 
-def moving(unet: UNet2DConditionModel, **numerics: bool) -> MotionAdapter:
-    adapter = MotionAdapter.from_unet(unet, mid_block=True, numerics=MotionNumerics(**numerics))
+def moving(unet: UNet2DConditionModel, *, mid_block: bool = True, **numerics: bool) -> MotionAdapter:
+    adapter = MotionAdapter.from_unet(unet, mid_block=mid_block, numerics=MotionNumerics(**numerics))
     for name, value in adapter.named_parameters():
         if "proj_out" in name:
             torch.nn.init.normal_(value, std=0.1)
@@ -102,3 +103,111 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     for a, b in zip(*gradients, strict=True):
         assert a is not None and b is not None
         assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("over_frames", [False, True])
+def test_compiled_unet_gives_the_same_in_one_graph(over_frames: bool) -> None:
+    """Whatever is attached or taken out after compiling is seen; nothing of it breaks the graph."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    unet = tiny_unet()
+    before = run(unet)
+    numerics = {"image_norm_over_frames": over_frames, "motion_norm_over_frames": over_frames}
+    motion = attach(unet, moving(unet, **numerics))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(unet, backend=counter, fullgraph=True)
+    for num_frames in (4, 2):
+        motion.frames.num_frames = num_frames
+        assert torch.allclose(run(compiled), run(unet), atol=1e-5)
+    assert counter.frame_count == 2, "one graph for each number of frames"
+    motion.detach()
+    assert torch.allclose(run(compiled), before, atol=1e-5)
+    attach(unet, moving(unet)).frames.num_frames = 4
+    after = run(unet)
+    assert not torch.allclose(after, before, atol=1e-2)
+    assert torch.allclose(run(compiled), after, atol=1e-5), "hooks that came after compiling are not left out"
+
+
+def test_modules_move_with_an_offloaded_unet() -> None:
+    """What `enable_model_cpu_offload` does: one hook moves the whole UNet in, another takes it out again."""
+    from accelerate import cpu_offload_with_hook
+
+    unet = tiny_unet()
+    adapter = moving(unet)
+    attach(unet, adapter).frames.num_frames = 4
+    with torch.no_grad():
+        expected = run(unet)
+        _, hook = cpu_offload_with_hook(unet, torch.device("cpu"))
+        assert torch.equal(run(unet), expected)
+        hook.remove()
+    cpu_offload_with_hook(unet, torch.device("meta"))  # a device that any machine has
+    unet._hf_hook.pre_forward(unet)
+    assert {parameter.device.type for parameter in adapter.parameters()} == {"meta"}
+
+
+@torch.no_grad()
+def test_modules_whose_layers_are_offloaded_one_by_one() -> None:
+    """What `enable_sequential_cpu_offload` does: every layer gets its weights when it is called."""
+    from accelerate import cpu_offload
+
+    unet = tiny_unet()
+    attach(unet, moving(unet)).frames.num_frames = 4
+    expected = run(unet)
+    cpu_offload(unet, torch.device("cpu"))
+    assert all(parameter.is_meta for parameter in unet.parameters())
+    assert torch.equal(run(unet), expected)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "SD 2.x": {"use_linear_projection": True, "attention_head_dim": (2, 4)},
+    "SDXL": {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "transformer_layers_per_block": (1, 3),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "layers_per_block": 2,
+    },
+    "no mid block": {"mid_block_type": None},
+    "mid block of ResNets": {"mid_block_type": "UNetMidBlock2D"},
+    "no attention at all": {
+        "down_block_types": ("DownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "UpBlock2D")
+    },
+    "attention without text": {
+        "down_block_types": ("AttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "AttnUpBlock2D")
+    },
+    "simple cross attention": {
+        "down_block_types": ("SimpleCrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
+        "up_block_types": ("ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    },
+    "three levels of different depth": {
+        "block_out_channels": (32, 64, 64), "layers_per_block": (1, 2, 1),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+    },
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_any_layout_of_blocks(name: str) -> None:
+    """Every block takes modules, new ones change nothing, trained ones act, and all come out again."""
+    settings: dict[str, Any] = {
+        "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 16,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "attention_head_dim": 4,
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**settings | LAYOUTS[name]).eval()
+    keys, before = list(unet.state_dict()), run(unet)
+    mid_block = unet.mid_block is not None
+    motion = attach(unet, MotionAdapter.from_unet(unet, mid_block=mid_block))
+    motion.frames.num_frames = 4
+    layers = [len(block.resnets) for block in (*unet.down_blocks, *unet.up_blocks)]
+    assert motion.num_points == sum(layers) + mid_block
+    assert torch.equal(run(unet), before)
+    motion.detach()
+    attach(unet, moving(unet, mid_block=mid_block)).frames.num_frames = 4
+    assert not torch.allclose(run(unet), before, atol=1e-3)
+    detach(unet)
+    assert list(unet.state_dict()) == keys
+    assert torch.equal(run(unet), before)

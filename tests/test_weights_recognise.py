@@ -149,9 +149,10 @@ def watched() -> Iterator[None]:
     assert CAUGHT == []
 
 
-def survives(path: Path, content: bytes) -> None:
-    """recognise ends in a kind or in a UserError, whatever the file holds."""
+def survives(path: Path, content: bytes, *, hole: int = 0) -> None:
+    """recognise ends in a kind or in a UserError, whatever the file holds; `hole` zeros that take no disk follow."""
     path.write_bytes(content)
+    os.truncate(path, len(content) + hole)
     try:
         found = recognise(path)
     except UserError as error:
@@ -209,6 +210,53 @@ def test_headers_of_any_names_and_shapes(tmp_path: Path, watched: None, shapes: 
 def test_headers_of_any_json(tmp_path: Path, watched: None, content: Any) -> None:
     text = json.dumps(content).encode()
     survives(tmp_path / "file.safetensors", struct.pack("<Q", len(text)) + text + b"\0" * 64)
+
+
+SMALL_HEADER = header_bytes(
+    {
+        "down_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight": (2, 2),
+        "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe": (
+            1, 24, 2
+        ),
+        "up_blocks.0.motion_modules.0.temporal_transformer.proj_in.weight": (2, 2),
+    },
+    FAMILIES["v1"].metadata(),
+)  # fmt: skip
+
+
+@FUZZ
+@given(edits=st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=6), st.integers(0, 6)), max_size=4))
+def test_mutated_safetensors(tmp_path: Path, watched: None, edits: list[tuple[int, bytes, int]]) -> None:
+    start, size = SMALL_HEADER
+    survives(tmp_path / "file.safetensors", edited(start, edits) + b"\0" * size)
+
+
+REAL = [published(name) for name in ("mm_sd_v15_v2", "v2_lora", "v3_sd15_sparsectrl_rgb", "sdxl_single_file")]
+
+
+@settings(FUZZ, max_examples=300)
+@given(
+    shapes=st.sampled_from(REAL),
+    keep=st.integers(1, 60),
+    first=st.integers(0, 2000),
+    changes=st.lists(st.tuples(st.integers(0, 59), NAMES, SHAPES), max_size=6),
+)
+def test_published_headers_with_pieces_missing_renamed_and_reshaped(
+    tmp_path: Path,
+    watched: None,
+    shapes: dict[str, tuple[int, ...]],
+    keep: int,
+    first: int,
+    changes: list[tuple[int, str, tuple[int, ...]]],
+) -> None:
+    """A stretch of a real file's keys, some of them with another ending or shape."""
+    keys = list(shapes)
+    part = {key: shapes[key] for key in keys[first % len(keys) :][:keep]}
+    for place, name, shape in changes:
+        key = list(part)[place % len(part)]
+        part[key if place % 2 else f"{key.rpartition('.')[0]}.{name}"] = shape
+    start, size = header_bytes(part)
+    survives(tmp_path / "file.safetensors", start, hole=size)
 
 
 def small_pickle(*, zipped: bool) -> bytes:

@@ -9,7 +9,7 @@ import typer
 
 from animatediff.cli.errors import reports_errors
 
-_MODEL, _PICTURE, _RUN, _OUT = "Model", "Picture and motion", "Machine", "Output"
+_WHAT, _MODEL, _PICTURE, _RUN, _OUT = "In place of prompts", "Model", "Picture and motion", "Machine", "Output"
 
 # typer reads these annotations at run time, where `list[str] | None` works from Python 3.10 on.
 Text = Optional[str]  # noqa: UP045
@@ -25,17 +25,30 @@ def _option(text: str, panel: str, *names: str, metavar: str | None = None) -> A
 
 @reports_errors
 def animate(
-    prompts: Annotated[Texts, typer.Argument(metavar="[PROMPT]...", help="What to show; each makes a clip.")] = None,
+    prompts: Annotated[Texts, typer.Argument(metavar="PROMPT", help="What to show; each makes a clip.")] = None,
     config: Annotated[
-        Text, _option("YAML of runs, the original's or ours.", _RUN, "--config", "-c", metavar="FILE")
+        Text,
+        _option("Render the runs of a YAML file, the original's or ours.", _WHAT, "--config", "-c", metavar="FILE"),
     ] = None,
     from_: Annotated[
-        Text, _option("Repeat an earlier result: a video, or the .json beside it.", _RUN, "--from", metavar="FILE")
+        Text, _option("Repeat an earlier result: a video, or the .json beside it.", _WHAT, "--from", metavar="FILE")
     ] = None,
-    model: Annotated[Text, _option("Image model: file, folder, hub id, or `bundled`.", _MODEL)] = None,
-    motion_module: Annotated[Text, _option("Motion module: file, folder or hub id.", _MODEL)] = None,
-    family: Annotated[Text, _option("Overrides the recognised family of the motion module.", _MODEL)] = None,
-    vae: Annotated[Text, _option("VAE file in place of the model's own.", _MODEL)] = None,
+    model: Annotated[Text, _option("Image model: file, folder, hub id, or `bundled`.", _MODEL, metavar="MODEL")] = None,
+    motion_module: Annotated[Text, _option("Motion module: file, folder or hub id.", _MODEL, metavar="MODULE")] = None,
+    family: Annotated[
+        Text, _option("Overrides the recognised family of the motion module.", _MODEL, metavar="NAME")
+    ] = None,
+    vae: Annotated[Text, _option("VAE file or folder in place of the model's own.", _MODEL, metavar="FILE")] = None,
+    text_encoder: Annotated[
+        Text, _option("Text encoder in place of the model's own, or where it has none.", _MODEL, metavar="FILE")
+    ] = None,
+    text_encoder_2: Annotated[
+        Text, _option("The second one of SDXL, likewise.", _MODEL, "--text-encoder-2", metavar="FILE")
+    ] = None,
+    prediction_type: Annotated[
+        Text, _option("epsilon or v_prediction, of a single file that does not say.", _MODEL, metavar="TYPE")
+    ] = None,
+    use_ema: Annotated[bool, _option("Take the averaged weights of a single file.", _MODEL, "--use-ema")] = False,
     lora: Annotated[Texts, _option("LoRA of the image model; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
     motion_lora: Annotated[Texts, _option("MotionLoRA; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
     domain_adapter: Annotated[Text, _option("Domain adapter of v3.", _MODEL, metavar="FILE[:SCALE]")] = None,
@@ -62,7 +75,9 @@ def animate(
     dtype: Annotated[Text, _option("float32, float16 or bfloat16.", _RUN)] = None,
     cpu_offload: Annotated[bool, _option("Keep on the GPU only what is at work.", _RUN, "--cpu-offload")] = False,
     decode_chunk_size: Annotated[Number, _option("Frames decoded at once.", _RUN)] = None,
-    inference_config: Annotated[Text, _option("Inference YAML of the original; only compared.", _RUN)] = None,
+    inference_config: Annotated[
+        Text, _option("Inference YAML of the original; only compared.", _RUN, metavar="FILE")
+    ] = None,
     out: Annotated[
         Text, _option("mp4, webm, gif, webp, apng, or a folder of PNG.", _OUT, "--out", "-o", metavar="FILE")
     ] = None,
@@ -71,10 +86,13 @@ def animate(
     loop: Annotated[Number, _option("Times that gif, webp and apng play; 0 is for ever.", _OUT)] = None,
     quiet: Annotated[bool, _option("Print only where the files are.", _OUT, "--quiet", "-q")] = False,
     list_words: Annotated[
-        bool, _option("Print the words that the bundled model knows.", _MODEL, "--list-words")
+        bool, _option("Print the words that the bundled model knows.", _WHAT, "--list-words")
     ] = False,
 ) -> None:
-    """Render prompts to animations. Settings left out are what the model recommends."""
+    """Render prompts to animations. Settings left out are what the model recommends.
+
+    Without --model and --motion-module the small bundled model renders. Results go to samples/ unless --out is given.
+    """
     if list_words:
         _print_words()
         return
@@ -83,6 +101,10 @@ def animate(
         "motion_module": motion_module,
         "family": family,
         "vae": vae,
+        "text_encoder": text_encoder,
+        "text_encoder_2": text_encoder_2,
+        "prediction_type": prediction_type,
+        "use_ema": use_ema or None,
         "loras": [_scaled(text) for text in lora or []] or None,
         "motion_loras": [_scaled(text) for text in motion_lora or []] or None,
         "domain_adapter": _scaled(domain_adapter) if domain_adapter else None,

@@ -20,8 +20,15 @@ def convert(
         Optional[str],  # noqa: UP045 - read by typer at run time
         typer.Option("--dtype", help="float32, float16 or bfloat16; SRC's own if left out."),
     ] = None,
+    family: Annotated[
+        Optional[str],  # noqa: UP045 - read by typer at run time
+        typer.Option("--family", metavar="NAME", help="Family to write into DST, in place of the recognised one."),
+    ] = None,
 ) -> None:
-    """Convert motion modules and MotionLoRAs between the original's and the diffusers layout."""
+    """Convert motion modules and MotionLoRAs between the original's and the diffusers layout, and to other precisions.
+
+    Other weight files can change format and precision. DST says which family it is, whatever its name.
+    """
     from animatediff.errors import UserError, nearest
 
     layouts, dtypes = ("original", "diffusers", "internal"), ("float32", "float16", "bfloat16")
@@ -36,4 +43,5 @@ def convert(
     from animatediff.weights.convert import Layout
     from animatediff.weights.convert import convert as convert_file
 
-    print(convert_file(source, target, to=cast(Layout, to), dtype=None if dtype is None else getattr(torch, dtype)))
+    precision = None if dtype is None else getattr(torch, dtype)
+    print(convert_file(source, target, to=cast(Layout, to), dtype=precision, family=family))

@@ -11,7 +11,7 @@ from animatediff.cli.errors import reports_errors
 
 @reports_errors
 def inspect(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Weight files or diffusers folders.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Weight files or diffusers folders.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a file.")] = False,
 ) -> None:
     """Say what weight files are: kind, family, evidence, size, keys, recommended settings."""

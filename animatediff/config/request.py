@@ -71,6 +71,13 @@ class AnimateRequest(_Frozen):
     family: Name = None
     """Overrides what is recognised from the motion module's file."""
     vae: Name = None
+    text_encoder: Name = None
+    text_encoder_2: Name = None
+    """Files or diffusers folders in place of the image model's own parts, or where it has none."""
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """What a single file predicts; None is what it says, or what its UNet does when tried."""
+    use_ema: bool = False
+    """Take the averaged weights of a single file that has both."""
     loras: Refs = ()
     motion_loras: Refs = ()
     domain_adapter: Annotated[WeightRef | None, BeforeValidator(lambda v: _with_path(_none_if_empty(v)))] = None
@@ -148,9 +155,11 @@ PATH_FIELDS = {
     "model": "StableDiffusion",
     "motion_module": "Motion_Module",
     "vae": "StableDiffusion",
+    "text_encoder": "StableDiffusion",
+    "text_encoder_2": "StableDiffusion",
     "loras": "DreamBooth_LoRA",
     "motion_loras": "MotionLoRA",
-    "domain_adapter": "MotionLoRA",
+    "domain_adapter": "Motion_Module",
     "embeddings": "DreamBooth_LoRA",
     "inference_config": "",
 }

@@ -33,8 +33,9 @@ def block_points(block: nn.Module) -> list[nn.Module]:
 
 
 def layer_channels(layer: nn.Module) -> int:
-    """Channels that leave a ResNet or an attention layer."""
-    channels = getattr(layer, "out_channels", None) or getattr(layer, "in_channels", None)
+    """Channels that leave a ResNet, a transformer, or a plain attention layer."""
+    names = ("out_channels", "in_channels", "query_dim")
+    channels = next((value for name in names if (value := getattr(layer, name, None))), None)
     assert isinstance(channels, int), f"{type(layer).__name__} does not say how many channels it has"
     return channels
 

@@ -7,10 +7,12 @@ bound methods of the modules they call, so that a deep copy of the UNet calls it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -83,6 +85,7 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
         for norm in image_norms(unet):
             norm.register_forward_pre_hook(over_frames.before)
             norm.register_forward_hook(over_frames.after)
+    _forget_compiled()
     return Attachment(unet, adapter, num_points)
 
 
@@ -95,6 +98,7 @@ def detach(unet: UNet2DConditionModel) -> None:
     for block in _blocks(unet):
         if hasattr(block, "motion_modules"):
             del block.motion_modules
+    _forget_compiled()
 
 
 def is_attached(unet: UNet2DConditionModel) -> bool:
@@ -129,3 +133,9 @@ def _blocks(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
 
 def _is_ours(hook: Any) -> bool:
     return isinstance(getattr(hook, "__self__", None), MotionModule | NormOverFrames)
+
+
+def _forget_compiled() -> None:
+    """Let whatever torch.compile made be made anew when it is next called: hooks that come or go it does not see."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

@@ -18,7 +18,8 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import Attachment, MotionAdapter, attach, uniform_windows
 from animatediff.pipelines.assemble import image_pipeline, is_sdxl
-from animatediff.pipelines.checks import as_list, check_call, check_window
+from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, check_window
+from animatediff.pipelines.clip_skip import skipped_states
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.output import AnimateDiffOutput, Defaults, Progress
 from animatediff.pipelines.precision import as_dtype, default_device
@@ -31,6 +32,7 @@ from animatediff.sampling import (
     make_scheduler,
     one_generator_each,
     scheduler_name,
+    set_steps,
     windowed,
 )
 
@@ -121,6 +123,7 @@ class AnimateDiffPipeline:
 
     def set_motion_adapter(self, adapter: MotionAdapter, family: Family | None = None) -> None:
         """Plug in motion modules that are already in memory, such as new ones to be trained."""
+        self._check_in_memory()
         self.unload_motion_module()
         self.attachment = attach(self.unet, adapter.to(self.unet.device).eval().requires_grad_(False))
         self.family = family
@@ -140,8 +143,13 @@ class AnimateDiffPipeline:
         """
         from animatediff.weights.lora import load_lora
 
+        self._check_in_memory()
         encoders = self._text_encoders
         return load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
+
+    def _check_in_memory(self) -> None:
+        if self.unet.device.type == "meta":
+            raise UserError("load motion modules and LoRAs before enable_sequential_cpu_offload hides the weights")
 
     def set_adapters(self, adapter_names: Sequence[str] | str, adapter_weights: Sequence[float] | float = 1.0) -> None:
         """Set the strengths of loaded LoRAs; those that are not named are switched off, as in diffusers."""
@@ -285,6 +293,7 @@ class AnimateDiffPipeline:
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         chunk_size = DECODE_CHUNK_SIZE if decode_chunk_size is None else decode_chunk_size
         check_call(prompts, negatives, num_frames, height, width, steps, chunk_size, output_type)
+        check_clip_skip(clip_skip, self._text_encoders, last=int(is_sdxl(self.image)))
         window, overlap = check_window(
             window, overlap, num_frames, defaults.window, motion.adapter.numerics.max_positions
         )
@@ -305,7 +314,7 @@ class AnimateDiffPipeline:
             uniform_windows(num_frames, window, overlap),
         )
         scheduler: Any = self.image.scheduler
-        scheduler.set_timesteps(steps, device=device)
+        set_steps(scheduler, steps, device)
         total = len(scheduler.timesteps)
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -344,13 +353,14 @@ class AnimateDiffPipeline:
         """The UNet with its prompts encoded, and guidance around it where `scale` asks for it."""
         guidance = scale > 1
         image: Any = self.image  # SD and SDXL differ in what they return
+        texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negatives, "clip_skip": clip_skip}
+        if clip_skip and not is_sdxl(image):
+            texts = {"prompt": None, "prompt_embeds": skipped_states(image, prompts, clip_skip, device)}
+            if guidance:
+                empty = [""] * len(prompts)
+                texts["negative_prompt_embeds"] = skipped_states(image, negatives or empty, clip_skip, device)
         encoded = image.encode_prompt(
-            prompt=prompts,
-            device=device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guidance,
-            negative_prompt=negatives,
-            clip_skip=clip_skip,
+            device=device, num_images_per_prompt=1, do_classifier_free_guidance=guidance, **texts
         )
         positive, negative = encoded[:2]
         pooled = time_ids = None

@@ -20,9 +20,13 @@ BUNDLED = "bundled"
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 
+BASE_SETTINGS = ("vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema")
+"""Settings of the image model, as `weights.base.load_base` calls them."""
+
 PIPELINE_FIELDS = (
-    *("model", "motion_module", "family", "vae", "loras", "motion_loras", "domain_adapter", "embeddings"),
-    *("scheduler", "device", "dtype", "cpu_offload", "inference_config"),
+    *("model", "motion_module", "family", "vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema"),
+    *("loras", "motion_loras", "domain_adapter", "embeddings", "scheduler"),
+    *("device", "dtype", "cpu_offload", "inference_config"),
 )
 """Settings that decide the pipeline; requests that agree in them share one."""
 
@@ -36,12 +40,14 @@ def complete(request: AnimateRequest) -> AnimateRequest:
     """`request` with the base model filled in and every weight file present; nothing is loaded yet.
 
     Known files that are missing are fetched where the request says `download`. Raises UserError for a file that is
-    missing, for a model without a motion module, and for an unknown scheduler or device.
+    missing or not what its setting wants, for a model without a motion module, and for an unknown scheduler or device.
     """
-    if request.scheduler is not None:
-        from animatediff.sampling.schedulers import scheduler_name
+    from animatediff.pipelines.precheck import check_files
 
-        scheduler_name(request.scheduler)
+    if request.scheduler is not None:
+        from animatediff.sampling.schedulers import scheduler_class
+
+        scheduler_class(request.scheduler)
     _check_device(request.device)
     model = request.model or (BUNDLED if request.motion_module is None else default_base(request.download))
     if model != BUNDLED:
@@ -52,7 +58,7 @@ def complete(request: AnimateRequest) -> AnimateRequest:
                 " (with --download, `--motion-module v3_sd15_mm.ckpt` for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
             )
     changes: dict[str, Any] = {"model": model}
-    for name in ("motion_module", "vae"):
+    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2"):
         if (value := getattr(request, name)) is not None:
             changes[name] = _present(value, name, request.download)
     for name in ("loras", "motion_loras", "embeddings"):
@@ -63,7 +69,9 @@ def complete(request: AnimateRequest) -> AnimateRequest:
     if (adapter := request.domain_adapter) is not None:
         path = _present(adapter.path, "domain_adapter", request.download)
         changes["domain_adapter"] = adapter.model_copy(update={"path": path})
-    return request.model_copy(update=changes)
+    completed = request.model_copy(update=changes)
+    check_files(completed)
+    return completed
 
 
 def _check_device(device: str | None) -> None:
@@ -123,7 +131,7 @@ def build_pipeline(request: AnimateRequest) -> AnimateDiffPipeline:
     if request.model == BUNDLED:
         pipe = AnimateDiffPipeline.from_bundled(torch_dtype=request.dtype or "float32")
     else:
-        settings = {} if request.vae is None else {"vae": request.vae}
+        settings = {name: value for name in BASE_SETTINGS if (value := getattr(request, name))}
         pipe = AnimateDiffPipeline.from_pretrained(
             request.model, torch_dtype=as_dtype(request.dtype, device), **settings
         )

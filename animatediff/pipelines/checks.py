@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.pipelines.decode import OUTPUT_TYPES
@@ -41,6 +42,16 @@ def check_call(
             raise UserError(f"{name} must be a positive multiple of 8 pixels, got {value}; {near} is near")
     if output_type not in OUTPUT_TYPES:
         raise UserError(f"unknown output_type {output_type!r}; known are {', '.join(OUTPUT_TYPES)}")
+
+
+def check_clip_skip(clip_skip: int | None, text_encoders: Sequence[Any], *, last: int) -> None:
+    """Raise UserError unless the text encoders have more layers than are passed over.
+
+    last: layers that are passed over anyway (SDXL reads the last but one, SD 1.x the last).
+    """
+    most = min(encoder.config.num_hidden_layers for encoder in text_encoders) - 1 - last
+    if clip_skip is not None and not 0 <= clip_skip <= most:
+        raise UserError(f"clip_skip must be 0 to {most} with the text encoder of this model, got {clip_skip}")
 
 
 def check_window(

@@ -9,6 +9,7 @@ from typing import Any
 
 from animatediff.config.load import sidecar_of
 from animatediff.config.request import AnimateRequest
+from animatediff.errors import UserError
 from animatediff.video.atomic import write_text
 
 SAMPLES = Path("samples")
@@ -41,12 +42,16 @@ def new_folder(root: Path, stem: str, now: datetime | None = None) -> Path:
 def numbered(out: str, index: int, num_clips: int) -> str:
     """The name of clip `index`: `out` itself if it is the only one, else `name-0.mp4`, `name-1.mp4`, ...
 
+    Raises UserError for several clips and a path without a name, such as `.`.
+
     >>> numbered("a/fox.mp4", 1, 3)
     'a/fox-1.mp4'
     """
     if num_clips == 1:
         return out
     path = Path(out)
+    if not path.name:
+        raise UserError(f"{out}: has no name to number {num_clips} clips by; give one, as in --out {path / 'frames'}")
     return str(path.with_name(f"{path.stem}-{index}{path.suffix}"))
 
 

@@ -16,8 +16,8 @@ from animatediff.config.request import AnimateRequest
 from animatediff.errors import UserError
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
-from animatediff.video.atomic import check_writable, write_errors, write_text
-from animatediff.video.formats import format_of
+from animatediff.video.atomic import check_folder, check_writable, write_errors, write_text
+from animatediff.video.formats import FOLDER, format_of
 from animatediff.video.grid import make_grid
 from animatediff.video.write import write_video
 
@@ -87,7 +87,9 @@ def render(
     first = slug(request.prompt[0]).lower()
     out = request.out
     if out is not None:
-        format_of(out)
+        for index in range(request.num_clips):
+            if format_of(target := numbered(out, index, request.num_clips)) == FOLDER:
+                check_folder(target)
     check_writable(out or SAMPLES / f"{first}.mp4")
     result = RenderResult()
     for index, clip in enumerate(_clips([request], on_progress, cancel, pipe)):
@@ -244,7 +246,7 @@ def _frames(
 
     out = pipe(
         prompt=request.prompt[0],
-        negative_prompt=request.negative_prompt[0],
+        negative_prompt=request.negative_prompt[0] or None,  # SDXL was trained with zeros there, not with ""
         num_frames=request.num_frames,
         height=request.height,
         width=request.width,

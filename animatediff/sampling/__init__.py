@@ -2,7 +2,7 @@
 
 from animatediff.sampling.loop import Cancelled, clip_noise, denoise, one_generator_each
 from animatediff.sampling.predict import ClipPredictor, guided, windowed
-from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name
+from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name, set_steps
 
 __all__ = [
     "SCHEDULERS",
@@ -14,5 +14,6 @@ __all__ = [
     "make_scheduler",
     "one_generator_each",
     "scheduler_name",
+    "set_steps",
     "windowed",
 ]

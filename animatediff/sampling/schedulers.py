@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import SchedulerMixin
 
 KARRAS = {"use_karras_sigmas": True}
@@ -56,9 +59,9 @@ _OWN_KEYS = (
 
 
 def scheduler_name(name: str) -> str:
-    """Our name for a sampler that is given as ours, as `k_NAME` (Karras), or as a diffusers class.
+    """Our name for a sampler that is given as ours, as `k_NAME` (Karras), or as a diffusers class of that kind.
 
-    Raises UserError, with the nearest known name, for any other.
+    A class that has no short name here keeps its own. Raises UserError, with the nearest known name, for any other.
     """
     wanted = name.strip().lower().replace("-", "_").replace("+", "p").replace(" ", "_")
     if wanted.startswith("k_"):
@@ -68,19 +71,45 @@ def scheduler_name(name: str) -> str:
     for short, (class_name, settings) in SCHEDULERS.items():
         if not settings.keys() - {"skip_prk_steps"} and class_name.lower() in (wanted, f"{wanted}scheduler"):
             return short
+    if name.endswith("Scheduler") and _is_diffusion_sampler(name):
+        return name
     close = nearest(wanted, SCHEDULERS)
     hint = f"did you mean {close}? " if close else ""
-    raise UserError(f"unknown scheduler {name!r}; {hint}known are: {', '.join(SCHEDULERS)}")
+    raise UserError(
+        f"unknown scheduler {name!r}; {hint}known are: {', '.join(SCHEDULERS)}, and classes of diffusers that sample "
+        "Stable Diffusion"
+    )
+
+
+def _is_diffusion_sampler(class_name: str) -> bool:
+    """Whether a class of diffusers samples models trained on a table of betas, with noise that a seed decides."""
+    import diffusers
+
+    cls = getattr(diffusers, class_name, None)
+    if cls is None or class_name == "DPMSolverSDEScheduler":  # draws from a noise source of its own
+        return False
+    return bool(getattr(cls, "_backends", None)) or "beta_schedule" in inspect.signature(cls.__init__).parameters
+
+
+def scheduler_class(name: str) -> tuple[type[Any], dict[str, Any]]:
+    """The diffusers class of a sampler and what is set on it.
+
+    Raises UserError for an unknown name, and for a class that needs a package which is not installed.
+    """
+    import diffusers
+
+    class_name, settings = SCHEDULERS.get(scheduler_name(name), (name, {}))
+    cls = getattr(diffusers, class_name)
+    if missing := [package for package in getattr(cls, "_backends", ()) if find_spec(package) is None]:
+        raise UserError(f"scheduler {name!r} needs the package {missing[0]}: pip install {missing[0]}, or take another")
+    return cls, settings
 
 
 def make_scheduler(name: str, config: Mapping[str, Any], betas: Mapping[str, Any] | None = None) -> SchedulerMixin:
     """A diffusers scheduler by name, with the training schedule in `config` and `betas` laid over it."""
-    import diffusers
-
-    class_name, settings = SCHEDULERS[scheduler_name(name)]
-    cls = getattr(diffusers, class_name)
+    cls, settings = scheduler_class(name)
     kept = {key: value for key, value in config.items() if not key.startswith("_")}
-    if config.get("_class_name", class_name) != class_name:
+    if config.get("_class_name", cls.__name__) != cls.__name__:
         kept = {key: value for key, value in kept.items() if key not in _OWN_KEYS}
     if config.get("rescale_betas_zero_snr"):
         # With no signal at the last training step, sampling has to begin at that very step.
@@ -89,3 +118,17 @@ def make_scheduler(name: str, config: Mapping[str, Any], betas: Mapping[str, Any
     kept = {"clip_sample": False, "steps_offset": 1} | kept
     known = cls._get_init_keys(cls)
     return cls.from_config({key: value for key, value in (kept | dict(betas or {}) | settings).items() if key in known})
+
+
+def set_steps(scheduler: Any, num_inference_steps: int, device: torch.device | str) -> None:
+    """Lay out the steps of a clip. Raises UserError for a number of steps that the scheduler cannot make."""
+    reason = None
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except (ValueError, IndexError) as error:
+        reason = error
+    # diffusers lets some numbers through and then reads beyond the table of noise levels
+    if reason is None and float(scheduler.timesteps.max()) >= scheduler.config.num_train_timesteps:
+        reason = f"the model was trained on {scheduler.config.num_train_timesteps} noise levels; take fewer steps"
+    if reason is not None:
+        raise UserError(f"num_inference_steps={num_inference_steps}: not with {type(scheduler).__name__} ({reason})")

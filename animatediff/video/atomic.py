@@ -48,6 +48,19 @@ def check_writable(path: str | Path) -> None:
             pass
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise UserError if a folder of frames cannot be named `path`: a file is, or a folder that holds other files."""
+    path = Path(path)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"{path}: is a file, expected the name of a folder for the frames")
+    with write_errors(path):
+        others = [entry.name for entry in path.iterdir() if not FRAME_NAME.fullmatch(entry.name)]
+    if others:
+        raise UserError(f"{path}: holds other files ({others[0]}); choose an empty or a new folder for the frames")
+
+
 def _make_parents(folder: Path) -> list[Path]:
     """Make `folder`; returns the folders that were not there before, deepest first."""
     made = []
@@ -127,15 +140,7 @@ class AtomicFolder(AtomicFile):
     """The same for a folder of frames; an existing folder is replaced only if it holds nothing but numbered frames."""
 
     def __enter__(self) -> AtomicFolder:
-        if self.path.exists():
-            if not self.path.is_dir():
-                raise UserError(f"{self.path}: is a file, expected the name of a folder for the frames")
-            with write_errors(self.path):
-                others = [entry.name for entry in self.path.iterdir() if not FRAME_NAME.fullmatch(entry.name)]
-            if others:
-                raise UserError(
-                    f"{self.path}: holds other files ({others[0]}); choose an empty or a new folder for the frames"
-                )
+        check_folder(self.path)
         with write_errors(self.path):
             try:
                 self._made = _make_parents(self.path.absolute().parent)

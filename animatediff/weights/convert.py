@@ -42,6 +42,8 @@ class _Result:
     config: dict[str, Any] | None = None
     """What goes into config.json of a diffusers folder."""
     folder_file: str = ADAPTER_FILE
+    title: str = ""
+    """What the family is called."""
     note: str = ""
 
 
@@ -65,6 +67,8 @@ def convert(
     found = recognise_header(header)
     as_folder = to == "diffusers" and target.suffix not in WEIGHT_SUFFIXES
     _check_target(header.path, target, as_folder)
+    if family is not None and found.kind != "motion_module":
+        raise UserError(f"{header.path}: {found.title}; only motion modules have a family, leave {family} out")
     if found.kind == "motion_module":
         result = _motion_module(found, to, dtype, family)
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
@@ -83,7 +87,7 @@ def convert(
     else:
         save_tensors(target, result.tensors, result.metadata)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
-    what = f"{found.title}{f' ({found.family.title})' if found.family else ''}"
+    what = f"{found.title}{f' ({result.title})' if result.title else ''}"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 
 
@@ -106,7 +110,7 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
     shapes = {key: info.shape for key, info in header.tensors.items()}
     table_length = num_positions(shapes)
     if family is not None:
-        facts = family_named(family).with_positions(table_length)
+        facts = family_named(family).with_positions(table_length).with_steps_of(header.path.name)
     layout = layout_of(to_internal(shapes), norm_groups=facts.norm_groups)
     if layout is None:
         raise UserError(f"{header.path}: blocks or modules are not numbered from 0 without a gap; is it whole?")
@@ -121,7 +125,7 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
     note = f"; {dropped} tensors of other layers left out" if dropped else ""
     metadata = {**_plain(header.metadata), **facts.metadata()}
     if to == "internal":
-        return _Result(state, metadata, note=note)
+        return _Result(state, metadata, title=facts.title, note=note)
     # Published AnimateLCM modules have no tables: other programs know them by that. diffusers needs them all the same.
     bare = to == "original" and facts.name == "animatelcm"
     positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype, stored=_stored(found))
@@ -129,7 +133,7 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
         tensors = {**names_to_original(state), **_original_tables(positions, layout.num_attentions)}
     else:
         tensors = {**state, **{f"{stem}.pos_embed.pe": table for stem, table in positions.items()}}
-    return _Result(tensors, metadata, config, note=note)
+    return _Result(tensors, metadata, config, title=facts.title, note=note)
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:

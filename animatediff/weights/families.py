@@ -7,6 +7,7 @@ the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateD
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,6 +18,10 @@ from animatediff.motion import MotionNumerics
 FAMILY_KEY = "animatediff.family"
 NUMERICS_KEY = "animatediff.numerics"
 """Where files of ours say in their metadata what their tensors cannot."""
+
+STEPS_IN_NAME = re.compile(r"(?<!\d)([1248])[ _-]?steps?(?![a-z])", re.IGNORECASE)
+"""AnimateDiff-Lightning is published for 1, 2, 4 and 8 steps, in files of one shape."""
+LIGHTNING_NAME = re.compile(r"lightning", re.IGNORECASE)
 
 LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
 
@@ -59,6 +64,17 @@ class Family:
         # Its tables are twice as long as the clips it was trained on: 64 for 32 frames, 128 for 64.
         return replace(changed, recommended=replace(self.recommended, num_frames=num_positions // 2))
 
+    def with_steps_of(self, name: str) -> Family:
+        """The same family with the number of steps that a file's name hints at: no tensor of a few-step model tells it.
+
+        >>> FAMILIES["lightning"].with_steps_of("animatediff_lightning_8step_comfyui").recommended.num_inference_steps
+        8
+        """
+        found = STEPS_IN_NAME.search(name) if self.name == "lightning" else None
+        if found is None:
+            return self
+        return replace(self, recommended=replace(self.recommended, num_inference_steps=int(found[1])))
+
     def metadata(self) -> dict[str, str]:
         """What a file of ours says about itself, so that it is known again whatever its shape."""
         facts = {
@@ -88,7 +104,7 @@ FAMILIES: dict[str, Family] = {
             title="AnimateDiff v2 (mm_sd_v15_v2) or a model of its shape",
             base="sd1",
             recommended=SD15,
-            notes="has a module in the mid block; for AnimateDiff-Lightning, which has the same shape, say lightning",
+            notes="has a module in the mid block; so has AnimateDiff-Lightning: for it, give --family lightning",
         ),
         Family(
             name="v3",

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.files import Header, read_header
 from animatediff.weights.folders import read_json
 from animatediff.weights.motion import find_header
@@ -50,7 +51,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "parameters": f"{sum(prod(info.shape) for info in header.tensors.values()):,}",
         "keys": _keys(header),
         "settings": _settings(found) or None,
-        "notes": (found.family and found.family.notes) or None,
+        "notes": _notes(found),
         "give_it_to": OPTIONS.get(found.kind),
         "metadata": {key: _short(value) for key, value in header.metadata.items()} or None,
     }
@@ -104,6 +105,21 @@ def _settings(found: Recognised) -> dict[str, Any]:
     if found.kind == "base_model" and found.base in BASE_SIZES:
         return {"height": BASE_SIZES[found.base], "width": BASE_SIZES[found.base]}
     return {}
+
+
+def _notes(found: Recognised) -> list[str] | None:
+    """Advice that goes with a family; what a name suggests is passed on as no more than that."""
+    if found.family is None:
+        return None
+    notes = [found.family.notes] if found.family.notes else []
+    name = found.header.path.name
+    if found.family.name == "v2" and LIGHTNING_NAME.search(name):
+        steps = STEPS_IN_NAME.search(name)
+        notes = [
+            "its name suggests AnimateDiff-Lightning, which no tensor can tell from v2: give --family lightning with it"
+            + (f" (takes {steps[1]} steps)" if steps else "")
+        ]
+    return notes or None
 
 
 def _ranks(header: Header) -> set[int]:

@@ -54,6 +54,7 @@ def load_lora(
     keys or shapes that do not fit, a name in use, a MotionLoRA without motion modules, or a file that is no LoRA.
     """
     tensors, metadata, label = _read(path_or_state)
+    unet = uncompiled(unet)
     keys = list(tensors)
     _refuse_other_files(keys, label)
     layers_per_block = getattr(getattr(unet, "config", None), "layers_per_block", 2)
@@ -81,6 +82,7 @@ def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, float]) ->
 
     Raises UserError for a name that no model has, before any strength is changed.
     """
+    models = [uncompiled(model) for model in models]
     known = lora_names(models)
     for name in scales:
         if name not in known:
@@ -104,6 +106,7 @@ def remove_lora(models: Sequence[nn.Module], name: str) -> None:
 
     Raises UserError if no model has a LoRA of that name.
     """
+    models = [uncompiled(model) for model in models]
     if not any(name in _adapters(model) for model in models):
         raise UserError(f"no LoRA named {name!r} is loaded")
     for model in models:
@@ -123,15 +126,26 @@ def remove_lora(models: Sequence[nn.Module], name: str) -> None:
             model._hf_peft_config_loaded = False  # type: ignore[assignment]  # as diffusers and transformers keep it
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The model inside what torch.compile returns, which puts a name of its own before every layer's."""
+    return getattr(model, "_orig_mod", model)
+
+
 def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
     if isinstance(source, Mapping):
         return source, {}, "LoRA"
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = next((path / file for file in FOLDER_FILES if (path / file).is_file()), path)
+    path = lora_file(source)
     header = read_header(path)
     _refuse_other_files(list(header.tensors), str(path))  # before a motion module of gigabytes is read
     return load_tensors(header), header.metadata, str(path)
+
+
+def lora_file(source: str | Path) -> Path:
+    """The weight file that is meant: `source`, or the one of a known name in the folder `source`."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return next((path / file for file in FOLDER_FILES if (path / file).is_file()), path)
+    return path
 
 
 def _refuse_other_files(keys: list[str], label: str) -> None:
@@ -153,7 +167,7 @@ def _default_name(kind: Kind, label: str) -> str:
 
 def _models(unet: nn.Module, text_encoders: Sequence[nn.Module]) -> dict[Place, nn.Module]:
     names: tuple[Place, ...] = ("text_encoder", "text_encoder_2")
-    return {"unet": unet, **dict(zip(names, text_encoders, strict=False))}
+    return {"unet": unet, **dict(zip(names, map(uncompiled, text_encoders), strict=False))}
 
 
 def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:

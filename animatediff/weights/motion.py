@@ -35,9 +35,9 @@ def load_motion_module(
 ) -> tuple[MotionAdapter, Family]:
     """Motion modules from a file, a diffusers `MotionAdapter` folder, a HotshotXL folder, or (by network) a hub id.
 
-    The file says which family it is; `family` overrides that. `unet` is checked against before any tensor is read.
-    `dtype` None keeps the file's. Raises UserError for another kind of file, missing, unknown or misshapen tensors, and
-    modules that do not fit `unet`.
+    The file says which family it is; `family` overrides that (for "lightning" the file's name hints at the steps).
+    `unet` is checked against before any tensor is read. `dtype` None keeps the file's. Raises UserError for another
+    kind of file, missing, unknown or misshapen tensors, and modules that do not fit `unet`.
     """
     header = find_header(source)
     found = recognise_header(header)
@@ -45,7 +45,7 @@ def load_motion_module(
         raise wrong_kind(found, "motion_module")
     facts = found.family
     if family is not None:
-        facts = family_named(family)
+        facts = family_named(family).with_steps_of(header.path.name)
         # The file's own table is a fact about the weights, whatever family they are run as.
         facts = facts.with_positions(found.family.numerics.max_positions)
     layout = _layout(found, facts)
@@ -131,12 +131,17 @@ def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognis
         return
     made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
     if made_for != given:
-        raise UserError(
-            f"{found.header.path}: a motion module for {made_for} base models, but the base model is {given}; "
-            f"give it a {made_for} base model, or take a motion module for {given}"
-        )
+        raise other_base(found.header.path, made_for, given)
     raise UserError(
         f"{found.header.path}: does not fit the base model: its modules are ({layout}), the model's blocks ({wanted})"
+    )
+
+
+def other_base(path: Path, made_for: str, given: str) -> UserError:
+    """The message for motion modules made for one kind of base model ("SDXL") and given with another."""
+    return UserError(
+        f"{path}: a motion module for {made_for} base models, but the base model is {given}; "
+        f"give a base model of the kind {made_for}, or a motion module for {given}"
     )
 
 

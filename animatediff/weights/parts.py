@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     Part = Component | nn.Module
     Supplied = str | Path | nn.Module | None
 
-OPTIONS = {"vae": "vae= or --vae", "text_encoder": "text_encoder=", "text_encoder_2": "text_encoder_2="}
+OPTIONS = {
+    "vae": "vae= or --vae",
+    "text_encoder": "text_encoder= or --text-encoder",
+    "text_encoder_2": "text_encoder_2= or --text-encoder-2",
+}
 """How a user supplies a component: argument, command line."""
 TITLES = {"vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 

@@ -1,0 +1,30 @@
+"""Prompts read before the text encoder's last layers, for Stable Diffusion 1.x and 2.x.
+
+diffusers does this for the prompt alone, and reaches for a submodule that newer versions of transformers do not have.
+Models that were trained so saw all their texts so, the empty one too: negative prompts are read from the same layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def skipped_states(image: Any, texts: Sequence[str], clip_skip: int, device: torch.device) -> Tensor:
+    """States (b, n, d) of `texts` with the last `clip_skip` layers passed over, normalised as the last layer's are.
+
+    image: a `StableDiffusionPipeline`.
+    """
+    tokenizer, encoder = image.tokenizer, image.text_encoder
+    tokens = tokenizer(
+        image.maybe_convert_prompt(list(texts), tokenizer),  # spells out words of several vectors
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    states = encoder(tokens.input_ids.to(device), output_hidden_states=True).hidden_states[-(clip_skip + 1)]
+    return getattr(encoder, "text_model", encoder).final_layer_norm(states)
