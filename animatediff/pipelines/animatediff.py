@@ -353,7 +353,7 @@ class AnimateDiffPipeline:
         """The UNet with its prompts encoded, and guidance around it where `scale` asks for it."""
         guidance = scale > 1
         image: Any = self.image  # SD and SDXL differ in what they return
-        texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negatives, "clip_skip": clip_skip}
+        texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negatives, "clip_skip": clip_skip or None}
         if clip_skip and not is_sdxl(image):
             texts = {"prompt": None, "prompt_embeds": skipped_states(image, prompts, clip_skip, device)}
             if guidance:
