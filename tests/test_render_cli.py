@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
+from weight_files import published, write_hollow
 
 from animatediff.cli.main import app
 from animatediff.cli.original import main as original
@@ -192,6 +193,15 @@ COMMANDS = [
 ]
 
 
+PUBLISHED = {
+    "realisticVisionV20_v20.safetensors": "sd15_single_file",
+    "sdxl_base_1.0.safetensors": "sdxl_single_file",
+    "mm_sd_v15_v2.ckpt": "mm_sd_v15_v2",
+    "mm_sdxl_v10_beta.ckpt": "mm_sdxl_v10_beta",
+    "v2_lora_ZoomIn.ckpt": "v2_lora",
+}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("dashes", [False, True])
 def test_commands_of_the_original(place: Path, monkeypatch: pytest.MonkeyPatch, command: str, dashes: bool) -> None:
@@ -199,12 +209,9 @@ def test_commands_of_the_original(place: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(render_module, "build_pipeline", lambda request: seen.append(request) or FakePipeline())
     (place / "configs").symlink_to(Path(__file__).parents[1] / "configs")
     words = command.split()
-    for word in words:
-        if word.startswith("models/"):
-            Path(word).parent.mkdir(parents=True, exist_ok=True)
-            Path(word).touch()
-    Path("models/Motion_Module").mkdir(parents=True, exist_ok=True)
-    Path("models/Motion_Module/mm_sd_v15_v2.ckpt").touch()
+    for name in (*[word for word in words if word.startswith("models/")], "models/Motion_Module/mm_sd_v15_v2.ckpt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        write_hollow(Path(name), published(PUBLISHED[Path(name).name]))
     words = [w.replace("_", "-") if dashes and w.startswith("--") else w for w in words]
     small = [w if w not in ("512", "1024") else "64" for w in words]
     assert original([*small, "--without-xformers"]) == 0

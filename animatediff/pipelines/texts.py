@@ -39,7 +39,7 @@ def encode_texts(
 ) -> Texts:
     """Encode the prompts, and where there is guidance the negative ones. `size`: (height, width) in pixels."""
     anyhow: Any = image  # SD and SDXL differ in what they return
-    texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negatives, "clip_skip": clip_skip}
+    texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negatives, "clip_skip": clip_skip or None}
     if clip_skip and not is_sdxl(image):
         texts = {"prompt": None, "prompt_embeds": skipped_states(image, prompts, clip_skip, device)}
         if guidance:
