@@ -39,8 +39,8 @@ class DataReport:
     kind: Kind
     num_listed: int = 0
     """Rows, files or shards that there are."""
-    num_usable: int = 0
-    """Those that are there with a readable caption; for shards, those that are there."""
+    num_found: int = 0
+    """Those that are there, with a readable caption; training draws from these."""
     num_opened: int = 0
     """Those whose first frame was decoded."""
     bad_listed: Findings = field(default_factory=Findings)
@@ -64,8 +64,12 @@ class DataReport:
             clip += f", stride {config.stride},"
         lines = [
             f"{config.path or NAMES[self.kind]}: {NAMES[self.kind]}; {clip} at {config.width}x{config.height}",
-            f"  {self.num_listed} {unit} listed, {self.num_usable} usable, {self.num_opened} opened",
+            f"  {self.num_listed} {unit} listed, {self.num_found} found",
         ]
+        if self.num_opened:
+            good = self.num_opened - len(self.bad_opened)
+            what = "samples opened" if self.kind == "webdataset" else "opened"
+            lines[-1] += f"; {self.num_opened} {what}, {good} of these good"
         lines += [f"  bad: {line}" for line in (*self.bad_listed.lines(), *self.bad_opened.lines())]
         lines += [f"  note: {line}" for line in self.notes.lines()]
         return "\n".join(lines)
@@ -81,12 +85,12 @@ def check_data(config: DataConfig) -> DataReport:
     report = DataReport(config, kind)
     check_fits(config, kind)
     if kind == "sprites":
-        report.num_listed = report.num_usable = config.num_items
+        report.num_listed = report.num_found = config.num_items
     elif kind == "webdataset":
         _check_shards(config, report)
     else:
         _check_files(config, report)
-    if not report.num_usable or len(report.bad_opened) == report.num_opened > 0:
+    if not report.num_found or len(report.bad_opened) == report.num_opened > 0:
         raise UserError(f"no usable clips in {report}")
     if report.bad_share > config.max_bad:
         raise UserError(
@@ -126,7 +130,7 @@ def _spread(total: int, at_most: int) -> list[int]:
 
 def _check_files(config: DataConfig, report: DataReport) -> None:
     listing = list_items(config, report.kind)
-    report.num_listed, report.num_usable = listing.num_listed, len(listing.items)
+    report.num_listed, report.num_found = listing.num_listed, len(listing.items)
     report.bad_listed, report.notes = listing.bad, listing.notes
     # Leaving out what is named twice is no fault of the data: count it as not listed.
     report.num_listed = len(listing.items) + len(listing.bad)
@@ -153,7 +157,7 @@ def _note(report: DataReport, name: str, error: BadMedia | None) -> None:
 
 def _check_shards(config: DataConfig, report: DataReport) -> None:
     shards = list_shards(config)
-    report.num_listed = report.num_usable = len(shards)
+    report.num_listed = report.num_found = len(shards)
     left = config.max_checked
     for index in _spread(len(shards), CHECKED_SHARDS):
         shard = shards[index]

@@ -26,8 +26,8 @@ class Timeline:
 
     times: tuple[int, ...]
     """Presentation times, ascending, in ticks of the stream."""
-    keys: tuple[tuple[int, int], ...]
-    """(presentation time, decoding time) of each keyframe, ascending."""
+    keys: tuple[int, ...]
+    """Those of the keyframes, from which decoding can begin."""
 
 
 class VideoFile:
@@ -75,15 +75,19 @@ class VideoFile:
     def _scan(self) -> Timeline | None:
         """Read all packets, decode none; None where they do not tell which frames there are."""
         times: list[int] = []
-        keys: list[tuple[int, int]] = []
+        keys: list[int] = []
+        count = 0
         for packet in self._container.demux(self._stream):
+            count += packet.size > 0
             if packet.size == 0 or packet.is_discard:  # the end of the stream; frames that an edit list cuts away
                 continue
             if packet.pts is None:
                 return None
             times.append(packet.pts)
             if packet.is_keyframe:
-                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+                keys.append(packet.pts)
+        if count < self._stream.frames and "mp4" in self._container.format.name:  # it has a table of its frames
+            raise BadMedia(f"ends early: {count} of {self._stream.frames} frames are there")
         if len(set(times)) < len(times) or not keys:
             return None
         return Timeline(tuple(sorted(times)), tuple(sorted(keys)))
@@ -113,9 +117,8 @@ class VideoFile:
         times = self._timeline.times
         wanted = {times[index]: index for index in indices}
         first, last = min(wanted), max(wanted)
-        start = bisect_right(self._timeline.keys, first, key=lambda key: key[0]) - 1
-        # Seeking goes by decoding time, and frames are decoded before they are shown.
-        self._container.seek(self._timeline.keys[max(start, 0)][1], stream=self._stream, backward=True, any_frame=False)
+        start = max(bisect_right(self._timeline.keys, first) - 1, 0)
+        self._container.seek(self._timeline.keys[start], stream=self._stream, backward=True, any_frame=False)
         found: dict[int, np.ndarray] = {}
         for frame in self._container.decode(self._stream):
             if frame.pts in wanted:

@@ -77,7 +77,7 @@ def read_picture(source: str | Path | bytes) -> np.ndarray:
                 picture = picture.convert("RGBA")
                 white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
                 picture = Image.alpha_composite(white, picture)
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise

@@ -76,10 +76,11 @@ def _local(name: str) -> list[str]:
 
 def parts_of(sample: Sample) -> tuple[str, bytes, str]:
     """(name, bytes) of a sample's video or picture, and its caption. Raises BadMedia."""
-    media = [s for s in sample.files if os.path.splitext("." + s)[1] in VIDEO_SUFFIXES | PICTURE_SUFFIXES]
+    kinds = {suffix: "." + suffix.rsplit(".", 1)[-1] for suffix in sample.files}
+    media = [suffix for suffix, kind in kinds.items() if kind in VIDEO_SUFFIXES | PICTURE_SUFFIXES]
     if not media:
         raise BadMedia(f"holds no video or picture, only {', '.join(sorted(sample.files))}")
-    media.sort(key=lambda s: (os.path.splitext("." + s)[1] in PICTURE_SUFFIXES, s))  # a poster beside a video
+    media.sort(key=lambda suffix: (kinds[suffix] in PICTURE_SUFFIXES, suffix))  # a picture beside a video is its poster
     if "txt" in sample.files:
         text = caption_of(sample.files["txt"])
     elif "json" in sample.files:
@@ -106,6 +107,8 @@ class ShardClips(IterableDataset[ClipItem]):
         self.rank, self.world_size = rank, world_size
         self.cache: LatentCache | None = None
         self.first_epoch = 0
+        self.epoch = 0
+        """The epoch that the slowest worker was in when the state was made that this goes on from."""
         self.turn = 0
         """The worker whose batch is next."""
         self.num_workers: int | None = None
@@ -132,11 +135,11 @@ class ShardClips(IterableDataset[ClipItem]):
         if self.num_workers in (None, num_workers):
             start = self.positions.get(worker, start)
         else:
-            worker = info.id if info else 0
+            worker, start = info.id if info else 0, Position(epoch=self.epoch)
             if worker == 0:
                 logger.warning(
                     "%s: the checkpoint was made with %s loader workers, now there are %d: reading starts again at the "
-                    "beginning of epoch %d", self.config.path, self.num_workers, num_workers, self.first_epoch,
+                    "beginning of epoch %d", self.config.path, self.num_workers, num_workers, self.epoch,
                 )  # fmt: skip
         return self._clips(worker, num_workers, start)
 
@@ -219,6 +222,8 @@ class ShardClips(IterableDataset[ClipItem]):
         """Say that a batch, whose items carried these `position`s, was used."""
         num_workers, worker, *position = positions[-1]
         if num_workers != self.num_workers:
+            if self.num_workers is not None:
+                self.first_epoch = self.epoch
             self.positions, self.num_workers = {}, num_workers
         self.positions[worker] = Position(*position)
         self.turn = (worker + 1) % num_workers
@@ -260,7 +265,9 @@ class ShardClips(IterableDataset[ClipItem]):
                 "beginning of epoch %d", self.config.path, state["rank"], state["world_size"], self.rank,
                 self.world_size, state["epoch"],
             )  # fmt: skip
-            self.first_epoch, self.turn, self.num_workers, self.positions = state["epoch"], 0, None, {}
+            self.first_epoch = self.epoch = state["epoch"]
+            self.turn, self.num_workers, self.positions = 0, None, {}
             return
+        self.epoch = state["epoch"]
         self.first_epoch, self.turn, self.num_workers = state["first_epoch"], state["turn"], state["num_workers"]
         self.positions = {int(worker): Position(*position) for worker, position in state["positions"].items()}

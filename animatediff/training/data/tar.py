@@ -171,9 +171,9 @@ def _read_once(shard: str, begin: int) -> Iterator[Sample]:
                 assert content is not None
                 current.files[suffix.lower()] = content.read()
                 cast(Any, tar).members.clear()  # a list of all members so far, which only grows
-            if current is not None:
-                current.end = base + tar.offset
-                yield current
             # The library takes any end between two files for the end; that of a whole archive is a zero block.
             if plain and counted.drain() < tar.offset + tarfile.BLOCKSIZE:
                 raise EOFError("the mark of its end is missing")
+            if current is not None:
+                current.end = base + tar.offset
+                yield current
