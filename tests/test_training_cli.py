@@ -58,8 +58,8 @@ def test_train_then_animate_are_two_commands(tmp_path: Path) -> None:
     assert again == 0 and "goes on after step 2" in told
     clip = tmp_path / "clip.gif"
     code, said = call(
-        "animate", "up", "--model", str(MODEL), "--motion-module", str(weights), "--num-frames", "4", "--width", "16",
-        "--height", "16", "--steps", "2", "--out", str(clip),
+        "animate", "up", "--model", str(MODEL), "--motion-module", str(weights), "--num-frames", "4", "--width", "24",
+        "--height", "24", "--steps", "2", "--out", str(clip),
     )  # fmt: skip
     assert code == 0 and clip.stat().st_size > 0, said
 

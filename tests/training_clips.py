@@ -20,9 +20,9 @@ from animatediff.training.loop import TrainResult, train
 
 GOLDEN = Path(__file__).parent / "golden"
 MODEL = GOLDEN / "v2" / "sd"
-"""An image model of 0.6 million weights: 16x16 pictures, 8x8 latents."""
+"""An image model of 0.6 million weights: here 24x24 pictures, 12x12 latents."""
 MOTION = GOLDEN / "v2" / "motion_module.ckpt"
-SIZE, NUM_FRAMES = 16, 4
+SIZE, NUM_FRAMES = 24, 4
 WORDS = ("right", "left", "up", "down")
 
 
@@ -50,8 +50,8 @@ class SquareClips(ClipDataset):
         colour = torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(what)) * 2 - 1
         dx, dy = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}[WORDS[what % 4]]
         for i, frame in enumerate(frames):
-            x, y = config.width // 2 - 2 + dx * i, config.height // 2 - 2 + dy * i
-            frame[:, y : y + 4, x : x + 4] = colour
+            x, y = config.width // 2 - 4 + dx * i, config.height // 2 - 4 + dy * i
+            frame[:, y : y + 8, x : x + 8] = colour
         return frames
 
 

@@ -40,15 +40,13 @@ class Encoder:
 
     def clips(self, batch: Batch) -> Tensor:
         """The latents of a batch (b, f, c, h, w), float32, on the device: those it brings, or made and remembered."""
-        made: list[Tensor] = []
-        if "frames" in batch:
-            made = [
-                self._remembered(batch["key"][i], clip)
-                for i, clip in zip(batch["missing"], self.latents(batch["frames"]), strict=True)
-            ]
-        brought = iter(batch["latents"]) if "latents" in batch else iter(())
-        new = dict(zip(batch["missing"], made, strict=True))
-        clips = [new[i] if i in new else next(brought) for i in range(len(batch["key"]))]
+        missing, frames, brought = batch.get("missing", []), batch.get("frames"), batch.get("latents")
+        new: dict[int, Tensor] = {}
+        if frames is not None:
+            for i, clip in zip(missing, self.latents(frames), strict=True):
+                new[i] = self._remembered(batch["key"][i], clip)
+        rest = iter(()) if brought is None else iter(brought)
+        clips = [new[i] if i in new else next(rest) for i in range(len(batch["key"]))]
         return torch.stack([clip.to(self._device).float() for clip in clips])
 
     def _remembered(self, key: str, latents: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ class Trainer:
         latents = self.encoder.clips(batch)
         num_frames, stride = latents.shape[1], self.stride
         shape = (num_frames // stride, *latents.shape[2:])
-        draws = self.dice.roll(batch["place"], shape, stride)
+        draws = self.dice.roll(batch.get("place", []), shape, stride)
         if stride > 1:
             chosen = draws.first[:, None] + torch.arange(shape[0]) * stride
             latents = latents[torch.arange(len(latents))[:, None], chosen]

@@ -117,7 +117,7 @@ def _model_at(place: Sequence[Any]) -> type[BaseModel] | None:
 
 
 def _sentence(item: Any, where: str, lines: Mapping[tuple[Any, ...], int]) -> str:
-    location = tuple(item["loc"])
+    location: tuple[Any, ...] = tuple(item["loc"])
     line = next((lines[location[:n]] for n in (2, 1) if location[:n] in lines and len(location) >= n), None)
     place = where + (f", line {line}" if line else "")
     prefix = f"{place}: " if place else ""

@@ -74,20 +74,19 @@ class SparseCtrlStage(Stage):
 
     def enable_gradient_checkpointing(self) -> None:
         super().enable_gradient_checkpointing()
-        for module in self.encoder.modules():
-            if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = True
-                module._gradient_checkpointing_func = _again  # pyright: ignore[reportAttributeAccessIssue]
+        modules: list[Any] = [m for m in self.encoder.modules() if hasattr(m, "gradient_checkpointing")]
+        for module in modules:
+            module.gradient_checkpointing, module._gradient_checkpointing_func = True, _again
 
     def inputs(self, batch: Batch, latents: Tensor, draws: Draws) -> dict[str, Tensor]:
-        chosen = [self.choose(latents.shape[1], place) for place in batch["place"]]
+        chosen = [self.choose(latents.shape[1], place) for place in batch.get("place", [])]
         return self._inputs(batch, latents, chosen)
 
     def held_out_inputs(self, batch: Batch, latents: Tensor, index: int) -> dict[str, Tensor]:
         return self._inputs(batch, latents, [[0]])
 
     def render_inputs(self, batch: Batch, latents: Tensor) -> dict[str, Any]:
-        picture = sketched(batch["frames"][0, 0]) if self.needs_frames else latents[0, 0]
+        picture = sketched(frames_of(batch)[0, 0]) if self.needs_frames else latents[0, 0]
         return {"conditioning_frames": picture}
 
     def choose(self, num_frames: int, place: int) -> list[int]:
@@ -103,7 +102,7 @@ class SparseCtrlStage(Stage):
         """condition and mask for clips of which the frames `chosen` are given."""
         b, f = latents.shape[:2]
         if self.needs_frames:
-            frames = batch["frames"]
+            frames = frames_of(batch)
             condition = torch.zeros_like(frames)
             for clip, given in enumerate(chosen):
                 for frame in given:
@@ -120,6 +119,13 @@ class SparseCtrlStage(Stage):
         config = self.encoder.sparse_config
         state = original_entries(self.out_dtype(tensors), config.max_positions)
         save_tensors(path, state, {**config_metadata(config), **metadata})
+
+
+def frames_of(batch: Batch) -> Tensor:
+    """The pictures of a batch (b, f, 3, h, w); sketches are made of nothing else."""
+    frames = batch.get("frames")
+    assert frames is not None and len(frames) == len(batch["key"]), "a stage that needs frames has no latent cache"
+    return frames
 
 
 def sketched(frame: Tensor) -> Tensor:
