@@ -9,6 +9,7 @@ import typer
 
 from animatediff.cli.animate import animate
 from animatediff.cli.convert import convert
+from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.inspect import inspect
 
@@ -42,6 +43,7 @@ def options(
 app.command()(animate)
 app.command()(inspect)
 app.command()(convert)
+app.command()(data)
 
 
 def main() -> None:
