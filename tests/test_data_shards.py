@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import logging
+import pickle
 import re
 import threading
 from collections import Counter
@@ -175,6 +176,11 @@ def test_resume_with_other_workers_warns_and_begins_the_epoch_again(
     again.first_epoch = epoch
     assert [key for batch in batches for key in batch["key"]] == [item["key"] for item in take(again, 6)]
     assert resumed.state_dict()["source"]["num_workers"] == 1
+
+
+def test_shard_datasets_go_to_processes_that_do_not_share_memory(shards: Path) -> None:
+    whole = dataset(config(shards))
+    assert next(iter(pickle.loads(pickle.dumps(whole))))["key"] == next(iter(whole))["key"]
 
 
 def test_resume_with_other_shards_is_refused(shards: Path) -> None:

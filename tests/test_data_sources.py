@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,12 @@ def test_bad_rows(folder: Path, tmp_path: Path) -> None:
     assert list(texts(config(tmp_path / "a.jsonl", video_folder=str(folder))).values()) == ["good"]
 
 
+def test_files_that_lie_elsewhere(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("videoid,name\na,one\nc,two\n")
+    message = refusal(config(tmp_path / "a.csv"))
+    assert f"They were looked for in {tmp_path}; data.video_folder says where" in message
+
+
 def test_bad_csv_rows(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"videoid,name\na,good\nonly-one\na,F\xfcchslein\n,nothing\n")
     message = refusal(config(tmp_path / "a.csv", video_folder=str(folder)))
@@ -275,6 +283,23 @@ def test_only_some_files_are_opened(tmp_path: Path) -> None:
         os.link(tmp_path / "0.mp4", tmp_path / f"{i}.mp4")
     report = check_data(config(tmp_path, max_checked=5))
     assert (report.num_listed, report.num_opened) == (30, 5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
+def test_file_names_that_are_no_utf8(tmp_path: Path) -> None:
+    numbered_video(tmp_path / "a.mp4", 12, "x")
+    os.rename(tmp_path / "a.mp4", os.fsencode(tmp_path) + b"/F\xfcchslein.mp4")
+    (tmp_path / "\udce4.mp4").write_text("words")
+    dataset: Any = open_dataset(config(tmp_path))
+    item = dataset[0]
+    assert item["key"].split("#")[0] == r"F\udcfcchslein.mp4" and item["key"].encode("utf-8")
+    assert r"\udce4.mp4" in str(check_data(config(tmp_path, max_bad=0.6)))
+
+
+def test_datasets_go_to_processes_that_do_not_share_memory(folder: Path) -> None:
+    dataset: Any = open_dataset(config(folder))
+    other = pickle.loads(pickle.dumps(dataset))
+    assert other[2, 1]["key"] == dataset[2, 1]["key"]
 
 
 def test_a_link_to_a_folder_above_ends(folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from animatediff.cli.animate import animate
 from animatediff.cli.convert import convert
+from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.inspect import inspect
 from animatediff.cli.train import train
@@ -44,6 +45,7 @@ app.command()(animate)
 app.command()(inspect)
 app.command()(convert)
 app.command()(train)
+app.command()(data)
 
 
 def main() -> None:

@@ -126,7 +126,7 @@ def _sentence(item: Any, where: str, lines: Mapping[tuple[Any, ...], int]) -> st
     if item["type"] == "extra_forbidden":
         model = _model_at(location[:-1])
         inside = f"in {'.'.join(map(str, location[:-1]))}: " if len(location) > 1 else ""
-        return str(unknown_key(location[-1], model.model_fields if model else (), prefix + inside))
+        return str(unknown_key(item["loc"][-1], model.model_fields if model else (), prefix + inside))
     if item["type"] == "missing":
         return f"{prefix}{name} is missing"
     if not location or item["type"] == "value_error":

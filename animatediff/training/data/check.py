@@ -16,7 +16,7 @@ from animatediff.training.data.decode import VideoFile
 from animatediff.training.data.items import Findings
 from animatediff.training.data.media import PICTURE_SUFFIXES, BadMedia
 from animatediff.training.data.shards import list_shards, parts_of
-from animatediff.training.data.sources import NO_CAPTION, kind_of, list_items
+from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list_items
 from animatediff.training.data.tar import is_remote, read_samples
 
 CHECKED_SHARDS = 4
@@ -63,7 +63,7 @@ class DataReport:
         if config.num_frames > 1 and self.kind not in ("sprites", "pictures"):
             clip += f", stride {config.stride},"
         lines = [
-            f"{config.path or NAMES[self.kind]}: {NAMES[self.kind]}; {clip} at {config.width}x{config.height}",
+            f"{config.path + ': ' if config.path else ''}{NAMES[self.kind]}; {clip} at {config.width}x{config.height}",
             f"  {self.num_listed} {unit} listed, {self.num_found} found",
         ]
         if self.num_opened:
@@ -91,13 +91,20 @@ def check_data(config: DataConfig) -> DataReport:
     else:
         _check_files(config, report)
     if not report.num_found or len(report.bad_opened) == report.num_opened > 0:
-        raise UserError(f"no usable clips in {report}")
+        raise UserError(f"no usable clips in {report}{_hint(report)}")
     if report.bad_share > config.max_bad:
         raise UserError(
             f"{report.bad_share:.0%} of the data cannot be used, at most {config.max_bad:.0%} may be (data.max_bad): "
-            f"mend or remove what is bad, or allow more.\n{report}"
+            f"mend or remove what is bad, or allow more.\n{report}{_hint(report)}"
         )
     return report
+
+
+def _hint(report: DataReport) -> str:
+    """What may be wrong where most files are not where they are looked for."""
+    if report.bad_listed.counts.get(MISSING, 0) <= report.num_listed / 2:
+        return ""
+    return f"\nAre the videos elsewhere? They were looked for in {report.config.base()}; data.video_folder says where."
 
 
 def check_fits(config: DataConfig, kind: Kind) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from animatediff.bundled.words import MOTIONS
-from animatediff.errors import nearest
+from animatediff.config.request import unknown_key
+from animatediff.errors import UserError, nearest
 
 Kind = Literal["auto", "csv", "folder", "jsonl", "pictures", "webdataset", "sprites"]
 Count = Annotated[int, Field(ge=1)]
@@ -103,3 +106,18 @@ class DataConfig(BaseModel):
     def base(self) -> Path:
         """Folder that relative names in a CSV or JSONL file count from."""
         return Path(self.video_folder) if self.video_folder else Path(self.path).parent
+
+
+def build_data_config(values: Mapping[str, Any]) -> DataConfig:
+    """Validate settings. Raises UserError that names every mistake, and the nearest setting to an unknown one."""
+    for key in values:
+        if key not in DataConfig.model_fields:
+            raise unknown_key(key, DataConfig.model_fields, "")
+    try:
+        return DataConfig.model_validate(dict(values))
+    except ValidationError as error:
+        sentences = []
+        for item in error.errors(include_url=False):
+            name, text = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+            sentences.append(f"{name}={reprlib.repr(item['input'])}: {text[:1].lower()}{text[1:]}" if name else text)
+        raise UserError("\n".join(sentences)) from error

@@ -12,6 +12,11 @@ EXAMPLES = 5
 """How many examples of each finding are kept and shown."""
 
 
+def printable(name: str) -> str:
+    """`name` with bytes that are not UTF-8, as in file names of old systems, written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 class Item(NamedTuple):
     """One video or picture with its caption."""
 
@@ -53,10 +58,11 @@ class Findings:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, example: str) -> None:
+        """Count one more; what is not printable in `example` is written out."""
         self.counts[what] = self.counts.get(what, 0) + 1
         listed = self.examples.setdefault(what, [])
         if len(listed) < EXAMPLES:
-            listed.append(example)
+            listed.append(printable(example))
 
     def __len__(self) -> int:
         return sum(self.counts.values())

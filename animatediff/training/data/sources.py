@@ -12,7 +12,7 @@ from typing import Any
 
 from animatediff.errors import UserError, nearest
 from animatediff.training.data.config import DataConfig, Kind
-from animatediff.training.data.items import Findings, Item, Listing
+from animatediff.training.data.items import Findings, Item, Listing, printable
 from animatediff.training.data.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 
 FILE_KEYS = ("video", "file", "path", "file_name", "image")
@@ -120,7 +120,7 @@ def _list_folder(folder: Path, suffixes: set[str]) -> Listing:
             continue
         if not text:
             listing.notes.add(NO_CAPTION, name)
-        listing.items.append(Item(path, text, name))
+        listing.items.append(Item(path, text, printable(name)))
     others.pop(".txt", None)
     if not listing.num_listed:
         raise UserError(_empty(folder, suffixes, others))
@@ -253,4 +253,4 @@ def _row(values: Mapping[str, Any], config: DataConfig, where: str, bad: Finding
     if path is None:
         bad.add(MISSING, str(candidates[0]))
         return None
-    return Item(path, " ".join((text or "").split()), name)
+    return Item(path, " ".join((text or "").split()), printable(name))
