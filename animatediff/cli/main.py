@@ -10,6 +10,7 @@ import typer
 from animatediff.cli.animate import animate
 from animatediff.cli.convert import convert
 from animatediff.cli.errors import reporting
+from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ def options(
 app.command()(animate)
 app.command()(inspect)
 app.command()(convert)
+app.command()(evaluate)
 
 
 def main() -> None:
