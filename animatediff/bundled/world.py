@@ -106,8 +106,8 @@ def scene_of(rows: list[dict[str, float]]) -> Scene:
 TRAIN = combinations(held_out=False)
 
 SHARES: dict[str, float] = {
-    "still": 0.13, "right": 0.09, "left": 0.09, "up": 0.12, "down": 0.12, "growing": 0.1, "shrinking": 0.1,
-    "spinning": 0.25,
+    "still": 0.1, "right": 0.07, "left": 0.07, "up": 0.1, "down": 0.1, "growing": 0.08, "shrinking": 0.08,
+    "spinning": 0.4,
 }  # fmt: skip
 """How often each motion is drawn. Turned sprites are the hardest to paint, above all those turned any way."""
 
