@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.evaluation.flow import Matrix, Picture, lands_inside, transform_flow
+from animatediff.evaluation.flow import Matrix, Picture, lands_inside, opencv, transform_flow
 
 FOLLOWS_PX = 1.0
 """Misfit within which a pixel goes with the camera, in analysed pixels; a tenth of its way is allowed besides."""
@@ -47,7 +47,7 @@ def read_camera(matrix: Matrix, first: Picture, flow: np.ndarray, valid: np.ndar
     going = first.tracked * (valid & follows(flow, matrix) & stays)
     total = float((first.tracked * stays).sum())
     return Camera(
-        pan=-float(matrix[0, 2]) / first.scale,
+        pan=0.0 - float(matrix[0, 2]) / first.scale,
         tilt=float(matrix[1, 2]) / first.scale,
         zoom=100 * (float(np.hypot(matrix[0, 0], matrix[1, 0])) - 1),
         roll=float(np.degrees(np.arctan2(matrix[1, 0], matrix[0, 0]))),
@@ -74,10 +74,11 @@ def edge_share(going: np.ndarray, stays: np.ndarray) -> float:
 
 def edge_cells(values: np.ndarray) -> np.ndarray:
     """Means of `values` (h, w) over the cells along the frame's edge, one row or column deep."""
-    cells = [[c.mean() for c in np.array_split(row, CELLS, 1)] for row in np.array_split(values, CELLS, 0)]
+    cv2 = opencv()
+    cells = cv2.resize(values.astype(np.float32), (CELLS, CELLS), interpolation=cv2.INTER_AREA)
     edge = np.ones((CELLS, CELLS), bool)
     edge[1:-1, 1:-1] = False
-    return np.array(cells)[edge]
+    return cells[edge]
 
 
 def mean_camera(steps: tuple[Camera, ...]) -> Camera:
