@@ -11,6 +11,7 @@ from animatediff.cli.animate import animate
 from animatediff.cli.convert import convert
 from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
+from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
 from animatediff.cli.train import train
 
@@ -46,6 +47,7 @@ app.command()(inspect)
 app.command()(convert)
 app.command()(train)
 app.command()(data)
+app.command()(evaluate)
 
 
 def main() -> None:
