@@ -125,7 +125,7 @@ def _from_array(array: np.ndarray) -> Tensor:
         array = array[None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
         raise UserError(f"an array of pictures is (h, w), (h, w, 3) or (n, h, w, 3), got {array.shape}")
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2)  # a copy, as arrays of PIL images are read-only
 
 
 def _of(tensor: Tensor) -> str:

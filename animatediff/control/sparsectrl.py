@@ -170,15 +170,14 @@ class SparseCtrl(nn.Module):
         encoder = cls(config).to(unet.dtype)
         wanted = encoder.state_dict()
         state = {
-            name: value.detach().clone()
-            for key, value in unet.state_dict().items()
-            # PEFT keeps the layer that a LoRA acts on under `base_layer`
-            if (name := key.replace(".base_layer.", ".")) in wanted and ".motion_modules." not in name
+            key: value.detach().clone()
+            for key, value in _below_loras(unet).items()
+            if key in wanted and ".motion_modules." not in key
         }
         if adapter is not None:
             of_adapter = {
                 key: value.detach().to(unet.device, unet.dtype, copy=True)
-                for key, value in adapter.state_dict().items()
+                for key, value in _below_loras(adapter).items()
                 if key in wanted and wanted[key].shape == value.shape
             }
             if not of_adapter:
@@ -307,3 +306,8 @@ def _way_down(config: Mapping[str, Any]) -> UNet2DConditionModel:
     plain = ["UpBlock2D"] * len(config["down_block_types"])
     with torch.device("meta"):
         return UNet2DConditionModel(**{**config, "up_block_types": plain})
+
+
+def _below_loras(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a module without LoRAs: PEFT keeps the layer that one acts on under `base_layer`."""
+    return {key.replace(".base_layer.", "."): value for key, value in module.state_dict().items()}
