@@ -98,7 +98,7 @@ def test_overlapping_windows_average_to_what_they_agree_on(num_frames: int, leng
     assert {frame for window in windows for frame in window} == set(range(num_frames))
     assert {len(window) for window in windows} == {min(length, num_frames)}
     latents = torch.randn(2, 4, num_frames, 3, 5)
-    blended = windowed(lambda x, t: 2 * x + t, windows)(latents, torch.tensor(1.0))
+    blended = windowed(lambda x, t, frames: 2 * x + t, windows)(latents, torch.tensor(1.0), range(num_frames))
     assert torch.allclose(blended, 2 * latents + 1, atol=1e-5)
 
 

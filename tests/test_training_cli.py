@@ -53,7 +53,7 @@ def test_train_then_animate_are_two_commands(tmp_path: Path) -> None:
     code, said = call("train", str(path), "--set", "save_every=1")
     assert code == 0, said
     weights = tmp_path / "out" / "motion_module.safetensors"
-    assert str(weights) in said and "3 usable" in said
+    assert str(weights) in said and "3 of these good" in said
     again, told = call("train", str(path), "--set", "steps=3")
     assert again == 0 and "goes on after step 2" in told
     clip = tmp_path / "clip.gif"
@@ -133,5 +133,5 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert code == 2 and message in said, said
         assert "Traceback" not in said
     code, said = call("train", str(path), "--check")
-    assert code == 0 and "3 usable" in said
+    assert code == 0 and "3 of these good" in said
     assert not (tmp_path / "out" / "checkpoints").exists()
