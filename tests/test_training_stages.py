@@ -102,7 +102,8 @@ def test_motion_goes_on_from_weights(tmp_path: Path) -> None:
     done = run("motion", tmp_path / "run", steps=1, learning_rate=1e-9, start_from=str(MOTION), schedule="linear")
     start, found = load_file_any(MOTION), load_file(done.weights)
     assert start.keys() == found.keys()
-    assert all(torch.allclose(start[key], found[key], atol=1e-6) for key in start)
+    learned = [key for key in start if not key.endswith(".pe")]  # position tables are computed, not copied
+    assert all(torch.allclose(start[key].float(), found[key], atol=1e-6) for key in learned)
     with pytest.raises(UserError, match="give it to --motion-lora"):
         run("motion", tmp_path / "other", start_from=str(MOTION.with_name("motion_lora.ckpt")))
     data = settings("motion", tmp_path)["data"] | {"num_frames": 40}

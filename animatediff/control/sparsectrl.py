@@ -184,7 +184,8 @@ class SparseCtrl(nn.Module):
                 raise ValueError(f"nothing of these motion modules ({adapter.layout}) fits this UNet")
             state |= of_adapter
         encoder.load_state_dict(state, strict=False, assign=True)
-        left = [name for name, value in encoder.named_parameters() if value.is_meta]
+        # A UNet on the meta device, of which only the layout is wanted, has no values to give.
+        left = [name for name, value in encoder.named_parameters() if value.is_meta != unet.conv_in.weight.is_meta]
         assert not left, f"the UNet has no {left[0]} to copy"
         return encoder.to(unet.device)
 
