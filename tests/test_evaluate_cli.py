@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import sys
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from moving import filmed, texture
+from rich.console import Console
 from typer.testing import CliRunner
 
 from animatediff.bundled import world
 from animatediff.bundled.reader import Reading, load_reader, read_clip, reader_path
 from animatediff.bundled.words import BACKGROUNDS, MOTIONS, OBJECTS, combinations
+from animatediff.cli.evaluate import _table
 from animatediff.cli.main import app
+from animatediff.evaluation import evaluate_file
 from animatediff.video import write_video
 
 
@@ -38,6 +42,18 @@ def test_table(clip: Path) -> None:
     for text in ("clip.png", "4 frames, 96x64", "PanRight", "RollingClockwise", "+2.0", "confi-"):
         assert text in out, text
     assert "*" not in out
+
+
+def test_table_fits_a_terminal_of_80_columns(clip: Path) -> None:
+    console = Console(width=80, file=io.StringIO())
+    report = evaluate_file(clip)
+    console.print(_table([report]))
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    figures = next(line.split()[-9:] for line in lines if f"{report.measurement.loop_seam:.2f}" in line)
+    assert figures[0].startswith("+2.0") and figures[-1] == f"{report.measurement.loop_seam:.2f}"  # none is cut off
+    for text in ("pan", "tilt", "zoom", "roll", "motion", "own", "seam", "PanRight", "RollingClockwise"):
+        assert text in "\n".join(lines)
 
 
 def test_json(clip: Path) -> None:

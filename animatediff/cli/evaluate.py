@@ -81,6 +81,7 @@ def _print(reports: list[Report]) -> None:
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(_table(reports))
     if any(report.reading for report in reports):
+        console.print()
         console.print(_sprites(reports))
 
 
@@ -92,25 +93,27 @@ def _table(reports: list[Report]) -> Table:
     note = (
         "* little of the frame's edge shows this movement: it may be an object's, not the camera's" if unsure else None
     )
-    table = Table(box=box.SIMPLE_HEAD, caption=note, caption_justify="left", padding=(0, 1, 0, 0))
-    table.add_column("file", overflow="fold")
-    table.add_column("camera", overflow="fold")
-    for name in ("pan", "tilt", "zoom", "roll", "confi-\ndence", "motion", "own\nmotion", "warp\nerror", "loop\nseam"):
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=note, caption_justify="left", padding=0)
+    table.add_column("file\n\ncamera", overflow="fold", min_width=len("RollingAnticlockwise*"))
+    for name in (
+        "pan\npx\n%", "tilt\npx\n%", "zoom\n\n%", "roll\n\n°", "confi-\ndence", "motion\npx\n%", "own\npx\n%",
+        "warp\nerror\n%", "loop\nseam",
+    ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     for report in reports:
         m, camera = report.measurement, report.measurement.camera
         star = "*" if camera.confidence < UNSURE and report.moves else ""
+        moves = [move.name + star for move in report.moves] or ["still"]
         table.add_row(
-            f"{report.path}\n{m.num_frames} frames, {m.width}x{m.height}",
-            "\n".join(move.name + star for move in report.moves) or "still",
-            f"{_signed(camera.pan)} px\n{_signed(m.pan_percent)} %",
-            f"{_signed(camera.tilt)} px\n{_signed(m.tilt_percent)} %",
-            f"{_signed(camera.zoom)} %",
-            f"{_signed(camera.roll)}°",
+            "\n".join([report.path, f"{m.num_frames} frames, {m.width}x{m.height}", *moves]),
+            f"{_signed(camera.pan)}\n{_signed(m.pan_percent)}",
+            f"{_signed(camera.tilt)}\n{_signed(m.tilt_percent)}",
+            _signed(camera.zoom),
+            _signed(camera.roll),
             f"{camera.confidence:.2f}{star}",
-            f"{m.motion:.2f} px\n{m.motion_percent:.2f} %",
-            f"{m.own_motion:.2f} px\n{m.own_motion_percent:.2f} %",
-            f"{m.warp_error:.2f} %",
+            f"{m.motion:.2f}\n{m.motion_percent:.2f}",
+            f"{m.own_motion:.2f}\n{m.own_motion_percent:.2f}",
+            f"{m.warp_error:.2f}",
             f"{m.loop_seam:.2f}",
         )
     return table
@@ -120,10 +123,10 @@ def _sprites(reports: list[Report]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for name in ("file", "object", "background", "motion"):
         table.add_column(name, overflow="fold")
-    for name in ("travel right", "travel down", "growth", "turn"):
+    for name in ("travel\nright", "travel\ndown", "growth", "turn"):
         table.add_column(name, justify="right")
     for report in reports:
         if (reading := report.reading) is not None:
