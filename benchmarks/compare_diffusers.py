@@ -1,7 +1,8 @@
 """Our pipeline against the installed diffusers `AnimateDiffPipeline`: same random weights, same sizes, one run.
 
-`make bench`, or `python benchmarks/compare_diffusers.py [--steps 2] [--frames 8] [--size 256]`. SD 1.5 and mm_sd_v15_v2
-shapes, bfloat16, guidance on. Each side runs in a process of its own. Ratios below 1 are in our favour.
+`make bench`, or `python benchmarks/compare_diffusers.py [--steps 2] [--frames 8] [--size 256] [--dtype float32]`.
+SD 1.5 and mm_sd_v15_v2 shapes, guidance on; bfloat16 where the CPU computes in it, else float32 (emulated bfloat16 is a
+hundred times slower). Each side runs in a process of its own. Ratios below 1 are in our favour.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def rss_mib() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def components() -> dict[str, Any]:
-    """SD 1.5 with random bfloat16 weights, drawn once and repeated."""
+def components(dtype: Any) -> dict[str, Any]:
+    """SD 1.5 with random weights, drawn once and repeated."""
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -45,17 +46,17 @@ def components() -> dict[str, Any]:
             "text_encoder": CLIPTextModel(CLIPTextConfig(**shipped_config("sd1", "text_encoder"))),
         }
     for part in parts.values():
-        fill(part)
+        fill(part, dtype)
     scheduler = DDIMScheduler(beta_schedule="linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
     return {**parts, **tokenizers("sd1"), "scheduler": scheduler}
 
 
-def fill(module: Any) -> None:
-    """Give a module on the meta device random bfloat16 weights."""
+def fill(module: Any, dtype: Any) -> None:
+    """Give a module on the meta device random weights."""
     import torch
 
-    module.to(torch.bfloat16).to_empty(device="cpu")
-    numbers = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    module.to(dtype).to_empty(device="cpu")
+    numbers = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(dtype)
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point():
             tensor.view(-1).copy_(numbers.repeat(tensor.numel() // len(numbers) + 1)[: tensor.numel()])
@@ -69,7 +70,7 @@ def fill(module: Any) -> None:
     module.eval().requires_grad_(False)
 
 
-def build(side: str) -> Any:
+def build(side: str, dtype: Any) -> Any:
     """The pipeline of one side."""
     import torch
 
@@ -81,11 +82,11 @@ def build(side: str) -> Any:
         from animatediff.weights.families import FAMILIES
 
         image = StableDiffusionPipeline(
-            **components(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            **components(dtype), safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
         with torch.device("meta"):
             adapter = MotionAdapter.from_unet(image.unet, mid_block=True)
-        fill(adapter)
+        fill(adapter, dtype)
         pipe: Any = AnimateDiffPipeline(image)
         pipe.set_motion_adapter(adapter, FAMILIES["v2"])
         return pipe
@@ -93,15 +94,17 @@ def build(side: str) -> Any:
 
     with torch.device("meta"):
         motion = diffusers.MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
-    fill(motion)
-    return diffusers.AnimateDiffPipeline(**components(), motion_adapter=motion, feature_extractor=None)
+    fill(motion, dtype)
+    return diffusers.AnimateDiffPipeline(**components(dtype), motion_adapter=motion, feature_extractor=None)
 
 
 def measure(side: str, args: argparse.Namespace) -> dict[str, float]:
     """Seconds a step (the first left out), seconds to decode, and MiB beyond what was held before the call."""
     import torch
 
-    pipe = build(side)
+    from animatediff.pipelines.precision import as_dtype
+
+    pipe = build(side, as_dtype(args.dtype, "cpu"))
     pipe.set_progress_bar_config(disable=True)
     if side == "diffusers":
         pipe.vae.disable_slicing()
@@ -140,6 +143,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps that are timed, after one that is not")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=256, help="pixels, both ways")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--quick", action="store_true", help="only the times of import and --help")
     args = parser.parse_args()
     if args.side:
@@ -153,7 +157,7 @@ def main() -> None:
     if not args.quick:
         for side in SIDES:
             command = [python, __file__, "--side", side, "--steps", str(args.steps)]
-            command += ["--frames", str(args.frames), "--size", str(args.size)]
+            command += ["--frames", str(args.frames), "--size", str(args.size), "--dtype", args.dtype]
             out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
             found[side] |= json.loads(out.splitlines()[-1])
     units = {"import": "s", "step": "s", "decode": "s", "memory": "MiB beyond the weights"}

@@ -237,5 +237,5 @@ def test_no_negative_prompt_is_what_the_base_model_was_trained_with() -> None:
 
     for text in ("", "blurry"):
         request = build_request({"prompt": "a", "negative_prompt": text, "seed": 1})
-        _frames(pipe, request, 0, 1, None, None)
+        _frames(pipe, request, [], 0, 1, None, None)
     assert seen == [None, "blurry"]

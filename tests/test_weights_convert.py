@@ -17,6 +17,7 @@ from animatediff.errors import UserError
 from animatediff.weights.convert import convert
 from animatediff.weights.files import load_tensors, read_header, save_tensors
 from animatediff.weights.lora_keys import lora_to_internal
+from animatediff.weights.lora_names import read_pairs
 from animatediff.weights.motion import load_motion_module
 from animatediff.weights.recognise import recognise
 
@@ -191,9 +192,33 @@ def test_other_files_change_format_only(tmp_path: Path) -> None:
     source = GOLDEN / "v1" / "style_lora_kohya.safetensors"
     convert(source, tmp_path / "a.ckpt")
     assert_same(load_tensors(tmp_path / "a.ckpt"), load_tensors(source))
-    with pytest.raises(UserError, match="only motion modules, MotionLoRAs and domain adapters"):
-        convert(source, tmp_path / "b", to="diffusers")
+    unet = GOLDEN / "v1" / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(UserError, match="only motion modules, SparseCtrl encoders and LoRAs"):
+        convert(unet, tmp_path / "b", to="diffusers")
+    with pytest.raises(UserError, match="only LoRAs of an image model have a kohya layout"):
+        convert(GOLDEN / "v2" / "motion_lora.ckpt", tmp_path / "b.safetensors", to="kohya")
     assert not (tmp_path / "b").exists()
+
+
+def test_image_loras_go_from_kohya_to_diffusers_and_back(tmp_path: Path) -> None:
+    """What the layers become is the same in each layout, alpha counted in, and diffusers reaches all of them."""
+    source = GOLDEN / "v1" / "style_lora_kohya.safetensors"
+    convert(source, tmp_path / "folder", to="diffusers")
+    convert(tmp_path / "folder" / "pytorch_lora_weights.safetensors", tmp_path / "back.safetensors", to="kohya")
+    first, second, third = (
+        {(pair.place, pair.module): pair.alpha / pair.rank * pair.up.flatten(1) @ pair.down.flatten(1)
+         for pair in read_pairs(load_tensors(path), name="LoRA")}
+        for path in (source, tmp_path / "folder" / "pytorch_lora_weights.safetensors", tmp_path / "back.safetensors")
+    )  # fmt: skip
+    assert first.keys() == second.keys() == third.keys()
+    for key, change in first.items():
+        torch.testing.assert_close(second[key], change)
+        torch.testing.assert_close(third[key], change)
+    assert set(load_tensors(tmp_path / "back.safetensors")) >= {k for k in load_tensors(source) if "alpha" not in k}
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(GOLDEN / "v1" / "sd", safety_checker=None)
+    pipe.load_lora_weights(tmp_path / "folder", adapter_name="style")
+    reached = [name for name, layer in pipe.unet.named_modules() if hasattr(layer, "lora_A")]
+    assert {name.replace(".", "_") for name in reached} == {name for place, name in first if place == "unet"}
 
 
 def test_bad_targets_leave_everything_as_it_was(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_published_files_at_full_size(
 
 
 def test_sparsectrl_kinds_differ(tmp_path: Path) -> None:
-    assert seen(tmp_path, published("v3_sd15_sparsectrl_rgb")).dialect == "rgb"
-    assert seen(tmp_path, published("v3_sd15_sparsectrl_scribble")).dialect == "scribble"
+    assert seen(tmp_path, published("v3_sd15_sparsectrl_rgb")).variant == "rgb"
+    assert seen(tmp_path, published("v3_sd15_sparsectrl_scribble")).variant == "scribble"
 
 
 def test_relatives_of_v2_by_their_position_tables(tmp_path: Path) -> None:

@@ -1,54 +1,26 @@
-"""Judges of clips: a small network that reads frames, border colours, and verdicts from trajectories.
+"""Trains the reader of `reader.py` and checks it on real clips, before it may judge any other.
 
-The network is trained on pictures whose colours are shuffled or taken away, so that it must look at shapes. It is
-checked on real clips before it may judge any other (`python -m animatediff.bundled.judges`).
+It learns from pictures whose colours are shuffled or taken away, so that it must look at shapes.
+`python -m animatediff.bundled.judges` writes the file that ships; with `--only-check` it only checks that file.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from animatediff.bundled import world
+from animatediff.bundled import bundled_path, world
 from animatediff.bundled.pool import encode, load_vae
+from animatediff.bundled.reader import FrameReader, load_reader, read_clip, reader_path, save_reader
 from animatediff.bundled.run import arguments, cosine, set_rate
-from animatediff.bundled.words import BACKGROUNDS, DIRECTIONS, MOTIONS, OBJECTS, Combination, combinations
+from animatediff.bundled.words import BACKGROUNDS, MOTIONS, OBJECTS, Combination, combinations
 
 SEED = 6_000
-MIN_TRAVEL = 4.0
-"""Pixels that a sprite must move, from first to last frame, to count as moving."""
-MAX_DRIFT = 2.0
-"""Pixels that a sprite may move without a motion word."""
-MIN_GROWTH = 1.25
-"""Last size over first size; shrinking is the inverse."""
-MIN_TURN = 90.0
-"""Degrees, added up over a clip, clockwise."""
-
-
-class FrameReader(nn.Module):
-    """Reads object, centre, size and heading off frames (n, 3, 64, 64) in 0..1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (3, 24, 48, 96, 128)
-        layers: list[nn.Module] = []
-        for a, b in pairwise(widths):
-            layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
-            layers += [nn.Conv2d(b, b, 3, padding=1, groups=8), nn.SiLU()] if b > 24 else []
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 16, 256), nn.SiLU())
-        self.obj = nn.Linear(256, len(OBJECTS))
-        self.pose = nn.Linear(256, 5)  # x, y, size (in units of 32 px), cosine and sine of the heading
-
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        y = self.body(frames * 2 - 1)
-        return self.obj(y), self.pose(y)
 
 
 def pose_of(scene: world.Scene) -> Tensor:
@@ -68,18 +40,6 @@ def recoloured(frames: Tensor, generator: torch.Generator) -> Tensor:
     frames = torch.where((draw < 0.34)[col], grey, torch.where((draw < 0.67)[col], mixed, frames))
     light = 0.7 + 0.6 * torch.rand(n, 3, 1, 1, generator=generator)
     return (frames * light + 0.02 * torch.randn(frames.shape, generator=generator)).clamp(0, 1)
-
-
-def reader_path(folder: Path) -> Path:
-    """Where the trained reader lies."""
-    return folder / "reader.pt"
-
-
-def load_reader(folder: Path) -> FrameReader:
-    """The trained reader."""
-    reader = FrameReader()
-    reader.load_state_dict(torch.load(reader_path(folder), weights_only=True))
-    return reader.eval().requires_grad_(False)
 
 
 def real_frames(
@@ -137,75 +97,17 @@ def train(args: argparse.Namespace) -> None:
         optimiser.step()
         if (step + 1) % 200 == 0:
             print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
-    torch.save(reader.state_dict(), reader_path(args.run))
-    check(args.run, args.check)
+    save_reader(reader, args.reader)
+    check(args)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the judges see in one clip."""
-
-    obj: str
-    background: str
-    travel: tuple[float, float]
-    """Pixels from the first frames to the last, right and down."""
-    growth: float
-    turn: float
-    """Degrees clockwise."""
-
-    def moved(self, motion: str) -> bool:
-        """Whether the clip does what the motion word says."""
-        dx, dy = self.travel
-        if motion in DIRECTIONS:
-            sx, sy = world.STEP[motion]
-            along, aside = dx * sx + dy * sy, abs(dx * sy) + abs(dy * sx)
-            return along > MIN_TRAVEL and along > aside
-        if motion == "growing":
-            return self.growth > MIN_GROWTH
-        if motion == "shrinking":
-            return self.growth < 1 / MIN_GROWTH
-        if motion == "spinning":
-            return self.turn > MIN_TURN
-        return (dx**2 + dy**2) ** 0.5 < MAX_DRIFT
-
-
-@torch.no_grad()
-def read_clip(reader: FrameReader, frames: Tensor) -> Reading:
-    """Read a clip (f, 3, 64, 64) in 0..1."""
-    names, poses = reader(frames)
-    obj = OBJECTS[int(names.log_softmax(1).mean(0).argmax())]
-    edge = torch.cat(
-        [
-            frames[..., :3, :].flatten(2),
-            frames[..., -3:, :].flatten(2),
-            frames[..., :3].flatten(2),
-            frames[..., -3:].flatten(2),
-        ],
-        2,
-    )
-    colour = edge.transpose(1, 2).flatten(0, 1).median(0).values
-    known = torch.tensor([world.COLOURS[b] for b in BACKGROUNDS]) / 255
-    background = BACKGROUNDS[int((known - colour).norm(dim=1).argmin())]
-    x, y, size = poses[:, 0] * 32, poses[:, 1] * 32, poses[:, 2]
-    angle = torch.atan2(poses[:, 4], poses[:, 3])
-    steps = torch.remainder(angle.diff() + torch.pi, 2 * torch.pi) - torch.pi
-    return Reading(
-        obj=obj,
-        background=background,
-        travel=(float(x[-2:].mean() - x[:2].mean()), float(y[-2:].mean() - y[:2].mean())),
-        growth=float(size[-2:].mean() / size[:2].mean().clamp(min=0.05)),
-        turn=float(torch.rad2deg(steps.sum())),
-    )
-
-
-def check(folder: Path, num_clips: int) -> dict[str, float]:
-    """The judges on real held-out clips, half of them decoded from latents: shares that are right, printed."""
-    reader = load_reader(folder)
-    frames, scene = real_frames(
-        num_clips, 10**6 + 7, folder, combinations(held_out=True) + combinations(held_out=False)
-    )
+def check(args: argparse.Namespace) -> dict[str, float]:
+    """The reader on real clips of other seeds, half of them decoded from latents: shares that are right, printed."""
+    reader = load_reader(args.reader)
+    every = combinations(held_out=True) + combinations(held_out=False)
+    frames, scene = real_frames(args.check, 10**6 + 7, args.run, every)
     generator = torch.Generator().manual_seed(1)
-    clips = frames.unflatten(0, (num_clips, world.NUM_FRAMES))
+    clips = frames.unflatten(0, (args.check, world.NUM_FRAMES))
     first = world.take(scene, slice(0, None, world.NUM_FRAMES))
     right: dict[str, list[bool]] = {}
     for i, clip in enumerate(clips):
@@ -213,6 +115,7 @@ def check(folder: Path, num_clips: int) -> dict[str, float]:
         right.setdefault("object", []).append(reading.obj == OBJECTS[int(first.obj[i])])
         right.setdefault("background", []).append(reading.background == BACKGROUNDS[int(first.background[i])])
         right.setdefault(f"motion: {motion}", []).append(reading.moved(motion))
+        right.setdefault("motion, named", []).append(reading.motion == motion)
         shuffled = read_clip(reader, recoloured(clip, generator))
         right.setdefault("object, colours taken away", []).append(shuffled.obj == OBJECTS[int(first.obj[i])])
     shares = {name: sum(values) / len(values) for name, values in sorted(right.items())}
@@ -226,12 +129,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--pictures", type=int, default=12_000, help="real pictures to learn from")
     parser.add_argument("--check", type=int, default=256, help="real clips to be checked on")
+    parser.add_argument("--reader", type=Path, default=reader_path(), help="file of the reader")
     parser.add_argument("--only-check", action="store_true", help="check a reader that was trained before")
+    parser.set_defaults(run=bundled_path())  # all that is needed of it is its autoencoder
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     random.seed(SEED)
     if args.only_check:
-        check(args.run, args.check)
+        check(args)
     else:
         train(args)
 

@@ -1,6 +1,6 @@
 """Step 6: what the bundled model does with 256 prompts whose combinations and seeds training never used.
 
-`python -m animatediff.bundled.measure` prints the table of `docs/bundled.md`. The judges are those of `judges.py`.
+`python -m animatediff.bundled.measure` prints the table of `docs/bundled.md`. The judge is `reader.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animatediff.bundled.judges import load_reader, read_clip
+from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.bundled.run import arguments
 from animatediff.bundled.words import DIRECTIONS, MOTIONS, Combination, caption, combinations
 
@@ -53,7 +53,7 @@ def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
         pipe = AnimateDiffPipeline.from_pretrained(args.model, torch_dtype="float32")
         pipe.load_motion_module(args.motion)
     pipe.set_progress_bar_config(disable=True)
-    reader = load_reader(args.run)
+    reader = load_reader()
     rows, sheet = [], []
     for i, (combination, text) in enumerate(prompts(args.clips)):
         if i % args.parts != args.part:

@@ -26,7 +26,8 @@ def load_vae(folder: Path) -> Any:
     """The trained, whitened autoencoder, frozen."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(folder / "vae").eval().requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)  # the one that ships is float16
+    return vae.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -10,10 +10,9 @@ step() { name=$1; shift; "$PYTHON" -m "animatediff.bundled.$name" --run "$FOLDER
 [ -f "$FOLDER/text_encoder/config.json" ] || step text
 step pool --steps 24 --threads 1 &
 step decoder --minutes 28 --threads 1 &
-step image --minutes 58 --shards 24 --threads 1
+step image --steps 8250 --shards 24 --threads 1
 wait
-step motion --name motion_warm --minutes 44 --half 1.0
-step motion --name motion --minutes 20 --start "$FOLDER/motion_warm.pt"
+step motion --steps 4500 --half 0.5
 step judges
 step export
 step measure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -106,16 +107,18 @@ def scene_of(rows: list[dict[str, float]]) -> Scene:
 TRAIN = combinations(held_out=False)
 
 SHARES: dict[str, float] = {
-    "still": 0.13, "right": 0.09, "left": 0.09, "up": 0.12, "down": 0.12, "growing": 0.1, "shrinking": 0.1,
-    "spinning": 0.25,
+    "still": 0.1, "right": 0.07, "left": 0.07, "up": 0.1, "down": 0.1, "growing": 0.08, "shrinking": 0.08,
+    "spinning": 0.4,
 }  # fmt: skip
 """How often each motion is drawn. Turned sprites are the hardest to paint, above all those turned any way."""
 
 
 def draw_combination(rng: random.Random, pool: list[Combination] | None = None) -> Combination:
-    """One combination, its motion drawn by `SHARES`."""
-    (motion,) = rng.choices(list(SHARES), list(SHARES.values()))
-    return rng.choice([c for c in pool or TRAIN if c[2] == motion])
+    """One combination, its motion drawn by `SHARES` among those that the pool has."""
+    pool = pool or TRAIN
+    motions = [motion for motion in SHARES if any(c[2] == motion for c in pool)]
+    (motion,) = rng.choices(motions, [SHARES[motion] for motion in motions])
+    return rng.choice([c for c in pool if c[2] == motion])
 
 
 def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[Scene, list[str]]:
@@ -147,18 +150,32 @@ def clips(
     return scene_of(rows), texts
 
 
-def _grid(resolution: int) -> tuple[Tensor, Tensor]:
+Shading = Callable[[Tensor, Tensor], Tensor]
+"""From places in the world, x and y in pixels, to how light the background is there, around 1; all of one shape."""
+
+
+def _grid(resolution: int, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The places that pixels show, x and y of shapes that broadcast to (n, h, w)."""
     centre = (torch.arange(resolution) + 0.5) * (SIZE / resolution)
-    return centre.view(1, 1, -1), centre.view(1, -1, 1)  # x: (1, 1, w), y: (1, h, 1)
+    x, y = centre.view(1, 1, -1), centre.view(1, -1, 1)
+    if view is None:
+        return x, y
+    half = SIZE / 2
+    row = view.to(x.dtype)[:, :, :, None, None]  # (n, 2, 3, 1, 1)
+    x, y = x - half, y - half
+    return (
+        row[:, 0, 0] * x + row[:, 0, 1] * y + (row[:, 0, 2] + 1) * half,
+        row[:, 1, 0] * x + row[:, 1, 1] * y + (row[:, 1, 2] + 1) * half,
+    )
 
 
-def _marks(scene: Scene) -> tuple[Tensor, Tensor]:
+def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What a motion leaves behind in a still: white and dark paint, each (n, 64, 64) in 0..1.
 
     Travel: a broad soft tail. Growing: a bright halo. Shrinking: a dark halo. Spinning: bright and dark arcs in turn.
     The image model is frozen when the motion module learns, so motion words must show in single pictures.
     """
-    x, y = _grid(SIZE)
+    x, y = _grid(SIZE, view)
     col = (slice(None), None, None)
     dx, dy, size = x - scene.x[col], y - scene.y[col], scene.size[col]
     name = [MOTIONS[i] for i in scene.motion.tolist()]
@@ -183,19 +200,24 @@ def _marks(scene: Scene) -> tuple[Tensor, Tensor]:
     return white, dark
 
 
-def backgrounds(scene: Scene) -> Tensor:
+def backgrounds(scene: Scene, view: Tensor | None = None, shading: Shading | None = None) -> Tensor:
     """The bare backgrounds: (n, 3, 64, 64) in 0..1, lighter at the top."""
     colour = torch.tensor([COLOURS[b] for b in BACKGROUNDS], dtype=torch.float32)[scene.background] / 255
     height = torch.linspace(1, -1, SIZE).view(1, 1, -1, 1)
+    if view is not None:
+        height = 1 - 2 * (_grid(SIZE, view)[1][:, None] - 0.5) / (SIZE - 1)
     light = scene.shade.view(-1, 1, 1, 1) + scene.slope.view(-1, 1, 1, 1) * height
+    if shading is not None:
+        x, y = torch.broadcast_tensors(*_grid(SIZE, view))
+        light = light * shading(x, y)[:, None]
     return (colour[:, :, None, None] * light).expand(-1, -1, -1, SIZE).clamp(0, 1)
 
 
-def sprite_layer(scene: Scene, sprites: Tensor | None = None) -> Tensor:
+def sprite_layer(scene: Scene, sprites: Tensor | None = None, view: Tensor | None = None) -> Tensor:
     """The sprites alone: (n, 4, 64, 64), colours multiplied by alpha; `sprites` replaces the drawn ones."""
-    x, y = _grid(2 * SIZE)
+    x, y = _grid(2 * SIZE, view)
     col = (slice(None), None, None)
-    dx, dy = (x - scene.x[col]).expand(-1, 2 * SIZE, -1), (y - scene.y[col]).expand(-1, -1, 2 * SIZE)
+    dx, dy = (d.expand(-1, 2 * SIZE, 2 * SIZE) for d in (x - scene.x[col], y - scene.y[col]))
     angle = torch.deg2rad(scene.angle)[col]
     u = dx * angle.cos() + dy * angle.sin()
     v = dy * angle.cos() - dx * angle.sin()
@@ -207,13 +229,20 @@ def sprite_layer(scene: Scene, sprites: Tensor | None = None) -> Tensor:
     return functional.avg_pool2d(layer, 2)
 
 
-def render(scene: Scene, sprites: Tensor | None = None) -> Tensor:
-    """Pictures of scenes: (n, 3, 64, 64) in 0..1. `sprites` (n, 4, 80, 80) replaces the drawn ones."""
-    white, dark = (m[:, None] for m in _marks(scene))
-    picture = backgrounds(scene)
+def render(
+    scene: Scene, sprites: Tensor | None = None, view: Tensor | None = None, shading: Shading | None = None
+) -> Tensor:
+    """Pictures of scenes: (n, 3, 64, 64) in 0..1.
+
+    sprites: (n, 4, 80, 80), replaces the drawn ones. view: (n, 2, 3), where a camera looks: takes a pixel, measured
+    from the middle of the picture, to what is seen there; the last column is a shift in half pictures. shading: light
+    and dark places of the background.
+    """
+    white, dark = (m[:, None] for m in _marks(scene, view))
+    picture = backgrounds(scene, view, shading)
     picture = picture + (torch.tensor([1.0, 0.99, 0.95]).view(1, 3, 1, 1) - picture) * white
     picture = picture + (torch.tensor([0.06, 0.05, 0.1]).view(1, 3, 1, 1) - picture) * dark
-    layer = sprite_layer(scene, sprites)
+    layer = sprite_layer(scene, sprites, view)
     return (picture * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
 
 

@@ -9,7 +9,8 @@ import typer
 
 from animatediff.cli.errors import reports_errors
 
-_WHAT, _MODEL, _PICTURE, _RUN, _OUT = "In place of prompts", "Model", "Picture and motion", "Machine", "Output"
+_WHAT, _MODEL, _PICTURE = "In place of prompts", "Model", "Picture and motion"
+_CONTROL, _RUN, _OUT = "Pictures to show", "Machine", "Output"
 
 # typer reads these annotations at run time, where `list[str] | None` works from Python 3.10 on.
 Text = Optional[str]  # noqa: UP045
@@ -71,6 +72,25 @@ def animate(
     clip_skip: Annotated[Number, _option("Last layers of the text encoder to pass over.", _PICTURE)] = None,
     window: Annotated[Number, _option("Frames seen at once in long clips.", _PICTURE)] = None,
     overlap: Annotated[Number, _option("Frames shared by two windows.", _PICTURE)] = None,
+    sparsectrl: Annotated[
+        Text, _option("SparseCtrl encoder, for pictures or sketches.", _CONTROL, metavar="FILE")
+    ] = None,
+    control_image: Annotated[
+        Texts, _option("Picture that the clip shows; may be repeated.", _CONTROL, metavar="FILE")
+    ] = None,
+    control_index: Annotated[
+        Numbers, _option("At which frame, once a picture; -1 is the last (0).", _CONTROL, metavar="N")
+    ] = None,
+    control_scale: Annotated[Real, _option("How strongly pictures steer (1.0).", _CONTROL)] = None,
+    control_start: Annotated[Real, _option("Share of the steps from which on they do (0).", _CONTROL)] = None,
+    control_end: Annotated[Real, _option("Share of the steps up to which they do (1).", _CONTROL)] = None,
+    control_preprocess: Annotated[
+        Text, _option("Make sketches of pictures: scribble, canny or none.", _CONTROL, metavar="HOW")
+    ] = None,
+    normalize_condition_images: Annotated[
+        bool, _option("Turn pictures grey, from black to white.", _CONTROL, "--normalize-condition-images")
+    ] = False,
+    sparsectrl_config: Annotated[Text, _option("SparseCtrl YAML of the original; only compared.", _CONTROL)] = None,
     device: Annotated[Text, _option("cpu, cuda, cuda:1, mps.", _RUN)] = None,
     dtype: Annotated[Text, _option("float32, float16 or bfloat16.", _RUN)] = None,
     cpu_offload: Annotated[bool, _option("Keep on the GPU only what is at work.", _RUN, "--cpu-offload")] = False,
@@ -122,6 +142,15 @@ def animate(
         "clip_skip": clip_skip,
         "window": window,
         "overlap": overlap,
+        "sparsectrl": sparsectrl,
+        "control_images": control_image or None,
+        "control_indices": control_index or None,
+        "control_scale": control_scale,
+        "control_start": control_start,
+        "control_end": control_end,
+        "control_preprocess": control_preprocess,
+        "normalize_condition_images": normalize_condition_images or None,
+        "sparsectrl_config": sparsectrl_config,
         "device": device,
         "dtype": dtype,
         "cpu_offload": cpu_offload or None,
@@ -177,6 +206,8 @@ def run(
             done = render(requests[0], on_progress=on_progress)
     for file, request in zip(done.files, done.requests, strict=True):
         print(file if quiet else f"{file}  (seed {request.seed[0]})")
+    for sheet in [] if quiet else done.sheets:
+        print(sheet)
     if done.grid is not None:
         print(done.grid)
 

@@ -14,7 +14,7 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A weight file, or a diffusers folder.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="A .safetensors or .ckpt file, or a folder.")],
     to: Annotated[
-        str, typer.Option("--to", help="Layout of DST: original (one file), diffusers (a folder) or internal.")
+        str, typer.Option("--to", help="Layout of DST: original (one file), diffusers (a folder), internal, kohya.")
     ] = "original",
     dtype: Annotated[
         Optional[str],  # noqa: UP045 - read by typer at run time
@@ -25,13 +25,13 @@ def convert(
         typer.Option("--family", metavar="NAME", help="Family to write into DST, in place of the recognised one."),
     ] = None,
 ) -> None:
-    """Convert motion modules and MotionLoRAs between the original's and the diffusers layout, and to other precisions.
+    """Convert motion modules, SparseCtrl encoders and LoRAs between the original's, diffusers' and kohya's layout.
 
     Other weight files can change format and precision. DST says which family it is, whatever its name.
     """
     from animatediff.errors import UserError, nearest
 
-    layouts, dtypes = ("original", "diffusers", "internal"), ("float32", "float16", "bfloat16")
+    layouts, dtypes = ("original", "diffusers", "internal", "kohya"), ("float32", "float16", "bfloat16")
     for option, value, known in (("--to", to, layouts), ("--dtype", dtype, dtypes)):
         if value is not None and value not in known:
             close = nearest(value, known)

@@ -9,8 +9,11 @@ import typer
 
 from animatediff.cli.animate import animate
 from animatediff.cli.convert import convert
+from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
+from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
+from animatediff.cli.train import train
 
 app = typer.Typer(
     name="animatediff",
@@ -42,6 +45,9 @@ def options(
 app.command()(animate)
 app.command()(inspect)
 app.command()(convert)
+app.command()(train)
+app.command()(data)
+app.command()(evaluate)
 
 
 def main() -> None:

@@ -19,13 +19,17 @@ UNNEEDED = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
+class QuietParser(argparse.ArgumentParser):
+    """Mistakes in the flags are errors of the user, told as all others are."""
+
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="scripts.animate", description="Render the runs of a configuration file.", allow_abbrev=False)
+def _parser() -> argparse.ArgumentParser:
+    parser = QuietParser(
+        prog="scripts.animate", description="Render the runs of a configuration file.", allow_abbrev=False
+    )
     add = parser.add_argument
     add("--config", "--exp-config", required=True, metavar="FILE", help="YAML of runs")
     add("--pretrained-model-path", metavar="MODEL", help="file, diffusers folder or hub id")
@@ -46,17 +50,22 @@ def _parser() -> _Parser:
     return parser
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags; a flag may be written with dashes or underscores. Raises UserError, naming the nearest known flag."""
-    parser = _parser()
-    dashed = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), item) for item in arguments]
+def check_flags(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Raise UserError for a flag that the parser does not have, naming the nearest one."""
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    for item in dashed:
+    for item in arguments:
         name = item.partition("=")[0]
         if item.startswith("--") and name not in known:
             close = nearest(name, known)
             hint = f"did you mean {close}?" if close else f"known: {', '.join(known)}"
             raise UserError(f"unknown flag {name}; {hint}")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags; a flag may be written with dashes or underscores. Raises UserError, naming the nearest known flag."""
+    parser = _parser()
+    dashed = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), item) for item in arguments]
+    check_flags(parser, dashed)
     return parser.parse_args(dashed)
 
 

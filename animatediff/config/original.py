@@ -14,15 +14,24 @@ RENAMED = {
     "L": "num_frames",
     "n_prompt": "negative_prompt",
     "motion_module_path": "motion_module",
+    "controlnet_path": "sparsectrl",
+    "controlnet_config": "sparsectrl_config",
+    "controlnet_images": "control_images",
+    "controlnet_image_indexs": "control_indices",
+    "controlnet_image_indexes": "control_indices",
 }
 """One key, one setting."""
 
 BASE_KEYS = ("dreambooth_path", "ckpt_path", "model", "pretrained_model_path", "base_model_path")
 """Keys that name the image model; the first that is not empty counts: `dreambooth_path` replaces the weights."""
 
-SPARSECTRL = ("controlnet_path", "controlnet_images")
-IGNORED = ("controlnet_config", "controlnet_image_indexs", "controlnet_image_indexes", "normalize_condition_images")
-"""Belong to SparseCtrl, and mean nothing without it."""
+OF_SPARSECTRL = (
+    "controlnet_config",
+    "controlnet_image_indexs",
+    "controlnet_image_indexes",
+    "normalize_condition_images",
+)
+"""Mean nothing where no SparseCtrl encoder is named, and are then passed over, as by the original."""
 
 STRUCTURED = (
     *("lora_model_path", "lora_path", "lora_alpha", "adapter_lora_path", "adapter_lora_scale"),
@@ -31,8 +40,6 @@ STRUCTURED = (
 RUN_KEYS = (
     *RENAMED,
     *BASE_KEYS,
-    *SPARSECTRL,
-    *IGNORED,
     *STRUCTURED,
     "inference_config",
     "motion_module",
@@ -58,7 +65,7 @@ def _put(values: dict[str, Any], setting: str, value: Any, key: str, where: str)
 def settings_of(run: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
     """The settings that a run asks for, by the names of AnimateRequest; empty strings mean nothing.
 
-    Values are not validated here. Raises UserError for an unknown key, naming the nearest, and for SparseCtrl keys.
+    Values are not validated here. Raises UserError for an unknown key, naming the nearest.
     """
     given: dict[str, Any] = {}
     for key, value in run.items():
@@ -66,8 +73,8 @@ def settings_of(run: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
             raise unknown_key(key, KNOWN, where)
         if value is not None and value != "":
             given[key] = value
-    if any(given.get(key) for key in SPARSECTRL):
-        raise UserError(f"{where}SparseCtrl is not available in this version (controlnet_path, controlnet_images)")
+    if "controlnet_path" not in given and "sparsectrl" not in given:
+        given = {key: value for key, value in given.items() if key not in OF_SPARSECTRL}
 
     values: dict[str, Any] = {}
     for key, value in given.items():

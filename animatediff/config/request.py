@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
 
 MAX_SEED = 2**64 - 1
@@ -20,6 +21,10 @@ def _none_if_empty(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _listed_or_none(value: Any) -> Any:
+    return () if value is None or value == "" else _listed(value)
 
 
 def _with_path(value: Any) -> Any:
@@ -35,6 +40,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Size = Annotated[int, Field(ge=8, multiple_of=8)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PathName = Annotated[str, Field(min_length=1)]
 
 
 class _Frozen(BaseModel):
@@ -82,6 +89,8 @@ class AnimateRequest(_Frozen):
     motion_loras: Refs = ()
     domain_adapter: Annotated[WeightRef | None, BeforeValidator(lambda v: _with_path(_none_if_empty(v)))] = None
     embeddings: Annotated[tuple[EmbeddingRef, ...], BeforeValidator(_listed_refs)] = ()
+    sparsectrl: Name = None
+    """SparseCtrl encoder, for pictures or for sketches: its file says which."""
 
     prompt: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
     negative_prompt: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = ("",)
@@ -106,6 +115,21 @@ class AnimateRequest(_Frozen):
     """Frames decoded at once."""
     fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
 
+    control_images: Annotated[tuple[PathName, ...], BeforeValidator(_listed_or_none)] = ()
+    """Picture files that the clip shows at `control_indices`, one index a picture."""
+    control_indices: Annotated[tuple[int, ...], BeforeValidator(_listed)] = (0,)
+    """Frames from 0; negatives count from the end."""
+    control_scale: Finite = 1.0
+    control_start: Share = 0.0
+    """Share of the steps from which on the pictures steer."""
+    control_end: Share = 1.0
+    control_preprocess: Literal["none", "scribble", "canny"] = "none"
+    """How sketches are made from pictures."""
+    normalize_condition_images: bool = False
+    """Turn pictures grey and stretch them from black to white."""
+    sparsectrl_config: Name = None
+    """A SparseCtrl YAML of the original; its facts are known from the weights, it is only compared with them."""
+
     device: Name = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     cpu_offload: bool = False
@@ -129,7 +153,25 @@ class AnimateRequest(_Frozen):
             raise ValueError(f"{found}: expected one for all clips, or as many as there are clips")
         if self.window is not None and self.overlap is not None and self.overlap >= self.window:
             raise ValueError(f"overlap={self.overlap} must be less than window={self.window}")
+        self._check_control()
         return self
+
+    def _check_control(self) -> None:
+        if not self.control_images:
+            if self.sparsectrl is not None:
+                raise ValueError(
+                    "a SparseCtrl encoder is given (sparsectrl, or controlnet_path), but no pictures for it; add "
+                    "control_images (controlnet_images, --control-image FILE)"
+                )
+            return
+        if self.sparsectrl is None:
+            raise ValueError(
+                "control_images are given, but no SparseCtrl encoder to read them; add sparsectrl (controlnet_path, "
+                "--sparsectrl FILE)"
+            )
+        if self.control_start > self.control_end:
+            raise ValueError(f"control_start={self.control_start} is after control_end={self.control_end}")
+        frame_indices(self.control_indices, len(self.control_images), self.num_frames)
 
     @property
     def num_clips(self) -> int:
@@ -161,6 +203,9 @@ PATH_FIELDS = {
     "motion_loras": "MotionLoRA",
     "domain_adapter": "Motion_Module",
     "embeddings": "DreamBooth_LoRA",
+    "sparsectrl": "SparseCtrl",
+    "sparsectrl_config": "",
+    "control_images": "",
     "inference_config": "",
 }
 """Settings that name a file, and the folder under models/ where such files live."""

@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 # Fused attention kernels put the batch into a CUDA grid dimension, which ends at 65,535.
 MAX_ATTENTION_BATCH = 32_768
@@ -128,6 +129,7 @@ class MotionModule(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_over_frames = norm_over_frames
+        self.gradient_checkpointing = False  # set by `unet.enable_gradient_checkpointing()`, with the image layers'
         self.frames = frames if frames is not None else FrameCount()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
@@ -149,7 +151,10 @@ class MotionModule(nn.Module):
         y = self.proj_in(y)
         positions = frame_positions(num_frames, y.shape[-1], device=y.device).to(y.dtype)
         for block in self.transformer_blocks:
-            y = block(y, positions)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                y = checkpoint(block, y, positions, use_reentrant=False)
+            else:
+                y = block(y, positions)
         y = self.proj_out(y)
         return x + rearrange(y, "(b h w) f c -> (b f) c h w", h=h, w=w)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from animatediff.config.files import REPOSITORY, parse_yaml, read_text
 from animatediff.config.request import AnimateRequest
 from animatediff.errors import UserError
+from animatediff.pipelines.control_images import check_control, compare_config
 
 if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
@@ -25,7 +26,7 @@ BASE_SETTINGS = ("vae", "text_encoder", "text_encoder_2", "prediction_type", "us
 
 PIPELINE_FIELDS = (
     *("model", "motion_module", "family", "vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema"),
-    *("loras", "motion_loras", "domain_adapter", "embeddings", "scheduler"),
+    *("loras", "motion_loras", "domain_adapter", "embeddings", "sparsectrl", "sparsectrl_config", "scheduler"),
     *("device", "dtype", "cpu_offload", "inference_config"),
 )
 """Settings that decide the pipeline; requests that agree in them share one."""
@@ -58,7 +59,7 @@ def complete(request: AnimateRequest) -> AnimateRequest:
                 " (with --download, `--motion-module v3_sd15_mm.ckpt` for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
             )
     changes: dict[str, Any] = {"model": model}
-    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2"):
+    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl"):
         if (value := getattr(request, name)) is not None:
             changes[name] = _present(value, name, request.download)
     for name in ("loras", "motion_loras", "embeddings"):
@@ -71,6 +72,7 @@ def complete(request: AnimateRequest) -> AnimateRequest:
         changes["domain_adapter"] = adapter.model_copy(update={"path": path})
     completed = request.model_copy(update=changes)
     check_files(completed)
+    check_control(completed)
     return completed
 
 
@@ -114,7 +116,7 @@ def _present(name: str, setting: str, download: bool) -> str:
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return name  # a hub id
         raise UserError(f"{name}: no such file or folder (setting {setting})")
-    if setting in ("motion_module", "motion_loras", "domain_adapter"):
+    if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
         from animatediff.weights.download import fetch
 
         return str(fetch(name, download=download))
@@ -141,6 +143,10 @@ def build_pipeline(request: AnimateRequest) -> AnimateDiffPipeline:
         pipe.load_motion_module(request.motion_module, family=request.family)
     if request.inference_config is not None:
         _compare(request.inference_config, pipe.family)
+    if request.sparsectrl is not None:
+        kind = pipe.load_sparsectrl(request.sparsectrl)
+        if request.sparsectrl_config is not None:
+            compare_config(request.sparsectrl_config, kind)
     _load_additions(pipe, request)
     if request.scheduler is not None:
         pipe.set_scheduler(request.scheduler)

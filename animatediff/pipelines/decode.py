@@ -1,8 +1,9 @@
-"""From latents to frames, a few at a time."""
+"""Through the VAE: from latents to frames, a few at a time, and from pictures to latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,19 @@ from einops import rearrange
 from torch import Tensor
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@contextmanager
+def wide_enough(vae: Any) -> Iterator[None]:
+    """Run the VAE in float32 where its configuration says that it overflows in float16, as SDXL's own does."""
+    upcast = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+    if upcast:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if upcast:
+            vae.to(torch.float16)
 
 
 def decode(
@@ -28,10 +42,11 @@ def decode(
     num_clips = latents.shape[0]
     flat = rearrange(latents, "b c f h w -> (b f) c h w")
     pictures: list[Tensor] = []
-    for chunk in flat.split(chunk_size):
-        picture = decode_pictures(vae, chunk)
-        pictures.append(to_bytes(picture) if output_type == "pil" else picture.float().cpu())
-        after_chunk(sum(map(len, pictures)), len(flat))
+    with wide_enough(vae):
+        for chunk in flat.split(chunk_size):
+            picture = decode_pictures(vae, chunk)
+            pictures.append(to_bytes(picture) if output_type == "pil" else picture.float().cpu())
+            after_chunk(sum(map(len, pictures)), len(flat))
     if output_type == "pil":
         from PIL import Image
 
@@ -48,6 +63,19 @@ def decode_pictures(vae: Any, latents: Tensor) -> Tensor:
     """Pictures (n, 3, H, W) in 0..1 of scaled latents (n, c, h, w), in the VAE's precision."""
     latents = latents.to(vae.dtype) / vae.config["scaling_factor"]
     return (vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+
+
+def encode_pictures(vae: Any, pictures: Tensor, device: torch.device) -> Tensor:
+    """Scaled latents (n, c, h, w), float32, of pictures (n, 3, H, W) in 0..1.
+
+    The mean of what the VAE would draw from, so that a picture has the same latents every time; the original draws.
+    """
+    latents: list[Tensor] = []
+    with wide_enough(vae):
+        for picture in pictures.split(1):
+            ahead = (picture * 2 - 1).to(device, vae.dtype)
+            latents.append(vae.encode(ahead, return_dict=False)[0].mode().float() * vae.config["scaling_factor"])
+    return torch.cat(latents)
 
 
 def to_bytes(pictures: Tensor) -> Tensor:

@@ -13,15 +13,21 @@ import numpy as np
 
 from animatediff.config.original import to_original
 from animatediff.config.request import AnimateRequest
+from animatediff.control.indices import frame_indices
+from animatediff.control.sheet import keyframe_sheet
 from animatediff.errors import UserError
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
+from animatediff.pipelines.control_images import control_pictures
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
 from animatediff.video.atomic import check_folder, check_writable, write_errors, write_text
 from animatediff.video.formats import FOLDER, format_of
 from animatediff.video.grid import make_grid
+from animatediff.video.picture import write_picture
 from animatediff.video.write import write_video
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from animatediff.pipelines import AnimateDiffPipeline
 
 GRID_FPS = 8
@@ -50,6 +56,8 @@ class RenderResult:
     """One a clip, with the real seed and every recommended value filled in."""
     folder: Path | None = None
     """The folder made in the original's layout."""
+    sheets: list[Path] = field(default_factory=list)
+    """One a clip with pictures: what was given, above what was rendered at those frames."""
     grid: Path | None = None
     config: Path | None = None
 
@@ -60,6 +68,8 @@ class Clip:
 
     frames: np.ndarray
     request: AnimateRequest
+    pictures: list[np.ndarray] = field(default_factory=list)
+    """As the encoder saw them, uint8 (h, w, 3), one for each of the request's `control_indices`."""
 
 
 OnProgress = Callable[[RenderProgress], None]
@@ -81,7 +91,8 @@ def render(
 ) -> RenderResult:
     """Render every clip of `request` and write it to `request.out`, or to `samples/{prompt}.mp4` under a free name.
 
-    Beside each file goes `FILE.json`, from which `load_result` repeats it. `pipe`: a pipeline that already holds what
+    Beside each file goes `FILE.json`, from which `load_result` repeats it, and, where pictures steer the clip, a sheet
+    of them, `{name}.keyframes.png`. `pipe`: a pipeline that already holds what
     the request names. Raises UserError before anything is computed for what cannot be loaded or written; Cancelled.
     """
     first = slug(request.prompt[0]).lower()
@@ -111,12 +122,13 @@ def render_runs(
 ) -> RenderResult:
     """Render the runs of a configuration file into a folder of the original's layout.
 
-    `{root}/{stem}-{time}/` gets `sample/{index}-{first ten words}.gif`, the grid `sample.gif`, and `config.yaml` with
-    the seeds used. Errors as for `render`.
+    `{root}/{stem}-{time}/` gets `sample/{index}-{first ten words}.gif`, the grid `sample.gif`, `config.yaml` with the
+    seeds used, and the pictures that steered as `control_images/{number}.png`. Errors as for `render`.
     """
     check_writable(root / stem / "config.yaml")
     result = RenderResult()
     grid: list[np.ndarray] = []
+    steered: list[bytes] = []
     try:
         for index, clip in enumerate(_clips(requests, on_progress, cancel, pipe)):
             if result.folder is None:
@@ -125,6 +137,7 @@ def render_runs(
             name = f"{index}-{slug(clip.request.prompt[0])}.gif"
             _write(clip, result.folder / "sample" / name, result, overwrite=True)
             grid.append(clip.frames)
+            _write_pictures(clip, result.folder / "control_images", steered)
         assert result.folder is not None
         result.grid = write_video(make_grid(grid), result.folder / "sample.gif", fps=GRID_FPS)
         result.config = result.folder / "config.yaml"
@@ -168,8 +181,20 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
         overwrite=overwrite,
     )
     write_sidecar(path, content)
+    if clip.pictures:
+        frames = frame_indices(request.control_indices, len(clip.pictures), len(clip.frames))
+        sheet = keyframe_sheet(clip.pictures, clip.frames, frames)
+        result.sheets.append(write_picture(sheet, path.with_name(f"{path.stem}.keyframes.png")))
     result.files.append(path)
     result.requests.append(request)
+
+
+def _write_pictures(clip: Clip, folder: Path, written: list[bytes]) -> None:
+    """Write the clip's pictures under the next numbers, unless another clip of this folder had the same."""
+    for picture in clip.pictures:
+        if (content := picture.tobytes()) not in written:
+            write_picture(picture, folder / f"{len(written)}.png")
+            written.append(content)
 
 
 def _clips(
@@ -196,7 +221,9 @@ def _clips(
         filled = with_defaults(request, current)
         for number in range(filled.num_clips):
             one = filled.clip(number)
-            yield Clip(_frames(current, one, index, num_clips, on_progress, cancel), one)
+            pictures = control_pictures(one, getattr(current.sparsectrl, "kind", None)) if one.control_images else []
+            frames = _frames(current, one, pictures, index, num_clips, on_progress, cancel)
+            yield Clip(frames, one, [np.asarray(picture) for picture in pictures])
             index += 1
 
 
@@ -236,6 +263,7 @@ def _tell(on_progress: OnProgress | None, progress: RenderProgress) -> None:
 def _frames(
     pipe: Any,
     request: AnimateRequest,
+    pictures: list[Image.Image],
     index: int,
     num_clips: int,
     on_progress: OnProgress | None,
@@ -244,6 +272,17 @@ def _frames(
     """One clip, uint8 (f, h, w, 3)."""
     import torch
 
+    control = (
+        {}
+        if not pictures
+        else {
+            "conditioning_frames": pictures,
+            "controlnet_frame_indices": request.control_indices,
+            "controlnet_conditioning_scale": request.control_scale,
+            "control_start": request.control_start,
+            "control_end": request.control_end,
+        }
+    )
     out = pipe(
         prompt=request.prompt[0],
         negative_prompt=request.negative_prompt[0] or None,  # SDXL was trained with zeros there, not with ""
@@ -260,5 +299,6 @@ def _frames(
         output_type="pil",
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),
         cancel=cancel,
+        **control,
     )
     return np.stack([np.asarray(frame) for frame in out.frames[0]])

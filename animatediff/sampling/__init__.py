@@ -1,5 +1,6 @@
 """From noise to latents: samplers by name, the denoising loop, and windows over long clips."""
 
+from animatediff.sampling.controls import Control, Residuals, UNetInputs, active_timesteps
 from animatediff.sampling.loop import Cancelled, clip_noise, denoise, one_generator_each
 from animatediff.sampling.predict import ClipPredictor, guided, windowed
 from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name, set_steps
@@ -8,6 +9,10 @@ __all__ = [
     "SCHEDULERS",
     "Cancelled",
     "ClipPredictor",
+    "Control",
+    "Residuals",
+    "UNetInputs",
+    "active_timesteps",
     "clip_noise",
     "denoise",
     "guided",

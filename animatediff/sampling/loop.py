@@ -53,9 +53,10 @@ def denoise(
 
     `after_step` gets (step index, timestep, latents) and returns the latents to go on with; what it raises ends it all.
     """
+    frames = range(latents.shape[2])
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
-        prediction = predict(scaled, timestep)
+        prediction = predict(scaled, timestep, frames)
         latents = scheduler.step(prediction, timestep, latents, **step_arguments, return_dict=False)[0]
         latents = after_step(index, timestep, latents)
     return latents

@@ -11,12 +11,13 @@ from einops import rearrange
 from torch import Tensor
 
 from animatediff.motion import FrameCount, frame_weights
+from animatediff.sampling.controls import Control, UNetInputs, total_residuals
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-Predict = Callable[[Tensor, Tensor], Tensor]
-"""(latents (b, c, f, h, w), timestep) -> the model's prediction of the same shape."""
+Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+"""(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape."""
 
 
 @dataclass
@@ -31,9 +32,11 @@ class ClipPredictor:
     """(b, d) pooled text of SDXL."""
     time_ids: Tensor | None = None
     """(b, 6) sizes and crops of SDXL."""
+    controls: Sequence[Control] = ()
+    """Asked at every call; what they give is added up."""
 
-    def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """latents: (b, c, f, h, w) -> prediction of the same shape."""
+    def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
+        """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
         num_frames = latents.shape[2]
         self.frames.num_frames = num_frames
         conditions = None
@@ -42,11 +45,21 @@ class ClipPredictor:
                 "text_embeds": self.pooled.repeat_interleave(num_frames, 0),
                 "time_ids": self.time_ids.repeat_interleave(num_frames, 0),
             }
+        inputs = UNetInputs(
+            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(self.embeddings.dtype),
+            timestep=timestep,
+            embeddings=self.embeddings.repeat_interleave(num_frames, 0),
+            conditions=conditions,
+            frames=frames,
+        )
+        residuals = total_residuals(self.controls, inputs)
         out = self.unet(
-            rearrange(latents, "b c f h w -> (b f) c h w").to(self.embeddings.dtype),
+            inputs.latents,
             timestep,
-            encoder_hidden_states=self.embeddings.repeat_interleave(num_frames, 0),
+            encoder_hidden_states=inputs.embeddings,
             added_cond_kwargs=conditions,
+            down_block_additional_residuals=None if residuals is None else residuals.down,
+            mid_block_additional_residual=None if residuals is None else residuals.mid,
             return_dict=False,
         )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
@@ -56,8 +69,8 @@ class ClipPredictor:
 def guided(predict: Predict, scale: float) -> Predict:
     """Classifier-free guidance (arXiv 2207.12598): negative and positive prompts in one batch, then pushed apart."""
 
-    def call(latents: Tensor, timestep: Tensor) -> Tensor:
-        negative, positive = predict(torch.cat([latents, latents]), timestep).chunk(2)
+    def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
+        negative, positive = predict(torch.cat([latents, latents]), timestep, frames).chunk(2)
         return negative + scale * (positive - negative)
 
     return call
@@ -68,13 +81,13 @@ def windowed(predict: Predict, windows: Sequence[range]) -> Predict:
     if len(windows) == 1:
         return predict
 
-    def call(latents: Tensor, timestep: Tensor) -> Tensor:
+    def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         total = torch.zeros_like(latents)
         weight = torch.zeros(latents.shape[2], device=latents.device)
         for window in windows:
             part = slice(window.start, window.stop)
             share = frame_weights(len(window)).to(latents.device)
-            total[:, :, part] += predict(latents[:, :, part], timestep) * share[:, None, None]
+            total[:, :, part] += predict(latents[:, :, part], timestep, frames[part]) * share[:, None, None]
             weight[part] += share
         return total / weight[:, None, None]
 

@@ -40,16 +40,29 @@ def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     path = Path(path)
     _check(path)
     if path.is_dir():
-        files = _frame_files(path)
-        with Image.open(files[0]) as first:
-            rate = Fraction(first.info.get("fps", "8"))
-        return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files]), float(rate)
+        return _read_folder(path)
     try:
         return _read_picture(path) if _is_picture(path) else _read_stream(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: cannot be read as a video ({error})") from error
+
+
+def _read_folder(folder: Path) -> tuple[np.ndarray, float]:
+    frames, rate = [], Fraction(8)
+    for file in _frame_files(folder):
+        try:
+            with Image.open(file) as picture:
+                if not frames:
+                    rate = Fraction(picture.info.get("fps", "8"))
+                frames.append(np.asarray(picture.convert("RGB")))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{file}: cannot be read as a picture ({error})") from error
+        if frames[-1].shape != frames[0].shape:
+            sizes = " and ".join(f"{frame.shape[1]}x{frame.shape[0]}" for frame in (frames[0], frames[-1]))
+            raise UserError(f"{file}: not of the size of the first frame ({sizes})")
+    return np.stack(frames), float(rate)
 
 
 def _read_picture(path: Path) -> tuple[np.ndarray, float]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
+from animatediff.weights import lora_dots
 from animatediff.weights.families import family_named
 from animatediff.weights.files import load_tensors, save_tensors
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
@@ -23,7 +24,7 @@ from animatediff.weights.lora_keys import lora_to_diffusers, lora_to_internal, l
 from animatediff.weights.motion import check_tensors, expected_shapes, find_header
 from animatediff.weights.recognise import Recognised, recognise_header
 
-Layout = Literal["original", "diffusers", "internal"]
+Layout = Literal["original", "diffusers", "internal", "kohya"]
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 LORA_NAMES: dict[str, Callable[[str], str]] = {
     "original": lora_to_original,
@@ -44,6 +45,8 @@ class _Result:
     folder_file: str = ADAPTER_FILE
     title: str = ""
     """What the family is called."""
+    wrapper: str = "state_dict"
+    """The entry of a .ckpt in which readers look for the tensors."""
     note: str = ""
 
 
@@ -57,10 +60,11 @@ def convert(
 ) -> str:
     """Write `source` as `target` in the layout `to`; says in one sentence what was done.
 
-    Motion modules, MotionLoRAs and domain adapters change layout; any other weight file can change format and precision
-    (`to="original"` keeps its names). `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that
-    diffusers loads. `dtype` None keeps the file's; `family` overrides what the file is recognised as. Raises UserError
-    for what cannot be converted or written; the target is then as before.
+    Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout, LoRAs of an image model between
+    "diffusers" and "kohya"; any other weight file can change format and precision (`to="original"` keeps its names).
+    `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that diffusers loads. `dtype` None keeps the
+    file's; `family` overrides what the file is recognised as. Raises UserError for what cannot be converted or written;
+    the target is then as before.
     """
     target = Path(target).expanduser()
     header = find_header(source)
@@ -69,23 +73,29 @@ def convert(
     _check_target(header.path, target, as_folder)
     if family is not None and found.kind != "motion_module":
         raise UserError(f"{header.path}: {found.title}; only motion modules have a family, leave {family} out")
-    if found.kind == "motion_module":
+    if found.kind == "lora" and to in ("diffusers", "kohya"):
+        result = _image_lora(found, to, dtype)
+    elif to == "kohya":
+        raise UserError(f"{header.path}: {found.title}; only LoRAs of an image model have a kohya layout")
+    elif found.kind == "motion_module":
         result = _motion_module(found, to, dtype, family)
+    elif found.kind == "sparsectrl":
+        result = _sparsectrl(found, to, dtype)
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
         result = _Result(load_tensors(header, dtype=dtype), {} if header.format == "pickle" else dict(header.metadata))
     else:
         raise UserError(
-            f"{header.path}: {found.title}; only motion modules, MotionLoRAs and domain adapters have a {to} layout "
-            "here (other files can change format and precision with the layout original)"
+            f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders and LoRAs have a {to} layout here "
+            "(other files can change format and precision with the layout original)"
         )
     if target.suffix == ".safetensors" or as_folder:
         result.metadata["format"] = "pt"  # what transformers and diffusers look for
     if as_folder:
         _write_folder(target, result)
     else:
-        save_tensors(target, result.tensors, result.metadata)
+        save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
     what = f"{found.title}{f' ({result.title})' if result.title else ''}"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
@@ -134,6 +144,32 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
     else:
         tensors = {**state, **{f"{stem}.pos_embed.pe": table for stem, table in positions.items()}}
     return _Result(tensors, metadata, config, title=facts.title, note=note)
+
+
+def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
+    from animatediff.control.sparsectrl import SparseCtrl
+    from animatediff.weights import sparsectrl
+
+    header = found.header
+    config = sparsectrl.config_of(found)
+    with torch.device("meta"):
+        expected = {key: tuple(value.shape) for key, value in SparseCtrl(config).state_dict().items()}
+    shapes = sparsectrl.internal_entries({key: info.shape for key, info in header.tensors.items()})
+    check_tensors(shapes, expected, header.path, sparsectrl.WHAT)
+    folder = sparsectrl.diffusers_config(config, header.path) if to == "diffusers" else None
+    names = sparsectrl.internal_entries({key: key for key in header.tensors})
+    loaded = load_tensors(header, names.values(), dtype=dtype)
+    state = {key: loaded.pop(name).view(expected[key]) for key, name in names.items()}
+    metadata = {**_plain(header.metadata), **sparsectrl.config_metadata(config)}
+    if to == "internal":
+        return _Result(state, metadata, wrapper=sparsectrl.WRAPPER)
+    motion = {key: tensor for key, tensor in state.items() if MOTION_KEY.match(key)}
+    positions = _positions(found, motion, config.max_positions, dtype, stored=_stored(found))
+    if to == "original":
+        tables = _original_tables(positions, config.num_attentions)
+        return _Result({**sparsectrl.original_entries(state, None), **tables}, metadata, wrapper=sparsectrl.WRAPPER)
+    tables = {f"{stem}.pos_embed.pe": table for stem, table in positions.items()}
+    return _Result({**state, **tables}, metadata, folder)
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -221,6 +257,16 @@ def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     tensors = {spell(key): tensor.to(dtype) if dtype else tensor for key, tensor in state.items()}
     note = f"; alpha of {folded} layers folded into their weights" if folded else ""
     return _Result(tensors, _plain(header.metadata), folder_file=LORA_FILE, note=note)
+
+
+def _image_lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
+    header = found.header
+    spell = lora_dots.to_diffusers if to == "diffusers" else lora_dots.to_kohya
+    tensors = spell(load_tensors(header), header.metadata, str(header.path))
+    tensors = {key: tensor.to(dtype) if dtype else tensor for key, tensor in tensors.items()}
+    # What diffusers writes about its own LoRAs is in the weights or beside them by now.
+    metadata = {key: value for key, value in _plain(header.metadata).items() if key != "lora_adapter_metadata"}
+    return _Result(tensors, metadata, folder_file=LORA_FILE)
 
 
 def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str | None]) -> dict[str, Tensor]:

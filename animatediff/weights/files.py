@@ -278,11 +278,16 @@ def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
 
 
 def save_tensors(
-    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    wrapper: str = "state_dict",
 ) -> None:
     """Write .safetensors, or a pickle for .ckpt, .pt, .pth and .bin. The file appears whole or not at all.
 
-    Raises UserError if the folder is missing or not writable, or the disk is full.
+    `wrapper`: the entry of a pickle that holds the tensors where there is metadata to stand beside it. Raises
+    UserError if the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
@@ -293,7 +298,7 @@ def save_tensors(
         raise UserError(f"{path}: a folder has this name; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write(temporary, path.suffix, _separate(tensors), dict(metadata or {}))
+        _write(temporary, path.suffix, _separate(tensors), dict(metadata or {}), wrapper)
         os.replace(temporary, path)
     except Exception as error:
         if (
@@ -325,7 +330,7 @@ def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return separate
 
 
-def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], wrapper: str) -> None:
     if suffix == ".safetensors":
         from safetensors.torch import save_file
 
@@ -333,5 +338,5 @@ def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: 
         return
     import torch
 
-    # Every reader of the original's files unwraps "state_dict" and ignores the entry beside it.
-    torch.save({"state_dict": tensors, METADATA_ENTRY: metadata} if metadata else tensors, path)
+    # The original's readers unwrap "state_dict" ("controlnet" of SparseCtrl) and ignore the entry beside it.
+    torch.save({wrapper: tensors, METADATA_ENTRY: metadata} if metadata else tensors, path)

@@ -24,6 +24,12 @@ STRENGTHS = {
     "lora": "0.6 to 1.0",
 }
 
+CONDITIONS = {
+    "rgb": {"takes": "pictures"},
+    "scribble": {"takes": "sketches, white lines on black", "control_end": "0.2 to 0.4 against watermarks"},
+}
+"""What SparseCtrl encoders are given."""
+
 
 def describe(path: str | Path) -> dict[str, Any]:
     """Facts about a weight file or diffusers folder, as plain values that JSON can hold; nothing is loaded.
@@ -42,6 +48,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "kind": found.kind,
         "family": found.family and f"{found.family.name}: {found.family.title}",
         "dialect": found.dialect,
+        "variant": found.variant,
         "made_for": BASE_TITLES.get(found.base or ""),
         "evidence": list(found.evidence),
         "size": f"{header.size / 1e6:,.1f} MB ({header.size:,} bytes)",
@@ -98,6 +105,8 @@ def _settings(found: Recognised) -> dict[str, Any]:
             or "none"
         )
         return settings
+    if found.variant in CONDITIONS:
+        return {**CONDITIONS[found.variant], "strength": "1.0"}
     if found.kind in STRENGTHS:
         ranks = sorted(_ranks(found.header))
         rank = {"rank": ranks[0] if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"} if ranks else {}

@@ -16,6 +16,7 @@ from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.weights.families import Family, family_named
 from animatediff.weights.files import Header, load_tensors, read_header, save_tensors
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, rename, to_internal, to_original
+from animatediff.weights.pickles import Place
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 
 if TYPE_CHECKING:
@@ -100,12 +101,17 @@ def _empty(layout: MotionLayout, facts: Family | None) -> MotionAdapter:
         return MotionAdapter(layout, facts.numerics if facts else None)
 
 
-def check_tensors(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def check_tensors(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    path: Path,
+    what: str = "motion module",
+) -> None:
     """Raise UserError unless exactly the expected tensors are there (a 1x1 convolution counts as linear)."""
     if missing := sorted(expected.keys() - found.keys()):
         raise UserError(f"{path}: {len(missing)} tensors missing, first {missing[0]}; is the download complete?")
     if unknown := sorted(found.keys() - expected.keys()):
-        raise UserError(f"{path}: {len(unknown)} tensors that no motion module has, first {unknown[0]}")
+        raise UserError(f"{path}: {len(unknown)} tensors that no {what} has, first {unknown[0]}")
     for key, shape in expected.items():
         if found[key] != shape and found[key] != (*shape, 1, 1):
             raise UserError(f"{path}: {key} has shape {found[key]}, expected {shape}")
@@ -168,10 +174,12 @@ def _folder_header(folder: Path) -> Header:
     if not isinstance(positions, int) or any(POSITIONS.search(key) for key in header.tensors):
         return header
     # diffusers keeps the length of the tables in the configuration; stated as the table the weights would carry.
-    first = next((key for key in header.tensors if key.endswith(".attn1.to_q.weight")), None)
+    first = next((k for k in header.tensors if MOTION_KEY.match(k) and k.endswith(".attn1.to_q.weight")), None)
     if first is None:
         return header
-    table = replace(header.tensors[first], shape=(1, positions, header.tensors[first].shape[0]))
+    # Without bytes: there is no table in the file to be read.
+    nowhere = Place(offset=0, nbytes=0)
+    table = replace(header.tensors[first], shape=(1, positions, header.tensors[first].shape[0]), place=nowhere)
     return replace(header, tensors={**header.tensors, f"{first.removesuffix('attn1.to_q.weight')}pos_embed.pe": table})
 
 

@@ -38,6 +38,7 @@ OPTIONS = {
     "base_model": "--model, or from_single_file",
     "vae": "--vae",
     "textual_inversion": "--embedding",
+    "sparsectrl": "--sparsectrl, or load_sparsectrl",
 }
 """Kind -> where a user gives such a file."""
 
@@ -52,6 +53,8 @@ class Recognised:
     family: Family | None = None
     """Of motion modules, with the position-table length of the file."""
     dialect: str | None = None
+    variant: str | None = None
+    """Of SparseCtrl encoders: "rgb" or "scribble"."""
     base: str | None = None
     """Kind of base model it belongs to: sd1, sd2, sdxl."""
 
@@ -80,7 +83,7 @@ def wrong_kind(found: Recognised, wanted: str) -> UserError:
     text = f"{found.header.path}: {found.title}, not a {TITLES[wanted]} ({found.evidence[0]})"
     if found.kind in OPTIONS:
         text += f"; give it to {OPTIONS[found.kind]}"
-    elif found.kind in ("pia", "animatelcm_i2v", "cameractrl", "sparsectrl", "controlnet"):
+    elif found.kind in ("pia", "animatelcm_i2v", "cameractrl", "controlnet"):
         text += "; this version cannot run it"
     return UserError(text)
 
@@ -120,13 +123,30 @@ def _lora(header: Header) -> Recognised | None:
 
 
 def _sparsectrl(header: Header) -> Recognised | None:
-    for name, dialect in (("conv_in.weight", "scribble"), ("weight", "rgb")):
+    moves = any(MOTION_KEY.match(key) for key in header.tensors)
+    for name, variant in (("conv_in.weight", "scribble"), ("weight", "rgb")):
         key = f"controlnet_cond_embedding.{name}"
-        if key in header.tensors:
-            return Recognised(kind="sparsectrl", header=header, evidence=[f"has {key}"], dialect=dialect, base="sd1")
-    if key := _any(header, r"^(control_model\.|controlnet_down_blocks\.)"):
+        # A ControlNet has the same ladder for its pictures, but no motion modules.
+        if key in header.tensors and moves:
+            return Recognised(
+                kind="sparsectrl",
+                header=header,
+                evidence=[f"has {key}"],
+                dialect=dialect_of(header.tensors),
+                variant=variant,
+                base=_base_by_text(header),
+            )
+    if key := _any(header, r"^(control_model\.|controlnet_(down_blocks|cond_embedding)\.)"):
         return Recognised(kind="controlnet", header=header, evidence=[f"has {key}"])
     return None
+
+
+def _base_by_text(header: Header) -> str | None:
+    """The kind of base model whose text states have the width that cross attentions in this file take."""
+    widths = {
+        info.shape[1] for key, info in header.tensors.items() if key.endswith(".attn2.to_k.weight") and info.shape[1:]
+    }
+    return {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(widths.pop()) if len(widths) == 1 else None
 
 
 def _motion_relatives(header: Header) -> Recognised | None:

@@ -1,0 +1,177 @@
+"""`animatediff evaluate`: what video files show, in figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from animatediff.cli.errors import reports_errors
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from animatediff.evaluation import Report
+    from animatediff.evaluation.measure import OnStep
+
+WORLDS = ("sprites",)
+UNSURE = 0.5
+"""Below this confidence the camera's figures get a star."""
+PIPED_WIDTH = 160
+"""Columns of the table where there is no terminal to ask."""
+
+
+@reports_errors
+def evaluate(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Videos, animated pictures, or folders of numbered frames.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a file.")] = False,
+    world: Annotated[
+        Optional[str],  # noqa: UP045 - read by typer at run time
+        typer.Option(
+            "--world",
+            metavar="WORLD",
+            help="Recognise object, background and motion too: `sprites`, the world of the bundled model.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Measure camera motion, stability, amount of motion and loop seam of videos.
+
+    Signs follow the names of the published MotionLoRAs: PanRight (the picture moves left), TiltUp (it moves down),
+    ZoomIn (it grows) and RollingClockwise (it turns clockwise) are positive. Figures are per frame.
+    """
+    from animatediff.errors import UserError, nearest
+
+    if world is not None and world not in WORLDS:
+        close = nearest(world, WORLDS)
+        raise UserError(f"--world {world!r}: {f'did you mean {close!r}? ' if close else ''}known: {', '.join(WORLDS)}")
+    from animatediff.evaluation import SpriteWorld, evaluate_file
+    from animatediff.evaluation.flow import opencv
+
+    opencv()  # told once, not once a file
+    sprites = SpriteWorld() if world else None
+    reports, failures = [], []
+    with _progress(files, quiet) as on_step:
+        for index, file in enumerate(files):
+            try:
+                reports.append(evaluate_file(file, sprites, on_step(index)))
+            except UserError as error:
+                failures.append(str(error))
+    if as_json:
+        import json
+
+        if reports or not failures:
+            print(json.dumps([report.as_dict() for report in reports], indent=2))
+    elif reports:
+        _print(reports)
+    if failures:
+        raise UserError("\n             ".join(failures))
+
+
+def _print(reports: list[Report]) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    console.print(_table(reports))
+    if any(report.reading for report in reports):
+        console.print(_sprites(reports))
+
+
+def _table(reports: list[Report]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    unsure = any(report.measurement.camera.confidence < UNSURE and report.moves for report in reports)
+    note = (
+        "* little of the frame's edge shows this movement: it may be an object's, not the camera's" if unsure else None
+    )
+    table = Table(box=box.SIMPLE_HEAD, caption=note, caption_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("file", overflow="fold")
+    table.add_column("camera", overflow="fold")
+    for name in ("pan", "tilt", "zoom", "roll", "confi-\ndence", "motion", "own\nmotion", "warp\nerror", "loop\nseam"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for report in reports:
+        m, camera = report.measurement, report.measurement.camera
+        star = "*" if camera.confidence < UNSURE and report.moves else ""
+        table.add_row(
+            f"{report.path}\n{m.num_frames} frames, {m.width}x{m.height}",
+            "\n".join(move.name + star for move in report.moves) or "still",
+            f"{_signed(camera.pan)} px\n{_signed(m.pan_percent)} %",
+            f"{_signed(camera.tilt)} px\n{_signed(m.tilt_percent)} %",
+            f"{_signed(camera.zoom)} %",
+            f"{_signed(camera.roll)}°",
+            f"{camera.confidence:.2f}{star}",
+            f"{m.motion:.2f} px\n{m.motion_percent:.2f} %",
+            f"{m.own_motion:.2f} px\n{m.own_motion_percent:.2f} %",
+            f"{m.warp_error:.2f} %",
+            f"{m.loop_seam:.2f}",
+        )
+    return table
+
+
+def _sprites(reports: list[Report]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("file", "object", "background", "motion"):
+        table.add_column(name, overflow="fold")
+    for name in ("travel right", "travel down", "growth", "turn"):
+        table.add_column(name, justify="right")
+    for report in reports:
+        if (reading := report.reading) is not None:
+            table.add_row(
+                report.path,
+                reading.obj,
+                reading.background,
+                reading.motion,
+                f"{_signed(reading.travel[0], 1)} px",
+                f"{_signed(reading.travel[1], 1)} px",
+                f"x {reading.growth:.2f}",
+                f"{_signed(reading.turn, 0)}°",
+            )
+    return table
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    """With its sign, but for what rounds to zero.
+
+    >>> _signed(1.234), _signed(-0.001)
+    ('+1.23', '0.00')
+    """
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else f"{0:.{digits}f}"
+
+
+@contextmanager
+def _progress(files: list[str], quiet: bool) -> Iterator[Callable[[int], OnStep | None]]:
+    """For each file by its index a callback that moves a bar on stderr; None with `quiet` or without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda index: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=len(files))
+
+        def of_file(index: int) -> OnStep:
+            name = f"{index + 1} of {len(files)}, {Path(files[index]).name}"
+            bar.update(task, description=name, completed=index)
+            return lambda done, total: bar.update(task, completed=index + done / total)
+
+        yield of_file

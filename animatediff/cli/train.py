@@ -1,0 +1,71 @@
+"""`animatediff train`: run a stage of training, or go on with it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Optional
+
+import typer
+
+from animatediff.cli.errors import reports_errors
+
+SIGNAL_BASE = 128
+"""A process that ends by signal N has exit code 128 + N, as shells count."""
+
+
+@reports_errors
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML: a recipe of configs/training, or your own.")],
+    set_: Annotated[
+        Optional[list[str]],  # noqa: UP045 - read by typer at run time
+        typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over the file's, as in data.height=64."),
+    ] = None,
+    resume: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option(
+            "--resume/--fresh",
+            help="Insist on a checkpoint to go on from, or start over; otherwise a run that was stopped goes on.",
+        ),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only look through the configuration and the data.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
+) -> None:
+    """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
+    run(config, set_ or [], resume=resume, check=check, quiet=quiet)
+
+
+def run(
+    config: str, settings: list[str], *, resume: bool | None = None, check: bool = False, quiet: bool = False
+) -> None:
+    """Train what a configuration file says; print where the weights are."""
+    from animatediff.cli.progress import messages
+
+    with messages(quiet or not _is_first_process()):
+        from animatediff.training.read import load_train_config
+
+        asked = load_train_config(config, settings)
+        if check:
+            from animatediff.training.data import check_data
+
+            print(check_data(asked.clips()))
+            return
+        # imported here: it is seconds, and mistakes in the settings are told before
+        from animatediff.training.loop import train as train_run
+
+        done = train_run(asked, resume=resume, quiet=quiet)
+    if not _is_first_process():
+        return
+    if done.signal is not None:
+        print(
+            f"animatediff: stopped after step {done.step} of {done.steps}, which is saved in {done.folder}; "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(SIGNAL_BASE + done.signal)
+    print(done.weights)
+
+
+def _is_first_process() -> bool:
+    import os
+
+    return os.environ.get("RANK", "0") == "0"

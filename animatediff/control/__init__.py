@@ -1,0 +1,1 @@
+"""What steers a clip besides its text: pictures and sketches at single frames (SparseCtrl)."""

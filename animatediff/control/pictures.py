@@ -1,0 +1,132 @@
+"""Pictures as a user gives them: files, PIL, arrays, tensors; brought to one size and one range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from animatediff.errors import UserError
+
+LATENT_CHANNELS = 4
+"""A tensor of so many channels is taken as latents, not as a picture."""
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """The picture in a file, RGB, upright; what is transparent is white. Raises UserError if there is none."""
+    from PIL import ImageOps
+
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a picture")
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return on_white(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a picture (png, jpg, webp, ...)") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "it is no picture, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise UserError(f"{path}: cannot be read as a picture ({reason})") from error
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture in RGB, white where it was transparent."""
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The largest part of that shape from the middle, scaled to width x height pixels."""
+    if picture.size == (width, height):
+        return picture
+    scale = min(picture.width / width, picture.height / height)
+    left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def stretched(picture: Image.Image) -> Image.Image:
+    """The picture in grey, its darkest point black and its brightest white (`normalize_condition_images`)."""
+    grey = np.asarray(picture.convert("RGB"), dtype=np.float32).mean(axis=-1)
+    grey -= grey.min()
+    grey /= max(float(grey.max()), 1e-6)
+    return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")
+
+
+def as_tensor(pictures: Any, width: int, height: int) -> Tensor:
+    """Pictures (1 or b, 3, n, height, width) in 0..1, float32, or latents (1 or b, 4, n, h, w) as they are.
+
+    pictures: one or a sequence of PIL images (cut to shape, see `fit`), arrays (h, w), (h, w, 3) or (n, h, w, 3),
+    uint8 or in 0..1, or tensors (c, h, w), (n, c, h, w) or (b, c, n, h, w) in 0..1, scaled to size where they are
+    pictures. Raises UserError for anything else.
+    """
+    given = list(pictures) if isinstance(pictures, Sequence) and not isinstance(pictures, str) else [pictures]
+    if not given:
+        raise UserError("conditioning_frames is empty: give at least one picture, or leave it out")
+    tensors = [_as_clip(picture, width, height) for picture in given]
+    shapes = {(t.shape[0], t.shape[1], *t.shape[3:]) for t in tensors}
+    if len(shapes) > 1:
+        raise UserError(
+            f"the pictures differ in kind or size: {', '.join(str(tuple(t.shape)) for t in tensors)} as (b, c, n, h, w)"
+        )
+    return torch.cat(tensors, dim=2)
+
+
+def _as_clip(picture: Any, width: int, height: int) -> Tensor:
+    """One thing that was given, (1 or b, c, n, h, w)."""
+    if isinstance(picture, Image.Image):
+        picture = np.asarray(fit(on_white(picture), width, height))
+    if isinstance(picture, np.ndarray):
+        picture = _from_array(picture)
+    if not isinstance(picture, Tensor):
+        raise UserError(
+            f"conditioning_frames takes PIL images, arrays and tensors, not {type(picture).__name__}; "
+            "open files with PIL.Image.open"
+        )
+    if picture.ndim not in (3, 4, 5):
+        raise UserError(f"a tensor of pictures is (c, h, w), (n, c, h, w) or (b, c, n, h, w), got {_of(picture)}")
+    if picture.ndim < 5:
+        stacked = picture[None] if picture.ndim == 3 else picture
+        picture = stacked.transpose(0, 1)[None]  # (1, c, n, h, w)
+    channels = picture.shape[1]
+    if channels == LATENT_CHANNELS:
+        return picture.float()
+    if channels not in (1, 3):
+        raise UserError(f"a tensor of pictures has 1 or 3 channels, of latents {LATENT_CHANNELS}; got {_of(picture)}")
+    scaled = picture / 255 if picture.dtype == torch.uint8 else picture.float()
+    if not bool(((scaled >= -1e-4) & (scaled <= 1 + 1e-4)).all()):  # also false for what is not a number
+        low, high = float(scaled.min()), float(scaled.max())
+        raise UserError(f"pictures are in 0..1, these go from {low:.3g} to {high:.3g}; latents have 4 channels")
+    return _sized(scaled.clamp(0, 1).expand(-1, 3, -1, -1, -1), width, height)
+
+
+def _sized(clips: Tensor, width: int, height: int) -> Tensor:
+    if clips.shape[-2:] == (height, width):
+        return clips
+    flat = clips.transpose(1, 2).flatten(0, 1)
+    flat = torch.nn.functional.interpolate(flat, size=(height, width), mode="bilinear", antialias=True)
+    return flat.unflatten(0, (clips.shape[0], -1)).transpose(1, 2).clamp(0, 1)
+
+
+def _from_array(array: np.ndarray) -> Tensor:
+    """(n, c, h, w) of an array with channels last."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3):
+        raise UserError(f"an array of pictures is (h, w), (h, w, 3) or (n, h, w, 3), got {array.shape}")
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2)
+
+
+def _of(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))

@@ -1,0 +1,109 @@
+"""Everything that is measured on one clip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from animatediff.errors import UserError
+from animatediff.evaluation.camera import Camera, mean_camera, read_camera
+from animatediff.evaluation.flow import Picture, Tracker, transform_flow
+from animatediff.evaluation.similarity import track
+from animatediff.evaluation.stability import frame_difference, mean_length, warp_error
+
+OnStep = Callable[[int, int], None]
+"""Called with the number of steps measured and the number of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What was measured on a clip. "Per frame" is per step from a frame to the next."""
+
+    num_frames: int
+    width: int
+    height: int
+    camera: Camera
+    """Mean of `steps`."""
+    steps: tuple[Camera, ...]
+    """The camera from each frame to the next: num_frames - 1."""
+    motion: float
+    """How far the texture moves, pixels per frame: the mean length of the flow."""
+    own_motion: float
+    """The same once the camera's movement is taken away: what moves in the scene."""
+    warp_error: float
+    """Percent of full brightness by which a frame differs from the next one warped back to it, where the flow is
+    consistent: flicker and shapes that come and go. 0 is steady."""
+    frame_difference: float
+    """Percent of full brightness by which neighbours differ, nothing warped."""
+    loop_seam: float
+    """Difference of the last and the first frame over `frame_difference`: 1 is a seamless loop, more is a jump."""
+
+    @property
+    def side(self) -> float:
+        """Side of the square that has the frame's area, in pixels."""
+        return (self.width * self.height) ** 0.5
+
+    @property
+    def pan_percent(self) -> float:
+        """`camera.pan` in percent of the frame's width."""
+        return 100 * self.camera.pan / self.width
+
+    @property
+    def tilt_percent(self) -> float:
+        """`camera.tilt` in percent of the frame's height."""
+        return 100 * self.camera.tilt / self.height
+
+    @property
+    def motion_percent(self) -> float:
+        """`motion` in percent of the frame's side."""
+        return 100 * self.motion / self.side
+
+    @property
+    def own_motion_percent(self) -> float:
+        """`own_motion` in percent of the frame's side."""
+        return 100 * self.own_motion / self.side
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures under their names, for JSON."""
+        derived = ("pan_percent", "tilt_percent", "motion_percent", "own_motion_percent")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
+
+
+def measure(frames: np.ndarray, on_step: OnStep | None = None) -> Measurement:
+    """Measure a clip: uint8 (f, h, w, 3), at least two frames. Raises UserError for fewer, or without OpenCV."""
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"frames must be uint8 (f, h, w, 3), got {frames.dtype} {frames.shape}")
+    num_frames, height, width = frames.shape[:3]
+    if num_frames < 2:
+        raise UserError(f"{num_frames} frame{'' if num_frames == 1 else 's'}: measuring motion takes at least 2")
+    tracker = Tracker()
+    steps, motions, own_motions, warp_errors, differences = [], [], [], [], []
+    second = Picture.of(frames[0])
+    for i in range(num_frames - 1):
+        first, second = second, Picture.of(frames[i + 1])
+        matrix, flow, valid = track(tracker, first, second)
+        steps.append(read_camera(matrix, first, flow, valid))
+        own = flow - transform_flow(matrix, *valid.shape)
+        motions.append(mean_length(flow, first.tracked * valid) / first.scale)
+        own_motions.append(mean_length(own, first.tracked * valid) / first.scale)
+        warp_errors.append(warp_error(frames[i], frames[i + 1], flow, valid))
+        differences.append(frame_difference(frames[i], frames[i + 1]))
+        if on_step is not None:
+            on_step(i + 1, num_frames - 1)
+    difference = float(np.mean(differences))
+    seam = frame_difference(frames[-1], frames[0])
+    return Measurement(
+        num_frames=num_frames,
+        width=width,
+        height=height,
+        camera=mean_camera(tuple(steps)),
+        steps=tuple(steps),
+        motion=float(np.mean(motions)),
+        own_motion=float(np.mean(own_motions)),
+        warp_error=float(np.mean(warp_errors)),
+        frame_difference=difference,
+        loop_seam=seam / difference if difference > 0 else 1.0,  # all frames are equal
+    )

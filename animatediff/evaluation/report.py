@@ -1,0 +1,58 @@
+"""One file, evaluated: what was measured and, for the sprite world, what was recognised."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from animatediff.errors import UserError
+from animatediff.evaluation.measure import Measurement, OnStep, measure
+from animatediff.evaluation.moves import Move, camera_moves
+from animatediff.video import read_video
+
+if TYPE_CHECKING:
+    from animatediff.bundled.reader import Reading
+    from animatediff.evaluation.sprites import SpriteWorld
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What there is to say about one file."""
+
+    path: str
+    fps: float
+    measurement: Measurement
+    moves: tuple[Move, ...]
+    """Camera moves, strongest first."""
+    reading: Reading | None
+    """What the sprite world shows, if asked for."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything under its name, for JSON."""
+        facts = {"path": self.path, "fps": self.fps, "moves": [{"name": m.name, **asdict(m)} for m in self.moves]}
+        facts |= self.measurement.as_dict()
+        if self.reading is not None:
+            facts["sprites"] = {**asdict(self.reading), "motion": self.reading.motion}
+        return facts
+
+
+def evaluate_file(path: str | Path, sprites: SpriteWorld | None = None, on_step: OnStep | None = None) -> Report:
+    """Evaluate a video file, an animated picture or a folder of frames.
+
+    With `sprites` it is read as a clip of the sprite world besides. Raises UserError, naming the file.
+    """
+    try:
+        frames, fps = read_video(path)
+        measurement = measure(frames, on_step)
+        reading = sprites.read(frames) if sprites else None
+    except MemoryError as error:
+        raise UserError(
+            f"{path}: too large for the memory at hand; shorten it, or scale it down, and try again"
+        ) from error
+    except UserError as error:
+        text = str(error)
+        raise error if text.startswith(str(Path(path))) else UserError(f"{path}: {text}") from error
+    return Report(
+        path=str(path), fps=fps, measurement=measurement, moves=tuple(camera_moves(measurement)), reading=reading
+    )

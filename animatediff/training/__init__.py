@@ -1,0 +1,1 @@
+"""Training: every stage of AnimateDiff, one loop."""

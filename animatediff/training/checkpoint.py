@@ -1,0 +1,133 @@
+"""Checkpoints: all that a run needs in order to go on as if it had never stopped.
+
+A checkpoint is one file, `checkpoints/step-00001000.pt`. It is written beside its place, brought to the disk, and
+renamed, so a crash or a full disk leaves the one before it whole; a file that was damaged later is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from animatediff.errors import UserError
+from animatediff.training.config import SAME_ON_RESUME, TrainConfig
+from animatediff.video.atomic import AtomicFile
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d{8})\.pt")
+FORMAT = 1
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies in the folder of a run."""
+    return folder / "checkpoints" / f"step-{step:08d}.pt"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    place = folder / "checkpoints"
+    return sorted(path for path in place.iterdir() if _NAME.fullmatch(path.name)) if place.is_dir() else []
+
+
+def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
+    """Write the state of a step (`state["step"]`), then remove all but the `keep` newest checkpoints.
+
+    Raises UserError where the disk is full or not writable; the checkpoints that were there stay.
+    """
+    path = checkpoint_path(folder, state["step"])
+    try:
+        with AtomicFile(path) as file, file.temporary.open("wb") as stream:
+            torch.save({"format": FORMAT, **state}, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        for old in checkpoints(folder)[:-keep]:
+            old.unlink(missing_ok=True)
+    except (OSError, RuntimeError, UserError) as error:
+        whole = checkpoints(folder)
+        left = f"the checkpoint {whole[-1].name} is whole" if whole else "there is no earlier checkpoint"
+        reason = "the disk is full" if "space" in str(error).lower() or _full(error) else str(error).splitlines()[0]
+        raise UserError(
+            f"{path}: could not be written ({reason}); {left}. Make room, or lower `keep`, and run the same command "
+            "to go on from there"
+        ) from error
+    return path
+
+
+def _full(error: BaseException) -> bool:
+    # torch reports a write that did not take all bytes, not why.
+    return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error) or "disk is full" in str(error)
+
+
+def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint of a run that can be read, on the CPU; None if there is none.
+
+    Damaged ones are passed over with a warning. Raises UserError if there are only damaged ones.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever the damage leads to
+            logger.warning("%s: damaged (%s); trying the one before it", path, str(error).splitlines()[0][:120])
+            continue
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            raise UserError(f"{path}: no checkpoint of this version; train with --fresh, or into another folder")
+        return state
+    if found:
+        raise UserError(f"{folder}: none of its {len(found)} checkpoints can be read; train with --fresh to start over")
+    return None
+
+
+def check_same(state: Mapping[str, Any], config: TrainConfig, folder: Path) -> None:
+    """Raise UserError if the checkpoint belongs to a run that this configuration cannot go on with.
+
+    Other settings that differ are told by the logger.
+    """
+    before, now = json.loads(state["config"]), config.model_dump(mode="json")
+    changed = [name for name in now if before.get(name) != now[name] and name != "out"]
+    if fixed := [name for name in changed if name in SAME_ON_RESUME]:
+        name = fixed[0]
+        raise UserError(
+            f"{folder}: its checkpoint was made with {name}={before.get(name)!r}, but the configuration says "
+            f"{name}={now[name]!r}; a run cannot change that halfway: take another `out`, or start over with --fresh"
+        )
+    for name in changed:
+        logger.info("%s: goes on with %s=%s (was %s)", folder, name, now[name], before.get(name))
+
+
+def random_state() -> dict[str, Any]:
+    """The states of all global random generators of this process, as plain values and tensors."""
+    kind, keys, *rest = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(states: Iterable[Mapping[str, Any]], rank: int) -> None:
+    """Go on with the random numbers where process `rank` stopped; a process that is new keeps its own."""
+    listed = list(states)
+    if rank >= len(listed):
+        return
+    state = listed[rank]
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # pyright: ignore[reportArgumentType]
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,224 @@
+"""What a training run is asked to do: one validated, frozen configuration for all stages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from animatediff.config import WeightRef
+from animatediff.config.request import Count, Finite, Name, Size
+from animatediff.training.data.config import DataConfig
+
+Stage = Literal["adapter", "motion", "motion_lora", "sparsectrl", "image"]
+STAGES: tuple[Stage, ...] = ("adapter", "motion", "motion_lora", "sparsectrl", "image")
+LrSchedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+Logger = Literal["tensorboard", "wandb", "trackio"]
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Every = Annotated[int, Field(ge=0)]
+"""A number of steps; 0 is never."""
+
+
+def _listed(value: Any) -> Any:
+    return () if value is None else value if isinstance(value, (list, tuple)) else [value]
+
+
+def _with_path(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) and value.strip() else value or None
+
+
+def _word(value: Any) -> Any:
+    return "no" if value is False or value is None else value  # YAML reads a bare `no` as false
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ValidationConfig(_Frozen):
+    """What is looked at while a run goes on."""
+
+    prompts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """One video (or picture, where the stage has no motion) each; none is rendered where there are none."""
+    negative_prompt: str = ""
+    num_inference_steps: Count = 25
+    guidance_scale: NotNegative = 7.5
+    num_frames: Count | None = None
+    """None, here and below, is what the data has."""
+    height: Size | None = None
+    width: Size | None = None
+    fps: Positive = 8
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataConfig | None = None
+    """Clips that training does not see, for the validation loss; None takes the first of the training data."""
+    num_items: Annotated[int, Field(ge=0)] = 8
+    """Clips that the validation loss is measured on; 0 measures none."""
+    buckets: Count = 5
+    """Equal parts of the schedule, with one figure for each."""
+
+
+class TrainConfig(_Frozen):
+    """Everything that decides a run. `docs/training.md` has a recipe for each stage."""
+
+    stage: Stage
+    model: Annotated[str, Field(min_length=1)] = "bundled"
+    """Image model: single file, diffusers folder, hub id, or "bundled"."""
+    vae: Name = None
+    unet: Name = None
+    """UNet weights in diffusers names in place of the model's, such as an image_finetune run of the original saves."""
+    motion_module: Name = None
+    """Frozen motion module of the stages motion_lora and sparsectrl; None is the bundled one on the bundled model."""
+    domain_adapter: Annotated[WeightRef | None, BeforeValidator(_with_path)] = None
+    """Frozen domain adapter in the image layers, as the motion module of v3 was trained with."""
+    start_from: Name = None
+    """Weights of this stage's kind to go on from, in place of new ones."""
+
+    mid_block: bool = False
+    """motion: whether a new motion module has a module in the mid block, as v2."""
+    image_norm_over_frames: bool = False
+    """motion: whether the GroupNorms of the image layers see all frames, as v1; otherwise per frame."""
+    max_positions: Count = 32
+    """motion: length of the position tables of a new motion module."""
+    image_layers: Literal["full", "lora"] = "full"
+    """image: train all weights of the UNet, or a LoRA."""
+    new_unet: bool = False
+    """image: begin with random weights in place of the model's: an image model from nothing."""
+    lora_format: Literal["kohya", "diffusers"] = "kohya"
+    """image: key names of the LoRA."""
+    rank: Count | None = None
+    """Of LoRAs; None is as published: 128 for adapter, 64 for motion_lora, and 32 for image."""
+    alpha: Positive | None = None
+    """LoRAs act by alpha / rank; None is alpha = rank. Published files have none, so it is multiplied in on saving."""
+    condition: Literal["rgb", "scribble"] = "rgb"
+    """sparsectrl: what the given frames are."""
+    max_conditions: Count = 4
+    """sparsectrl: at most so many frames of a clip are given."""
+
+    data: DataConfig
+    caption_dropout: Share = 0.1
+    """Share of captions left out, so that guidance works."""
+    coarse_share: Share = 0.0
+    """Share of the run, at its start, that sees one of `coarse_stride` frames: wide motion first, at less cost."""
+    coarse_stride: Annotated[int, Field(ge=1)] = 2
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that read data; None is 0 on a CPU and up to 8 with a GPU."""
+
+    steps: Count
+    """Updates of the weights."""
+    batch: Count = 1
+    """Clips that go through the model at once, in each process."""
+    accumulation: Count = 1
+    """Batches whose gradients make one update."""
+    learning_rate: Positive = 1e-4
+    lr_schedule: LrSchedule = "constant"
+    warmup: Every = 0
+    """Steps over which the learning rate rises from 0."""
+    lr_floor: Share = 0.0
+    """Share of the learning rate that the schedule does not go below."""
+    optimiser: Literal["adamw", "adamw8bit"] = "adamw"
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NotNegative = 0.01
+    clip_norm: Positive | None = 1.0
+    """Gradients are scaled down to this norm."""
+    ema: Decay | None = None
+    """Decay of the averaged weights; where given, they are what is saved and shown."""
+    precision: Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_word)] = "no"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    device: Literal["auto", "cpu"] = "auto"
+
+    prediction: Literal["epsilon", "v_prediction"] | None = None
+    """What the model is taught to predict; None is what the image model predicts."""
+    schedule: Literal["linear", "scaled_linear"] | None = None
+    """Noise schedule (0.00085 to 0.012); None is the motion module's, else the image model's."""
+    noise_offset: Finite = 0.0
+    """Noise shared by all pixels and frames of a channel, so that clips may be dark or bright as a whole."""
+    min_snr: Positive | None = None
+    """Gamma of min-SNR weighting (arXiv 2303.09556)."""
+    timestep_power: Positive = 1.0
+    """Timesteps are 1000 * u ** power with u uniform: 1 is uniform, less favours the noisy half."""
+    stratified: bool = False
+    """One timestep in each of as many equal parts as an update has clips: less variance than independent draws."""
+
+    out: Name = None
+    """Folder of the run; None is outputs/{name of the configuration}."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    save_every: Every = 500
+    keep: Count = 2
+    """Checkpoints kept for resuming."""
+    weights_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of the weights that are saved for use; checkpoints keep all digits."""
+    keep_weights: bool = False
+    """Keep the weights of every save, in weights/, for comparison."""
+    validate_every: Every = 0
+    validate_at: Annotated[tuple[int, ...], BeforeValidator(_listed)] = ()
+    """Further steps to validate at."""
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    log_every: Count = 10
+    log: Annotated[tuple[Logger, ...], BeforeValidator(_listed)] = ()
+    """Where figures go beside the terminal and curve.jsonl."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup={self.warmup} must be less than steps={self.steps}")
+        if self.stage == "motion" and self.data.num_frames > self.max_positions and self.start_from is None:
+            raise ValueError(
+                f"data.num_frames={self.data.num_frames} is more than max_positions={self.max_positions}: "
+                "a motion module is trained on at most as many frames as it has positions"
+            )
+        if self.coarse_share and self.stage not in ("motion", "motion_lora"):
+            raise ValueError(f"coarse_share is for clips; the stage {self.stage} does not train motion")
+        if self.new_unet and (self.image_layers == "lora" or self.unet or self.start_from):
+            raise ValueError("new_unet begins with random weights: leave unet, start_from and image_layers=lora out")
+        if self.data.num_frames < 2 and self.stage in ("motion", "motion_lora", "sparsectrl"):
+            raise ValueError(f"data.num_frames={self.data.num_frames}: the stage {self.stage} needs clips of 2 or more")
+        return self
+
+    @property
+    def single_frames(self) -> bool:
+        """Whether the stage learns from pictures, so from single frames of videos."""
+        return self.stage in ("adapter", "image")
+
+    @property
+    def lora_rank(self) -> int:
+        """The rank that LoRAs of this run have."""
+        return self.rank or {"adapter": 128, "motion_lora": 64}.get(self.stage, 32)
+
+    def clips(self) -> DataConfig:
+        """The data as this stage sees it."""
+        return self.data.model_copy(update={"num_frames": 1}) if self.single_frames else self.data
+
+    def stored(self) -> dict[str, Any]:
+        """What is written down with the weights, as plain JSON values."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"out"})
+
+
+ONLY_FOR: dict[str, tuple[Stage, ...]] = {
+    "mid_block": ("motion",),
+    "image_norm_over_frames": ("motion",),
+    "max_positions": ("motion",),
+    "image_layers": ("image",),
+    "new_unet": ("image",),
+    "lora_format": ("image",),
+    "rank": ("adapter", "motion_lora", "image"),
+    "alpha": ("adapter", "motion_lora", "image"),
+    "condition": ("sparsectrl",),
+    "max_conditions": ("sparsectrl",),
+    "motion_module": ("motion_lora", "sparsectrl"),
+    "domain_adapter": ("motion", "motion_lora", "sparsectrl"),
+}
+"""Settings that mean something in some stages alone."""
+
+SAME_ON_RESUME = (
+    *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
+    *("image_norm_over_frames", "max_positions", "image_layers", "rank", "alpha", "condition"),
+    *("optimiser", "prediction", "schedule", "seed"),
+)
+"""Settings that a run cannot change halfway: the weights or what they mean would be others."""

@@ -1,0 +1,198 @@
+"""Look at training data before training: what is there, what is no good, and whether that is too much."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from animatediff.errors import UserError
+from animatediff.training.data.clip import Draw, choose_frames
+from animatediff.training.data.config import DataConfig, Kind
+from animatediff.training.data.dataset import read_frames
+from animatediff.training.data.decode import VideoFile
+from animatediff.training.data.items import Findings
+from animatediff.training.data.media import PICTURE_SUFFIXES, BadMedia
+from animatediff.training.data.shards import list_shards, parts_of
+from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list_items
+from animatediff.training.data.tar import is_remote, read_samples
+
+CHECKED_SHARDS = 4
+"""So many shards, spread over all of them, have their first samples read."""
+SAMPLES_A_SHARD = 8
+FIRST = Draw(start=0.0, x=0.5, y=0.5, mirrored=False)
+THREADS = 4
+
+NAMES = {
+    "csv": "videos of a CSV file", "jsonl": "videos of a JSONL file", "folder": "folder of videos",
+    "pictures": "folder of pictures", "webdataset": "WebDataset shards", "sprites": "the sprite world",
+}  # fmt: skip
+
+
+@dataclass
+class DataReport:
+    """What was found. `str()` is for people."""
+
+    config: DataConfig
+    kind: Kind
+    num_listed: int = 0
+    """Rows, files or shards that there are."""
+    num_found: int = 0
+    """Those that are there, with a readable caption; training draws from these."""
+    num_opened: int = 0
+    """Those whose first frame was decoded."""
+    bad_listed: Findings = field(default_factory=Findings)
+    """What is wrong with the listing: missing files, rows without a name, unreadable captions."""
+    bad_opened: Findings = field(default_factory=Findings)
+    """What is wrong with files that were opened."""
+    notes: Findings = field(default_factory=Findings)
+
+    @property
+    def bad_share(self) -> float:
+        """Estimated share of unusable items: those of the listing, and what was opened stands for the rest."""
+        listed = len(self.bad_listed) / max(self.num_listed, 1)
+        opened = len(self.bad_opened) / max(self.num_opened, 1)
+        return 1 - (1 - listed) * (1 - opened)
+
+    def __str__(self) -> str:
+        config = self.config
+        unit = "shards" if self.kind == "webdataset" else "clips" if self.kind == "sprites" else "items"
+        clip = f"{config.num_frames} frames" if config.num_frames > 1 else "single frames"
+        if config.num_frames > 1 and self.kind not in ("sprites", "pictures"):
+            clip += f", stride {config.stride},"
+        lines = [
+            f"{config.path + ': ' if config.path else ''}{NAMES[self.kind]}; {clip} at {config.width}x{config.height}",
+            f"  {self.num_listed} {unit} listed, {self.num_found} found",
+        ]
+        if self.num_opened:
+            good = self.num_opened - len(self.bad_opened)
+            what = "samples opened" if self.kind == "webdataset" else "opened"
+            lines[-1] += f"; {self.num_opened} {what}, {good} of these good"
+        lines += [f"  bad: {line}" for line in (*self.bad_listed.lines(), *self.bad_opened.lines())]
+        lines += [f"  note: {line}" for line in self.notes.lines()]
+        return "\n".join(lines)
+
+
+def check_data(config: DataConfig) -> DataReport:
+    """Look at everything that `config` names, and open up to `config.max_checked` files, spread over all of them.
+
+    Raises UserError if there is nothing, columns are missing, or more than `config.max_bad` is unusable; the message
+    says what was found.
+    """
+    kind = kind_of(config)
+    report = DataReport(config, kind)
+    check_fits(config, kind)
+    if kind == "sprites":
+        report.num_listed = report.num_found = config.num_items
+    elif kind == "webdataset":
+        _check_shards(config, report)
+    else:
+        _check_files(config, report)
+    if not report.num_found or len(report.bad_opened) == report.num_opened > 0:
+        raise UserError(f"no usable clips in {report}{_hint(report)}")
+    if report.bad_share > config.max_bad:
+        raise UserError(
+            f"{report.bad_share:.0%} of the data cannot be used, at most {config.max_bad:.0%} may be (data.max_bad): "
+            f"mend or remove what is bad, or allow more.\n{report}{_hint(report)}"
+        )
+    return report
+
+
+def _hint(report: DataReport) -> str:
+    """What may be wrong where most files are not where they are looked for."""
+    if report.bad_listed.counts.get(MISSING, 0) <= report.num_listed / 2:
+        return ""
+    return f"\nAre the videos elsewhere? They were looked for in {report.config.base()}; data.video_folder says where."
+
+
+def check_fits(config: DataConfig, kind: Kind) -> None:
+    """Raise UserError for settings that contradict the kind of data."""
+    if kind == "pictures" and config.num_frames > 1 and config.camera is None:
+        raise UserError(
+            f"{config.path}: holds pictures, which are single frames, but data.num_frames={config.num_frames}; "
+            "set data.num_frames: 1, or data.camera to make clips by moving a camera over the pictures"
+        )
+    if config.camera is not None and config.num_frames == 1:
+        raise UserError(f"data.camera: {config.camera} needs more than one frame, but data.num_frames=1")
+
+
+def open_frame(source: str | bytes, name: str, config: DataConfig) -> None:
+    """Decode the first frame of a video, or a picture. Raises BadMedia, also where there are too few frames."""
+    if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
+        read_frames(source, name, config, FIRST)
+        return
+    with VideoFile(source) as video:
+        choose_frames(video.num_frames, config.num_frames, config.stride, FIRST.start)
+        video.read([0])
+
+
+def _spread(total: int, at_most: int) -> list[int]:
+    """Up to `at_most` numbers below `total`, evenly spread."""
+    if total <= at_most:
+        return list(range(total))
+    return [round(i * (total - 1) / max(at_most - 1, 1)) for i in range(at_most)]
+
+
+def _check_files(config: DataConfig, report: DataReport) -> None:
+    listing = list_items(config, report.kind)
+    report.num_listed, report.num_found = listing.num_listed, len(listing.items)
+    report.bad_listed, report.notes = listing.bad, listing.notes
+    # Leaving out what is named twice is no fault of the data: count it as not listed.
+    report.num_listed = len(listing.items) + len(listing.bad)
+    chosen = _spread(len(listing.items), config.max_checked)
+
+    def check(index: int) -> BadMedia | None:
+        item = listing.items[index]
+        try:
+            open_frame(item.path, item.path, config)
+        except BadMedia as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(THREADS) as pool:  # decoding lets other threads run
+        for index, error in zip(chosen, pool.map(check, chosen), strict=True):
+            _note(report, listing.items[index].name, error)
+
+
+def _note(report: DataReport, name: str, error: BadMedia | None) -> None:
+    report.num_opened += 1
+    if error is not None:
+        report.bad_opened.add(error.kind, f"{name} ({error})")
+
+
+def _check_shards(config: DataConfig, report: DataReport) -> None:
+    shards = list_shards(config)
+    report.num_listed = report.num_found = len(shards)
+    left = config.max_checked
+    for index in _spread(len(shards), CHECKED_SHARDS):
+        shard = shards[index]
+        if not is_remote(shard) and os.path.getsize(shard) == 0:
+            _note(report, shard, BadMedia("is empty (0 bytes)"))
+            continue
+        try:
+            for name, error in _first_samples(shard, min(SAMPLES_A_SHARD, left), config, report):
+                _note(report, f"{shard}: {name}", error)
+                left -= 1
+        except BadMedia as error:
+            _note(report, shard, error)
+
+
+def _first_samples(
+    shard: str, count: int, config: DataConfig, report: DataReport
+) -> Iterator[tuple[str, BadMedia | None]]:
+    found = False
+    for sample in islice(read_samples(shard), count):
+        found = True
+        try:
+            name, content, text = parts_of(sample)
+            open_frame(content, name, config)
+        except BadMedia as error:
+            yield sample.name, error
+            continue
+        if not text:
+            report.notes.add(NO_CAPTION, f"{shard}: {name}")
+        yield sample.name, None
+    if not found and count:
+        raise BadMedia("holds no samples (files that share a name, such as 0001.mp4 and 0001.txt)")

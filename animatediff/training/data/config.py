@@ -1,0 +1,123 @@
+"""What can be asked of training data: where it lies, and which clips are cut from it."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from animatediff.bundled.words import MOTIONS
+from animatediff.config.request import unknown_key
+from animatediff.errors import UserError, nearest
+
+Kind = Literal["auto", "csv", "folder", "jsonl", "pictures", "webdataset", "sprites"]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str | None, BeforeValidator(lambda v: None if isinstance(v, str) and not v.strip() else v)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+Move = Literal[
+    "ZoomIn", "ZoomOut", "PanLeft", "PanRight", "TiltUp", "TiltDown", "RollingClockwise", "RollingAnticlockwise"
+]
+"""Camera moves, by the names of the published MotionLoRAs."""
+
+
+class DataConfig(BaseModel):
+    """Training data. Relative paths count from the working directory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind = "auto"
+    """Of what kind `path` is; "auto" looks."""
+    path: str = ""
+    """A CSV or JSONL file, a folder, or shards: "data-{0000..0009}.tar", local or http(s). Not used by "sprites"."""
+    video_folder: Name = None
+    """Where the files named in a CSV or JSONL file lie; without it, beside that file."""
+
+    num_frames: Count = 16
+    """Frames of a clip; 1 gives single frames, each drawn from its whole video."""
+    stride: Count = 4
+    """Every how many-th frame of the video is one of the clip; videos too short for it get the largest that fits."""
+    height: Annotated[int, Field(ge=8)] = 256
+    width: Annotated[int, Field(ge=8)] = 256
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    """How a picture of another shape is made to fit: cut (the place is drawn), black borders, or distorted."""
+    flip: bool = False
+    """Mirror half of the clips. Off, since a mirrored clip contradicts "left" and "right" in its caption."""
+    max_bad: Share = 0.1
+    """Share of unusable items above which training is not begun."""
+    max_checked: Count = 2000
+    """How many files the check before training opens, spread over all of them; it looks whether each is there."""
+    cache: Name = None
+    """Folder for VAE latents and text embeddings."""
+    cache_variants: Count = 4
+    """With `cache`: how many different clips (start, crop, flip) are cut from one video, over all epochs."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    camera: Move | None = None
+    """Make the clips by moving a camera over stills or clips, as the move of this MotionLoRA."""
+    camera_strength: Annotated[float, Field(ge=0, le=3)] = 1.0
+    """How far the camera moves: 1 is a zoom by 1.5, a third of a picture, or a roll by 40 degrees."""
+    shuffle_block: Count = 16
+    """Shards: how many neighbouring samples are shuffled among themselves; as many are held in memory per worker."""
+
+    num_items: Count = 10_000
+    """Sprites: how many clips there are."""
+    motions: tuple[str, ...] | None = None
+    """Sprites: the motions shown ("still", "right", ...); None: all."""
+    watermark: bool = False
+    """Sprites: put a stock footage mark and noise on every clip."""
+    look: Name = None
+    """Sprites: paint them in another look, "neon" or "paper"."""
+    backdrop: Literal["plain", "dots"] = "plain"
+    """Sprites: the background; "dots" shows how a camera moves."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.kind != "sprites":
+            if not self.path.strip():
+                raise ValueError("path is missing: name a CSV or JSONL file, a folder, or shards (x-{000..009}.tar)")
+            ignored = [n for n in ("motions", "watermark", "look") if getattr(self, n)]
+            if ignored or self.backdrop != "plain":
+                raise ValueError(f"{(ignored or ['backdrop'])[0]} is for kind: sprites, this is kind: {self.kind}")
+        if self.flip and self.camera is not None and self.camera.startswith(("Pan", "Rolling")):
+            raise ValueError(f"flip: true would turn {self.camera} into its opposite; set flip: false")
+        self._check_sprites()
+        return self
+
+    def _check_sprites(self) -> None:
+        given: list[tuple[str, str, Any]] = [("motions", motion, MOTIONS) for motion in self.motions or ()]
+        if self.look is not None:
+            from animatediff.bundled.looks import LOOKS
+
+            given.append(("look", self.look, LOOKS))
+        for setting, word, known in given:
+            if word not in known:
+                close = nearest(word, known)
+                hint = f"did you mean {close!r}? " if close else ""
+                raise ValueError(f"{setting}: {word!r} is not known; {hint}known: {', '.join(known)}")
+
+    def is_remote(self) -> bool:
+        """Whether the data comes over the network."""
+        return self.path.startswith(("http://", "https://"))
+
+    def base(self) -> Path:
+        """Folder that relative names in a CSV or JSONL file count from."""
+        return Path(self.video_folder) if self.video_folder else Path(self.path).parent
+
+
+def build_data_config(values: Mapping[str, Any]) -> DataConfig:
+    """Validate settings. Raises UserError that names every mistake, and the nearest setting to an unknown one."""
+    for key in values:
+        if key not in DataConfig.model_fields:
+            raise unknown_key(key, DataConfig.model_fields, "")
+    try:
+        return DataConfig.model_validate(dict(values))
+    except ValidationError as error:
+        sentences = []
+        for item in error.errors(include_url=False):
+            name, text = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
+            sentences.append(f"{name}={reprlib.repr(item['input'])}: {text[:1].lower()}{text[1:]}" if name else text)
+        raise UserError("\n".join(sentences)) from error

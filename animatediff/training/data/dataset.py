@@ -1,0 +1,142 @@
+"""Clips by number: a map-style torch dataset whose every clip is decided by (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+import os
+import random
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from animatediff.errors import UserError
+from animatediff.training.data.cache import LatentCache
+from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
+from animatediff.training.data.config import DataConfig
+from animatediff.training.data.decode import VideoFile
+from animatediff.training.data.items import Item, Listing
+from animatediff.training.data.media import PICTURE_SUFFIXES, BadMedia, read_picture, reason
+
+MAX_TRIES = 10
+"""How many unusable items in a row are replaced by others before training stops."""
+
+
+class ClipIndex(NamedTuple):
+    """Which clip: the same item gives another one in each epoch."""
+
+    epoch: int
+    number: int
+
+
+class _Named(TypedDict):
+    text: str
+    key: str
+    """Names exactly these frames: the file, and a hash of what was cut from it."""
+    bad: list[tuple[str, str]]
+    """(name, reason) of items that could not be used, and that this one stands in for."""
+
+
+class ClipItem(_Named, total=False):
+    """One training sample; one of `frames` and `latents` is there."""
+
+    frames: Tensor
+    """float32 (f, 3, h, w) in -1..1."""
+    latents: Tensor
+    """What the cache holds under `key`."""
+    position: tuple[int, ...]
+    """Of shards: see `shards.Position`."""
+
+
+class ClipDataset(Dataset[ClipItem], ABC):
+    """`dataset[ClipIndex(epoch, index)]`, or `dataset[index]` for epoch 0.
+
+    An item that cannot be used is replaced by another one, drawn from (seed, epoch, index), and named in `bad`.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        self.cache: LatentCache | None = None
+
+    def use_cache(self, cache: LatentCache | None) -> None:
+        """Give `latents` for `frames` wherever `cache` has an entry under the item's key: nothing is decoded then."""
+        self.cache = cache
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def clip(self, index: int, epoch: int) -> tuple[str, str, Any]:
+        """Key, caption and what `frames` needs, without opening a file. Raises BadMedia if the file has gone."""
+
+    @abstractmethod
+    def frames(self, what: Any) -> Tensor:
+        """float32 (f, 3, h, w) in -1..1. Raises BadMedia."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What item `index` is called in messages."""
+
+    def __getitem__(self, at: int | tuple[int, int]) -> ClipItem:
+        epoch, index = at if isinstance(at, tuple) else (0, at)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        others = random.Random(f"{self.config.seed}/{epoch}/{index}/others")
+        bad: list[tuple[str, str]] = []
+        for _ in range(MAX_TRIES):
+            try:
+                key, text, what = self.clip(index, epoch)
+                latents = self.cache.get(key) if self.cache is not None else None
+                if latents is not None:
+                    return {"latents": latents, "text": text, "key": key, "bad": bad}
+                return {"frames": self.frames(what), "text": text, "key": key, "bad": bad}
+            except BadMedia as error:
+                bad.append((self.name(index), str(error)))
+                index = others.randrange(len(self))
+        listed = "; ".join(f"{name}: {why}" for name, why in bad[-3:])
+        raise UserError(
+            f"{self.config.path}: {MAX_TRIES} clips drawn one after the other could not be used, the last of them "
+            f"{listed}. Is the disk or share still there?"
+        )
+
+
+class FileClips(ClipDataset):
+    """Clips of the videos, or pictures, of a listing."""
+
+    def __init__(self, config: DataConfig, listing: Listing) -> None:
+        super().__init__(config)
+        self.items = listing.items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, index: int) -> str:
+        return self.items[index].name
+
+    def clip(self, index: int, epoch: int) -> tuple[str, str, tuple[Item, Draw]]:
+        item = self.items[index]
+        try:
+            status = os.stat(item.path)
+        except OSError as error:
+            raise BadMedia(f"cannot be opened ({reason(error)})") from error
+        drawn = draw(self.config, epoch, index, item.name)
+        key = clip_key(self.config, drawn, item.name, f"{status.st_size} {status.st_mtime_ns}")
+        return key, item.text, (item, drawn)
+
+    def frames(self, what: tuple[Item, Draw]) -> Tensor:
+        item, drawn = what
+        return to_clip(read_frames(item.path, item.path, self.config, drawn), self.config, drawn)
+
+
+def read_frames(source: str | bytes, name: str, config: DataConfig, drawn: Draw) -> np.ndarray:
+    """The frames of a clip as they are in the file, uint8 (f, h, w, 3); a picture gives one.
+
+    source: the file, or its bytes; name: its suffix tells pictures from videos. Raises BadMedia.
+    """
+    if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
+        if config.num_frames > 1 and config.camera is None:
+            raise BadMedia(f"is a picture, one frame; {config.num_frames} are needed", "pictures, not clips")
+        return read_picture(source)[None]
+    with VideoFile(source) as video:
+        return video.read(choose_frames(video.num_frames, config.num_frames, config.stride, drawn.start))

@@ -1,0 +1,89 @@
+"""What a listing of training data consists of: items packed tightly, and findings about those that are no good."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+EXAMPLES = 5
+"""How many examples of each finding are kept and shown."""
+
+
+def printable(name: str) -> str:
+    """`name` with bytes that are not UTF-8, as in file names of old systems, written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+class Item(NamedTuple):
+    """One video or picture with its caption."""
+
+    path: str
+    text: str
+    name: str
+    """How it is called in the listing, and in messages."""
+
+
+class ItemList:
+    """Items in one buffer: millions of rows take the memory of their text, and loader processes share it unwritten."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._ends = array("q")
+
+    def append(self, item: Item) -> None:
+        self._bytes += json.dumps(item, ensure_ascii=False).encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Item:
+        if not 0 <= index < len(self._ends):
+            raise IndexError(index)
+        start = self._ends[index - 1] if index else 0
+        return Item(*json.loads(self._bytes[start : self._ends[index]].decode("utf-8", "surrogateescape")))
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass
+class Findings:
+    """How often each thing was found, with the first few examples."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, what: str, example: str) -> None:
+        """Count one more; what is not printable in `example` is written out."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        listed = self.examples.setdefault(what, [])
+        if len(listed) < EXAMPLES:
+            listed.append(printable(example))
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+    def lines(self) -> list[str]:
+        """One line a finding, the most frequent first."""
+        result = []
+        for what, count in sorted(self.counts.items(), key=lambda pair: -pair[1]):
+            more = ", ..." if count > len(self.examples[what]) else ""
+            result.append(f"{count} {what}: {', '.join(self.examples[what])}{more}")
+        return result
+
+
+@dataclass
+class Listing:
+    """All that a CSV or JSONL file or a folder names."""
+
+    items: ItemList = field(default_factory=ItemList)
+    """What is there and has a readable caption; whether it can be decoded is another matter."""
+    num_listed: int = 0
+    bad: Findings = field(default_factory=Findings)
+    """Listed, but cannot be used."""
+    notes: Findings = field(default_factory=Findings)
+    """Worth knowing, used or deliberately left out."""

@@ -1,0 +1,84 @@
+"""Kinds of media files, single pictures, and what a file is that is none of them."""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import numpy as np
+
+from animatediff.errors import UserError
+
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+BEGINNINGS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull` there"),
+    (b"<!doctype html", "a web page, not the file itself: the download needs a login or another address"),
+    (b"<html", "a web page, not the file itself: the download needs a login or another address"),
+    (b"<?xml", "an XML text, not the file itself: often the error message of a download"),
+    (b"pk\x03\x04", "a ZIP archive; unpack it first"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+)
+"""What files that bear a video's name often are, by their first bytes in lower case."""
+
+
+class BadMedia(Exception):  # noqa: N818 - a finding about a file, counted and reported, not a failure of the program
+    """A file that cannot be used for training; the message says why and does not name the file."""
+
+    def __init__(self, why: str, kind: str = "unreadable") -> None:
+        super().__init__(why)
+        self.kind = kind
+        """What such files are counted under."""
+
+    def __reduce__(self) -> tuple[type[BadMedia], tuple[str, str]]:
+        return BadMedia, (str(self), self.kind)
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in a few words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def sniff(source: str | Path | bytes) -> str | None:
+    """What a file is that should have been a video or a picture, if its first bytes tell."""
+    if isinstance(source, bytes):
+        start, size = source[:512], len(source)
+    else:
+        try:
+            size = Path(source).stat().st_size
+            with open(source, "rb") as file:
+                start = file.read(512)
+        except OSError as error:
+            return "no such file" if error.errno == errno.ENOENT else f"cannot be read ({reason(error)})"
+    if not size:
+        return "is empty (0 bytes)"
+    head = start.lstrip().lower()
+    for beginning, what in BEGINNINGS:
+        if head.startswith(beginning):
+            return f"is {what}"
+    if all(byte >= 32 or byte in (9, 10, 13) for byte in start) and start.isascii():
+        return "is a text file"
+    return None
+
+
+def read_picture(source: str | Path | bytes) -> np.ndarray:
+    """A picture as uint8 RGB (h, w, 3), turned as it says it is shown; what is transparent becomes white.
+
+    Raises BadMedia for what is no picture.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            picture = ImageOps.exif_transpose(picture)
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+                picture = Image.alpha_composite(white, picture)
+            return np.array(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise BadMedia(sniff(source) or f"cannot be opened as a picture ({reason(error)})") from error

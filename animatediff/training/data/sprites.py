@@ -1,0 +1,68 @@
+"""Clips of the bundled sprite world, drawn when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from animatediff.bundled import world
+from animatediff.bundled.backdrop import dots
+from animatediff.bundled.looks import LOOKS
+from animatediff.bundled.watermark import add_watermark
+from animatediff.training.data.camera import camera_path
+from animatediff.training.data.config import DataConfig
+from animatediff.training.data.dataset import ClipDataset
+
+APPEARANCE = ("num_frames", "height", "width", "motions", "watermark", "look", "backdrop", "camera", "camera_strength")
+"""Settings that decide what a clip looks like, beside its number and the seed."""
+
+
+class SpriteClips(ClipDataset):
+    """`num_items` clips, or stills, of combinations that training may see; item i is the same in all epochs.
+
+    A motion takes the whole clip, whatever `num_frames`; `stride` and `flip` mean nothing here. With a camera the scene
+    is drawn as it sees it, so that nothing is cut or blurred, and the sprite goes on with its own motion.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        super().__init__(config)
+        motions = config.motions
+        self.pool = [c for c in world.TRAIN if motions is None or c[2] in motions]
+
+    def __len__(self) -> int:
+        return self.config.num_items
+
+    def name(self, index: int) -> str:
+        return f"sprites/{self.config.seed}/{index}"
+
+    def clip(self, index: int, epoch: int) -> tuple[str, str, Any]:
+        config = self.config
+        # What is shown, and everything drawn on top, hang on numbers of their own: a look changes no scene.
+        digest = hashlib.sha256(f"{config.seed}/{index}".encode()).digest()
+        seed, extra = (int.from_bytes(digest[i : i + 6], "little") for i in (0, 8))
+        if config.num_frames == 1:
+            scene, texts = world.stills(1, seed, self.pool)
+        else:
+            scene, texts = world.clips(1, seed, self.pool, config.num_frames)
+        made_by = repr([getattr(config, name) for name in APPEARANCE])
+        key = f"{self.name(index)}#{hashlib.sha256(made_by.encode()).hexdigest()[:16]}"
+        return key, texts[0], (scene, extra)
+
+    def frames(self, what: tuple[world.Scene, int]) -> Tensor:
+        config, (scene, extra) = self.config, what
+        view = camera_path(config.camera, config.num_frames, config.camera_strength) if config.camera else None
+        shading = dots(random.Random(extra).randrange(2**32)) if config.backdrop == "dots" else None
+        pictures = world.render(scene, view=view, shading=shading)
+        if config.look is not None:
+            pictures = LOOKS[config.look](pictures)
+        if config.watermark:
+            pictures = add_watermark(pictures, extra)
+        size = (config.height, config.width)
+        if size != (world.SIZE, world.SIZE):
+            pictures = functional.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
+        return torch.clamp(pictures * 2 - 1, -1, 1)

@@ -1,0 +1,70 @@
+"""Everything that is drawn for a training sample, as a function of the seed and of the sample's place in the run.
+
+A sample's place is its number in the endless sequence of samples that all processes read together. So the draws are
+the same however an update is divided among processes and accumulated batches, and a resumed run repeats none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def generator_for(*words: int | str) -> torch.Generator:
+    """A CPU generator whose numbers depend on all `words` and are unrelated for different ones."""
+    digest = hashlib.blake2b("/".join(map(str, words)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides for the samples of one batch."""
+
+    noise: Tensor
+    """(b, f, c, h, w), float32, on the CPU."""
+    t: Tensor
+    """(b,) timesteps."""
+    dropped: list[bool]
+    """Whether a sample's caption is left out."""
+    first: Tensor
+    """(b,) first frame of those that are kept while only every `stride`-th is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dice:
+    """How the draws of a run are made."""
+
+    seed: int
+    group: int
+    """Samples in one update."""
+    num_timesteps: int
+    timestep_power: float = 1.0
+    stratified: bool = False
+    caption_dropout: float = 0.0
+    noise_offset: float = 0.0
+
+    def roll(self, places: Sequence[int], shape: tuple[int, ...], stride: int = 1) -> Draws:
+        """The draws of the samples at `places`; `shape` (f, c, h, w) of what is seen of each, one frame in `stride`."""
+        noises, times, dropped, first = [], [], [], []
+        for place in places:
+            generator = generator_for(self.seed, "sample", place)
+            u, drop, start = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+            noise = torch.randn(shape, generator=generator)
+            if self.noise_offset:
+                noise += self.noise_offset * torch.randn((1, shape[1], 1, 1), generator=generator)
+            noises.append(noise)
+            times.append(self._timestep(place, u))
+            dropped.append(drop < self.caption_dropout)
+            first.append(int(start * stride))
+        return Draws(torch.stack(noises), torch.tensor(times), dropped, torch.tensor(first))
+
+    def _timestep(self, place: int, u: float) -> int:
+        if self.stratified:
+            update, index = divmod(place, self.group)
+            order = torch.randperm(self.group, generator=generator_for(self.seed, "strata", update))
+            u = (float(order[index]) + u) / self.group
+        return min(int(self.num_timesteps * u**self.timestep_power), self.num_timesteps - 1)

@@ -1,0 +1,63 @@
+"""The image model of a run: loaded whole in float32, then its frozen parts narrowed to what the run computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from animatediff.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from animatediff.pipelines import AnimateDiffPipeline
+    from animatediff.training.config import TrainConfig
+
+
+def model_source(model: str) -> Path:
+    """The file or folder that a model name means; a hub id is fetched (only that uses the network)."""
+    from animatediff.bundled import bundled_path
+    from animatediff.weights.base_folder import HUB_ID, current_id, download_base
+
+    path = Path(model).expanduser()
+    if model == "bundled":
+        return bundled_path()
+    hub = HUB_ID.fullmatch(current_id(model)) and path.suffix not in (".safetensors", ".ckpt")
+    return path if path.exists() or not hub else download_base(model)
+
+
+def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
+    """The image model of the configuration, without motion modules. Raises UserError for what is no such model."""
+    from animatediff.pipelines import AnimateDiffPipeline
+    from animatediff.weights.unet import load_unet
+
+    supplied: dict[str, Any] = {} if config.vae is None else {"vae": config.vae}
+    pipe = AnimateDiffPipeline.from_pretrained(model_source(config.model), torch_dtype=torch.float32, **supplied)
+    if config.new_unet:
+        pipe.unet = type(pipe.unet).from_config(pipe.unet.config)
+    if config.unet is not None:
+        load_unet(pipe.unet, config.unet)
+    if config.prediction is not None:
+        schedule: Any = pipe.scheduler
+        pipe.scheduler = type(schedule).from_config(schedule.config, prediction_type=config.prediction)
+    pipe.set_progress_bar_config(disable=True)
+    factor = pipe.image.vae_scale_factor
+    for name in ("height", "width"):
+        if (size := getattr(config.data, name)) % factor:
+            raise UserError(f"data.{name}={size}: must be a multiple of {factor}, as the VAE of the model divides it")
+    return pipe
+
+
+def narrow_frozen(pipe: AnimateDiffPipeline, trained: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
+    """Convert every weight that does not train to `dtype`; a VAE that overflows in float16 stays as it is."""
+    kept = {id(parameter) for parameter in trained}
+    for parameter in pipe.unet.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.to(dtype)
+    overflows = dtype == torch.float16 and bool(pipe.vae.config.get("force_upcast"))
+    for part in [*pipe._text_encoders, *([] if overflows else [pipe.vae])]:
+        if part.dtype != dtype:
+            part.to(dtype)

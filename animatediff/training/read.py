@@ -1,0 +1,134 @@
+"""Training configurations from YAML: ours, or the original's keys; every mistake named with its line."""
+
+from __future__ import annotations
+
+import logging
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from animatediff.config.files import find, parse_yaml, read_text
+from animatediff.config.request import unknown_key
+from animatediff.errors import UserError
+from animatediff.training.config import ONLY_FOR, TrainConfig
+from animatediff.training.original import from_original, is_original
+
+logger = logging.getLogger(__name__)
+
+PATHS = {
+    ("model",): "StableDiffusion",
+    ("vae",): "StableDiffusion",
+    ("unet",): "StableDiffusion",
+    ("motion_module",): "Motion_Module",
+    ("domain_adapter",): "MotionLoRA",
+    ("domain_adapter", "path"): "MotionLoRA",
+    ("start_from",): "Motion_Module",
+    ("data", "path"): "",
+    ("data", "video_folder"): "",
+    ("validation", "data", "path"): "",
+    ("validation", "data", "video_folder"): "",
+}
+"""Settings that name something that exists, and the folder under models/ where such files live."""
+
+
+def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainConfig:
+    """The configuration in a YAML file, with `settings` ("data.height=64") on top.
+
+    Relative file names are tried beside the file, then in the working directory. Raises UserError that names the file,
+    the line, and the nearest known key.
+    """
+    path = Path(path)
+    values, lines = parse_yaml(read_text(path), str(path))
+    if not isinstance(values, dict) or not values:
+        raise UserError(f"{path}: expected settings as `key: value`, found {type(values).__name__}")
+    where = str(path)
+    if is_original(values):
+        values, notes = from_original(values, where, {key[0]: line for key, line in lines.items() if len(key) == 1})
+        for note in notes:
+            logger.info("%s: %s", path, note)
+        lines = {}
+    for setting in settings:
+        _put(values, setting)
+    values.setdefault("out", str(Path("outputs") / path.stem))
+    config = build_train_config(values, where, lines, folder=path.parent)
+    for name, stages in ONLY_FOR.items():
+        if name in config.model_fields_set and config.stage not in stages and getattr(config, name) is not None:
+            logger.warning("%s: %s does nothing in the stage %s", path, name, config.stage)
+    return config
+
+
+def build_train_config(
+    values: Mapping[str, Any],
+    where: str = "",
+    lines: Mapping[tuple[Any, ...], int] | None = None,
+    *,
+    folder: Path = Path(),
+) -> TrainConfig:
+    """Validate settings. Raises UserError that names every mistake, up to five."""
+    found = {key: _found((key,), value, folder) for key, value in values.items()}
+    try:
+        return TrainConfig.model_validate(found)
+    except ValidationError as error:
+        sentences = [_sentence(item, where, lines or {}) for item in error.errors(include_url=False)[:5]]
+        raise UserError("\n".join(sentences)) from error
+
+
+def _put(values: dict[str, Any], setting: str) -> None:
+    """Lay `a.b=value` over nested values; the value is YAML, so that lists and numbers can be said."""
+    name, equals, text = setting.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"--set {setting}: expected KEY=VALUE, such as --set data.height=64")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {setting}: the value is not valid YAML") from error
+    *parents, last = name.strip().split(".")
+    place = values
+    for parent in parents:
+        inner = place.get(parent)
+        inner = dict(inner) if isinstance(inner, Mapping) else {}
+        place[parent] = inner
+        place = inner
+    place[last] = value
+
+
+def _found(place: tuple[str, ...], value: Any, folder: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _found((*place, key), item, folder) for key, item in value.items()}
+    if place not in PATHS or not isinstance(value, str) or not value or value == "bundled":
+        return value
+    return find(value, [folder], PATHS[place])
+
+
+def _model_at(place: Sequence[Any]) -> type[BaseModel] | None:
+    """The class of settings that a place in the configuration belongs to."""
+    model: type[BaseModel] | None = TrainConfig
+    for part in place:
+        field = model.model_fields.get(part) if model is not None else None
+        if field is None:
+            return None
+        candidates = [field.annotation, *get_args(field.annotation)]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return model
+
+
+def _sentence(item: Any, where: str, lines: Mapping[tuple[Any, ...], int]) -> str:
+    location: tuple[Any, ...] = tuple(item["loc"])
+    line = next((lines[location[:n]] for n in (2, 1) if location[:n] in lines and len(location) >= n), None)
+    place = where + (f", line {line}" if line else "")
+    prefix = f"{place}: " if place else ""
+    name = ".".join(str(part) for part in location)
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        model = _model_at(location[:-1])
+        inside = f"in {'.'.join(map(str, location[:-1]))}: " if len(location) > 1 else ""
+        return str(unknown_key(item["loc"][-1], model.model_fields if model else (), prefix + inside))
+    if item["type"] == "missing":
+        return f"{prefix}{name} is missing"
+    if not location or item["type"] == "value_error":
+        return f"{prefix}{f'{name}: ' if name else ''}{text}"
+    return f"{prefix}{name}={reprlib.repr(item['input'])}: {text[:1].lower()}{text[1:]}"

@@ -1,0 +1,115 @@
+"""What a run tells: a line or a bar on the terminal with the time left, and `curve.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from animatediff.video.atomic import write_errors, write_text
+
+CURVE = "curve.jsonl"
+SECONDS_BETWEEN_LINES = 10.0
+"""Without a terminal, lines come at most so often, and always at the end."""
+
+
+class Curve:
+    """Figures of a run as JSON, one object a line, one line a moment."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Goes on after `step`: lines of steps beyond it, which a lost part of the run has left, are taken out."""
+        self.path = folder / CURVE
+        if self.path.is_file():
+            lines = self.path.read_text("utf-8").splitlines()
+            kept = [line for line in lines if _step(line) <= step]
+            if len(kept) != len(lines):
+                write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a line."""
+        with write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({key: _short(value) for key, value in row.items()}) + "\n")
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # the line that a crash has cut off
+        return float("inf")
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+class Terminal:
+    """Progress on stderr: a bar where it is a terminal, plain lines otherwise, nothing if `quiet`."""
+
+    def __init__(self, steps: int, step: int, *, quiet: bool = False) -> None:
+        self.steps, self.quiet = steps, quiet
+        self._first, self._began = step, time.perf_counter()
+        self._last_line = 0.0
+        self._bar: Any = None
+        if not quiet and sys.stderr.isatty():
+            self._bar = self._make_bar(step)
+
+    def _make_bar(self, step: int) -> Any:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
+        bar = Progress(*columns, console=Console(stderr=True))
+        self._task = bar.add_task("", total=self.steps, completed=step)
+        bar.start()
+        return bar
+
+    def advance(self, step: int) -> None:
+        """A step has been made."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def figures(self, row: Mapping[str, Any]) -> None:
+        """Show the figures of a moment, and how long the rest will take."""
+        step = row["step"]
+        text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items() if _shown(name, value))
+        text += f", {self.left(step)} left"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        elif not self.quiet:
+            now = time.perf_counter()
+            if now - self._last_line >= SECONDS_BETWEEN_LINES or step == self.steps:
+                self._last_line = now
+                print(f"step {step} of {self.steps}: {text}", file=sys.stderr, flush=True)
+
+    def left(self, step: int) -> str:
+        """Time to completion, by the speed since this process began."""
+        done = max(1, step - self._first)
+        seconds = (time.perf_counter() - self._began) / done * (self.steps - step)
+        return str(timedelta(seconds=round(seconds)))
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _shown(name: str, value: Any) -> bool:
+    return isinstance(value, float) and name in ("loss", "validation_loss", "learning_rate", "samples_per_second")

@@ -1,0 +1,107 @@
+"""Stage `motion`: the motion modules, in an image model that stays as it is (arXiv 2307.04725, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from animatediff.errors import UserError
+from animatediff.motion import MotionAdapter, MotionNumerics
+from animatediff.training.stages.base import Stage
+from animatediff.weights.families import FAMILIES, Family, Recommended
+from animatediff.weights.files import save_tensors
+from animatediff.weights.motion import original_tensors
+
+
+class MotionStage(Stage):
+    """Trains all motion modules. The output projections of new ones are zero, so that they start as the image model."""
+
+    file_name = "motion_module.safetensors"
+    family: Family
+
+    def build(self) -> dict[str, nn.Parameter]:
+        config, pipe = self.config, self.pipe
+        recommended = self._recommended()
+        if config.start_from is not None:
+            found = pipe.load_motion_module(config.start_from)
+            self.betas = self.betas or found.betas
+            self.family = replace(found, betas=self.betas, recommended=recommended)
+        else:
+            numerics = MotionNumerics(
+                image_norm_over_frames=config.image_norm_over_frames, max_positions=config.max_positions
+            )
+            self.family = replace(
+                FAMILIES["custom"],
+                numerics=numerics,
+                betas=self.betas,
+                recommended=recommended,
+                norm_groups=pipe.unet.config["norm_num_groups"],
+            )
+            adapter = MotionAdapter.from_unet(pipe.unet, mid_block=config.mid_block, numerics=numerics)
+            pipe.set_motion_adapter(adapter, self.family)
+        if config.data.num_frames > (limit := self.family.numerics.max_positions):
+            raise UserError(
+                f"data.num_frames={config.data.num_frames}: {config.start_from} knows {limit} frame positions; "
+                "train on at most as many frames"
+            )
+        pipe.family = self.family
+        pipe._renew_scheduler()
+        load_domain_adapter(self)
+        assert pipe.attachment is not None
+        return dict(pipe.attachment.adapter.float().named_parameters())
+
+    def _recommended(self) -> Recommended:
+        data, look = self.config.data, self.config.validation
+        return Recommended(
+            num_frames=data.num_frames,
+            num_inference_steps=look.num_inference_steps,
+            guidance_scale=look.guidance_scale,
+            height=data.height,
+            width=data.width,
+        )
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        state = original_tensors(self.out_dtype(tensors), self.family.numerics.max_positions)
+        save_tensors(path, state, {**self.family.metadata(), **metadata})
+
+
+def load_domain_adapter(stage: Stage) -> None:
+    """Put the frozen domain adapter of the configuration, if any, into the image layers."""
+    if (adapter := stage.config.domain_adapter) is not None:
+        stage.pipe.load_lora_weights(adapter.path, adapter_name="domain_adapter", scale=adapter.scale)
+
+
+def load_frozen_motion(stage: Stage) -> Family:
+    """Plug in the motion module that a stage builds on; the noise schedule becomes the one it was trained with.
+
+    Raises UserError if none is named and the image model is not the bundled one.
+    """
+    from animatediff.bundled import motion_module_path
+
+    config = stage.config
+    source: Any = config.motion_module
+    if source is None:
+        if config.model != "bundled":
+            raise UserError(
+                f"motion_module is missing: the stage {config.stage} builds on a trained one; name its file "
+                "(v3_sd15_mm.ckpt, mm_sd_v15_v2.ckpt, or one that the stage motion has saved)"
+            )
+        source = motion_module_path()
+    family = stage.pipe.load_motion_module(source)
+    if config.data.num_frames > (limit := family.numerics.max_positions):
+        raise UserError(
+            f"data.num_frames={config.data.num_frames}: {source} knows {limit} frame positions; "
+            "train on at most as many frames"
+        )
+    if stage.betas is None:
+        stage.betas = family.betas
+    else:
+        family = replace(family, betas=stage.betas)
+        stage.pipe.family = family
+        stage.pipe._renew_scheduler()
+    load_domain_adapter(stage)
+    return family

@@ -1,0 +1,141 @@
+"""Stage `sparsectrl`: an encoder that steers a trained motion model by pictures at a few frames (arXiv 2311.16933).
+
+It begins as a copy of the image model's way down and of the motion modules in it, with outputs of zero. Which frames
+are given is drawn for each clip; the noisy latents are kept from the encoder, so that it must look at what is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from animatediff.control.sketch import sketch
+from animatediff.control.sparsectrl import SparseCtrl
+from animatediff.errors import UserError
+from animatediff.training.draws import generator_for
+from animatediff.training.objective import ClipLoss, Objective
+from animatediff.training.stages.base import Stage
+from animatediff.training.stages.motion import load_frozen_motion
+from animatediff.weights.files import save_tensors
+from animatediff.weights.sparsectrl import config_metadata, load_sparsectrl, original_entries
+
+if TYPE_CHECKING:
+    from animatediff.training.data import Batch
+    from animatediff.training.draws import Draws
+
+
+class SteeredLoss(ClipLoss):
+    """The loss of a UNet that gets the encoder's residuals."""
+
+    def __init__(self, unet: nn.Module, objective: Objective, frames: Any, encoder: SparseCtrl) -> None:
+        super().__init__(unet, objective, frames)
+        self.encoder = encoder
+
+    def residuals(
+        self, t: Tensor, states: Tensor, added: Mapping[str, Tensor] | None, num_frames: int, **inputs: Tensor
+    ) -> dict[str, Any]:
+        """inputs: `condition` (b*f, c, k*h, k*w) and `mask` (b*f, 1, k*h, k*w)."""
+        given = self.encoder(inputs["condition"], inputs["mask"], t, states, num_frames, conditions=added)
+        return {"down_block_additional_residuals": given.down, "mid_block_additional_residual": given.mid}
+
+
+class SparseCtrlStage(Stage):
+    """Trains the encoder; the UNet, its motion modules and its domain adapter stay as they are."""
+
+    file_name = "sparsectrl.safetensors"
+
+    def build(self) -> dict[str, nn.Parameter]:
+        config, pipe = self.config, self.pipe
+        self.family = load_frozen_motion(self)
+        assert pipe.attachment is not None
+        self.needs_frames = config.condition == "scribble"
+        if config.start_from is None:
+            factor = pipe.image.vae_scale_factor
+            adapter = pipe.attachment.adapter
+            encoder = SparseCtrl.from_unet(pipe.unet, adapter, kind=config.condition, vae_scale_factor=factor)
+        else:
+            encoder = load_sparsectrl(config.start_from, unet=pipe.unet)
+            if encoder.kind != config.condition:
+                raise UserError(
+                    f"{config.start_from}: a {encoder.kind} encoder, but condition={config.condition}; say "
+                    f"condition: {encoder.kind}, or start from another file"
+                )
+        self.encoder = pipe.sparsectrl = encoder.float()
+        return dict(self.encoder.named_parameters())
+
+    def module(self, objective: Objective) -> nn.Module:
+        return SteeredLoss(self.pipe.unet, objective, self.frames, self.encoder)
+
+    def enable_gradient_checkpointing(self) -> None:
+        super().enable_gradient_checkpointing()
+        modules: list[Any] = [m for m in self.encoder.modules() if hasattr(m, "gradient_checkpointing")]
+        for module in modules:
+            module.gradient_checkpointing, module._gradient_checkpointing_func = True, _again
+
+    def inputs(self, batch: Batch, latents: Tensor, draws: Draws) -> dict[str, Tensor]:
+        chosen = [self.choose(latents.shape[1], place) for place in batch.get("place", [])]
+        return self._inputs(batch, latents, chosen)
+
+    def held_out_inputs(self, batch: Batch, latents: Tensor, index: int) -> dict[str, Tensor]:
+        return self._inputs(batch, latents, [[0]])
+
+    def render_inputs(self, batch: Batch, latents: Tensor) -> dict[str, Any]:
+        picture = sketched(frames_of(batch)[0, 0]) if self.needs_frames else latents[0, 0]
+        return {"conditioning_frames": picture}
+
+    def choose(self, num_frames: int, place: int) -> list[int]:
+        """The frames that are given of the sample at `place`: one to `max_conditions`, the first one in half of all."""
+        generator = generator_for(self.config.seed, "condition", place)
+        number = int(torch.randint(1, min(self.config.max_conditions, num_frames) + 1, (), generator=generator))
+        order = torch.randperm(num_frames, generator=generator).tolist()
+        if torch.rand((), generator=generator) < 0.5:
+            order = [0, *(frame for frame in order if frame)]
+        return sorted(order[:number])
+
+    def _inputs(self, batch: Batch, latents: Tensor, chosen: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """condition and mask for clips of which the frames `chosen` are given."""
+        b, f = latents.shape[:2]
+        if self.needs_frames:
+            frames = frames_of(batch)
+            condition = torch.zeros_like(frames)
+            for clip, given in enumerate(chosen):
+                for frame in given:
+                    condition[clip, frame] = sketched(frames[clip, frame])
+            condition = condition.to(latents.device)
+        else:
+            condition = latents
+        mask = torch.zeros(b, f, 1, *condition.shape[-2:], device=latents.device)
+        for clip, given in enumerate(chosen):
+            mask[clip, list(given)] = 1
+        return {"condition": (condition * mask).flatten(0, 1), "mask": mask.flatten(0, 1)}
+
+    def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        config = self.encoder.sparse_config
+        state = original_entries(self.out_dtype(tensors), config.max_positions)
+        save_tensors(path, state, {**config_metadata(config), **metadata})
+
+
+def frames_of(batch: Batch) -> Tensor:
+    """The pictures of a batch (b, f, 3, h, w); sketches are made of nothing else."""
+    frames = batch.get("frames")
+    assert frames is not None and len(frames) == len(batch["key"]), "a stage that needs frames has no latent cache"
+    return frames
+
+
+def sketched(frame: Tensor) -> Tensor:
+    """A frame (3, h, w) in -1..1 as white lines on black, (3, h, w) in 0..1."""
+    from PIL import Image
+
+    pixels = ((frame.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    drawn = np.asarray(sketch(Image.fromarray(pixels), "scribble"), dtype=np.float32) / 255
+    return torch.from_numpy(drawn).permute(2, 0, 1)
+
+
+def _again(module: Any, *args: Any) -> Any:
+    return checkpoint(module.__call__, *args, use_reentrant=False)

@@ -1,0 +1,240 @@
+"""SparseCtrl encoders from files, and into files.
+
+An encoder's file holds image layers, under diffusers' names in every dialect, and motion modules, under the names that
+motion modules have in that dialect.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from animatediff.control.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
+from animatediff.errors import UserError
+from animatediff.weights.files import Header, load_tensors, save_tensors
+from animatediff.weights.folders import read_json
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
+from animatediff.weights.motion import check_tensors, find_header, original_tensors
+from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
+from animatediff.weights.sizes import Generation, unet_config
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+logger = logging.getLogger(__name__)
+
+CONFIG_KEY = "animatediff.sparsectrl"
+"""Where files of ours say in their metadata what the encoder is made of."""
+WRAPPER = "controlnet"
+"""The entry of a .ckpt in which the original looks for an encoder."""
+WHAT = "SparseCtrl encoder"
+BASE_TITLES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+"""Width of the text states that cross attentions take -> kind of base model."""
+RUNG = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
+GATE = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
+
+Shapes = dict[str, tuple[int, ...]]
+T = TypeVar("T")
+
+
+def load_sparsectrl(
+    source: str | Path, *, unet: UNet2DConditionModel | None = None, dtype: torch.dtype | None = None
+) -> SparseCtrl:
+    """An encoder from a file of the original or of ours, or a diffusers `SparseControlNetModel` folder or hub id.
+
+    The file says whether it takes pictures or sketches. `unet`: the image UNet that it is to steer; checked before any
+    tensor is read. `dtype` None keeps the file's. Raises UserError for another kind of file, for missing, unknown or
+    misshapen tensors, and for an encoder of another base model.
+    """
+    header = find_header(source)
+    found = recognise_header(header)
+    if found.kind != "sparsectrl":
+        raise wrong_kind(found, "sparsectrl")
+    config = config_of(found, unet)
+    with torch.device("meta"):
+        encoder = SparseCtrl(config)
+    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    shapes = internal_entries(_shapes(header))
+    if unet is not None:
+        _check_fit(shapes, expected, header.path)
+    check_tensors(shapes, expected, header.path, WHAT)
+    names = internal_entries({key: key for key in header.tensors})
+    tensors = load_tensors(header, names.values(), dtype=dtype)
+    encoder.load_state_dict({key: tensors[name].view(expected[key]) for key, name in names.items()}, assign=True)
+    logger.info("%s: %s (%s), %s", header.path, found.title, config.kind, ", ".join(found.evidence))
+    return encoder.eval().requires_grad_(False)
+
+
+def save_sparsectrl(
+    encoder: SparseCtrl,
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write an encoder in the original key grammar, position tables included, its configuration in the metadata.
+
+    `convert.convert` makes diffusers folders of it. Raises UserError if it cannot be written.
+    """
+    state = {key: value.detach().to("cpu", dtype) for key, value in encoder.state_dict().items()}
+    tensors = original_entries(state, encoder.sparse_config.max_positions)
+    save_tensors(path, tensors, {**config_metadata(encoder.sparse_config), **(metadata or {})}, wrapper=WRAPPER)
+
+
+def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
+    """The entries of an encoder's file under internal names, position tables left out."""
+    return {
+        rename(key, TO_INTERNAL) if MOTION_KEY.match(key) else key: value
+        for key, value in entries.items()
+        if not POSITIONS.search(key)
+    }
+
+
+def original_entries(state: Mapping[str, Tensor], positions: int | None) -> dict[str, Tensor]:
+    """Internal tensors under original names, with position tables of that length."""
+    image = {key: value for key, value in state.items() if not MOTION_KEY.match(key)}
+    motion = {key: value for key, value in state.items() if MOTION_KEY.match(key)}
+    return image | original_tensors(motion, positions)
+
+
+def config_metadata(config: SparseConfig) -> dict[str, str]:
+    """What a file says about its encoder, so that it can be built again without the base model beside it."""
+    return {CONFIG_KEY: json.dumps({**asdict(config), "unet": _plain(config.unet)})}
+
+
+def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> SparseConfig:
+    """What the encoder in a file is made of: what its tensors tell, and for the rest `unet`, its metadata or folder.
+
+    Raises UserError for metadata or a config.json that cannot be read.
+    """
+    header = found.header
+    shapes = internal_entries(_shapes(header))
+    kind = cast(Kind, found.variant)
+    first = shapes.get(f"controlnet_cond_embedding.{'weight' if kind == 'rgb' else 'conv_in.weight'}", ())
+    if len(first) != 4:
+        raise UserError(f"{header.path}: the first layer of its conditions has shape {list(first)}; is it whole?")
+    said = _said(header)
+    image: Mapping[str, Any] | None = unet.config if unet is not None else said.get("unet") or _folder_config(header)
+    # Where nothing is said, the published sizes of the generation stand for what no shape tells.
+    image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
+    motion = [key for key in shapes if MOTION_KEY.match(key)]
+    ladder = tuple(shapes[key][0] for key in sorted(filter(RUNG.match, shapes), key=_rung))
+    try:
+        return SparseConfig(
+            kind=kind,
+            unet=image,
+            ladder=ladder if kind == "scribble" else (),
+            condition_channels=first[1] - 1,
+            motion_mid_block=any(key.startswith("mid_block.") for key in motion),
+            num_attentions=2 if any(".attn2." in key for key in motion) else 1,
+            num_heads=int(said.get("num_heads", 8)),
+            max_positions=num_positions(_shapes(header)) or int(said.get("max_positions", 32)),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error
+
+
+def diffusers_config(config: SparseConfig, path: Path) -> dict[str, Any]:
+    """config.json of diffusers' `SparseControlNetModel`. Raises UserError for an encoder that it cannot express."""
+    unet = config.unet
+    reasons = {
+        "text and size conditions of SDXL": unet.get("addition_embed_type") is not None,
+        "a motion module in its mid block": config.motion_mid_block,
+        "two attentions in each motion module": config.num_attentions != 1,
+        "a number of layers that differs between blocks": not isinstance(unet.get("layers_per_block", 2), int),
+        "another mid block": unet.get("mid_block_type", "UNetMidBlock2DCrossAttn") != "UNetMidBlock2DCrossAttn",
+        "other channels in": config.condition_channels not in CONDITION_CHANNELS.values(),
+    }
+    if hindrance := next((reason for reason, there in reasons.items() if there), None):
+        raise UserError(f"{path}: diffusers' SparseControlNetModel has no place for {hindrance}")
+    blocks = {"CrossAttnDownBlock2D": "CrossAttnDownBlockMotion", "DownBlock2D": "DownBlockMotion"}
+    unknown = [kind for kind in unet["down_block_types"] if kind not in blocks]
+    if unknown:
+        raise UserError(f"{path}: diffusers' SparseControlNetModel has no block {unknown[0]}")
+    left_out = ("mid_block_type", "dropout", "addition_embed_type")
+    kept = {key: value for key, value in _plain(unet).items() if key not in left_out and value is not None}
+    return {
+        "_class_name": "SparseControlNetModel",
+        **kept,
+        "down_block_types": [blocks[kind] for kind in unet["down_block_types"]],
+        "concat_conditioning_mask": True,
+        "conditioning_channels": config.condition_channels,
+        "conditioning_embedding_out_channels": list(config.ladder) or None,
+        "motion_max_seq_length": config.max_positions,
+        "motion_num_attention_heads": config.num_heads,
+        "use_simplified_condition_embedding": config.kind == "rgb",
+    }
+
+
+def _folder_config(header: Header) -> dict[str, Any] | None:
+    """The image part of the config.json beside a diffusers model's weights, in the words of a UNet."""
+    beside = header.path.with_name("config.json")
+    if not beside.is_file():
+        return None
+    config = read_json(beside)
+    if config.get("_class_name") != "SparseControlNetModel":
+        return None
+    kinds = [kind.replace("Motion", "2D") for kind in config.get("down_block_types", ())]
+    return {"cross_attention_dim": 768, **config, **({"down_block_types": kinds} if kinds else {})}
+
+
+def _said(header: Header) -> dict[str, Any]:
+    if CONFIG_KEY not in header.metadata:
+        return {}
+    try:
+        said = json.loads(header.metadata[CONFIG_KEY])
+    except ValueError as error:
+        raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error
+    return said if isinstance(said, dict) else {}
+
+
+def _check_fit(found: Shapes, expected: Shapes, path: Path) -> None:
+    """Raise UserError where the encoder's outputs, or the text states it takes, are of another base model."""
+    made_for, given = _text_width(found), _text_width(expected)
+    gates, wanted = ({key: shape for key, shape in side.items() if GATE.match(key)} for side in (found, expected))
+    if made_for == given and gates == wanted:
+        return
+    titles = [BASE_TITLES.get(width or 0, "another kind of") for width in (made_for, given)]
+    if titles[0] != titles[1]:
+        raise UserError(
+            f"{path}: a SparseCtrl encoder for {titles[0]} base models, but the base model is {titles[1]}; "
+            "an encoder runs on the kind of base model it was trained on"
+        )
+    raise UserError(
+        f"{path}: this SparseCtrl encoder does not fit the base model: it steers {_widths(gates)} channels and reads "
+        f"text of width {made_for}, the model has {_widths(wanted)} and {given}"
+    )
+
+
+def _text_width(shapes: Shapes) -> int | None:
+    return next((shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")), None)
+
+
+def _widths(gates: Shapes) -> str:
+    def place(key: str) -> int:
+        number = re.search(r"\d+", key)
+        return int(number[0]) if number else len(gates)
+
+    return "-".join(str(gates[key][0]) for key in sorted(gates, key=place))
+
+
+def _rung(key: str) -> int:
+    number = re.search(r"\.blocks\.(\d+)\.", key)
+    return int(number[1]) if number else -1
+
+
+def _shapes(header: Header) -> Shapes:
+    return {key: info.shape for key, info in header.tensors.items()}
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -1,0 +1,124 @@
+"""What the recipes of configs/training need in memory at Stable Diffusion 1.5 size, without a GPU and without weights.
+
+The model, its gradients, the optimiser and everything kept for the backward pass are counted on tensors that have a
+shape and no contents, so the figures are of the computation itself: kernels' own workspace, the allocator's
+fragmentation (add some 10 to 15 %) and the VAE are not in them. bfloat16 autocast stands for fp16, of the same size.
+
+    python benchmarks/training_memory.py [RECIPE.yaml ...]
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+RECIPES = Path(__file__).parents[1] / "configs" / "training"
+FRAME_FACTOR = 8  # pixels to a latent along each side
+TEXT = (77, 768)
+
+
+def counted(recipe: Path) -> dict[str, float]:
+    """GB at the peak of a step, and what of it is there between two steps."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    from animatediff.training.read import load_train_config
+
+    config = load_train_config(recipe)
+    clips = config.clips()
+    f, h, w = clips.num_frames, clips.height // FRAME_FACTOR, clips.width // FRAME_FACTOR
+    with FakeTensorMode():
+        module, parameters = model(config)
+        optimiser = torch.optim.AdamW(parameters)
+        average = [p.detach().clone() for p in parameters] if config.ema is not None else []
+        tracker = MemTracker()
+        tracker.track_external(module, optimiser, *average)
+        with tracker:
+            for step in range(2):  # the optimiser's states are made in the first
+                if step == 1:
+                    tracker.reset_mod_stats()
+                    between = total(tracker.get_tracker_snapshot("current"))
+                latents = torch.randn(config.batch, f, 4, h, w)
+                states, t = torch.randn(config.batch, *TEXT), torch.zeros(config.batch, dtype=torch.long)
+                more: dict[str, Any] = {}
+                if config.stage == "sparsectrl":
+                    k = 1 if config.condition == "rgb" else FRAME_FACTOR
+                    channels = 4 if config.condition == "rgb" else 3
+                    more["condition"] = torch.zeros(config.batch * f, channels, h * k, w * k)
+                    more["mask"] = torch.zeros(config.batch * f, 1, h * k, w * k)
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = module(latents, torch.randn_like(latents), t, states, **more).mean()
+                loss.backward()
+                optimiser.step()
+                optimiser.zero_grad()
+        peak = total(tracker.get_tracker_snapshot("peak"))
+    saved = 6 * sum(p.numel() for p in parameters) / 1e9 if config.optimiser == "adamw8bit" else 0.0
+    return {"peak": peak - saved, "between": between - saved}
+
+
+def total(snapshot: dict[Any, dict[str, int]]) -> float:
+    """GB of all devices."""
+    return sum(parts["Total"] for parts in snapshot.values()) / 1e9
+
+
+def model(config: Any) -> tuple[Any, list[Any]]:
+    """The stage's module at full size, frozen parts in 16 bits, and the parameters that train."""
+    import torch
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    from animatediff.control.sparsectrl import SparseCtrl
+    from animatediff.motion import MotionAdapter, attach
+    from animatediff.training.objective import ClipLoss, Objective
+    from animatediff.training.stages.low_rank import IMAGE, SPATIAL, TEMPORAL, LowRank
+    from animatediff.training.stages.sparsectrl import SteeredLoss
+    from animatediff.weights.sizes import shipped_config
+
+    unet = UNet2DConditionModel.from_config(shipped_config("sd1", "unet")).requires_grad_(False)
+    adapter = None
+    if not config.single_frames:
+        adapter = MotionAdapter.from_unet(unet)
+        frames = attach(unet, adapter.requires_grad_(False)).frames
+    objective = Objective(DDIMScheduler().config, min_snr=config.min_snr)
+    module: Any = ClipLoss(unet, objective, frames if adapter is not None else None)
+    lora = {"adapter": SPATIAL, "motion_lora": TEMPORAL, "image": IMAGE}.get(config.stage)
+    if config.stage == "motion":
+        trained = list(adapter.parameters())  # pyright: ignore[reportOptionalMemberAccess]
+    elif config.stage == "sparsectrl":
+        encoder = SparseCtrl.from_unet(unet, adapter, kind=config.condition)
+        module = SteeredLoss(unet, objective, frames, encoder)
+        trained = list(encoder.parameters())
+    elif config.stage == "image" and config.image_layers == "full":
+        trained = list(unet.parameters())
+    else:
+        assert lora is not None
+        trained = list(LowRank(unet, lora, config, kinds=()).parameters.values())
+    kept = {id(p) for p in trained}
+    for parameter in module.parameters():
+        if id(parameter) in kept:
+            parameter.requires_grad_(True)
+        else:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    if config.gradient_checkpointing:
+        for part in [unet, getattr(module, "encoder", None)]:
+            if part is not None:
+                part.enable_gradient_checkpointing()
+    return module, trained
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    recipes = [Path(name) for name in sys.argv[1:]] or sorted(RECIPES.glob("*.yaml"))
+    print("| recipe | clips at once | at the peak | between two steps |\n|---|---|---|---|", flush=True)
+    for recipe in recipes:
+        from animatediff.training.read import load_train_config
+
+        config, row = load_train_config(recipe), counted(recipe)
+        size = f"{config.batch} x {config.clips().num_frames} x {config.data.width}x{config.data.height}"
+        print(f"| {recipe.stem} | {size} | {row['peak']:.1f} GB | {row['between']:.1f} GB |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
