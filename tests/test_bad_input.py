@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -117,15 +118,21 @@ def test_the_original_command_says_the_same(place: Path, capsys: pytest.CaptureF
 
 
 FULL = """
-import resource, signal, sys
-from animatediff.cli.main import main
+import json, resource, signal, sys
+from pathlib import Path
+from typer.testing import CliRunner
+from animatediff.cli.main import app
 from animatediff.pipelines import render
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, sys.argv[1])
 from test_bad_input import noise_pipeline
 render.build_pipeline = lambda request: noise_pipeline()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing more than the limit is an error then, as on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-main()
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+results = []
+for target in sys.argv[2:]:
+    done = CliRunner().invoke(app, ["animate", "noise", "--quality", "100", "--out", target])
+    results.append((target, done.exit_code, done.stdout, done.stderr, [p.name for p in Path().iterdir()]))
+print(json.dumps(results))
 """
 
 
@@ -151,18 +158,17 @@ def noise_pipeline(during: Any = None) -> Any:
 @pytest.mark.skipif(sys.platform == "win32", reason="the limit on file sizes is POSIX's")
 def test_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
     """The operating system really refuses to write on, in the middle of each format."""
+    targets = ["a.mp4", "b.webm", "c.gif", "d.webp", "e.apng", "frames"]
+    command = [sys.executable, "-c", FULL, str(ROOT / "tests"), *targets]
+    work = tmp_path / "work"
+    work.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    script = FULL.format(tests=str(ROOT / "tests"), limit=20_000)
-    for target in ("a.mp4", "b.webm", "c.gif", "d.webp", "e.apng", "frames"):
-        work = tmp_path / "work"
-        work.mkdir(exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, "-c", script, "animate", "noise", "--quality", "100", "--out", target],
-            cwd=work, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert (done.returncode, done.stdout) == (2, ""), (target, done.stderr)
-        assert f"{target}: cannot be written (File too large)" in done.stderr, (target, done.stderr)
-        assert list(work.iterdir()) == [], target
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=True)
+    results = json.loads(done.stdout)
+    assert [target for target, *_ in results] == targets
+    for target, code, printed, said, left in results:
+        assert (code, printed, left) == (2, "", []), (target, said)
+        assert f"{target}: cannot be written (File too large)" in said
 
 
 @pytest.mark.parametrize("moment", ["render", "write"])

@@ -231,6 +231,11 @@ def test_unknown_flag_of_the_original(capsys: pytest.CaptureFixture[str]) -> Non
     assert parse(["--config=a_b.yaml"]).config == "a_b.yaml"
 
 
+def test_words_are_printed_as_they_are_typed() -> None:
+    said = CliRunner().invoke(app, ["animate", "--list-words"]).stdout
+    assert "rocket" in said and "runs" in said and "{" not in said
+
+
 def test_help_is_quick_and_imports_no_torch() -> None:
     code = (
         "import sys\nfrom animatediff.cli.main import app\n"

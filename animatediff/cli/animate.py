@@ -238,7 +238,10 @@ def _print_words() -> None:
     print("objects:     " + ", ".join(words.OBJECTS))
     print("backgrounds: " + ", ".join(words.BACKGROUNDS))
     print("motions:     " + ", ".join(words.MOTIONS))
-    for heading, phrases in (("said as", words.MOTION_PHRASES),):
-        for motion, known in phrases.items():
-            print(f"  {motion} is also {heading}: " + ", ".join(sorted({text for text in known if text} - {motion})))
+    for motion, phrases in words.MOTION_PHRASES.items():
+        said = sorted({text for text in phrases if text and "{" not in text} - {motion})
+        print(f"  {motion} is also said as: " + ", ".join(said))
+    print("also with verbs, as in `a fox runs to the right`:")
+    for name, verbs in words.VERBS.items():
+        print(f"  {name}: " + ", ".join(verbs))
     print("for example: " + "\n             ".join(words.EXAMPLES))
