@@ -12,7 +12,7 @@ animate: $(VENV)/.installed  ## set up, then render PROMPT with the bundled mode
 	@$(BIN)/animatediff animate "$(PROMPT)"
 
 test: $(VENV)/.dev  ## set up, then run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.dev  ## check style and types
 	@$(BIN)/ruff check .

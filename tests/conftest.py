@@ -12,6 +12,8 @@ import pytest
 # Before any library reads them: the suite must pass on a machine without a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# One thread for each process that tests run in: they run side by side, and the last bits of sums depend on it.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 GOLDEN = Path(__file__).parent / "golden"
 

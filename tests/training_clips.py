@@ -83,7 +83,6 @@ def run(stage: str, out: Path, *, num: int = 12, resume: bool | None = None, **m
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     values = json.loads(Path(sys.argv[1]).read_text())
     done = run(values.pop("stage"), Path(values.pop("out")), **values)
     print(json.dumps({"step": done.step, "signal": done.signal}), flush=True)

@@ -172,8 +172,9 @@ def _grid(resolution: int, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
 def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What a motion leaves behind in a still: white and dark paint, each (n, 64, 64) in 0..1.
 
-    Travel: a broad soft tail. Growing: a bright halo. Shrinking: a dark halo. Spinning: bright and dark arcs in turn.
-    The image model is frozen when the motion module learns, so motion words must show in single pictures.
+    Travel: a broad soft tail. Growing: a bright halo. Shrinking: a dark halo. Spinning: a halo that is dark before the
+    sprite and bright behind it, and so turns with it. The image model is frozen when the motion module learns, so
+    motion words must show in single pictures; and what is broad is settled first, so it must tell the angle too.
     """
     x, y = _grid(SIZE, view)
     col = (slice(None), None, None)
@@ -190,13 +191,13 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     )
     radius = (dx**2 + dy**2).sqrt()
     halo = torch.exp(-(((radius - 0.62 * size) / (0.2 * size)) ** 2))
-    arcs = torch.sin(2 * torch.atan2(dy, dx))
+    turned = torch.cos(torch.atan2(dy, dx) - torch.deg2rad(scene.angle)[col])  # 1 before the sprite, -1 behind it
 
     def where(word: str) -> Tensor:
         return torch.tensor([float(n == word) for n in name])[col]
 
-    white = 0.8 * tail * travels + 0.75 * halo * where("growing") + 0.85 * halo * arcs.clamp(min=0) * where("spinning")
-    dark = 0.75 * halo * where("shrinking") + 0.85 * halo * (-arcs).clamp(min=0) * where("spinning")
+    white = 0.8 * tail * travels + 0.75 * halo * where("growing") + 0.85 * halo * (-turned).clamp(min=0) * where("spinning")
+    dark = 0.75 * halo * where("shrinking") + 0.85 * halo * turned.clamp(min=0) * where("spinning")
     return white, dark
 
 

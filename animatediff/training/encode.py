@@ -47,7 +47,8 @@ class Encoder:
                 new[i] = self._remembered(batch["key"][i], clip)
         rest = iter(()) if brought is None else iter(brought)
         clips = [new[i] if i in new else next(rest) for i in range(len(batch["key"]))]
-        return torch.stack([clip.to(self._device).float() for clip in clips])
+        # In one layout: the autoencoder may give another than the cache, and convolutions then differ in the last bits.
+        return torch.stack([clip.to(self._device).float().contiguous() for clip in clips])
 
     def _remembered(self, key: str, latents: Tensor) -> Tensor:
         if self.latent_cache is None:
