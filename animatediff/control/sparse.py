@@ -22,19 +22,26 @@ class SparseControl:
 
     encoder: SparseCtrl
     seen: Tensor
-    """(1 or b, d, f, h, w): the conditions of all frames as the encoder embeds them."""
-    keyframes: frozenset[int]
-    """Frames that have a picture."""
+    """(1 or b, d, n+1, h, w): the n pictures as the encoder embeds them, and behind them a frame without a picture.
+
+    All frames without one look alike, so that a long clip takes no more memory than a short one.
+    """
+    keyframes: Sequence[int]
+    """Frames of the n pictures."""
     scale: float
     active: frozenset[float]
     """Timesteps at which it steers."""
 
     def residuals(self, inputs: UNetInputs) -> Residuals | None:
         """Residuals for these frames; None at other timesteps, and for windows of a long clip without a picture."""
-        if self.scale == 0 or float(inputs.timestep) not in self.active or self.keyframes.isdisjoint(inputs.frames):
+        if self.scale == 0 or float(inputs.timestep) not in self.active:
             return None
-        frames = torch.as_tensor(list(inputs.frames), device=self.seen.device)
-        seen = self.seen.index_select(2, frames)
+        none = len(self.keyframes)
+        places = {frame: place for place, frame in enumerate(self.keyframes)}
+        found = [places.get(frame, none) for frame in inputs.frames]
+        if min(found) == none:
+            return None
+        seen = self.seen.index_select(2, torch.tensor(found, device=self.seen.device))
         seen = seen.repeat(inputs.num_clips // seen.shape[0], 1, 1, 1, 1)
         return self.encoder.steer(
             rearrange(seen, "b d f h w -> (b f) d h w"),
@@ -63,13 +70,12 @@ def check_pictures(encoder: SparseCtrl, pictures: Tensor, latent_size: tuple[int
         raise UserError(f"{num_clips} clips want pictures for 1 or {num_clips} of them, got {pictures.shape[0]}")
 
 
-def embed(encoder: SparseCtrl, pictures: Tensor, frames: Sequence[int], num_frames: int) -> Tensor:
-    """What the encoder sees of pictures (b, c, n, k*h, k*w) that stand at `frames`: (b, d, f, h, w)."""
-    b, c, _, h, w = pictures.shape
-    condition = pictures.new_zeros(b, c, num_frames, h, w)
-    mask = pictures.new_zeros(b, 1, num_frames, h, w)
-    condition[:, :, list(frames)] = pictures
-    mask[:, :, list(frames)] = 1
-    flat = (rearrange(part, "b c f h w -> (b f) c h w") for part in (condition, mask))
+def embed(encoder: SparseCtrl, pictures: Tensor) -> Tensor:
+    """What the encoder sees of pictures (b, c, n, k*h, k*w), and of a frame without one: (b, d, n+1, h, w)."""
+    nothing = torch.zeros_like(pictures[:, :, :1])
+    condition = torch.cat([pictures, nothing], dim=2)
+    mask = torch.ones_like(condition[:, :1])
+    mask[:, :, -1] = 0
+    flat = (rearrange(part, "b c n h w -> (b n) c h w") for part in (condition, mask))
     seen = encoder.embed(*(part.to(encoder.device, encoder.dtype) for part in flat))
-    return rearrange(seen, "(b f) d h w -> b d f h w", b=b)
+    return rearrange(seen, "(b n) d h w -> b d n h w", b=len(pictures))

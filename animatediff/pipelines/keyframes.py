@@ -30,7 +30,6 @@ class Keyframes:
     pictures: Tensor
     """(1 or b, c, n, H, W): pictures in 0..1, or latents."""
     frames: list[int]
-    num_frames: int
     scale: float
     start: float
     end: float
@@ -43,8 +42,8 @@ class Keyframes:
             pictures = rearrange(latents, "(b n) c h w -> b c n h w", b=len(pictures))
         return SparseControl(
             encoder=self.encoder,
-            seen=embed(self.encoder, pictures, self.frames, self.num_frames),
-            keyframes=frozenset(self.frames),
+            seen=embed(self.encoder, pictures),
+            keyframes=self.frames,
             scale=self.scale,
             active=active_timesteps(timesteps, self.start, self.end),
         )
@@ -89,7 +88,6 @@ def keyframes(
         encoder=encoder,
         pictures=given,
         frames=frame_indices(list(indices), given.shape[2], num_frames),
-        num_frames=num_frames,
         scale=float(scale),
         start=start,
         end=end,
