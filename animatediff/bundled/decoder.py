@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from animatediff.bundled import world
-from animatediff.bundled.pool import load_vae
+from animatediff.bundled.vae import load_vae
 from animatediff.bundled.run import Average, Run, arguments, cosine, set_rate
 
 SEED = 1_500_000

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from animatediff.bundled import bundled_path, world
-from animatediff.bundled.pool import encode, load_vae
+from animatediff.bundled.vae import encode, load_vae
 from animatediff.bundled.reader import FrameReader, load_reader, read_clip, reader_path, save_reader
 from animatediff.bundled.run import arguments, cosine, set_rate
 from animatediff.bundled.words import BACKGROUNDS, MOTIONS, OBJECTS, Combination, combinations
