@@ -30,8 +30,10 @@ def counted(recipe: Path) -> dict[str, float]:
     config = load_train_config(recipe)
     clips = config.clips()
     f, h, w = clips.num_frames, clips.height // FRAME_FACTOR, clips.width // FRAME_FACTOR
-    with FakeTensorMode():
-        module, parameters = model(config)
+    module = model(config)
+    with FakeTensorMode() as mode:
+        emptied(module, mode)
+        parameters = [p for p in module.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters)
         average = [p.detach().clone() for p in parameters] if config.ema is not None else []
         tracker = MemTracker()
@@ -64,8 +66,26 @@ def total(snapshot: dict[Any, dict[str, int]]) -> float:
     return sum(parts["Total"] for parts in snapshot.values()) / 1e9
 
 
-def model(config: Any) -> tuple[Any, list[Any]]:
-    """The stage's module at full size, frozen parts in 16 bits, and the parameters that train."""
+def emptied(module: Any, mode: Any) -> None:
+    """Put tensors without contents in place of all parameters and buffers; shared ones stay shared."""
+    import torch
+
+    new: dict[int, Any] = {}
+    for part in module.modules():
+        for kind in (part._parameters, part._buffers):
+            for name, tensor in kind.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in new:
+                    empty = mode.from_tensor(tensor.detach())
+                    new[id(tensor)] = (
+                        torch.nn.Parameter(empty, tensor.requires_grad) if kind is part._parameters else empty
+                    )
+                kind[name] = new[id(tensor)]
+
+
+def model(config: Any) -> Any:
+    """The stage's module at full size: frozen parts in 16 bits, and the parameters that train."""
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
@@ -100,12 +120,12 @@ def model(config: Any) -> tuple[Any, list[Any]]:
         if id(parameter) in kept:
             parameter.requires_grad_(True)
         else:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.requires_grad_(False).data = parameter.data.to(torch.bfloat16)
     if config.gradient_checkpointing:
         for part in [unet, getattr(module, "encoder", None)]:
             if part is not None:
                 part.enable_gradient_checkpointing()
-    return module, trained
+    return module
 
 
 def main() -> None:
