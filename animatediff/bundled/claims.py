@@ -225,7 +225,8 @@ def sketch_of(picture: Tensor) -> Tensor:
     from animatediff.control.sketch import sketch
 
     pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
-    return torch.from_numpy(np.asarray(sketch(Image.fromarray(pixels), "scribble").convert("L"))).float()[None] / 255
+    lines = np.array(sketch(Image.fromarray(pixels), "scribble").convert("L"))
+    return torch.from_numpy(lines).float()[None] / 255
 
 
 def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
