@@ -23,20 +23,19 @@ def counted(recipe: Path) -> dict[str, float]:
     """GB at the peak of a step, and what of it is there between two steps."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
 
     from animatediff.training.read import load_train_config
 
     config = load_train_config(recipe)
     clips = config.clips()
     f, h, w = clips.num_frames, clips.height // FRAME_FACTOR, clips.width // FRAME_FACTOR
-    module = model(config)
-    with FakeTensorMode() as mode:
-        emptied(module, mode)
+    module, mode = model(config), FakeTensorMode()
+    emptied(module, mode)
+    with mode:
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters)
         average = [p.detach().clone() for p in parameters] if config.ema is not None else []
-        tracker = MemTracker()
+        tracker = tracker_of_frozen()
         tracker.track_external(module, optimiser, *average)
         with tracker:
             for step in range(2):  # the optimiser's states are made in the first
@@ -64,6 +63,17 @@ def counted(recipe: Path) -> dict[str, float]:
 def total(snapshot: dict[Any, dict[str, int]]) -> float:
     """GB of all devices."""
     return sum(parts["Total"] for parts in snapshot.values()) / 1e9
+
+
+def tracker_of_frozen() -> Any:
+    """PyTorch's own tracker, which would put a hook on each parameter's gradient, and frozen ones have none."""
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    class Tracker(MemTracker):
+        def _track_module_params_and_buffers(self, module: Any, install_grad_hooks: bool = True) -> Any:
+            return super()._track_module_params_and_buffers(module, install_grad_hooks=False)
+
+    return Tracker()
 
 
 def emptied(module: Any, mode: Any) -> None:
