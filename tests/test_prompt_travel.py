@@ -394,8 +394,8 @@ def test_a_clip_its_timeline_and_its_repeat(place: Path) -> None:
     assert code == 0, err
     assert {p.name for p in (place / "o").iterdir()} == {"fox.png", "fox.png.json", "fox.prompts.png"}
     assert "fox.prompts.png" in out
-    assert "0    a fox moving right, on a blue background" in err
-    assert "1-3  a fox moving right, on a blue background -> a boat moving left, on a blue background (25 to 75 %)" in err
+    assert "after each: on a blue background" in err
+    assert "  0    a fox moving right\n  1-3  a fox moving right -> a boat moving left (25 to 75 %)\n  4-5  a boat" in err
     assert "texts stand 4 frames apart, fewer than the 16" in err
     assert Image.open("o/fox.prompts.png").size[0] > 600
     frames = read_video("o/fox.png")[0]

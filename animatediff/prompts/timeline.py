@@ -28,12 +28,15 @@ def timeline(travel: PromptTravel, num_frames: int) -> str:
       3    a -> b (50 %)
       4-5  b
     """
-    blends, rows = travel.blends(num_frames), []
+    names = {travel.whole(text): text for text in travel.texts.values()}
+    blends = [Blend(names[first], names[second], share) for first, second, share in travel.blends(num_frames)]
+    rows = []
     for (first, second), group in groupby(range(num_frames), key=lambda frame: blends[frame][:2]):
         rows.append(_row(list(group), first, second, blends))
     width = max(len(frames) for frames, _ in rows)
     how = f"{travel.interpolation}, hold {travel.hold:g}" + (", loop" if travel.loop else "")
     lines = [f"prompt travel over {num_frames} frames ({how}):"]
+    lines += [f"  {where} each: {text}" for where, text in (("before", travel.head), ("after", travel.tail)) if text]
     return "\n".join([*lines, *(f"  {frames:<{width}}  {text}" for frames, text in rows)])
 
 
@@ -52,8 +55,8 @@ def timeline_picture(travel: PromptTravel, num_frames: int) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
     blends = travel.blends(num_frames)
-    texts = list(dict.fromkeys(text for blend in blends for text in (blend.first, blend.second)))
-    colour = {text: COLOURS[index % len(COLOURS)] for index, text in enumerate(texts)}
+    texts = list(dict.fromkeys(travel.texts.values()))
+    colour = {travel.whole(text): COLOURS[index % len(COLOURS)] for index, text in enumerate(texts)}
     height = PADDING + STRIP + LINE + len(texts) * LINE + PADDING
     sheet = Image.new("RGB", (WIDTH + 2 * PADDING, height), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -73,7 +76,7 @@ def timeline_picture(travel: PromptTravel, num_frames: int) -> np.ndarray:
             last = left
     for index, text in enumerate(texts):
         top = PADDING + STRIP + LINE + index * LINE
-        draw.rectangle((PADDING, top + 3, PADDING + LINE - 6, top + LINE - 3), fill=colour[text])
+        draw.rectangle((PADDING, top + 3, PADDING + LINE - 6, top + LINE - 3), fill=colour[travel.whole(text)])
         draw.text((PADDING + LINE, top + 1), _fitting(text, font, WIDTH - LINE), fill=INK, font=font)
     return np.asarray(sheet)
 
