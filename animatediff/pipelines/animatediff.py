@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import uniform_windows
 from animatediff.pipelines.assemble import is_sdxl
-from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, check_window
+from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, check_window, travelling
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
 from animatediff.pipelines.output import AnimateDiffOutput, Progress
 from animatediff.pipelines.texts import encode_texts
+from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
@@ -31,6 +32,9 @@ from animatediff.sampling.predict import Predict
 
 DECODE_CHUNK_SIZE = 4
 
+Prompt = str | Mapping[int, str] | PromptTravel
+"""What one clip shows."""
+
 
 class AnimateDiffPipeline(LoadedPipeline):
     """Text to animation with any Stable Diffusion 1.x, 2.x or SDXL model.
@@ -42,7 +46,7 @@ class AnimateDiffPipeline(LoadedPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt | Sequence[Prompt],
         *,
         negative_prompt: str | Sequence[str] | None = None,
         num_frames: int | None = None,
@@ -53,6 +57,7 @@ class AnimateDiffPipeline(LoadedPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         clip_skip: int | None = None,
+        plain_prompts: bool = False,
         window: int | None = None,
         overlap: int | None = None,
         decode_chunk_size: int | None = None,
@@ -68,6 +73,9 @@ class AnimateDiffPipeline(LoadedPipeline):
         cancel: Callable[[], bool] | None = None,
     ) -> AnimateDiffOutput:
         """Render one clip a prompt.
+
+        A prompt is a text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`) or a `PromptTravel`, which has
+        more to set. `(word:1.2)` and `[word]` weigh words and prompts may be of any length, unless `plain_prompts`.
 
         None is what `defaults` says. `height` and `width` are pixels, multiples of 8. A `guidance_scale` of at most 1
         renders without negative prompts, at half the cost. `generator`: one, or one a clip; noise is drawn on its
@@ -87,7 +95,7 @@ class AnimateDiffPipeline(LoadedPipeline):
                 "no motion module is loaded, so frames would not know of each other; call load_motion_module"
             )
         defaults = self.defaults
-        prompts = as_list(prompt)
+        prompts = travelling(prompt)
         negatives = None if negative_prompt is None else as_list(negative_prompt)
         num_frames = defaults.num_frames if num_frames is None else num_frames
         height = defaults.height if height is None else height
@@ -128,8 +136,10 @@ class AnimateDiffPipeline(LoadedPipeline):
             self.image,
             prompts,
             negatives,
+            num_frames=num_frames,
             guidance=guidance,
             clip_skip=clip_skip,
+            plain=plain_prompts,
             size=(height, width),
             device=device,
         )
