@@ -16,6 +16,7 @@ from animatediff.config.request import AnimateRequest
 from animatediff.control.indices import frame_indices
 from animatediff.control.sheet import keyframe_sheet
 from animatediff.errors import UserError
+from animatediff.evaluation.stability import loop_seam
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.control_images import control_pictures
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
@@ -58,6 +59,8 @@ class RenderResult:
     """The folder made in the original's layout."""
     sheets: list[Path] = field(default_factory=list)
     """One a clip with pictures: what was given, above what was rendered at those frames."""
+    seams: list[float | None] = field(default_factory=list)
+    """One a clip, of closed loops: the step from the last frame to the first over that of neighbours, 1 is seamless."""
     grid: Path | None = None
     config: Path | None = None
 
@@ -185,6 +188,7 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
         frames = frame_indices(request.control_indices, len(clip.pictures), len(clip.frames))
         sheet = keyframe_sheet(clip.pictures, clip.frames, frames)
         result.sheets.append(write_picture(sheet, path.with_name(f"{path.stem}.keyframes.png")))
+    result.seams.append(loop_seam(clip.frames) if request.closed_loop else None)
     result.files.append(path)
     result.requests.append(request)
 
@@ -295,6 +299,10 @@ def _frames(
         clip_skip=request.clip_skip,
         window=request.window,
         overlap=request.overlap,
+        stride=request.stride,
+        blend=request.blend,
+        closed_loop=request.closed_loop,
+        long_mode=request.long_mode,
         decode_chunk_size=request.decode_chunk_size,
         output_type="pil",
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),
