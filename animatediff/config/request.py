@@ -131,6 +131,14 @@ class AnimateRequest(_Frozen):
     """Frames that the motion module sees at once in clips longer than that."""
     overlap: Annotated[int, Field(ge=0)] | None = None
     """Frames shared by two neighbouring windows."""
+    stride: Annotated[int, Field(ge=1, le=16)] = 1
+    """1 for windows of neighbouring frames; 2 adds windows of every second frame, 3 also of every fourth, ...."""
+    blend: Literal["pyramid", "flat", "overlap-linear", "gauss"] = "pyramid"
+    """How windows count where they overlap."""
+    closed_loop: bool = False
+    """The first frame follows the last."""
+    long_mode: Literal["unet", "motion"] = "unet"
+    """Windows over the whole UNet, or inside the motion modules alone."""
     decode_chunk_size: Count | None = None
     """Frames decoded at once."""
     fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.motion import uniform_windows
 from animatediff.pipelines.assemble import is_sdxl
-from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, check_window, travelling
+from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, travelling
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
+from animatediff.pipelines.long_clips import long_clip
 from animatediff.pipelines.output import AnimateDiffOutput, Progress
 from animatediff.pipelines.texts import encode_texts
 from animatediff.prompts import PromptTravel
@@ -60,6 +60,10 @@ class AnimateDiffPipeline(LoadedPipeline):
         plain_prompts: bool = False,
         window: int | None = None,
         overlap: int | None = None,
+        stride: int = 1,
+        blend: str = "pyramid",
+        closed_loop: bool = False,
+        long_mode: str = "unet",
         decode_chunk_size: int | None = None,
         eta: float = 0.0,
         conditioning_frames: Any = None,
@@ -80,9 +84,14 @@ class AnimateDiffPipeline(LoadedPipeline):
         None is what `defaults` says. `height` and `width` are pixels, multiples of 8. A `guidance_scale` of at most 1
         renders without negative prompts, at half the cost. `generator`: one, or one a clip; noise is drawn on its
         device. `latents`: (b, 4, f, h, w) noise to start from instead. `clip_skip`: how many of the text encoder's last
-        layers to pass over. More frames than the motion module knows are rendered in windows of `window` frames that
-        share `overlap` frames with the next. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
+        layers to pass over. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
         changed latents; `cancel()` is asked after each step.
+
+        More frames than the motion module knows are rendered in windows of `window` frames that share `overlap` frames
+        with the next and blend as `blend` says (`pyramid`, `flat`, `overlap-linear`, `gauss`). `stride` 2 adds windows
+        of every second frame, 3 also of every fourth. With `closed_loop` the first frame follows the last. `long_mode`
+        "unet" predicts window after window, at the memory of one; "motion" has windows in the motion modules alone, so
+        that the image layers see each frame once a step, at the memory of the whole clip's feature maps.
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
@@ -108,7 +117,17 @@ class AnimateDiffPipeline(LoadedPipeline):
         max_positions = motion.adapter.numerics.max_positions
         if conditioning_frames is not None and self.sparsectrl is not None:
             max_positions = min(max_positions, self.sparsectrl.sparse_config.max_positions)
-        window, overlap = check_window(window, overlap, num_frames, defaults.window, max_positions)
+        long = long_clip(
+            num_frames,
+            window=window,
+            overlap=overlap,
+            stride=stride,
+            blend=blend,
+            closed_loop=closed_loop,
+            mode=long_mode,
+            default_window=defaults.window,
+            max_positions=max_positions,
+        )
         if negatives is not None and len(negatives) == 1:
             negatives *= len(prompts)
 
@@ -156,13 +175,11 @@ class AnimateDiffPipeline(LoadedPipeline):
         with at_work(given and given.encoder, device):
             controls = [given.control(self.vae, scheduler.timesteps, device)] if given is not None else []
             predict: Predict = ClipPredictor(
-                self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls
+                self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls, long.in_motion
             )
             latents = denoise(
                 latents.to(device, torch.float32) * scheduler.init_noise_sigma,
-                predict=windowed(
-                    guided(predict, scale) if guidance else predict, uniform_windows(num_frames, window, overlap)
-                ),
+                predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
                 scheduler=scheduler,
                 timesteps=scheduler.timesteps,
                 step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),

@@ -17,6 +17,7 @@ from animatediff.config.request import AnimateRequest
 from animatediff.control.indices import frame_indices
 from animatediff.control.sheet import keyframe_sheet
 from animatediff.errors import UserError
+from animatediff.evaluation.stability import loop_seam
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.control_images import control_pictures
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
@@ -64,6 +65,8 @@ class RenderResult:
     sheets: list[Path] = field(default_factory=list)
     """One a clip with pictures: what was given, above what was rendered at those frames; and one a clip with a prompt
     that travels: which text it shows when."""
+    seams: list[float | None] = field(default_factory=list)
+    """One a clip, of closed loops: the step from the last frame to the first over that of neighbours, 1 is seamless."""
     grid: Path | None = None
     config: Path | None = None
 
@@ -195,6 +198,7 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
     if isinstance(shown := request.shown(), PromptTravel):
         picture = timeline_picture(shown, len(clip.frames))
         result.sheets.append(write_picture(picture, path.with_name(f"{path.stem}.prompts.png")))
+    result.seams.append(loop_seam(clip.frames) if request.closed_loop else None)
     result.files.append(path)
     result.requests.append(request)
 
@@ -324,6 +328,10 @@ def _frames(
         plain_prompts=request.plain_prompts,
         window=request.window,
         overlap=request.overlap,
+        stride=request.stride,
+        blend=request.blend,
+        closed_loop=request.closed_loop,
+        long_mode=request.long_mode,
         decode_chunk_size=request.decode_chunk_size,
         output_type="pil",
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),
