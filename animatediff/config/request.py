@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from animatediff.config.inputs import INPUT_PATHS, VideoSettings
 from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
 
@@ -65,7 +66,7 @@ class EmbeddingRef(_Frozen):
 Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 
 
-class AnimateRequest(_Frozen):
+class AnimateRequest(VideoSettings, _Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
     Lists of prompts, negative prompts and seeds are as long as there are clips, or hold one entry that serves all.
@@ -154,6 +155,7 @@ class AnimateRequest(_Frozen):
         if self.window is not None and self.overlap is not None and self.overlap >= self.window:
             raise ValueError(f"overlap={self.overlap} must be less than window={self.window}")
         self._check_control()
+        self._check_video()
         return self
 
     def _check_control(self) -> None:
@@ -207,6 +209,7 @@ PATH_FIELDS = {
     "sparsectrl_config": "",
     "control_images": "",
     "inference_config": "",
+    **INPUT_PATHS,
 }
 """Settings that name a file, and the folder under models/ where such files live."""
 
