@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from animatediff.cli import inputs
 from animatediff.cli.errors import reports_errors
 
 _WHAT, _MODEL, _PICTURE = "In place of prompts", "Model", "Picture and motion"
@@ -120,6 +121,13 @@ def animate(
         bool, _option("Turn pictures grey, from black to white.", _CONTROL, "--normalize-condition-images")
     ] = False,
     sparsectrl_config: Annotated[Text, _option("SparseCtrl YAML of the original; only compared.", _CONTROL)] = None,
+    video: inputs.Video = None,
+    strength: inputs.Strength = None,
+    video_fps: inputs.VideoFps = None,
+    video_start: inputs.VideoStart = None,
+    video_duration: inputs.VideoDuration = None,
+    resize: inputs.Resize = None,
+    audio: inputs.Audio = False,
     device: Annotated[Text, _option("cpu, cuda, cuda:1, mps.", _RUN)] = None,
     dtype: Annotated[Text, _option("float32, float16 or bfloat16.", _RUN)] = None,
     cpu_offload: Annotated[bool, _option("Keep on the GPU only what is at work.", _RUN, "--cpu-offload")] = False,
@@ -191,6 +199,13 @@ def animate(
         "control_preprocess": control_preprocess,
         "normalize_condition_images": normalize_condition_images or None,
         "sparsectrl_config": sparsectrl_config,
+        "video": video,
+        "strength": strength,
+        "video_fps": video_fps,
+        "video_start": video_start,
+        "video_duration": video_duration,
+        "resize": resize,
+        "audio": audio or None,
         "device": device,
         "dtype": dtype,
         "cpu_offload": cpu_offload or None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from animatediff.config.inputs import INPUT_PATHS, VideoSettings
 from animatediff.config.travel import normal_prompts
 from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
@@ -68,10 +69,11 @@ Travels = Annotated[tuple[dict[int, str], ...], BeforeValidator(_listed_or_none)
 Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 
 
-class AnimateRequest(_Frozen):
+class AnimateRequest(VideoSettings, _Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
-    Lists of prompts, negative prompts, travels and seeds are as long as there are clips, or hold one entry that serves all.
+    Lists of prompts, negative prompts, travels and seeds are as long as there are clips, or hold one entry that serves
+    all.
     """
 
     model: Name = None
@@ -190,6 +192,7 @@ class AnimateRequest(_Frozen):
             for texts in self.prompt_travel:
                 check_frames(texts, self.num_frames)
         self._check_control()
+        self._check_video()
         return self
 
     def _check_control(self) -> None:
@@ -216,11 +219,7 @@ class AnimateRequest(_Frozen):
 
     def clip(self, index: int) -> AnimateRequest:
         """The request for clip `index` alone."""
-        one = {
-            name: (values[index % len(values)],)
-            for name in PER_CLIP
-            if (values := getattr(self, name))
-        }
+        one = {name: (values[index % len(values)],) for name in PER_CLIP if (values := getattr(self, name))}
         return self.model_copy(update=one)
 
     def shown(self, index: int = 0) -> str | PromptTravel:
@@ -261,6 +260,7 @@ PATH_FIELDS = {
     "sparsectrl_config": "",
     "control_images": "",
     "inference_config": "",
+    **INPUT_PATHS,
 }
 """Settings that name a file, and the folder under models/ where such files live."""
 

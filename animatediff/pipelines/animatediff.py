@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
 from animatediff.pipelines.assemble import is_sdxl
+from animatediff.pipelines.beginning import VIDEO_STRENGTH, video_latents, video_length, video_tensor
 from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, travelling
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
@@ -21,9 +23,12 @@ from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
+    begin_at,
+    check_strength,
     clip_noise,
     denoise,
     guided,
+    noised,
     one_generator_each,
     set_steps,
     windowed,
@@ -71,6 +76,8 @@ class AnimateDiffPipeline(LoadedPipeline):
         controlnet_conditioning_scale: float = 1.0,
         control_start: float = 0.0,
         control_end: float = 1.0,
+        video: Any = None,
+        strength: float | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -95,8 +102,12 @@ class AnimateDiffPipeline(LoadedPipeline):
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
-        end; `control_start` and `control_end` are the share of the steps that they steer. Raises UserError for values
-        out of range, Cancelled if cancelled.
+        end; `control_start` and `control_end` are the share of the steps that they steer.
+
+        `video`: frames to begin with (PIL, arrays, a tensor in 0..1, or latents), changed by the last `strength` of the
+        steps, more than 0 and at most 1, where nothing of them is left. The clip takes their number and shape.
+
+        Raises UserError for values out of range, Cancelled if cancelled.
         """
         motion = self.attachment
         if motion is None:
@@ -106,6 +117,10 @@ class AnimateDiffPipeline(LoadedPipeline):
         defaults = self.defaults
         prompts = travelling(prompt)
         negatives = None if negative_prompt is None else as_list(negative_prompt)
+        if video is not None:
+            length, picture_size = video_length(video, self.image.vae_scale_factor)
+            num_frames = length if num_frames is None else num_frames
+            width, height = size_like(picture_size, defaults.width * defaults.height, width=width, height=height)
         num_frames = defaults.num_frames if num_frames is None else num_frames
         height = defaults.height if height is None else height
         width = defaults.width if width is None else width
@@ -144,6 +159,9 @@ class AnimateDiffPipeline(LoadedPipeline):
             start=control_start,
             end=control_end,
         )
+        strength = VIDEO_STRENGTH if strength is None else strength
+        check_strength(strength)
+        known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
         generators = one_generator_each(generator, len(prompts))
         if latents is None:
             latents = clip_noise(shape, generators)
@@ -164,7 +182,8 @@ class AnimateDiffPipeline(LoadedPipeline):
         )
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
-        total = len(scheduler.timesteps)
+        timesteps = scheduler.timesteps if known is None else begin_at(scheduler, steps, strength)
+        total = len(timesteps)
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback_on_step_end is not None:
@@ -172,16 +191,28 @@ class AnimateDiffPipeline(LoadedPipeline):
             _tell(on_progress, cancel, Progress("denoise", index + 1, total))
             return latents
 
+        latents = latents.to(device, torch.float32)
+        if known is None:
+            latents = latents * scheduler.init_noise_sigma
+        else:
+            known = video_latents(
+                self.vae,
+                known,
+                shape,
+                device,
+                lambda done, total: _tell(on_progress, cancel, Progress("encode", done, total)),
+            )
+            latents = noised(scheduler, known, latents, timesteps)
         with at_work(given and given.encoder, device):
-            controls = [given.control(self.vae, scheduler.timesteps, device)] if given is not None else []
+            controls = [given.control(self.vae, timesteps, device)] if given is not None else []
             predict: Predict = ClipPredictor(
                 self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls, long.in_motion
             )
             latents = denoise(
-                latents.to(device, torch.float32) * scheduler.init_noise_sigma,
+                latents,
                 predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
                 scheduler=scheduler,
-                timesteps=scheduler.timesteps,
+                timesteps=timesteps,
                 step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
                 after_step=after_step,
             )

@@ -21,6 +21,7 @@ from animatediff.evaluation.stability import loop_seam
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.control_images import control_pictures
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
+from animatediff.pipelines.sources import of_video, sound_of, video_arguments
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.timeline import timeline, timeline_picture
 from animatediff.video.atomic import check_folder, check_writable, write_errors, write_text
@@ -44,7 +45,7 @@ class RenderProgress:
     """A step that has been made, and where it stands in the whole."""
 
     phase: str
-    """`"load"` (of a pipeline), `"denoise"` (steps) or `"decode"` (frames)."""
+    """`"load"` (of a pipeline), `"encode"` (frames of a video), `"denoise"` (steps) or `"decode"` (frames)."""
     step: int
     total: int
     clip: int
@@ -189,6 +190,7 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
         metadata=content,
         loop=request.loop,
         overwrite=overwrite,
+        sound=sound_of(request),
     )
     write_sidecar(path, content)
     if clip.pictures:
@@ -245,7 +247,7 @@ def _clips(
 def with_defaults(request: AnimateRequest, pipe: Any) -> AnimateRequest:
     """`request` with every None that the loaded model decides filled in, so that later versions repeat the frames."""
     defaults = pipe.defaults
-    recommended = {
+    recommended: dict[str, Any] = {
         "num_frames": defaults.num_frames,
         "width": defaults.width,
         "height": defaults.height,
@@ -254,7 +256,7 @@ def with_defaults(request: AnimateRequest, pipe: Any) -> AnimateRequest:
         "fps": defaults.fps,
         "scheduler": _scheduler(pipe),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-    }
+    } | of_video(request, defaults)
     return request.model_copy(update={k: v for k, v in recommended.items() if getattr(request, k) is None})
 
 
@@ -337,5 +339,6 @@ def _frames(
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),
         cancel=cancel,
         **control,
+        **video_arguments(request),
     )
     return np.stack([np.asarray(frame) for frame in out.frames[0]])
