@@ -227,7 +227,8 @@ def test_pooled_texts_of_sdxl_travel_too(xl: AnimateDiffPipeline) -> None:
     with Told(xl) as told:
         xl(PromptTravel({0: "a cat", 2: "a dog"}, hold=0), **TINY)
     cat, dog = (
-        encode(xl.image, [text], num_chunks=1, clip_skip=None, device=torch.device("cpu")) for text in ("a cat", "a dog")
+        encode(xl.image, [text], num_chunks=1, clip_skip=None, device=torch.device("cpu"))
+        for text in ("a cat", "a dog")
     )
     assert cat.pooled is not None and dog.pooled is not None
     (pooled,), (states,) = told.pooled, told.states
@@ -325,8 +326,8 @@ JSON = {
     "unet_batch_size": 1, "prompt_fixed_ratio": 0.25, "head_prompt": "a meadow", "tail_prompt": "oil painting",
     "prompt_map": {"0": "spring", "12": "summer"}, "n_prompt": ["blurry", "dark"], "tensor_interpolation_slerp": True,
     "lora_map": {"share/a.safetensors": 0.5}, "motion_lora_map": {"zoom.ckpt": 0.8}, "output": {"fps": 12},
-    "controlnet_map": {"input_image_dir": "x", "controlnet_tile": {"enable": False}}, "ip_adapter_map": {"enable": False},
-    "upscale_config": {"steps": 5},
+    "controlnet_map": {"input_image_dir": "x", "controlnet_tile": {"enable": False}},
+    "ip_adapter_map": {"enable": False}, "upscale_config": {"steps": 5},
 }  # fmt: skip
 
 
@@ -395,7 +396,9 @@ def test_a_clip_its_timeline_and_its_repeat(place: Path) -> None:
     assert {p.name for p in (place / "o").iterdir()} == {"fox.png", "fox.png.json", "fox.prompts.png"}
     assert "fox.prompts.png" in out
     assert "after each: on a blue background" in err
-    assert "  0    a fox moving right\n  1-3  a fox moving right -> a boat moving left (25 to 75 %)\n  4-5  a boat" in err
+    assert (
+        "  0    a fox moving right\n  1-3  a fox moving right -> a boat moving left (25 to 75 %)\n  4-5  a boat" in err
+    )
     assert "texts stand 4 frames apart, fewer than the 16" in err
     assert Image.open("o/fox.prompts.png").size[0] > 600
     frames = read_video("o/fox.png")[0]

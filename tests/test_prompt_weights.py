@@ -1,4 +1,4 @@
-"""Prompts with weights and of any length: the grammar, chunks, what becomes of the states, and plain ones to the bit."""
+"""Prompts with weights and of any length: the grammar, chunks, the states, and plain prompts to the bit."""
 
 from __future__ import annotations
 
@@ -137,7 +137,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, AnimateDiffPip
     for generation in ("sd1", "sdxl"):
         tiny_models.save_base(folder / f"{generation}.safetensors", generation)
     found = {
-        generation: AnimateDiffPipeline.from_single_file(folder / f"{generation}.safetensors", torch_dtype=torch.float32)
+        generation: AnimateDiffPipeline.from_single_file(
+            folder / f"{generation}.safetensors", torch_dtype=torch.float32
+        )
         for generation in ("sd1", "sdxl")
     }
     return found | {"golden": pipeline()}

@@ -71,7 +71,7 @@ Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 class AnimateRequest(_Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
-    Lists of prompts, negative prompts, travels and seeds are as long as there are clips, or hold one entry that serves all.
+    Lists of prompts, travels, negative prompts and seeds are as long as there are clips, or hold one entry for all.
     """
 
     model: Name = None
@@ -115,7 +115,7 @@ class AnimateRequest(_Frozen):
     prompt_loop: bool = False
     """The last text blends back to the first, for clips that loop."""
     plain_prompts: bool = False
-    """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs and nothing is cut."""
+    """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs, nothing is cut."""
 
     num_frames: Count | None = None
     width: Size | None = None
@@ -208,11 +208,7 @@ class AnimateRequest(_Frozen):
 
     def clip(self, index: int) -> AnimateRequest:
         """The request for clip `index` alone."""
-        one = {
-            name: (values[index % len(values)],)
-            for name in PER_CLIP
-            if (values := getattr(self, name))
-        }
+        one = {name: (values[index % len(values)],) for name in PER_CLIP if (values := getattr(self, name))}
         return self.model_copy(update=one)
 
     def shown(self, index: int = 0) -> str | PromptTravel:

@@ -68,9 +68,9 @@ def encode_texts(
         return Texts(embeddings)
     sdxl: Any = image
     states = embeddings.states if isinstance(embeddings, FrameStates) else embeddings
-    time_ids = sdxl._get_add_time_ids(
-        size, (0, 0), size, states.dtype, sdxl.text_encoder_2.config.projection_dim
-    ).to(device)
+    time_ids = sdxl._get_add_time_ids(size, (0, 0), size, states.dtype, sdxl.text_encoder_2.config.projection_dim).to(
+        device
+    )
     return Texts(embeddings, pooled, time_ids.repeat(len(prompts) * (1 + guidance), 1))
 
 
