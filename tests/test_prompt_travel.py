@@ -258,6 +258,9 @@ def test_all_ways_to_say_it_are_one_request() -> None:
         assert texts(request) == SEASONS
     assert texts(build_request({"prompt_travel": {6: "a", 9: "b"}})) == {0: "a", 6: "a", 9: "b"}
     assert build_request({"prompt": {0: "a"}}).shown() == "a"
+    assert not request.shown().loop
+    for loop in ("prompt_loop", "closed_loop"):  # a clip whose end meets its start ends on its first text
+        assert build_request({"prompt": SEASONS, loop: True}).shown().loop
     assert build_request({"prompt": ["a", "b"], "prompt_tail": "c"}).shown(1) == "b, c"
 
 

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from animatediff.cli import inputs
 from animatediff.cli.errors import reports_errors
 
 _WHAT, _MODEL, _PICTURE = "In place of prompts", "Model", "Picture and motion"
 _CONTROL, _RUN, _OUT = "Pictures to show", "Machine", "Output"
 _WORDS = "Words on the way"
+_LONG = "Long clips and loops"
 
 # typer reads these annotations at run time, where `list[str] | None` works from Python 3.10 on.
 Text = Optional[str]  # noqa: UP045
@@ -88,6 +90,18 @@ def animate(
     clip_skip: Annotated[Number, _option("Last layers of the text encoder to pass over.", _PICTURE)] = None,
     window: Annotated[Number, _option("Frames seen at once in long clips.", _PICTURE)] = None,
     overlap: Annotated[Number, _option("Frames shared by two windows.", _PICTURE)] = None,
+    stride: Annotated[
+        Number, _option("2 adds windows of every second frame, 3 also of every fourth (1).", _LONG)
+    ] = None,
+    blend: Annotated[
+        Text, _option("Where windows overlap: pyramid, flat, overlap-linear, gauss.", _LONG, metavar="HOW")
+    ] = None,
+    closed_loop: Annotated[
+        bool, _option("The first frame follows the last; the seam is measured.", _LONG, "--closed-loop")
+    ] = False,
+    long_mode: Annotated[
+        Text, _option("Windows over the unet, or in the motion modules alone: unet, motion.", _LONG, metavar="MODE")
+    ] = None,
     sparsectrl: Annotated[
         Text, _option("SparseCtrl encoder, for pictures or sketches.", _CONTROL, metavar="FILE")
     ] = None,
@@ -107,6 +121,13 @@ def animate(
         bool, _option("Turn pictures grey, from black to white.", _CONTROL, "--normalize-condition-images")
     ] = False,
     sparsectrl_config: Annotated[Text, _option("SparseCtrl YAML of the original; only compared.", _CONTROL)] = None,
+    video: inputs.Video = None,
+    strength: inputs.Strength = None,
+    video_fps: inputs.VideoFps = None,
+    video_start: inputs.VideoStart = None,
+    video_duration: inputs.VideoDuration = None,
+    resize: inputs.Resize = None,
+    audio: inputs.Audio = False,
     device: Annotated[Text, _option("cpu, cuda, cuda:1, mps.", _RUN)] = None,
     dtype: Annotated[Text, _option("float32, float16 or bfloat16.", _RUN)] = None,
     cpu_offload: Annotated[bool, _option("Keep on the GPU only what is at work.", _RUN, "--cpu-offload")] = False,
@@ -165,6 +186,10 @@ def animate(
         "clip_skip": clip_skip,
         "window": window,
         "overlap": overlap,
+        "stride": stride,
+        "blend": blend,
+        "closed_loop": closed_loop or None,
+        "long_mode": long_mode,
         "sparsectrl": sparsectrl,
         "control_images": control_image or None,
         "control_indices": control_index or None,
@@ -174,6 +199,13 @@ def animate(
         "control_preprocess": control_preprocess,
         "normalize_condition_images": normalize_condition_images or None,
         "sparsectrl_config": sparsectrl_config,
+        "video": video,
+        "strength": strength,
+        "video_fps": video_fps,
+        "video_start": video_start,
+        "video_duration": video_duration,
+        "resize": resize,
+        "audio": audio or None,
         "device": device,
         "dtype": dtype,
         "cpu_offload": cpu_offload or None,
@@ -227,8 +259,9 @@ def run(
             done = render_runs(requests, Path(config).stem, on_progress=on_progress)
         else:
             done = render(requests[0], on_progress=on_progress)
-    for file, request in zip(done.files, done.requests, strict=True):
-        print(file if quiet else f"{file}  (seed {request.seed[0]})")
+    for file, request, seam in zip(done.files, done.requests, done.seams, strict=True):
+        of_loop = "" if seam is None else f"; loop seam {seam:.2f}, 1 is seamless"
+        print(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
     for sheet in [] if quiet else done.sheets:
         print(sheet)
     if done.grid is not None:

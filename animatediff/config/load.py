@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.config.files import Lines, find, parse_json, parse_yaml, read_text
-from animatediff.config.original import RENAMED, is_run, settings_of
+from animatediff.config.original import ALIASES, RENAMED, is_run, settings_of
 from animatediff.config.request import PATH_FIELDS, AnimateRequest, build_request
 from animatediff.config.travel import normal_prompts
 from animatediff.config.travel_json import DATA, is_travel_json, settings_of_travel
@@ -102,7 +102,8 @@ def _requests(
             raise
         raise UserError(str(error).replace(f"{where}: ", f"{where}, line {lines[unknown]}: ", 1)) from error
     values = merge(resolve(values, [folder]), overrides)
-    lines = {**lines, **{RENAMED[key]: line for key, line in lines.items() if key in RENAMED}}
+    names = {**RENAMED, **ALIASES}
+    lines = {**lines, **{names[key]: line for key, line in lines.items() if key in names}}
     lines = {key: line for key, line in lines.items() if key not in overrides}
     modules = values.pop("motion_module", None)
     listed = modules if isinstance(modules, list) and modules else [modules]

@@ -32,6 +32,14 @@ RENAMED = {
 }
 """One key, one setting."""
 
+ALIASES = {
+    "context_length": "window",
+    "context_overlap": "overlap",
+    "context_stride": "stride",
+    "fuse_method": "blend",
+}
+"""Names by which users of ComfyUI know our settings; read, not written."""
+
 BASE_KEYS = ("dreambooth_path", "ckpt_path", "model", "pretrained_model_path", "base_model_path")
 """Keys that name the image model; the first that is not empty counts: `dreambooth_path` replaces the weights."""
 
@@ -49,6 +57,7 @@ STRUCTURED = (
 )
 RUN_KEYS = (
     *RENAMED,
+    *ALIASES,
     *BASE_KEYS,
     *STRUCTURED,
     "inference_config",
@@ -88,8 +97,8 @@ def settings_of(run: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     for key, value in given.items():
-        if key in RENAMED:
-            _put(values, RENAMED[key], value, key, where)
+        if (setting := RENAMED.get(key) or ALIASES.get(key)) is not None:
+            _put(values, setting, value, key, where)
         elif key in FIELDS and key != "model":
             _put(values, key, value, key, where)
     if "random_seed" in given:  # the seeds that a finished run really used

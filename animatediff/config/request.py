@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from animatediff.config.inputs import INPUT_PATHS, VideoSettings
 from animatediff.config.travel import normal_prompts
 from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
@@ -68,7 +69,7 @@ Travels = Annotated[tuple[dict[int, str], ...], BeforeValidator(_listed_or_none)
 Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 
 
-class AnimateRequest(_Frozen):
+class AnimateRequest(VideoSettings, _Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
     Lists of prompts, travels, negative prompts and seeds are as long as there are clips, or hold one entry for all.
@@ -113,7 +114,7 @@ class AnimateRequest(_Frozen):
     prompt_hold: Share = DEFAULT_HOLD
     """Share of each stretch that shows its text before it blends to the next: 0 blends all the way, 1 switches."""
     prompt_loop: bool = False
-    """The last text blends back to the first, for clips that loop."""
+    """The last text blends back to the first, as it does in a closed loop."""
     plain_prompts: bool = False
     """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs, nothing is cut."""
 
@@ -131,6 +132,14 @@ class AnimateRequest(_Frozen):
     """Frames that the motion module sees at once in clips longer than that."""
     overlap: Annotated[int, Field(ge=0)] | None = None
     """Frames shared by two neighbouring windows."""
+    stride: Annotated[int, Field(ge=1, le=16)] = 1
+    """1 for windows of neighbouring frames; 2 adds windows of every second frame, 3 also of every fourth, ...."""
+    blend: Literal["pyramid", "flat", "overlap-linear", "gauss"] = "pyramid"
+    """How windows count where they overlap."""
+    closed_loop: bool = False
+    """The first frame follows the last."""
+    long_mode: Literal["unet", "motion"] = "unet"
+    """Windows over the whole UNet, or inside the motion modules alone."""
     decode_chunk_size: Count | None = None
     """Frames decoded at once."""
     fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
@@ -182,6 +191,7 @@ class AnimateRequest(_Frozen):
             for texts in self.prompt_travel:
                 check_frames(texts, self.num_frames)
         self._check_control()
+        self._check_video()
         return self
 
     def _check_control(self) -> None:
@@ -223,7 +233,7 @@ class AnimateRequest(_Frozen):
             tail=tail,
             interpolation=self.prompt_interpolation,
             hold=self.prompt_hold,
-            loop=self.prompt_loop,
+            loop=self.prompt_loop or self.closed_loop,
         )
 
     def stored(self) -> dict[str, Any]:
@@ -249,6 +259,7 @@ PATH_FIELDS = {
     "sparsectrl_config": "",
     "control_images": "",
     "inference_config": "",
+    **INPUT_PATHS,
 }
 """Settings that name a file, and the folder under models/ where such files live."""
 

@@ -8,22 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
-from animatediff.motion import uniform_windows
 from animatediff.pipelines.assemble import is_sdxl
-from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, check_window, travelling
+from animatediff.pipelines.beginning import VIDEO_STRENGTH, video_latents, video_length, video_tensor
+from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, travelling
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
+from animatediff.pipelines.long_clips import long_clip
 from animatediff.pipelines.output import AnimateDiffOutput, Progress
 from animatediff.pipelines.texts import encode_texts
 from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
+    begin_at,
+    check_strength,
     clip_noise,
     denoise,
     guided,
+    noised,
     one_generator_each,
     set_steps,
     windowed,
@@ -60,6 +65,10 @@ class AnimateDiffPipeline(LoadedPipeline):
         plain_prompts: bool = False,
         window: int | None = None,
         overlap: int | None = None,
+        stride: int = 1,
+        blend: str = "pyramid",
+        closed_loop: bool = False,
+        long_mode: str = "unet",
         decode_chunk_size: int | None = None,
         eta: float = 0.0,
         conditioning_frames: Any = None,
@@ -67,6 +76,8 @@ class AnimateDiffPipeline(LoadedPipeline):
         controlnet_conditioning_scale: float = 1.0,
         control_start: float = 0.0,
         control_end: float = 1.0,
+        video: Any = None,
+        strength: float | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -80,14 +91,23 @@ class AnimateDiffPipeline(LoadedPipeline):
         None is what `defaults` says. `height` and `width` are pixels, multiples of 8. A `guidance_scale` of at most 1
         renders without negative prompts, at half the cost. `generator`: one, or one a clip; noise is drawn on its
         device. `latents`: (b, 4, f, h, w) noise to start from instead. `clip_skip`: how many of the text encoder's last
-        layers to pass over. More frames than the motion module knows are rendered in windows of `window` frames that
-        share `overlap` frames with the next. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
+        layers to pass over. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
         changed latents; `cancel()` is asked after each step.
+
+        More frames than the motion module knows are rendered in windows of `window` frames that share `overlap` frames
+        with the next and blend as `blend` says (`pyramid`, `flat`, `overlap-linear`, `gauss`). `stride` 2 adds windows
+        of every second frame, 3 also of every fourth. With `closed_loop` the first frame follows the last. `long_mode`
+        "unet" predicts window after window, at the memory of one; "motion" has windows in the motion modules alone, so
+        that the image layers see each frame once a step, at the memory of the whole clip's feature maps.
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
-        end; `control_start` and `control_end` are the share of the steps that they steer. Raises UserError for values
-        out of range, Cancelled if cancelled.
+        end; `control_start` and `control_end` are the share of the steps that they steer.
+
+        `video`: frames to begin with (PIL, arrays, a tensor in 0..1, or latents), changed by the last `strength` of the
+        steps, more than 0 and at most 1, where nothing of them is left. The clip takes their number and shape.
+
+        Raises UserError for values out of range, Cancelled if cancelled.
         """
         motion = self.attachment
         if motion is None:
@@ -97,6 +117,10 @@ class AnimateDiffPipeline(LoadedPipeline):
         defaults = self.defaults
         prompts = travelling(prompt)
         negatives = None if negative_prompt is None else as_list(negative_prompt)
+        if video is not None:
+            length, picture_size = video_length(video, self.image.vae_scale_factor)
+            num_frames = length if num_frames is None else num_frames
+            width, height = size_like(picture_size, defaults.width * defaults.height, width=width, height=height)
         num_frames = defaults.num_frames if num_frames is None else num_frames
         height = defaults.height if height is None else height
         width = defaults.width if width is None else width
@@ -108,7 +132,17 @@ class AnimateDiffPipeline(LoadedPipeline):
         max_positions = motion.adapter.numerics.max_positions
         if conditioning_frames is not None and self.sparsectrl is not None:
             max_positions = min(max_positions, self.sparsectrl.sparse_config.max_positions)
-        window, overlap = check_window(window, overlap, num_frames, defaults.window, max_positions)
+        long = long_clip(
+            num_frames,
+            window=window,
+            overlap=overlap,
+            stride=stride,
+            blend=blend,
+            closed_loop=closed_loop,
+            mode=long_mode,
+            default_window=defaults.window,
+            max_positions=max_positions,
+        )
         if negatives is not None and len(negatives) == 1:
             negatives *= len(prompts)
 
@@ -125,6 +159,9 @@ class AnimateDiffPipeline(LoadedPipeline):
             start=control_start,
             end=control_end,
         )
+        strength = VIDEO_STRENGTH if strength is None else strength
+        check_strength(strength)
+        known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
         generators = one_generator_each(generator, len(prompts))
         if latents is None:
             latents = clip_noise(shape, generators)
@@ -145,7 +182,8 @@ class AnimateDiffPipeline(LoadedPipeline):
         )
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
-        total = len(scheduler.timesteps)
+        timesteps = scheduler.timesteps if known is None else begin_at(scheduler, steps, strength)
+        total = len(timesteps)
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback_on_step_end is not None:
@@ -153,18 +191,28 @@ class AnimateDiffPipeline(LoadedPipeline):
             _tell(on_progress, cancel, Progress("denoise", index + 1, total))
             return latents
 
+        latents = latents.to(device, torch.float32)
+        if known is None:
+            latents = latents * scheduler.init_noise_sigma
+        else:
+            known = video_latents(
+                self.vae,
+                known,
+                shape,
+                device,
+                lambda done, total: _tell(on_progress, cancel, Progress("encode", done, total)),
+            )
+            latents = noised(scheduler, known, latents, timesteps)
         with at_work(given and given.encoder, device):
-            controls = [given.control(self.vae, scheduler.timesteps, device)] if given is not None else []
+            controls = [given.control(self.vae, timesteps, device)] if given is not None else []
             predict: Predict = ClipPredictor(
-                self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls
+                self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls, long.in_motion
             )
             latents = denoise(
-                latents.to(device, torch.float32) * scheduler.init_noise_sigma,
-                predict=windowed(
-                    guided(predict, scale) if guidance else predict, uniform_windows(num_frames, window, overlap)
-                ),
+                latents,
+                predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
                 scheduler=scheduler,
-                timesteps=scheduler.timesteps,
+                timesteps=timesteps,
                 step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
                 after_step=after_step,
             )

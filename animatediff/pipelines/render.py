@@ -17,9 +17,11 @@ from animatediff.config.request import AnimateRequest
 from animatediff.control.indices import frame_indices
 from animatediff.control.sheet import keyframe_sheet
 from animatediff.errors import UserError
+from animatediff.evaluation.stability import loop_seam
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.control_images import control_pictures
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
+from animatediff.pipelines.sources import of_video, sound_of, video_arguments
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.timeline import timeline, timeline_picture
 from animatediff.video.atomic import check_folder, check_writable, write_errors, write_text
@@ -43,7 +45,7 @@ class RenderProgress:
     """A step that has been made, and where it stands in the whole."""
 
     phase: str
-    """`"load"` (of a pipeline), `"denoise"` (steps) or `"decode"` (frames)."""
+    """`"load"` (of a pipeline), `"encode"` (frames of a video), `"denoise"` (steps) or `"decode"` (frames)."""
     step: int
     total: int
     clip: int
@@ -64,6 +66,8 @@ class RenderResult:
     sheets: list[Path] = field(default_factory=list)
     """One a clip with pictures: what was given, above what was rendered at those frames; and one a clip with a prompt
     that travels: which text it shows when."""
+    seams: list[float | None] = field(default_factory=list)
+    """One a clip, of closed loops: the step from the last frame to the first over that of neighbours, 1 is seamless."""
     grid: Path | None = None
     config: Path | None = None
 
@@ -187,6 +191,7 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
         metadata=content,
         loop=request.loop,
         overwrite=overwrite,
+        sound=sound_of(request),
     )
     write_sidecar(path, content)
     if clip.pictures:
@@ -196,6 +201,7 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
     if isinstance(shown := request.shown(), PromptTravel):
         picture = timeline_picture(shown, len(clip.frames))
         result.sheets.append(write_picture(picture, path.with_name(f"{path.stem}.prompts.png")))
+    result.seams.append(loop_seam(clip.frames) if request.closed_loop else None)
     result.files.append(path)
     result.requests.append(request)
 
@@ -242,7 +248,7 @@ def _clips(
 def with_defaults(request: AnimateRequest, pipe: Any) -> AnimateRequest:
     """`request` with every None that the loaded model decides filled in, so that later versions repeat the frames."""
     defaults = pipe.defaults
-    recommended = {
+    recommended: dict[str, Any] = {
         "num_frames": defaults.num_frames,
         "width": defaults.width,
         "height": defaults.height,
@@ -251,7 +257,7 @@ def with_defaults(request: AnimateRequest, pipe: Any) -> AnimateRequest:
         "fps": defaults.fps,
         "scheduler": _scheduler(pipe),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-    }
+    } | of_video(request, defaults)
     return request.model_copy(update={k: v for k, v in recommended.items() if getattr(request, k) is None})
 
 
@@ -325,10 +331,15 @@ def _frames(
         plain_prompts=request.plain_prompts,
         window=request.window,
         overlap=request.overlap,
+        stride=request.stride,
+        blend=request.blend,
+        closed_loop=request.closed_loop,
+        long_mode=request.long_mode,
         decode_chunk_size=request.decode_chunk_size,
         output_type="pil",
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),
         cancel=cancel,
         **control,
+        **video_arguments(request),
     )
     return np.stack([np.asarray(frame) for frame in out.frames[0]])

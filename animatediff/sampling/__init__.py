@@ -4,6 +4,7 @@ from animatediff.sampling.controls import Control, Residuals, UNetInputs, active
 from animatediff.sampling.loop import Cancelled, clip_noise, denoise, one_generator_each
 from animatediff.sampling.predict import ClipPredictor, guided, windowed
 from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name, set_steps
+from animatediff.sampling.start import begin_at, check_strength, noised
 
 __all__ = [
     "SCHEDULERS",
@@ -13,10 +14,13 @@ __all__ = [
     "Residuals",
     "UNetInputs",
     "active_timesteps",
+    "begin_at",
+    "check_strength",
     "clip_noise",
     "denoise",
     "guided",
     "make_scheduler",
+    "noised",
     "one_generator_each",
     "scheduler_name",
     "set_steps",

@@ -10,8 +10,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from animatediff.motion import FrameCount, frame_weights
-from animatediff.sampling.controls import Control, UNetInputs, total_residuals
+from animatediff.motion import FrameCount, Window
+from animatediff.sampling.chunks import layers_in_chunks
+from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -37,11 +38,14 @@ class ClipPredictor:
     """(b, 6) sizes and crops of SDXL."""
     controls: Sequence[Control] = ()
     """Asked at every call; what they give is added up."""
+    windows: Sequence[Window] = ()
+    """Windows inside the motion modules, over all frames of a clip that is given at once."""
+    motion_scale: Tensor | None = None
+    """(f,) for the frames of the whole clip: how much of what the motion modules say is added to each."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
         num_frames = latents.shape[2]
-        self.frames.num_frames = num_frames
         states = _per_frame(self.embeddings, frames)
         conditions = None
         if self.pooled is not None and self.time_ids is not None:
@@ -56,16 +60,22 @@ class ClipPredictor:
             conditions=conditions,
             frames=frames,
         )
-        residuals = total_residuals(self.controls, inputs)
-        out = self.unet(
-            inputs.latents,
-            timestep,
-            encoder_hidden_states=inputs.embeddings,
-            added_cond_kwargs=conditions,
-            down_block_additional_residuals=None if residuals is None else residuals.down,
-            mid_block_additional_residual=None if residuals is None else residuals.mid,
-            return_dict=False,
-        )[0]
+        residuals = (
+            blended_residuals(self.controls, inputs, self.windows)
+            if self.windows
+            else total_residuals(self.controls, inputs)
+        )
+        scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
+        with self.frames.during(num_frames, self.windows, scale), layers_in_chunks(self.unet, bool(self.windows)):
+            out = self.unet(
+                inputs.latents,
+                timestep,
+                encoder_hidden_states=inputs.embeddings,
+                added_cond_kwargs=conditions,
+                down_block_additional_residuals=None if residuals is None else residuals.down,
+                mid_block_additional_residual=None if residuals is None else residuals.mid,
+                return_dict=False,
+            )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
 
@@ -84,19 +94,17 @@ def guided(predict: Predict, scale: float) -> Predict:
     return call
 
 
-def windowed(predict: Predict, windows: Sequence[range]) -> Predict:
-    """Predict each window of frames by itself and average where they overlap, frames in mid-window counting most."""
-    if len(windows) == 1:
+def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
+    """Predict each window of frames by itself and blend them by their shares; all frames at once without windows."""
+    if len(windows) < 2:
         return predict
 
     def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         total = torch.zeros_like(latents)
-        weight = torch.zeros(latents.shape[2], device=latents.device)
         for window in windows:
-            part = slice(window.start, window.stop)
-            share = frame_weights(len(window)).to(latents.device)
-            total[:, :, part] += predict(latents[:, :, part], timestep, frames[part]) * share[:, None, None]
-            weight[part] += share
-        return total / weight[:, None, None]
+            places = torch.tensor(window.frames, device=latents.device)
+            said = predict(latents.index_select(2, places), timestep, [frames[place] for place in window.frames])
+            total.index_add_(2, places, said * window.share.to(latents)[:, None, None])
+        return total
 
     return call
