@@ -72,8 +72,7 @@ Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 class AnimateRequest(VideoSettings, _Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
-    Lists of prompts, negative prompts, travels and seeds are as long as there are clips, or hold one entry that serves
-    all.
+    Lists of prompts, travels, negative prompts and seeds are as long as there are clips, or hold one entry for all.
     """
 
     model: Name = None
@@ -115,9 +114,9 @@ class AnimateRequest(VideoSettings, _Frozen):
     prompt_hold: Share = DEFAULT_HOLD
     """Share of each stretch that shows its text before it blends to the next: 0 blends all the way, 1 switches."""
     prompt_loop: bool = False
-    """The last text blends back to the first, for clips that loop."""
+    """The last text blends back to the first, as it does in a closed loop."""
     plain_prompts: bool = False
-    """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs and nothing is cut."""
+    """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs, nothing is cut."""
 
     num_frames: Count | None = None
     width: Size | None = None
@@ -234,7 +233,7 @@ class AnimateRequest(VideoSettings, _Frozen):
             tail=tail,
             interpolation=self.prompt_interpolation,
             hold=self.prompt_hold,
-            loop=self.prompt_loop,
+            loop=self.prompt_loop or self.closed_loop,
         )
 
     def stored(self) -> dict[str, Any]:
