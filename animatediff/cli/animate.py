@@ -85,6 +85,16 @@ def animate(
     long_mode: Annotated[
         Text, _option("Windows over the unet, or in the motion modules alone: unet, motion.", _LONG, metavar="MODE")
     ] = None,
+    noise: Annotated[
+        Text,
+        _option("default, or freenoise: later frames have the first ones' noise, shuffled.", _LONG, metavar="KIND"),
+    ] = None,
+    freeinit: Annotated[Number, _option("FreeInit: how often the clip is sampled, 2 to 5; 1 is off.", _LONG)] = None,
+    freeinit_filter: Annotated[
+        Text, _option("butterworth, gaussian, ideal or box.", _LONG, "--freeinit-filter", metavar="NAME")
+    ] = None,
+    freeinit_ds: Annotated[Real, _option("Share of the frequencies kept over space (0.25).", _LONG)] = None,
+    freeinit_dt: Annotated[Real, _option("The same over frames (0.25).", _LONG)] = None,
     sparsectrl: Annotated[
         Text, _option("SparseCtrl encoder, for pictures or sketches.", _CONTROL, metavar="FILE")
     ] = None,
@@ -159,6 +169,11 @@ def animate(
         "blend": blend,
         "closed_loop": closed_loop or None,
         "long_mode": long_mode,
+        "noise": noise,
+        "freeinit": freeinit,
+        "freeinit_filter": freeinit_filter,
+        "freeinit_ds": freeinit_ds,
+        "freeinit_dt": freeinit_dt,
         "sparsectrl": sparsectrl,
         "control_images": control_image or None,
         "control_indices": control_index or None,

@@ -119,6 +119,15 @@ class AnimateRequest(_Frozen):
     """The first frame follows the last."""
     long_mode: Literal["unet", "motion"] = "unet"
     """Windows over the whole UNet, or inside the motion modules alone."""
+    noise: Literal["default", "freenoise"] = "default"
+    """Independent for every frame, or FreeNoise: behind the first window that window's noise, shuffled."""
+    freeinit: Annotated[int, Field(ge=1, le=20)] = 1
+    """Times that the clip is sampled, each time from noise with the slow parts of the time before; 1 is off."""
+    freeinit_filter: Literal["butterworth", "gaussian", "ideal", "box"] = "butterworth"
+    freeinit_ds: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the frequencies over height and width that pass to the next time."""
+    freeinit_dt: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """The same over frames."""
     decode_chunk_size: Count | None = None
     """Frames decoded at once."""
     fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None

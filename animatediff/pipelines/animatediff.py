@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +21,10 @@ from animatediff.pipelines.texts import encode_texts
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
-    clip_noise,
+    FreeInit,
     denoise,
+    draw_noise,
+    free_init,
     guided,
     one_generator_each,
     set_steps,
@@ -59,6 +62,11 @@ class AnimateDiffPipeline(LoadedPipeline):
         blend: str = "pyramid",
         closed_loop: bool = False,
         long_mode: str = "unet",
+        noise: str = "default",
+        freeinit: int = 1,
+        freeinit_filter: str = "butterworth",
+        freeinit_ds: float = 0.25,
+        freeinit_dt: float = 0.25,
         decode_chunk_size: int | None = None,
         eta: float = 0.0,
         conditioning_frames: Any = None,
@@ -84,6 +92,11 @@ class AnimateDiffPipeline(LoadedPipeline):
         of every second frame, 3 also of every fourth. With `closed_loop` the first frame follows the last. `long_mode`
         "unet" predicts window after window, at the memory of one; "motion" has windows in the motion modules alone, so
         that the image layers see each frame once a step, at the memory of the whole clip's feature maps.
+
+        `noise` "freenoise" shuffles the noise of the first window for the frames behind it. `freeinit`: how often the
+        clip is sampled, each time from noise that has its low frequencies from the time before; `freeinit_filter`
+        (`butterworth`, `gaussian`, `ideal`, `box`), `freeinit_ds` and `freeinit_dt` say which are low, over space and
+        over frames.
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
@@ -117,8 +130,12 @@ class AnimateDiffPipeline(LoadedPipeline):
             blend=blend,
             closed_loop=closed_loop,
             mode=long_mode,
+            noise=noise,
             default_window=defaults.window,
             max_positions=max_positions,
+        )
+        again = FreeInit(
+            iterations=freeinit, filter=freeinit_filter, spatial_stop=freeinit_ds, temporal_stop=freeinit_dt
         )
         if negatives is not None and len(negatives) == 1:
             negatives *= len(prompts)
@@ -137,8 +154,11 @@ class AnimateDiffPipeline(LoadedPipeline):
             end=control_end,
         )
         generators = one_generator_each(generator, len(prompts))
+        draw = partial(draw_noise, shape, generators, kind=noise, window=long.length, overlap=long.overlap)
         if latents is None:
-            latents = clip_noise(shape, generators)
+            latents = draw()
+        elif noise != "default":
+            raise UserError(f"latents are given, and noise={noise!r} says how to draw them; give one of the two")
         elif latents.shape != shape:
             raise UserError(f"latents must be (b, c, f, h, w) = {shape} for this call, got {tuple(latents.shape)}")
 
@@ -154,7 +174,8 @@ class AnimateDiffPipeline(LoadedPipeline):
         )
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
-        total = len(scheduler.timesteps)
+        num_timesteps = len(scheduler.timesteps)
+        total = num_timesteps * again.iterations
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback_on_step_end is not None:
@@ -167,13 +188,22 @@ class AnimateDiffPipeline(LoadedPipeline):
             predict: Predict = ClipPredictor(
                 self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls, long.in_motion
             )
-            latents = denoise(
-                latents.to(device, torch.float32) * scheduler.init_noise_sigma,
-                predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
-                scheduler=scheduler,
-                timesteps=scheduler.timesteps,
-                step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
-                after_step=after_step,
+            predict = windowed(guided(predict, scale) if guidance else predict, long.over_unet)
+
+            def sample(iteration: int, noise: Tensor) -> Tensor:
+                if iteration:
+                    set_steps(scheduler, steps, device)  # samplers remember what they did
+                return denoise(
+                    noise.to(device, torch.float32) * scheduler.init_noise_sigma,
+                    predict=predict,
+                    scheduler=scheduler,
+                    timesteps=scheduler.timesteps,
+                    step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
+                    after_step=lambda index, *rest: after_step(iteration * num_timesteps + index, *rest),
+                )
+
+            latents = free_init(
+                sample, latents, settings=again, draw=draw, alpha_cumprod=float(scheduler.alphas_cumprod[-1])
             )
         if not latents.isfinite().all():
             raise UserError(
