@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from animatediff.control.curve import frame_curve, parse_curve
 from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
 
@@ -42,6 +43,9 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PathName = Annotated[str, Field(min_length=1)]
+
+
+MotionScale = Annotated[float | dict[int, float], BeforeValidator(parse_curve)]
 
 
 class _Frozen(BaseModel):
@@ -119,6 +123,8 @@ class AnimateRequest(_Frozen):
     """The first frame follows the last."""
     long_mode: Literal["unet", "motion"] = "unet"
     """Windows over the whole UNet, or inside the motion modules alone."""
+    motion_scale: MotionScale = 1.0
+    """How much of what the motion modules say is added: a number, or numbers at frames with straight lines between."""
     noise: Literal["default", "freenoise"] = "default"
     """Independent for every frame, or FreeNoise: behind the first window that window's noise, shuffled."""
     freeinit: Annotated[int, Field(ge=1, le=20)] = 1
@@ -170,6 +176,8 @@ class AnimateRequest(_Frozen):
             raise ValueError(f"{found}: expected one for all clips, or as many as there are clips")
         if self.window is not None and self.overlap is not None and self.overlap >= self.window:
             raise ValueError(f"overlap={self.overlap} must be less than window={self.window}")
+        if not isinstance(self.motion_scale, dict) or self.num_frames is not None:
+            frame_curve(self.motion_scale, self.num_frames or 1, "motion_scale")
         self._check_control()
         return self
 

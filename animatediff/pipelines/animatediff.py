@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animatediff.control.curve import Curve, frame_curve
 from animatediff.errors import UserError
 from animatediff.pipelines.assemble import is_sdxl
 from animatediff.pipelines.checks import as_list, check_call, check_clip_skip
@@ -62,6 +63,7 @@ class AnimateDiffPipeline(LoadedPipeline):
         blend: str = "pyramid",
         closed_loop: bool = False,
         long_mode: str = "unet",
+        motion_scale: Curve = 1.0,
         noise: str = "default",
         freeinit: int = 1,
         freeinit_filter: str = "butterworth",
@@ -97,6 +99,9 @@ class AnimateDiffPipeline(LoadedPipeline):
         clip is sampled, each time from noise that has its low frequencies from the time before; `freeinit_filter`
         (`butterworth`, `gaussian`, `ideal`, `box`), `freeinit_ds` and `freeinit_dt` say which are low, over space and
         over frames.
+
+        `motion_scale`: how much of what the motion modules say is added to each frame, 1 as trained, 0 the image model
+        alone: a number, `{0: 1.0, 15: 0.3}` with straight lines between frames, or one number a frame.
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
@@ -137,6 +142,7 @@ class AnimateDiffPipeline(LoadedPipeline):
         again = FreeInit(
             iterations=freeinit, filter=freeinit_filter, spatial_stop=freeinit_ds, temporal_stop=freeinit_dt
         )
+        strengths = torch.tensor(frame_curve(motion_scale, num_frames, "motion_scale"))
         if negatives is not None and len(negatives) == 1:
             negatives *= len(prompts)
 
@@ -186,7 +192,14 @@ class AnimateDiffPipeline(LoadedPipeline):
         with at_work(given and given.encoder, device):
             controls = [given.control(self.vae, scheduler.timesteps, device)] if given is not None else []
             predict: Predict = ClipPredictor(
-                self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls, long.in_motion
+                self.unet,
+                motion.frames,
+                texts.embeddings,
+                texts.pooled,
+                texts.time_ids,
+                controls,
+                windows=long.in_motion,
+                motion_scale=None if strengths.eq(1).all() else strengths,
             )
             predict = windowed(guided(predict, scale) if guidance else predict, long.over_unet)
 

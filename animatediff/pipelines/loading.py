@@ -125,13 +125,17 @@ class LoadedPipeline:
     def load_lora_weights(self, path: str | Path, *, adapter_name: str | None = None, scale: float = 1.0) -> str:
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
-        Several can be loaded; all act at their own strength until `set_adapters` says otherwise. Raises UserError for a
-        file that is no LoRA or fits nothing in this model.
+        `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn". Several can be loaded; all
+        act at their own strength until `set_adapters` says otherwise. Raises UserError for a file that is no LoRA or
+        fits nothing in this model.
         """
+        from animatediff.weights.download import KNOWN_FILES, fetch, motion_lora_file
         from animatediff.weights.lora import load_lora
 
         self._check_in_memory()
         encoders = self._text_encoders
+        if (path := motion_lora_file(path)) in KNOWN_FILES:
+            path = fetch(path, download=False)
         return load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
 
     def _check_in_memory(self) -> None:

@@ -303,6 +303,7 @@ def _frames(
         blend=request.blend,
         closed_loop=request.closed_loop,
         long_mode=request.long_mode,
+        motion_scale=request.motion_scale,
         noise=request.noise,
         freeinit=request.freeinit,
         freeinit_filter=request.freeinit_filter,
