@@ -16,8 +16,8 @@ import numpy as np
 
 from animatediff.training.data.clip import choose_frames, draw, to_clip
 from animatediff.training.data.config import DataConfig
-from animatediff.training.data.decode import VideoFile
 from animatediff.video import VideoWriter, read_video
+from animatediff.video.decode import VideoFile
 
 FPS, SECONDS, HEIGHT, WIDTH = 24, 20, 360, 640
 

@@ -16,9 +16,9 @@ from videos import HEIGHT, WIDTH, number_of, numbered_frame, numbered_video
 
 from animatediff.training.data.clip import Draw, choose_frames, cut, draw, to_clip
 from animatediff.training.data.config import DataConfig
-from animatediff.training.data.decode import VideoFile
-from animatediff.training.data.media import BadMedia, read_picture
 from animatediff.video import write_video
+from animatediff.video.decode import VideoFile
+from animatediff.video.media import BadMedia, read_picture
 
 MIDDLE = Draw(start=0.5, x=0.5, y=0.5, mirrored=False)
 

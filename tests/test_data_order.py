@@ -16,7 +16,7 @@ from videos import numbered_video
 
 from animatediff.errors import UserError
 from animatediff.training.data import ClipDataset, ClipIndex, ClipLoader, ClipSampler, DataConfig, open_dataset
-from animatediff.training.data.media import BadMedia
+from animatediff.video.media import BadMedia
 
 
 class Counted(ClipDataset):

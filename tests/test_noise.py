@@ -121,6 +121,7 @@ def test_free_noise_in_the_pipeline(pipe: AnimateDiffPipeline) -> None:
         ({"freeinit": 0}, "freeinit=0: a clip is sampled at least once"),
         ({"freeinit": 2, "freeinit_filter": "gauss"}, "unknown freeinit_filter 'gauss'; did you mean 'gaussian'"),
         ({"freeinit": 2, "freeinit_dt": 0.0}, "freeinit_dt=0.0: expected a share"),
+        ({"freeinit": 2, "video": torch.zeros(1, 4, 4, 8, 8)}, "freeinit=2 samples from noise alone, and strength=0.6"),
     ],
 )
 def test_settings_out_of_range(pipe: AnimateDiffPipeline, settings: dict[str, Any], message: str) -> None:
@@ -144,3 +145,4 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {name: given[name] for name in wanted} == wanted
     assert load_result("a.gif").freeinit == 3
     assert "freeinit=0" in run("a fox", "--freeinit", "0")[2]
+    assert "freeinit=3 samples from noise alone" in run("a fox", "--freeinit", "3", "--video", "a.gif")[2]

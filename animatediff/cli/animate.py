@@ -7,10 +7,12 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from animatediff.cli import inputs
 from animatediff.cli.errors import reports_errors
 
 _WHAT, _MODEL, _PICTURE = "In place of prompts", "Model", "Picture and motion"
 _CONTROL, _RUN, _OUT = "Pictures to show", "Machine", "Output"
+_WORDS = "Words on the way"
 _LONG = "Long clips and loops"
 
 # typer reads these annotations at run time, where `list[str] | None` works from Python 3.10 on.
@@ -63,6 +65,21 @@ def animate(
     negative_prompt: Annotated[
         Texts, _option("What to avoid; once, or once a clip.", _PICTURE, "--negative-prompt", "-n")
     ] = None,
+    prompt_at: Annotated[
+        Texts, _option("Text at a later frame, such as 12=summer; may be repeated.", _WORDS, metavar="FRAME=TEXT")
+    ] = None,
+    prompt_head: Annotated[Text, _option("Put before every prompt.", _WORDS, metavar="TEXT")] = None,
+    prompt_tail: Annotated[Text, _option("Put after every prompt.", _WORDS, metavar="TEXT")] = None,
+    prompt_interpolation: Annotated[
+        Text, _option("linear, or slerp: along the arc (linear).", _WORDS, metavar="HOW")
+    ] = None,
+    prompt_hold: Annotated[
+        Real, _option("Share of each stretch that holds its text before it blends, 0 to 1 (0.5).", _WORDS)
+    ] = None,
+    prompt_loop: Annotated[bool, _option("Blend the last text back to the first.", _WORDS, "--prompt-loop")] = False,
+    plain_prompts: Annotated[
+        bool, _option("Take brackets as letters and cut long prompts, as the original.", _WORDS, "--plain-prompts")
+    ] = False,
     seed: Annotated[Numbers, _option("Once, or once a clip; -1 is random.", _PICTURE)] = None,
     num_frames: Annotated[Number, _option("Frames in a clip.", _PICTURE)] = None,
     width: Annotated[Number, _option("Pixels, a multiple of 8.", _PICTURE)] = None,
@@ -119,6 +136,13 @@ def animate(
         bool, _option("Turn pictures grey, from black to white.", _CONTROL, "--normalize-condition-images")
     ] = False,
     sparsectrl_config: Annotated[Text, _option("SparseCtrl YAML of the original; only compared.", _CONTROL)] = None,
+    video: inputs.Video = None,
+    strength: inputs.Strength = None,
+    video_fps: inputs.VideoFps = None,
+    video_start: inputs.VideoStart = None,
+    video_duration: inputs.VideoDuration = None,
+    resize: inputs.Resize = None,
+    audio: inputs.Audio = False,
     device: Annotated[Text, _option("cpu, cuda, cuda:1, mps.", _RUN)] = None,
     dtype: Annotated[Text, _option("float32, float16 or bfloat16.", _RUN)] = None,
     cpu_offload: Annotated[bool, _option("Keep on the GPU only what is at work.", _RUN, "--cpu-offload")] = False,
@@ -160,6 +184,13 @@ def animate(
         "download": download or None,
         "prompt": prompts or None,
         "negative_prompt": negative_prompt or None,
+        "prompt_travel": _at_frames(prompt_at) if prompt_at else None,
+        "prompt_head": prompt_head,
+        "prompt_tail": prompt_tail,
+        "prompt_interpolation": prompt_interpolation,
+        "prompt_hold": prompt_hold,
+        "prompt_loop": prompt_loop or None,
+        "plain_prompts": plain_prompts or None,
         "seed": seed or None,
         "num_frames": num_frames,
         "width": width,
@@ -189,6 +220,13 @@ def animate(
         "control_preprocess": control_preprocess,
         "normalize_condition_images": normalize_condition_images or None,
         "sparsectrl_config": sparsectrl_config,
+        "video": video,
+        "strength": strength,
+        "video_fps": video_fps,
+        "video_start": video_start,
+        "video_duration": video_duration,
+        "resize": resize,
+        "audio": audio or None,
         "device": device,
         "dtype": dtype,
         "cpu_offload": cpu_offload or None,
@@ -221,7 +259,7 @@ def run(
         requests = load_config(config, values, pretrained_model_path=pretrained_model_path)
     elif result:
         requests = [load_result(result, values)]
-    elif "prompt" in values:
+    elif "prompt" in values or "prompt_travel" in values:
         requests = [build_request(values)]
     else:
         raise UserError(
@@ -262,6 +300,27 @@ def _scaled(text: str) -> dict[str, Any]:
         return {"path": path, "scale": float(scale)} if colon and path else {"path": text}
     except ValueError:
         return {"path": text}
+
+
+def _at_frames(given: list[str]) -> dict[str, str]:
+    """`12=summer` as a frame and its text; the text may have quotes of its own around it.
+
+    >>> _at_frames(["12=summer", '24="autumn, rain"'])
+    {'12': 'summer', '24': 'autumn, rain'}
+    """
+    from animatediff.errors import UserError
+    from animatediff.prompts.travel import frame_of
+
+    found: dict[str, str] = {}
+    for item in given:
+        frame, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f'--prompt-at {item!r}: expected a frame and a text, as in --prompt-at 12="summer"')
+        if (key := str(frame_of(frame))) in found:
+            raise UserError(f"--prompt-at: frame {key} has two texts, {found[key]!r} and {text!r}; keep one of them")
+        quoted = len(text) > 1 and text[0] == text[-1] == '"'
+        found[key] = text[1:-1] if quoted else text
+    return found
 
 
 def _with_token(text: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def progress_bar(quiet: bool) -> Iterator[OnProgress | None]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    words = {"load": "loading", "denoise": "rendering", "decode": "decoding"}
+    words = {"load": "loading", "encode": "encoding", "denoise": "rendering", "decode": "decoding"}
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("loading", total=None)
         phase = ""

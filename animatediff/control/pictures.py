@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
+
+Resize = Literal["crop", "pad", "stretch"]
+RESIZES: tuple[Resize, ...] = ("crop", "pad", "stretch")
 
 LATENT_CHANNELS = 4
 """A tensor of so many channels is taken as latents, not as a picture."""
@@ -54,6 +57,47 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
+def shaped(picture: Image.Image, width: int, height: int, how: Resize) -> Image.Image:
+    """The picture at width x height: its middle (`crop`), all of it between black bars (`pad`), or distorted."""
+    if how == "crop" or picture.size == (width, height):
+        return fit(picture, width, height)
+    if how == "stretch":
+        return picture.resize((width, height), Image.Resampling.BILINEAR)
+    scale = min(width / picture.width, height / picture.height)
+    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    whole = Image.new("RGB", (width, height))
+    whole.paste(picture.resize(inner, Image.Resampling.BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return whole
+
+
+def size_like(
+    size: tuple[int, int], area: int, *, width: int | None = None, height: int | None = None
+) -> tuple[int, int]:
+    """(width, height) of a clip in the shape of a picture of `size` (width, height): about `area` pixels.
+
+    Multiples of 8. A side that is given is kept, and the other follows.
+
+    >>> size_like((1920, 1080), 512 * 512)
+    (680, 384)
+    """
+    if width is not None and height is not None:
+        return width, height
+    ratio = size[0] / size[1]
+    if width is None and height is None:
+        width, height = _multiple((area * ratio) ** 0.5), _multiple((area / ratio) ** 0.5)
+    elif width is None:
+        assert height is not None
+        width = _multiple(height * ratio)
+    else:
+        height = _multiple(width / ratio)
+    assert width is not None and height is not None
+    return width, height
+
+
+def _multiple(side: float) -> int:
+    return max(8, round(side / 8) * 8)
+
+
 def stretched(picture: Image.Image) -> Image.Image:
     """The picture in grey, its darkest point black and its brightest white (`normalize_condition_images`)."""
     grey = np.asarray(picture.convert("RGB"), dtype=np.float32).mean(axis=-1)
@@ -62,17 +106,17 @@ def stretched(picture: Image.Image) -> Image.Image:
     return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def as_tensor(pictures: Any, width: int, height: int) -> Tensor:
+def as_tensor(pictures: Any, width: int, height: int, setting: str = "conditioning_frames") -> Tensor:
     """Pictures (1 or b, 3, n, height, width) in 0..1, float32, or latents (1 or b, 4, n, h, w) as they are.
 
     pictures: one or a sequence of PIL images (cut to shape, see `fit`), arrays (h, w), (h, w, 3) or (n, h, w, 3),
     uint8 or in 0..1, or tensors (c, h, w), (n, c, h, w) or (b, c, n, h, w) in 0..1, scaled to size where they are
-    pictures. Raises UserError for anything else.
+    pictures. `setting` is what messages call them. Raises UserError for anything else.
     """
     given = list(pictures) if isinstance(pictures, Sequence) and not isinstance(pictures, str) else [pictures]
     if not given:
-        raise UserError("conditioning_frames is empty: give at least one picture, or leave it out")
-    tensors = [_as_clip(picture, width, height) for picture in given]
+        raise UserError(f"{setting} is empty: give at least one picture, or leave it out")
+    tensors = [_as_clip(picture, width, height, setting) for picture in given]
     shapes = {(t.shape[0], t.shape[1], *t.shape[3:]) for t in tensors}
     if len(shapes) > 1:
         raise UserError(
@@ -81,7 +125,7 @@ def as_tensor(pictures: Any, width: int, height: int) -> Tensor:
     return torch.cat(tensors, dim=2)
 
 
-def _as_clip(picture: Any, width: int, height: int) -> Tensor:
+def _as_clip(picture: Any, width: int, height: int, setting: str) -> Tensor:
     """One thing that was given, (1 or b, c, n, h, w)."""
     if isinstance(picture, Image.Image):
         picture = np.asarray(fit(on_white(picture), width, height))
@@ -89,7 +133,7 @@ def _as_clip(picture: Any, width: int, height: int) -> Tensor:
         picture = _from_array(picture)
     if not isinstance(picture, Tensor):
         raise UserError(
-            f"conditioning_frames takes PIL images, arrays and tensors, not {type(picture).__name__}; "
+            f"{setting} takes PIL images, arrays and tensors, not {type(picture).__name__}; "
             "open files with PIL.Image.open"
         )
     if picture.ndim not in (3, 4, 5):

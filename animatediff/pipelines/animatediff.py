@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,23 +10,29 @@ import torch
 from torch import Tensor
 
 from animatediff.control.curve import Curve, frame_curve
+from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
 from animatediff.pipelines.assemble import is_sdxl
-from animatediff.pipelines.checks import as_list, check_call, check_clip_skip
+from animatediff.pipelines.beginning import VIDEO_STRENGTH, video_latents, video_length, video_tensor
+from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, travelling
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
 from animatediff.pipelines.long_clips import long_clip
 from animatediff.pipelines.output import AnimateDiffOutput, Progress
 from animatediff.pipelines.texts import encode_texts
+from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
     FreeInit,
+    begin_at,
+    check_strength,
     denoise,
     draw_noise,
     free_init,
     guided,
+    noised,
     one_generator_each,
     set_steps,
     windowed,
@@ -34,6 +40,9 @@ from animatediff.sampling import (
 from animatediff.sampling.predict import Predict
 
 DECODE_CHUNK_SIZE = 4
+
+Prompt = str | Mapping[int, str] | PromptTravel
+"""What one clip shows."""
 
 
 class AnimateDiffPipeline(LoadedPipeline):
@@ -46,7 +55,7 @@ class AnimateDiffPipeline(LoadedPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt | Sequence[Prompt],
         *,
         negative_prompt: str | Sequence[str] | None = None,
         num_frames: int | None = None,
@@ -57,6 +66,7 @@ class AnimateDiffPipeline(LoadedPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         clip_skip: int | None = None,
+        plain_prompts: bool = False,
         window: int | None = None,
         overlap: int | None = None,
         stride: int = 1,
@@ -76,12 +86,17 @@ class AnimateDiffPipeline(LoadedPipeline):
         controlnet_conditioning_scale: float = 1.0,
         control_start: float = 0.0,
         control_end: float = 1.0,
+        video: Any = None,
+        strength: float | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> AnimateDiffOutput:
         """Render one clip a prompt.
+
+        A prompt is a text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`) or a `PromptTravel`, which has
+        more to set. `(word:1.2)` and `[word]` weigh words and prompts may be of any length, unless `plain_prompts`.
 
         None is what `defaults` says. `height` and `width` are pixels, multiples of 8. A `guidance_scale` of at most 1
         renders without negative prompts, at half the cost. `generator`: one, or one a clip; noise is drawn on its
@@ -105,8 +120,12 @@ class AnimateDiffPipeline(LoadedPipeline):
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
-        end; `control_start` and `control_end` are the share of the steps that they steer. Raises UserError for values
-        out of range, Cancelled if cancelled.
+        end; `control_start` and `control_end` are the share of the steps that they steer.
+
+        `video`: frames to begin with (PIL, arrays, a tensor in 0..1, or latents), changed by the last `strength` of the
+        steps, more than 0 and at most 1, where nothing of them is left. The clip takes their number and shape.
+
+        Raises UserError for values out of range, Cancelled if cancelled.
         """
         motion = self.attachment
         if motion is None:
@@ -114,8 +133,12 @@ class AnimateDiffPipeline(LoadedPipeline):
                 "no motion module is loaded, so frames would not know of each other; call load_motion_module"
             )
         defaults = self.defaults
-        prompts = as_list(prompt)
+        prompts = travelling(prompt)
         negatives = None if negative_prompt is None else as_list(negative_prompt)
+        if video is not None:
+            length, picture_size = video_length(video, self.image.vae_scale_factor)
+            num_frames = length if num_frames is None else num_frames
+            width, height = size_like(picture_size, defaults.width * defaults.height, width=width, height=height)
         num_frames = defaults.num_frames if num_frames is None else num_frames
         height = defaults.height if height is None else height
         width = defaults.width if width is None else width
@@ -159,6 +182,14 @@ class AnimateDiffPipeline(LoadedPipeline):
             start=control_start,
             end=control_end,
         )
+        strength = VIDEO_STRENGTH if strength is None else strength
+        check_strength(strength)
+        known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
+        if known is not None and again.iterations > 1:
+            raise UserError(
+                f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video "
+                "in it; take freeinit=1 or strength=1"
+            )
         generators = one_generator_each(generator, len(prompts))
         draw = partial(draw_noise, shape, generators, kind=noise, window=long.length, overlap=long.overlap)
         if latents is None:
@@ -173,15 +204,17 @@ class AnimateDiffPipeline(LoadedPipeline):
             self.image,
             prompts,
             negatives,
+            num_frames=num_frames,
             guidance=guidance,
             clip_skip=clip_skip,
+            plain=plain_prompts,
             size=(height, width),
             device=device,
         )
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
-        num_timesteps = len(scheduler.timesteps)
-        total = num_timesteps * again.iterations
+        timesteps = scheduler.timesteps if known is None else begin_at(scheduler, steps, strength)
+        total = len(timesteps) * again.iterations
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback_on_step_end is not None:
@@ -189,8 +222,16 @@ class AnimateDiffPipeline(LoadedPipeline):
             _tell(on_progress, cancel, Progress("denoise", index + 1, total))
             return latents
 
+        if known is not None:
+            known = video_latents(
+                self.vae,
+                known,
+                shape,
+                device,
+                lambda done, total: _tell(on_progress, cancel, Progress("encode", done, total)),
+            )
         with at_work(given and given.encoder, device):
-            controls = [given.control(self.vae, scheduler.timesteps, device)] if given is not None else []
+            controls = [given.control(self.vae, timesteps, device)] if given is not None else []
             predict: Predict = ClipPredictor(
                 self.unet,
                 motion.frames,
@@ -206,13 +247,14 @@ class AnimateDiffPipeline(LoadedPipeline):
             def sample(iteration: int, noise: Tensor) -> Tensor:
                 if iteration:
                     set_steps(scheduler, steps, device)  # samplers remember what they did
+                noise = noise.to(device, torch.float32)
                 return denoise(
-                    noise.to(device, torch.float32) * scheduler.init_noise_sigma,
+                    noise * scheduler.init_noise_sigma if known is None else noised(scheduler, known, noise, timesteps),
                     predict=predict,
                     scheduler=scheduler,
-                    timesteps=scheduler.timesteps,
+                    timesteps=timesteps,
                     step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
-                    after_step=lambda index, *rest: after_step(iteration * num_timesteps + index, *rest),
+                    after_step=lambda index, *rest: after_step(iteration * len(timesteps) + index, *rest),
                 )
 
             latents = free_init(

@@ -11,6 +11,7 @@ from animatediff.config.files import REPOSITORY, parse_yaml, read_text
 from animatediff.config.request import AnimateRequest
 from animatediff.errors import UserError
 from animatediff.pipelines.control_images import check_control, compare_config
+from animatediff.pipelines.sources import check_video
 from animatediff.weights.download import WEIGHT_SUFFIXES, fetch, motion_lora_file
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def complete(request: AnimateRequest) -> AnimateRequest:
     completed = request.model_copy(update=changes)
     check_files(completed)
     check_control(completed)
+    check_video(completed)
     return completed
 
 

@@ -65,8 +65,10 @@ def decode_pictures(vae: Any, latents: Tensor) -> Tensor:
     return (vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
 
 
-def encode_pictures(vae: Any, pictures: Tensor, device: torch.device) -> Tensor:
-    """Scaled latents (n, c, h, w), float32, of pictures (n, 3, H, W) in 0..1.
+def encode_pictures(
+    vae: Any, pictures: Tensor, device: torch.device, after_picture: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """Scaled latents (n, c, h, w), float32, of pictures (n, 3, H, W) in 0..1; `after_picture(done, of how many)`.
 
     The mean of what the VAE would draw from, so that a picture has the same latents every time; the original draws.
     """
@@ -75,6 +77,8 @@ def encode_pictures(vae: Any, pictures: Tensor, device: torch.device) -> Tensor:
         for picture in pictures.split(1):
             ahead = (picture * 2 - 1).to(device, vae.dtype)
             latents.append(vae.encode(ahead, return_dict=False)[0].mode().float() * vae.config["scaling_factor"])
+            if after_picture is not None:
+                after_picture(len(latents), len(pictures))
     return torch.cat(latents)
 
 

@@ -28,7 +28,7 @@ class Progress:
     """A step that has been made."""
 
     phase: str
-    """`"denoise"` (steps of the sampler) or `"decode"` (frames)."""
+    """`"encode"` (frames of a video), `"denoise"` (steps of the sampler) or `"decode"` (frames)."""
     step: int
     """Steps made, from 1 to `total`."""
     total: int

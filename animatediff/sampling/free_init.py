@@ -74,7 +74,7 @@ def free_init(
     passes = settings.low_pass(*noise.shape[2:])
     clean = sample(0, noise)
     for iteration in range(1, settings.iterations):
-        noised = alpha_cumprod**0.5 * clean.float().cpu() + (1 - alpha_cumprod) ** 0.5 * noise
+        noised = alpha_cumprod**0.5 * clean.float().cpu() + (1 - alpha_cumprod) ** 0.5 * noise.float().cpu()
         clean = sample(iteration, mix(noised, draw(), passes))
     return clean
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape."""
 
+FrameTexts = Callable[[Sequence[int]], Tensor]
+"""f frames of the clip -> what the UNet is told about the text at each, (b*f, ...)."""
+
 
 @dataclass
 class ClipPredictor:
@@ -27,10 +30,10 @@ class ClipPredictor:
 
     unet: UNet2DConditionModel
     frames: FrameCount
-    embeddings: Tensor
-    """(b, n, d) text states, one for each clip."""
-    pooled: Tensor | None = None
-    """(b, d) pooled text of SDXL."""
+    embeddings: Tensor | FrameTexts
+    """(b, n, d) text states, one for each clip; or what gives (b*f, n, d) where they change from frame to frame."""
+    pooled: Tensor | FrameTexts | None = None
+    """(b, d) pooled text of SDXL, likewise."""
     time_ids: Tensor | None = None
     """(b, 6) sizes and crops of SDXL."""
     controls: Sequence[Control] = ()
@@ -43,16 +46,17 @@ class ClipPredictor:
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
         num_frames = latents.shape[2]
+        states = _per_frame(self.embeddings, frames)
         conditions = None
         if self.pooled is not None and self.time_ids is not None:
             conditions = {
-                "text_embeds": self.pooled.repeat_interleave(num_frames, 0),
+                "text_embeds": _per_frame(self.pooled, frames),
                 "time_ids": self.time_ids.repeat_interleave(num_frames, 0),
             }
         inputs = UNetInputs(
-            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(self.embeddings.dtype),
+            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(states.dtype),
             timestep=timestep,
-            embeddings=self.embeddings.repeat_interleave(num_frames, 0),
+            embeddings=states,
             conditions=conditions,
             frames=frames,
         )
@@ -74,6 +78,10 @@ class ClipPredictor:
             )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
+
+
+def _per_frame(texts: Tensor | FrameTexts, frames: Sequence[int]) -> Tensor:
+    return texts.repeat_interleave(len(frames), 0) if isinstance(texts, Tensor) else texts(frames)
 
 
 def guided(predict: Predict, scale: float) -> Predict:

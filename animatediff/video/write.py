@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from fractions import Fraction
@@ -15,6 +16,8 @@ import numpy as np
 from animatediff.errors import UserError
 from animatediff.video.animated import ApngEncoder, FolderEncoder, GifEncoder, WebpEncoder
 from animatediff.video.atomic import AtomicFile, AtomicFolder, write_error
+from animatediff.video.audio import CODECS as SOUND_CODECS
+from animatediff.video.audio import Sound, add_sound
 from animatediff.video.encode import CodecEncoder
 from animatediff.video.formats import FOLDER, check_quality, format_of, frame_rate
 
@@ -30,18 +33,28 @@ def write_video(
     metadata: Mapping[str, Any] | None = None,
     loop: int = 0,
     overwrite: bool = True,
+    sound: Sound | None = None,
 ) -> Path:
     """Write frames to `path` in the format its suffix names, and return the path written.
 
     frames: uint8 (f, h, w, 3), or an iterable of such chunks or of single frames (h, w, 3); only one is held at a time.
     quality: 0 to 100; H.264 and VP9 rate factor, WebP quality with 100 lossless; GIF and PNG do not use it.
     metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
+    sound: what is heard meanwhile, in mp4 and webm.
     With `overwrite=False` a taken file name gets `-2`, `-3`, ... Raises UserError where the file cannot be written.
     """
-    with VideoWriter(path, fps=fps, quality=quality, metadata=metadata, loop=loop, overwrite=overwrite) as writer:
+    with VideoWriter(
+        path, fps=fps, quality=quality, metadata=metadata, loop=loop, overwrite=overwrite, sound=sound
+    ) as writer:
         for chunk in frames:
             writer.write(chunk)
     return writer.path
+
+
+def check_takes_sound(path: str | Path) -> None:
+    """Raise UserError for a format without sound."""
+    if format_of(path) not in SOUND_CODECS:
+        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave --audio out")
 
 
 class VideoWriter:
@@ -59,8 +72,12 @@ class VideoWriter:
         metadata: Mapping[str, Any] | None = None,
         loop: int = 0,
         overwrite: bool = True,
+        sound: Sound | None = None,
     ) -> None:
         self._format = format_of(path)
+        if sound is not None:
+            check_takes_sound(path)
+        self._sound = sound
         self._fps = frame_rate(fps)
         self._quality = check_quality(quality)
         if not 0 <= loop < 65536:
@@ -99,6 +116,8 @@ class VideoWriter:
                 if self._encoder is None:
                     raise UserError(f"{self.path}: there are no frames to write")
                 self._encode(self._encoder.finish)
+                if self._sound is not None:
+                    self._encode(functools.partial(self._add, self._sound))
         except BaseException as failure:
             self._abandon()
             self._file.__exit__(type(failure), failure, None)
@@ -106,6 +125,15 @@ class VideoWriter:
         if kind is not None:
             self._abandon()
         self._file.__exit__(kind, error, trace)
+
+    def _add(self, sound: Sound) -> None:
+        mute = self._file.temporary
+        heard = mute.with_name(f"{mute.name}.sound")
+        try:
+            add_sound(mute, self._format, sound, heard)
+            os.replace(heard, mute)
+        finally:
+            heard.unlink(missing_ok=True)
 
     def _open(self) -> None:
         assert self._size is not None

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from animatediff.training.data.camera import camera_clip
 from animatediff.training.data.config import DataConfig
-from animatediff.training.data.media import BadMedia
+from animatediff.video.media import BadMedia
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from animatediff.errors import UserError
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
-from animatediff.training.data.decode import VideoFile
 from animatediff.training.data.items import Item, Listing
-from animatediff.training.data.media import PICTURE_SUFFIXES, BadMedia, read_picture, reason
+from animatediff.video.decode import VideoFile
+from animatediff.video.media import PICTURE_SUFFIXES, BadMedia, read_picture, reason
 
 MAX_TRIES = 10
 """How many unusable items in a row are replaced by others before training stops."""

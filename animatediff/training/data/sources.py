@@ -13,7 +13,7 @@ from typing import Any
 from animatediff.errors import UserError, nearest
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.items import Findings, Item, Listing, printable
-from animatediff.training.data.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.video.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 
 FILE_KEYS = ("video", "file", "path", "file_name", "image")
 TEXT_KEYS = ("text", "caption", "prompt")

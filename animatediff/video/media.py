@@ -25,7 +25,7 @@ BEGINNINGS = (
 
 
 class BadMedia(Exception):  # noqa: N818 - a finding about a file, counted and reported, not a failure of the program
-    """A file that cannot be used for training; the message says why and does not name the file."""
+    """A file that is no video or picture, or of no use; the message says why and does not name the file."""
 
     def __init__(self, why: str, kind: str = "unreadable") -> None:
         super().__init__(why)

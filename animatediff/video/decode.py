@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from animatediff.training.data.media import BadMedia, reason, sniff
+from animatediff.video.media import BadMedia, reason, sniff
 
 COUNTED = {"vp8", "avi"}
 """VP8 packets may hold no picture to show (alternate references), and AVI files tell no presentation times: the frames
 of these are found by decoding from the start."""
+
+DEFAULT_FPS = 8
+"""Of a file that does not say."""
 
 
 @dataclass(frozen=True)
@@ -100,43 +103,64 @@ class VideoFile:
         self._rewind()
         return sum(1 for _ in self._container.decode(self._stream))
 
+    @property
+    def fps(self) -> float:
+        """Frames per second, on average."""
+        return float(self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is sound."""
+        return bool(self._container.streams.audio)
+
+    def times(self) -> list[float]:
+        """When each frame is shown, in seconds after the first one."""
+        if self._timeline is None:
+            return [index / self.fps for index in range(self.num_frames)]
+        first = self._timeline.times[0]
+        return [float((time - first) * self._stream.time_base) for time in self._timeline.times]
+
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """The frames of these numbers, in this order: uint8 RGB (f, h, w, 3), upright as the file says."""
-        if not indices or min(indices) < 0 or max(indices) >= self.num_frames:
-            raise ValueError(f"frames {list(indices)} of a video of {self.num_frames}")
-        with _decoding("cannot be decoded"):
-            found = self._read_by_time(indices) if self._timeline else {}
-            if len(found) < len(set(indices)):  # a format that cannot be searched, or a damaged file
-                found = self._read_by_count(indices)
-        if missing := sorted(set(indices) - set(found)):
-            raise BadMedia(f"frame {missing[0]} of {self.num_frames} cannot be decoded")
+        found = dict(self.each(indices))
         return np.stack([found[index] for index in indices])
 
-    def _read_by_time(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
+    def each(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """The number and the picture of these frames one after another, as they come: uint8 RGB (h, w, 3)."""
+        if not indices or min(indices) < 0 or max(indices) >= self.num_frames:
+            raise ValueError(f"frames {list(indices)} of a video of {self.num_frames}")
+        missing = set(indices)
+        with _decoding("cannot be decoded"):
+            for read in (self._read_by_time, self._read_by_count):
+                if missing and (self._timeline or read == self._read_by_count):
+                    # by counting: a format that cannot be searched, or a damaged file
+                    for index, picture in read(sorted(missing)):
+                        missing.discard(index)
+                        yield index, picture
+        if missing:
+            raise BadMedia(f"frame {min(missing)} of {self.num_frames} cannot be decoded")
+
+    def _read_by_time(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         assert self._timeline is not None
         times = self._timeline.times
         wanted = {times[index]: index for index in indices}
         first, last = min(wanted), max(wanted)
         start = max(bisect_right(self._timeline.keys, first) - 1, 0)
         self._container.seek(self._timeline.keys[start], stream=self._stream, backward=True, any_frame=False)
-        found: dict[int, np.ndarray] = {}
         for frame in self._container.decode(self._stream):
             if frame.pts in wanted:
-                found[wanted[frame.pts]] = _picture(frame)
+                yield wanted[frame.pts], _picture(frame)
             if frame.pts is not None and frame.pts >= last:
                 break
-        return found
 
-    def _read_by_count(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
+    def _read_by_count(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         self._rewind()
         wanted, last = set(indices), max(indices)
-        found: dict[int, np.ndarray] = {}
         for index, frame in enumerate(self._container.decode(self._stream)):
             if index in wanted:
-                found[index] = _picture(frame)
+                yield index, _picture(frame)
             if index == last:
                 break
-        return found
 
 
 @contextmanager
