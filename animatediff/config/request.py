@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from animatediff.config.inputs import INPUT_PATHS, VideoSettings
 from animatediff.config.travel import normal_prompts
+from animatediff.control.curve import frame_curve, parse_curve
 from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
 from animatediff.prompts.travel import DEFAULT_HOLD, PromptTravel, check_frames, joined
@@ -45,6 +46,9 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=-1, le=MAX_SEED)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PathName = Annotated[str, Field(min_length=1)]
+
+
+MotionScale = Annotated[float | dict[int, float], BeforeValidator(parse_curve)]
 
 
 class _Frozen(BaseModel):
@@ -140,6 +144,17 @@ class AnimateRequest(VideoSettings, _Frozen):
     """The first frame follows the last."""
     long_mode: Literal["unet", "motion"] = "unet"
     """Windows over the whole UNet, or inside the motion modules alone."""
+    motion_scale: MotionScale = 1.0
+    """How much of what the motion modules say is added: a number, or numbers at frames with straight lines between."""
+    noise: Literal["default", "freenoise"] = "default"
+    """Independent for every frame, or FreeNoise: behind the first window that window's noise, shuffled."""
+    freeinit: Annotated[int, Field(ge=1, le=20)] = 1
+    """Times that the clip is sampled, each time from noise with the slow parts of the time before; 1 is off."""
+    freeinit_filter: Literal["butterworth", "gaussian", "ideal", "box"] = "butterworth"
+    freeinit_ds: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the frequencies over height and width that pass to the next time."""
+    freeinit_dt: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """The same over frames."""
     decode_chunk_size: Count | None = None
     """Frames decoded at once."""
     fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
@@ -187,6 +202,13 @@ class AnimateRequest(VideoSettings, _Frozen):
             raise ValueError(f"{found}: expected one for all clips, or as many as there are clips")
         if self.window is not None and self.overlap is not None and self.overlap >= self.window:
             raise ValueError(f"overlap={self.overlap} must be less than window={self.window}")
+        if self.freeinit > 1 and self.video is not None and (self.strength is None or self.strength < 1):
+            raise ValueError(
+                f"freeinit={self.freeinit} samples from noise alone, but a strength below 1 leaves something of the "
+                "video; take one of the two"
+            )
+        if not isinstance(self.motion_scale, dict) or self.num_frames is not None:
+            frame_curve(self.motion_scale, self.num_frames or 1, "motion_scale")
         if self.num_frames is not None:
             for texts in self.prompt_travel:
                 check_frames(texts, self.num_frames)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from animatediff.control.curve import Curve, frame_curve
 from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
 from animatediff.pipelines.assemble import is_sdxl
@@ -23,10 +25,12 @@ from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
+    FreeInit,
     begin_at,
     check_strength,
-    clip_noise,
     denoise,
+    draw_noise,
+    free_init,
     guided,
     noised,
     one_generator_each,
@@ -69,6 +73,12 @@ class AnimateDiffPipeline(LoadedPipeline):
         blend: str = "pyramid",
         closed_loop: bool = False,
         long_mode: str = "unet",
+        motion_scale: Curve = 1.0,
+        noise: str = "default",
+        freeinit: int = 1,
+        freeinit_filter: str = "butterworth",
+        freeinit_ds: float = 0.25,
+        freeinit_dt: float = 0.25,
         decode_chunk_size: int | None = None,
         eta: float = 0.0,
         conditioning_frames: Any = None,
@@ -99,6 +109,14 @@ class AnimateDiffPipeline(LoadedPipeline):
         of every second frame, 3 also of every fourth. With `closed_loop` the first frame follows the last. `long_mode`
         "unet" predicts window after window, at the memory of one; "motion" has windows in the motion modules alone, so
         that the image layers see each frame once a step, at the memory of the whole clip's feature maps.
+
+        `noise` "freenoise" shuffles the noise of the first window for the frames behind it. `freeinit`: how often the
+        clip is sampled, each time from noise that has its low frequencies from the time before; `freeinit_filter`
+        (`butterworth`, `gaussian`, `ideal`, `box`), `freeinit_ds` and `freeinit_dt` say which are low, over space and
+        over frames.
+
+        `motion_scale`: how much of what the motion modules say is added to each frame, 1 as trained, 0 the image model
+        alone: a number, `{0: 1.0, 15: 0.3}` with straight lines between frames, or one number a frame.
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
@@ -140,9 +158,14 @@ class AnimateDiffPipeline(LoadedPipeline):
             blend=blend,
             closed_loop=closed_loop,
             mode=long_mode,
+            noise=noise,
             default_window=defaults.window,
             max_positions=max_positions,
         )
+        again = FreeInit(
+            iterations=freeinit, filter=freeinit_filter, spatial_stop=freeinit_ds, temporal_stop=freeinit_dt
+        )
+        strengths = torch.tensor(frame_curve(motion_scale, num_frames, "motion_scale"))
         if negatives is not None and len(negatives) == 1:
             negatives *= len(prompts)
 
@@ -162,9 +185,17 @@ class AnimateDiffPipeline(LoadedPipeline):
         strength = VIDEO_STRENGTH if strength is None else strength
         check_strength(strength)
         known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
+        if known is not None and again.iterations > 1:
+            raise UserError(
+                f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video "
+                "in it; take freeinit=1 or strength=1"
+            )
         generators = one_generator_each(generator, len(prompts))
+        draw = partial(draw_noise, shape, generators, kind=noise, window=long.length, overlap=long.overlap)
         if latents is None:
-            latents = clip_noise(shape, generators)
+            latents = draw()
+        elif noise != "default":
+            raise UserError(f"latents are given, and noise={noise!r} says how to draw them; give one of the two")
         elif latents.shape != shape:
             raise UserError(f"latents must be (b, c, f, h, w) = {shape} for this call, got {tuple(latents.shape)}")
 
@@ -183,7 +214,7 @@ class AnimateDiffPipeline(LoadedPipeline):
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
         timesteps = scheduler.timesteps if known is None else begin_at(scheduler, steps, strength)
-        total = len(timesteps)
+        total = len(timesteps) * again.iterations
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback_on_step_end is not None:
@@ -191,10 +222,7 @@ class AnimateDiffPipeline(LoadedPipeline):
             _tell(on_progress, cancel, Progress("denoise", index + 1, total))
             return latents
 
-        latents = latents.to(device, torch.float32)
-        if known is None:
-            latents = latents * scheduler.init_noise_sigma
-        else:
+        if known is not None:
             known = video_latents(
                 self.vae,
                 known,
@@ -202,19 +230,35 @@ class AnimateDiffPipeline(LoadedPipeline):
                 device,
                 lambda done, total: _tell(on_progress, cancel, Progress("encode", done, total)),
             )
-            latents = noised(scheduler, known, latents, timesteps)
         with at_work(given and given.encoder, device):
             controls = [given.control(self.vae, timesteps, device)] if given is not None else []
             predict: Predict = ClipPredictor(
-                self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls, long.in_motion
+                self.unet,
+                motion.frames,
+                texts.embeddings,
+                texts.pooled,
+                texts.time_ids,
+                controls,
+                windows=long.in_motion,
+                motion_scale=None if strengths.eq(1).all() else strengths,
             )
-            latents = denoise(
-                latents,
-                predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
-                scheduler=scheduler,
-                timesteps=timesteps,
-                step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
-                after_step=after_step,
+            predict = windowed(guided(predict, scale) if guidance else predict, long.over_unet)
+
+            def sample(iteration: int, noise: Tensor) -> Tensor:
+                if iteration:
+                    set_steps(scheduler, steps, device)  # samplers remember what they did
+                noise = noise.to(device, torch.float32)
+                return denoise(
+                    noise * scheduler.init_noise_sigma if known is None else noised(scheduler, known, noise, timesteps),
+                    predict=predict,
+                    scheduler=scheduler,
+                    timesteps=timesteps,
+                    step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
+                    after_step=lambda index, *rest: after_step(iteration * len(timesteps) + index, *rest),
+                )
+
+            latents = free_init(
+                sample, latents, settings=again, draw=draw, alpha_cumprod=float(scheduler.alphas_cumprod[-1])
             )
         if not latents.isfinite().all():
             raise UserError(

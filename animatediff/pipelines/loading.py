@@ -138,16 +138,20 @@ class LoadedPipeline:
     def load_lora_weights(self, path: str | Path, *, adapter_name: str | None = None, scale: float = 1.0) -> str:
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
-        Several can be loaded; all act at their own strength until `set_adapters` says otherwise. An LCM-LoRA brings its
-        sampler, steps and guidance while it acts, unless others are chosen (`weights.few_steps` says how it is known).
-        Raises UserError for a file that is no LoRA or fits nothing in this model.
+        `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn". Several can be loaded; all
+        act at their own strength until `set_adapters` says otherwise. An LCM-LoRA brings its sampler, steps and
+        guidance while it acts, unless others are chosen (`weights.few_steps` says how it is known). Raises UserError
+        for a file that is no LoRA or fits nothing in this model.
         """
+        from animatediff.weights.download import KNOWN_FILES, fetch, motion_lora_file
         from animatediff.weights.few_steps import few_step_lora, few_steps
         from animatediff.weights.files import read_header
         from animatediff.weights.lora import load_lora, lora_file
 
         self._check_in_memory()
         encoders = self._text_encoders
+        if (path := motion_lora_file(path)) in KNOWN_FILES:
+            path = fetch(path, download=False)
         name = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
         if (few := few_step_lora(read_header(lora_file(path)))) is not None:
             self._few_steps[name] = few.recommended
