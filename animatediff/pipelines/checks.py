@@ -40,6 +40,11 @@ def check_call(
         if value < 8 or value % 8:
             near = max(8, round(value / 8) * 8)
             raise UserError(f"{name} must be a positive multiple of 8 pixels, got {value}; {near} is near")
+    check_output(output_type)
+
+
+def check_output(output_type: str) -> None:
+    """Raise UserError for an output type that is not known."""
     if output_type not in OUTPUT_TYPES:
         raise UserError(f"unknown output_type {output_type!r}; known are {', '.join(OUTPUT_TYPES)}")
 

@@ -34,6 +34,8 @@ class ClipPredictor:
     """(b, 6) sizes and crops of SDXL."""
     controls: Sequence[Control] = ()
     """Asked at every call; what they give is added up."""
+    pictures: Sequence[Tensor] = ()
+    """What IP-Adapters see, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for those of the whole clip."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
@@ -53,11 +55,16 @@ class ClipPredictor:
             frames=frames,
         )
         residuals = total_residuals(self.controls, inputs)
+        added: dict[str, object] | None = None if conditions is None else dict(conditions)
+        if self.pictures:
+            seen = [states if states.shape[1] == 1 else states[:, list(frames)] for states in self.pictures]
+            seen = [states.expand(-1, num_frames, *states.shape[2:]).flatten(0, 1) for states in seen]
+            added = {**(added or {}), "image_embeds": seen}
         out = self.unet(
             inputs.latents,
             timestep,
             encoder_hidden_states=inputs.embeddings,
-            added_cond_kwargs=conditions,
+            added_cond_kwargs=added,
             down_block_additional_residuals=None if residuals is None else residuals.down,
             mid_block_additional_residual=None if residuals is None else residuals.mid,
             return_dict=False,
