@@ -23,18 +23,19 @@ def counted(recipe: Path) -> dict[str, float]:
     """GB at the peak of a step, and what of it is there between two steps."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
 
     from animatediff.training.read import load_train_config
 
     config = load_train_config(recipe)
     clips = config.clips()
     f, h, w = clips.num_frames, clips.height // FRAME_FACTOR, clips.width // FRAME_FACTOR
-    with FakeTensorMode():
-        module, parameters = model(config)
+    module, mode = model(config), FakeTensorMode()
+    emptied(module, mode)
+    with mode:
+        parameters = [p for p in module.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters)
         average = [p.detach().clone() for p in parameters] if config.ema is not None else []
-        tracker = MemTracker()
+        tracker = tracker_of_frozen()
         tracker.track_external(module, optimiser, *average)
         with tracker:
             for step in range(2):  # the optimiser's states are made in the first
@@ -64,8 +65,37 @@ def total(snapshot: dict[Any, dict[str, int]]) -> float:
     return sum(parts["Total"] for parts in snapshot.values()) / 1e9
 
 
-def model(config: Any) -> tuple[Any, list[Any]]:
-    """The stage's module at full size, frozen parts in 16 bits, and the parameters that train."""
+def tracker_of_frozen() -> Any:
+    """PyTorch's own tracker, which would put a hook on each parameter's gradient, and frozen ones have none."""
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    class Tracker(MemTracker):
+        def _track_module_params_and_buffers(self, module: Any, install_grad_hooks: bool = True) -> Any:
+            return super()._track_module_params_and_buffers(module, install_grad_hooks=False)
+
+    return Tracker()
+
+
+def emptied(module: Any, mode: Any) -> None:
+    """Put tensors without contents in place of all parameters and buffers; shared ones stay shared."""
+    import torch
+
+    new: dict[int, Any] = {}
+    for part in module.modules():
+        for kind in (part._parameters, part._buffers):
+            for name, tensor in kind.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in new:
+                    empty = mode.from_tensor(tensor.detach())
+                    new[id(tensor)] = (
+                        torch.nn.Parameter(empty, tensor.requires_grad) if kind is part._parameters else empty
+                    )
+                kind[name] = new[id(tensor)]
+
+
+def model(config: Any) -> Any:
+    """The stage's module at full size: frozen parts in 16 bits, and the parameters that train."""
     import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
@@ -100,12 +130,12 @@ def model(config: Any) -> tuple[Any, list[Any]]:
         if id(parameter) in kept:
             parameter.requires_grad_(True)
         else:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.requires_grad_(False).data = parameter.data.to(torch.bfloat16)
     if config.gradient_checkpointing:
         for part in [unet, getattr(module, "encoder", None)]:
             if part is not None:
                 part.enable_gradient_checkpointing()
-    return module, trained
+    return module
 
 
 def main() -> None:

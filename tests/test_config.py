@@ -103,7 +103,8 @@ def test_paths_are_tried_beside_the_file_first(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("path", sorted(PROMPTS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_shipped_configurations(path: Path) -> None:
     for request in load_config(path):
-        assert request.model and request.motion_module and len(set(request.prompt)) >= 2
+        assert request.model and (request.motion_module or request.model == "bundled")
+        assert len(set(request.prompt)) >= 2 or request.prompt_travel
         again = parse_config(yaml.safe_dump([to_original(request)]))
         assert again == [request]
 

@@ -15,7 +15,7 @@ import torch
 from animatediff.errors import UserError
 from animatediff.motion import uniform_windows
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.sampling import SCHEDULERS, Cancelled, make_scheduler, scheduler_name, set_steps, windowed
+from animatediff.sampling import SCHEDULERS, Cancelled, make_scheduler, scheduler_name, set_steps
 from animatediff.weights.families import FAMILIES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -88,18 +88,6 @@ def test_windows_switch_on_above_the_trained_length_and_cover_every_frame(pipe: 
             assert len(seen) == len(uniform_windows(num_frames, 16, 4)) or num_frames <= 32
     finally:
         handle.remove()
-
-
-@pytest.mark.parametrize("num_frames", [5, 9, 16, 17, 100])
-@pytest.mark.parametrize(("length", "overlap"), [(4, 0), (4, 1), (16, 4), (16, 15)])
-def test_overlapping_windows_average_to_what_they_agree_on(num_frames: int, length: int, overlap: int) -> None:
-    """Every frame is covered by windows of full length; where all say the same, that is the result."""
-    windows = uniform_windows(num_frames, length, overlap)
-    assert {frame for window in windows for frame in window} == set(range(num_frames))
-    assert {len(window) for window in windows} == {min(length, num_frames)}
-    latents = torch.randn(2, 4, num_frames, 3, 5)
-    blended = windowed(lambda x, t, frames: 2 * x + t, windows)(latents, torch.tensor(1.0), range(num_frames))
-    assert torch.allclose(blended, 2 * latents + 1, atol=1e-5)
 
 
 def test_sizes_are_any_multiples_of_8(pipe: AnimateDiffPipeline) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from animatediff.bundled import world
-from animatediff.bundled.pool import load_vae
 from animatediff.bundled.run import Average, Run, arguments, cosine, set_rate
+from animatediff.bundled.vae import load_vae
 
 SEED = 1_500_000
 NOISE = 0.06  # on the latents, of deviation 1: what the image model makes is never exact

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from animatediff.bundled import bundled_path, world
-from animatediff.bundled.pool import encode, load_vae
+from animatediff.bundled.looks import LOOKS
 from animatediff.bundled.reader import FrameReader, load_reader, read_clip, reader_path, save_reader
 from animatediff.bundled.run import arguments, cosine, set_rate
+from animatediff.bundled.vae import encode, load_vae
 from animatediff.bundled.words import BACKGROUNDS, MOTIONS, OBJECTS, Combination, combinations
 
 SEED = 6_000
@@ -59,7 +60,8 @@ def real_frames(
 def learning_frames(num: int, folder: Path) -> tuple[Tensor, world.Scene]:
     """Single pictures of all combinations, two in five of them turned any way, a quarter through the autoencoder.
 
-    Turned sprites are the hardest to read, and clips drawn as for training hold few of them.
+    Turned sprites are the hardest to read, and clips drawn as for training hold few of them. Two in five pictures are
+    painted in another look, so that personalised models can be read too.
     """
     rng = random.Random(SEED)
     every = combinations(held_out=False) + combinations(held_out=True)
@@ -69,6 +71,10 @@ def learning_frames(num: int, folder: Path) -> tuple[Tensor, world.Scene]:
         rows += world.poses(rng.choice([c for c in every if c[2] == motion]), rng, [rng.random()])
     scene = world.scene_of(rows)
     frames = torch.cat([world.render(world.take(scene, slice(i, i + 64))) for i in range(0, num, 64)])
+    for i in range(0, num, 64):
+        for place, paint in enumerate(LOOKS.values()):
+            part = slice(i + place, min(i + 64, num), 5)
+            frames[part] = paint(frames[part])
     vae = load_vae(folder)
     with torch.no_grad():
         for i in range(0, num // 4, 64):
@@ -116,6 +122,8 @@ def check(args: argparse.Namespace) -> dict[str, float]:
         right.setdefault("background", []).append(reading.background == BACKGROUNDS[int(first.background[i])])
         right.setdefault(f"motion: {motion}", []).append(reading.moved(motion))
         right.setdefault("motion, named", []).append(reading.motion == motion)
+        for look, paint in LOOKS.items():
+            right.setdefault(f"motion, {look}", []).append(read_clip(reader, paint(clip)).moved(motion))
         shuffled = read_clip(reader, recoloured(clip, generator))
         right.setdefault("object, colours taken away", []).append(shuffled.obj == OBJECTS[int(first.obj[i])])
     shares = {name: sum(values) / len(values) for name, values in sorted(right.items())}

@@ -1,18 +1,25 @@
 #!/bin/sh
 # Train the bundled model from nothing: sh train.sh PYTHON FOLDER. Every step resumes from its checkpoint in FOLDER.
-# Written for 2 cores; the curves are FOLDER/*.jsonl.
+# Written for 2 cores, some 12 hours; the curves are FOLDER/*/curve.jsonl. Run it in the repository's folder.
 set -eu
 PYTHON=$1
 FOLDER=$2
+RECIPES=configs/training/bundled
 step() { name=$1; shift; "$PYTHON" -m "animatediff.bundled.$name" --run "$FOLDER" "$@"; }
+train() {
+    recipe=$1; out=$2; shift 2
+    "$PYTHON" -m animatediff.cli.main train "$RECIPES/$recipe.yaml" --set "out=$FOLDER/$out" --set "data.cache=$FOLDER/cache" "$@"
+}
 
+# The image model: autoencoder, text encoder, then the UNet on stills while the decoder learns on.
 [ -f "$FOLDER/vae/config.json" ] || step vae --minutes 12
 [ -f "$FOLDER/text_encoder/config.json" ] || step text
-step pool --steps 24 --threads 1 &
+[ -f "$FOLDER/base/model_index.json" ] || step base
 step decoder --minutes 28 --threads 1 &
-step image --steps 8250 --shards 24 --threads 1
+train 1-image image --set "model=$FOLDER/base"
 wait
-step motion --steps 4500 --half 0.5
-step judges
+# The motion module, and both to where the package looks for them.
+train 2-motion motion --set "model=$FOLDER/image/model"
 step export
+"$PYTHON" -m animatediff.bundled.gates
 step measure

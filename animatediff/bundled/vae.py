@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,20 @@ def new_vae() -> Any:
         "scaling_factor": 1.0,
     }
     return AutoencoderKL(**config)
+
+
+def load_vae(folder: Path) -> Any:
+    """The trained, whitened autoencoder, frozen."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)  # the one that ships is float16
+    return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode(vae: Any, pictures: Tensor) -> Tensor:
+    """Latents (n, 4, 16, 16) of pictures (n, 3, 64, 64) in 0..1, 64 at a time."""
+    return torch.cat([vae.encode(p * 2 - 1).latent_dist.mean for p in pictures.split(64)])
 
 
 def loss_of(vae: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:

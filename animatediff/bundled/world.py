@@ -196,8 +196,9 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     def where(word: str) -> Tensor:
         return torch.tensor([float(n == word) for n in name])[col]
 
-    white = 0.8 * tail * travels + 0.75 * halo * where("growing") + 0.85 * halo * (-turned).clamp(min=0) * where("spinning")
-    dark = 0.75 * halo * where("shrinking") + 0.85 * halo * turned.clamp(min=0) * where("spinning")
+    before, behind = (0.85 * halo * where("spinning") * side.clamp(min=0) for side in (turned, -turned))
+    white = 0.8 * tail * travels + 0.75 * halo * where("growing") + behind
+    dark = 0.75 * halo * where("shrinking") + before
     return white, dark
 
 

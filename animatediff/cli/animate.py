@@ -12,6 +12,8 @@ from animatediff.cli.errors import reports_errors
 
 _WHAT, _MODEL, _PICTURE = "In place of prompts", "Model", "Picture and motion"
 _CONTROL, _RUN, _OUT = "Pictures to show", "Machine", "Output"
+_WORDS = "Words on the way"
+_LONG = "Long clips and loops"
 
 # typer reads these annotations at run time, where `list[str] | None` works from Python 3.10 on.
 Text = Optional[str]  # noqa: UP045
@@ -61,6 +63,21 @@ def animate(
     negative_prompt: Annotated[
         Texts, _option("What to avoid; once, or once a clip.", _PICTURE, "--negative-prompt", "-n")
     ] = None,
+    prompt_at: Annotated[
+        Texts, _option("Text at a later frame, such as 12=summer; may be repeated.", _WORDS, metavar="FRAME=TEXT")
+    ] = None,
+    prompt_head: Annotated[Text, _option("Put before every prompt.", _WORDS, metavar="TEXT")] = None,
+    prompt_tail: Annotated[Text, _option("Put after every prompt.", _WORDS, metavar="TEXT")] = None,
+    prompt_interpolation: Annotated[
+        Text, _option("linear, or slerp: along the arc (linear).", _WORDS, metavar="HOW")
+    ] = None,
+    prompt_hold: Annotated[
+        Real, _option("Share of each stretch that holds its text before it blends, 0 to 1 (0.5).", _WORDS)
+    ] = None,
+    prompt_loop: Annotated[bool, _option("Blend the last text back to the first.", _WORDS, "--prompt-loop")] = False,
+    plain_prompts: Annotated[
+        bool, _option("Take brackets as letters and cut long prompts, as the original.", _WORDS, "--plain-prompts")
+    ] = False,
     seed: Annotated[Numbers, _option("Once, or once a clip; -1 is random.", _PICTURE)] = None,
     num_frames: Annotated[Number, _option("Frames in a clip.", _PICTURE)] = None,
     width: Annotated[Number, _option("Pixels, a multiple of 8.", _PICTURE)] = None,
@@ -73,6 +90,18 @@ def animate(
     clip_skip: Annotated[Number, _option("Last layers of the text encoder to pass over.", _PICTURE)] = None,
     window: Annotated[Number, _option("Frames seen at once in long clips.", _PICTURE)] = None,
     overlap: Annotated[Number, _option("Frames shared by two windows.", _PICTURE)] = None,
+    stride: Annotated[
+        Number, _option("2 adds windows of every second frame, 3 also of every fourth (1).", _LONG)
+    ] = None,
+    blend: Annotated[
+        Text, _option("Where windows overlap: pyramid, flat, overlap-linear, gauss.", _LONG, metavar="HOW")
+    ] = None,
+    closed_loop: Annotated[
+        bool, _option("The first frame follows the last; the seam is measured.", _LONG, "--closed-loop")
+    ] = False,
+    long_mode: Annotated[
+        Text, _option("Windows over the unet, or in the motion modules alone: unet, motion.", _LONG, metavar="MODE")
+    ] = None,
     sparsectrl: Annotated[
         Text, _option("SparseCtrl encoder, for pictures or sketches.", _CONTROL, metavar="FILE")
     ] = None,
@@ -157,6 +186,13 @@ def animate(
         "download": download or None,
         "prompt": prompts or None,
         "negative_prompt": negative_prompt or None,
+        "prompt_travel": _at_frames(prompt_at) if prompt_at else None,
+        "prompt_head": prompt_head,
+        "prompt_tail": prompt_tail,
+        "prompt_interpolation": prompt_interpolation,
+        "prompt_hold": prompt_hold,
+        "prompt_loop": prompt_loop or None,
+        "plain_prompts": plain_prompts or None,
         "seed": seed or None,
         "num_frames": num_frames,
         "width": width,
@@ -167,6 +203,10 @@ def animate(
         "clip_skip": clip_skip,
         "window": window,
         "overlap": overlap,
+        "stride": stride,
+        "blend": blend,
+        "closed_loop": closed_loop or None,
+        "long_mode": long_mode,
         "sparsectrl": sparsectrl,
         "control_images": control_image or None,
         "control_indices": control_index or None,
@@ -232,7 +272,7 @@ def run(
         requests = load_config(config, values, pretrained_model_path=pretrained_model_path)
     elif result:
         requests = [load_result(result, values)]
-    elif "prompt" in values:
+    elif "prompt" in values or "prompt_travel" in values:
         requests = [build_request(values)]
     else:
         raise UserError(
@@ -253,8 +293,9 @@ def run(
             done = render_runs(requests, Path(config).stem, on_progress=on_progress)
         else:
             done = render(requests[0], on_progress=on_progress)
-    for file, request in zip(done.files, done.requests, strict=True):
-        print(file if quiet else f"{file}  (seed {request.seed[0]})")
+    for file, request, seam in zip(done.files, done.requests, done.seams, strict=True):
+        of_loop = "" if seam is None else f"; loop seam {seam:.2f}, 1 is seamless"
+        print(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
     for sheet in [] if quiet else done.sheets:
         print(sheet)
     if done.grid is not None:
@@ -272,6 +313,27 @@ def _scaled(text: str) -> dict[str, Any]:
         return {"path": path, "scale": float(scale)} if colon and path else {"path": text}
     except ValueError:
         return {"path": text}
+
+
+def _at_frames(given: list[str]) -> dict[str, str]:
+    """`12=summer` as a frame and its text; the text may have quotes of its own around it.
+
+    >>> _at_frames(["12=summer", '24="autumn, rain"'])
+    {'12': 'summer', '24': 'autumn, rain'}
+    """
+    from animatediff.errors import UserError
+    from animatediff.prompts.travel import frame_of
+
+    found: dict[str, str] = {}
+    for item in given:
+        frame, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f'--prompt-at {item!r}: expected a frame and a text, as in --prompt-at 12="summer"')
+        if (key := str(frame_of(frame))) in found:
+            raise UserError(f"--prompt-at: frame {key} has two texts, {found[key]!r} and {text!r}; keep one of them")
+        quoted = len(text) > 1 and text[0] == text[-1] == '"'
+        found[key] = text[1:-1] if quoted else text
+    return found
 
 
 def _with_token(text: str) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from animatediff.errors import UserError
 REPOSITORY = Path(__file__).resolve().parents[2]
 """The root of a source checkout; the folder of packages where installed."""
 
+OF_TEXTS = ("prompt", "prompt_travel", "prompt_map")
+"""Keys that hold texts at frames: a frame given twice there is a mistake as well."""
+
 Lines = dict[tuple[Any, ...], int]
 
 
@@ -62,18 +65,30 @@ def _collect_lines(node: yaml.Node | None, path: tuple[Any, ...], lines: Lines, 
             if place in lines and key.tag != "tag:yaml.org,2002:merge" and place[-1] is not None:
                 raise UserError(f"{where}, line {line}: {place[-1]!r} is given twice (first in line {lines[place]})")
             lines[place] = line
-            if len(place) < 2:
+            if len(place) < 2 or place[-1] in OF_TEXTS:
                 _collect_lines(value, place, lines, where)
-    elif isinstance(node, yaml.SequenceNode) and not path:
+    elif isinstance(node, yaml.SequenceNode) and (not path or path[-1] in OF_TEXTS):
         for index, item in enumerate(node.value):
-            lines[(index,)] = item.start_mark.line + 1
-            _collect_lines(item, (index,), lines, where)
+            place = (*path, index)
+            lines[place] = item.start_mark.line + 1
+            _collect_lines(item, place, lines, where)
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Plain values of a JSON text. Raises UserError for anything else."""
+    """Plain values of a JSON text. Raises UserError for anything else, and for a key given twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{where}: {twice!r} is given twice")
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not valid JSON ({error})") from error
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.config.files import Lines, find, parse_json, parse_yaml, read_text
-from animatediff.config.original import RENAMED, is_run, settings_of
+from animatediff.config.original import ALIASES, RENAMED, is_run, settings_of
 from animatediff.config.request import PATH_FIELDS, AnimateRequest, build_request
+from animatediff.config.travel import normal_prompts
+from animatediff.config.travel_json import DATA, is_travel_json, settings_of_travel
 from animatediff.errors import UserError
 
-PER_CLIP = ("negative_prompt", "seed")
+PER_PROMPT = ("negative_prompt", "seed")
 
 
 def load_config(
@@ -20,11 +22,17 @@ def load_config(
     """The requests of a configuration file, in order.
 
     Taken are the original's list of runs, its 2023 mapping of names to runs, and a mapping that is one run; keys are
-    the original's or those of AnimateRequest. A list under `motion_module` gives one request for each.
+    the original's or those of AnimateRequest. A list under `motion_module` gives one request for each. JSON files of
+    animatediff-cli-prompt-travel give one.
     overrides: settings that win over the file's; pretrained_model_path: replaces the file's, not its dreambooth_path.
     Raises UserError that names the file, the line, and the nearest known key.
     """
     path = Path(path)
+    if path.suffix.lower() == ".json" and is_travel_json(data := parse_json(read_text(path), str(path))):
+        values = resolve(settings_of_travel(data, str(path)), [path.parent, DATA])
+        if pretrained_model_path:
+            values["model"] = pretrained_model_path
+        return [build_request(merge(values, overrides or {}), str(path))]
     return parse_config(
         read_text(path), overrides, where=str(path), folder=path.parent, pretrained_model_path=pretrained_model_path
     )
@@ -94,7 +102,8 @@ def _requests(
             raise
         raise UserError(str(error).replace(f"{where}: ", f"{where}, line {lines[unknown]}: ", 1)) from error
     values = merge(resolve(values, [folder]), overrides)
-    lines = {**lines, **{RENAMED[key]: line for key, line in lines.items() if key in RENAMED}}
+    names = {**RENAMED, **ALIASES}
+    lines = {**lines, **{names[key]: line for key, line in lines.items() if key in names}}
     lines = {key: line for key, line in lines.items() if key not in overrides}
     modules = values.pop("motion_module", None)
     listed = modules if isinstance(modules, list) and modules else [modules]
@@ -103,13 +112,21 @@ def _requests(
 
 def merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with those of `overrides` on top; other prompts than the file's take as many seeds as they need."""
+    overrides = normal_prompts(overrides) if _starts_travel(overrides) else overrides
     merged = {**values, **overrides}
+    if "prompt" in overrides and "prompt_travel" not in overrides:  # other prompts than the file's, not on its way
+        merged.pop("prompt_travel", None)
     if "prompt" in overrides:
         count = len(overrides["prompt"]) if isinstance(overrides["prompt"], (list, tuple)) else 1
-        for name in PER_CLIP:
+        for name in PER_PROMPT:
             if name not in overrides and isinstance(merged.get(name), list) and len(merged[name]) > 1:
                 merged[name] = merged[name][:count] if len(merged[name]) >= count else merged[name][:1]
     return merged
+
+
+def _starts_travel(overrides: Mapping[str, Any]) -> bool:
+    """Whether these settings say what the clip shows from its first frame on, and on the way."""
+    return "prompt" in overrides or any(str(frame) == "0" for frame in overrides.get("prompt_travel") or ())
 
 
 def resolve(values: Mapping[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]:

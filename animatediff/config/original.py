@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from animatediff.config.request import FIELDS, AnimateRequest, unknown_key
+from animatediff.config.travel import normal_prompts
 from animatediff.errors import UserError
+
+TRAVEL = {
+    "prompt_map": "prompt_travel",
+    "head_prompt": "prompt_head",
+    "tail_prompt": "prompt_tail",
+    "prompt_fixed_ratio": "prompt_hold",
+}
+"""Keys of animatediff-cli-prompt-travel, which the original has no word for."""
 
 RENAMED = {
     "W": "width",
@@ -19,8 +28,17 @@ RENAMED = {
     "controlnet_images": "control_images",
     "controlnet_image_indexs": "control_indices",
     "controlnet_image_indexes": "control_indices",
+    **TRAVEL,
 }
 """One key, one setting."""
+
+ALIASES = {
+    "context_length": "window",
+    "context_overlap": "overlap",
+    "context_stride": "stride",
+    "fuse_method": "blend",
+}
+"""Names by which users of ComfyUI know our settings; read, not written."""
 
 BASE_KEYS = ("dreambooth_path", "ckpt_path", "model", "pretrained_model_path", "base_model_path")
 """Keys that name the image model; the first that is not empty counts: `dreambooth_path` replaces the weights."""
@@ -39,6 +57,7 @@ STRUCTURED = (
 )
 RUN_KEYS = (
     *RENAMED,
+    *ALIASES,
     *BASE_KEYS,
     *STRUCTURED,
     "inference_config",
@@ -78,15 +97,18 @@ def settings_of(run: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
 
     values: dict[str, Any] = {}
     for key, value in given.items():
-        if key in RENAMED:
-            _put(values, RENAMED[key], value, key, where)
+        if (setting := RENAMED.get(key) or ALIASES.get(key)) is not None:
+            _put(values, setting, value, key, where)
         elif key in FIELDS and key != "model":
             _put(values, key, value, key, where)
     if "random_seed" in given:  # the seeds that a finished run really used
         values["seed"] = given["random_seed"]
     _put_models(values, given, where)
     _put_loras(values, given, where)
-    return values
+    try:
+        return normal_prompts(values)
+    except UserError as error:
+        raise UserError(f"{where}{error}") from error
 
 
 def _put_models(values: dict[str, Any], given: Mapping[str, Any], where: str) -> None:
@@ -144,7 +166,9 @@ def to_original(request: AnimateRequest) -> dict[str, Any]:
     if "model" in stored:
         run["pretrained_model_path"] = stored.pop("model")
     for key, setting in RENAMED.items():
-        if setting in stored and setting != "motion_module":
+        if setting in stored and setting != "motion_module" and key not in TRAVEL:
             run[key] = stored.pop(setting)
+    if "prompt_travel" in stored:
+        stored["prompt_travel"] = [{int(frame): text for frame, text in t.items()} for t in stored["prompt_travel"]]
     seeds = stored.pop("seed", [-1])
     return run | stored | {"random_seed": seeds}

@@ -16,8 +16,10 @@ from animatediff.config.inputs import (
     SecondPassSettings,
     VideoSettings,
 )
+from animatediff.config.travel import normal_prompts
 from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
+from animatediff.prompts.travel import DEFAULT_HOLD, PromptTravel, check_frames, joined
 
 MAX_SEED = 2**64 - 1
 """The largest seed that torch takes; the original's files hold seeds above 2**63."""
@@ -70,13 +72,15 @@ class EmbeddingRef(_Frozen):
     token: Name = None
 
 
+Travels = Annotated[tuple[dict[int, str], ...], BeforeValidator(_listed_or_none)]
 Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 
 
 class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondPassSettings, _Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
-    Lists of prompts, negative prompts and seeds are as long as there are clips, or hold one entry that serves all.
+    Lists of prompts, negative prompts, travels and seeds are as long as there are clips, or hold one entry that serves
+    all.
     """
 
     model: Name = None
@@ -105,6 +109,23 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
     seed: Annotated[tuple[Seed, ...], BeforeValidator(_listed), Field(min_length=1)] = (-1,)
     """0 to 2**64 - 1; -1 draws one, which is recorded."""
 
+    prompt_travel: Travels = ()
+    """Texts at later frames, {12: "summer", 24: "autumn"}, on the way from one to the next in between.
+
+    A mapping that is given as the prompt itself, or with frame 0 in it, ends here.
+    """
+    prompt_head: Name = None
+    """Put before every prompt and every text of a travel."""
+    prompt_tail: Name = None
+    """Put after every one."""
+    prompt_interpolation: Literal["linear", "slerp"] = "linear"
+    prompt_hold: Share = DEFAULT_HOLD
+    """Share of each stretch that shows its text before it blends to the next: 0 blends all the way, 1 switches."""
+    prompt_loop: bool = False
+    """The last text blends back to the first, for clips that loop."""
+    plain_prompts: bool = False
+    """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs and nothing is cut."""
+
     num_frames: Count | None = None
     width: Size | None = None
     height: Size | None = None
@@ -119,6 +140,14 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
     """Frames that the motion module sees at once in clips longer than that."""
     overlap: Annotated[int, Field(ge=0)] | None = None
     """Frames shared by two neighbouring windows."""
+    stride: Annotated[int, Field(ge=1, le=16)] = 1
+    """1 for windows of neighbouring frames; 2 adds windows of every second frame, 3 also of every fourth, ...."""
+    blend: Literal["pyramid", "flat", "overlap-linear", "gauss"] = "pyramid"
+    """How windows count where they overlap."""
+    closed_loop: bool = False
+    """The first frame follows the last."""
+    long_mode: Literal["unet", "motion"] = "unet"
+    """Windows over the whole UNet, or inside the motion modules alone."""
     decode_chunk_size: Count | None = None
     """Frames decoded at once."""
     fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
@@ -152,15 +181,23 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
     loop: Annotated[int, Field(ge=0, le=65535)] = 0
     """Times that gif, webp and apng play; 0 is for ever."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form_of_prompts(cls, values: Any) -> Any:
+        return normal_prompts(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _consistent(self) -> AnimateRequest:
-        counts = {name: len(getattr(self, name)) for name in ("prompt", "negative_prompt", "seed")}
+        counts = {name: len(getattr(self, name)) for name in PER_CLIP}
         several = {name: count for name, count in counts.items() if count > 1}
         if len(set(several.values())) > 1:
             found = ", ".join(f"{count} x {name}" for name, count in several.items())
             raise ValueError(f"{found}: expected one for all clips, or as many as there are clips")
         if self.window is not None and self.overlap is not None and self.overlap >= self.window:
             raise ValueError(f"overlap={self.overlap} must be less than window={self.window}")
+        if self.num_frames is not None:
+            for texts in self.prompt_travel:
+                check_frames(texts, self.num_frames)
         self._check_control()
         self._check_video(followed=bool(self.controlnet_video))
         self._check_nets()
@@ -188,21 +225,35 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
     @property
     def num_clips(self) -> int:
         """How many clips this asks for."""
-        return max(len(self.prompt), len(self.negative_prompt), len(self.seed))
+        return max(len(getattr(self, name)) for name in PER_CLIP)
 
     def clip(self, index: int) -> AnimateRequest:
         """The request for clip `index` alone."""
-        one = {
-            name: (values[index % len(values)],)
-            for name in ("prompt", "negative_prompt", "seed")
-            for values in [getattr(self, name)]
-        }
+        one = {name: (values[index % len(values)],) for name in PER_CLIP if (values := getattr(self, name))}
         return self.model_copy(update=one)
+
+    def shown(self, index: int = 0) -> str | PromptTravel:
+        """What clip `index` shows: its prompt, with head and tail, or texts that travel."""
+        clip = self.clip(index)
+        head, tail = self.prompt_head or "", self.prompt_tail or ""
+        if not any(clip.prompt_travel):
+            return joined(head, clip.prompt[0], tail)
+        return PromptTravel(
+            {0: clip.prompt[0], **clip.prompt_travel[0]},
+            head=head,
+            tail=tail,
+            interpolation=self.prompt_interpolation,
+            hold=self.prompt_hold,
+            loop=self.prompt_loop,
+        )
 
     def stored(self) -> dict[str, Any]:
         """What is written down with a result: what decides its frames, as plain JSON values."""
         return self.model_dump(mode="json", exclude={"out", "download"}, exclude_defaults=True)
 
+
+PER_CLIP = ("prompt", "prompt_travel", "negative_prompt", "seed")
+"""Settings of which there is one a clip, or one for all."""
 
 FIELDS = tuple(AnimateRequest.model_fields)
 PATH_FIELDS = {

@@ -12,7 +12,7 @@ from animatediff.errors import UserError
 from animatediff.evaluation.camera import Camera, mean_camera, read_camera
 from animatediff.evaluation.flow import Picture, Tracker, transform_flow
 from animatediff.evaluation.similarity import track
-from animatediff.evaluation.stability import frame_difference, mean_length, warp_error
+from animatediff.evaluation.stability import frame_difference, loop_seam, mean_length, warp_error
 
 OnStep = Callable[[int, int], None]
 """Called with the number of steps measured and the number of all."""
@@ -93,8 +93,6 @@ def measure(frames: np.ndarray, on_step: OnStep | None = None) -> Measurement:
         differences.append(frame_difference(frames[i], frames[i + 1]))
         if on_step is not None:
             on_step(i + 1, num_frames - 1)
-    difference = float(np.mean(differences))
-    seam = frame_difference(frames[-1], frames[0])
     return Measurement(
         num_frames=num_frames,
         width=width,
@@ -104,6 +102,6 @@ def measure(frames: np.ndarray, on_step: OnStep | None = None) -> Measurement:
         motion=float(np.mean(motions)),
         own_motion=float(np.mean(own_motions)),
         warp_error=float(np.mean(warp_errors)),
-        frame_difference=difference,
-        loop_seam=seam / difference if difference > 0 else 1.0,  # all frames are equal
+        frame_difference=float(np.mean(differences)),
+        loop_seam=loop_seam(frames),
     )

@@ -15,6 +15,16 @@ def frame_difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first.astype(np.int16) - second).mean()) * PERCENT
 
 
+def loop_seam(frames: np.ndarray) -> float:
+    """How much larger the step from the last frame to the first is than the others: 1 is a seamless loop.
+
+    frames: uint8 (f, h, w, 3). 1.0 where all frames are equal.
+    """
+    steps = [frame_difference(frames[i], frames[i + 1]) for i in range(len(frames) - 1)]
+    difference = float(np.mean(steps)) if steps else 0.0
+    return frame_difference(frames[-1], frames[0]) / difference if difference > 0 else 1.0
+
+
 def warp_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray, valid: np.ndarray) -> float:
     """Difference of a frame and the next one warped back to it by the flow, in percent of full brightness.
 

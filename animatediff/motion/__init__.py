@@ -4,21 +4,26 @@ Read `module.py` (what a motion module computes), then `attach.py` (where it is 
 """
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, MotionNumerics
-from animatediff.motion.attach import Attachment, attach, detach, frames_of
+from animatediff.motion.attach import Attachment, attach, detach, frames_of, norms_over_frames
 from animatediff.motion.module import FrameCount, MotionModule, frame_positions
-from animatediff.motion.windows import frame_weights, uniform_windows
+from animatediff.motion.windows import BLENDS, Window, closed_windows, plan_windows, uniform_windows, window_weights
 
 __all__ = [
+    "BLENDS",
     "Attachment",
     "FrameCount",
     "MotionAdapter",
     "MotionLayout",
     "MotionModule",
     "MotionNumerics",
+    "Window",
     "attach",
+    "closed_windows",
     "detach",
     "frame_positions",
-    "frame_weights",
     "frames_of",
+    "norms_over_frames",
+    "plan_windows",
     "uniform_windows",
+    "window_weights",
 ]

@@ -114,6 +114,12 @@ def frames_of(unet: UNet2DConditionModel) -> FrameCount:
     raise ValueError("this UNet has no motion modules; attach them first")
 
 
+def norms_over_frames(unet: nn.Module) -> bool:
+    """Whether GroupNorms of the image layers see all frames of a clip together, as those of v1 do once attached."""
+    hooks = (hook for layer in unet.modules() for hook in layer._forward_pre_hooks.values())
+    return any(isinstance(getattr(hook, "__self__", None), NormOverFrames) for hook in hooks)
+
+
 def image_norms(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
     """The GroupNorms that v1 ran over all frames: those of the ResNets and the last one; not those of attentions."""
     for block in _blocks(unet):

@@ -7,6 +7,8 @@ Submodules carry the names that diffusers gave them, so that PEFT and published 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from animatediff.motion.windows import Window
 
 # Fused attention kernels put the batch into a CUDA grid dimension, which ends at 65,535.
 MAX_ATTENTION_BATCH = 32_768
@@ -28,6 +32,19 @@ class FrameCount:
     """
 
     num_frames: int = 1
+    windows: Sequence[Window] = ()
+    """Where not empty, frames see each other in these windows alone, and what the windows say is blended."""
+    scale: Tensor | None = None
+    """(f,): times this much of what the modules say is added to each frame; None is once."""
+
+    @contextmanager
+    def during(self, num_frames: int, windows: Sequence[Window] = (), scale: Tensor | None = None) -> Iterator[None]:
+        """Set all three for a call; windows and scale are forgotten after it."""
+        self.num_frames, self.windows, self.scale = num_frames, windows, scale
+        try:
+            yield
+        finally:
+            self.windows, self.scale = (), None
 
 
 def frame_positions(num_frames: int, dim: int, *, device: torch.device | None = None) -> Tensor:
@@ -144,8 +161,20 @@ class MotionModule(nn.Module):
         """Channels of the pictures it takes."""
         return self.proj_in.in_features
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """Attend over time at each latent pixel. x: (b*f, c, h, w), returned with the same shape."""
+    def forward(
+        self, x: Tensor, num_frames: int, *, windows: Sequence[Window] = (), scale: Tensor | None = None
+    ) -> Tensor:
+        """Attend over time at each latent pixel. x: (b*f, c, h, w), returned with the same shape.
+
+        windows and scale: as in FrameCount.
+        """
+        change = self.blended(x, num_frames, windows) if windows else self.change(x, num_frames)
+        if scale is not None:
+            change = change * scale.to(x).repeat(x.shape[0] // num_frames)[:, None, None, None]
+        return x + change
+
+    def change(self, x: Tensor, num_frames: int) -> Tensor:
+        """What is added to the pictures of clips whose frames all see each other, of the same shape."""
         h, w = x.shape[-2:]
         y = rearrange(self._normalise(x, num_frames), "(b f) c h w -> (b h w) f c", f=num_frames)
         y = self.proj_in(y)
@@ -156,7 +185,18 @@ class MotionModule(nn.Module):
             else:
                 y = block(y, positions)
         y = self.proj_out(y)
-        return x + rearrange(y, "(b h w) f c -> (b f) c h w", h=h, w=w)
+        return rearrange(y, "(b h w) f c -> (b f) c h w", h=h, w=w)
+
+    def blended(self, x: Tensor, num_frames: int, windows: Sequence[Window]) -> Tensor:
+        """What is added to pictures of which only those of a window see each other, of the same shape."""
+        clips = rearrange(x, "(b f) c h w -> b f c h w", f=num_frames)
+        total = torch.zeros_like(clips)
+        for window in windows:
+            frames = torch.tensor(window.frames, device=x.device)
+            part = clips.index_select(1, frames)
+            change = self.change(part.flatten(0, 1), len(window.frames)).view_as(part)
+            total.index_add_(1, frames, change * window.share.to(x)[:, None, None, None])
+        return total.flatten(0, 1)
 
     def _normalise(self, x: Tensor, num_frames: int) -> Tensor:
         if not self.norm_over_frames:
@@ -167,8 +207,12 @@ class MotionModule(nn.Module):
     def after(self, layer: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of the image layer in front of it, whose output is a tensor or a tuple that starts with one."""
         if isinstance(output, tuple):
-            return (self(output[0], self.frames.num_frames), *output[1:])
+            return (self._seen(output[0]), *output[1:])
         if isinstance(output, Tensor):
-            return self(output, self.frames.num_frames)
-        output.sample = self(output.sample, self.frames.num_frames)
+            return self._seen(output)
+        output.sample = self._seen(output.sample)
         return output
+
+    def _seen(self, x: Tensor) -> Tensor:
+        frames = self.frames
+        return self(x, frames.num_frames, windows=frames.windows, scale=frames.scale)

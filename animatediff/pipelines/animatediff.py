@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,18 +11,19 @@ from torch import Tensor
 from animatediff.control.controlnet import ControlNetInput
 from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
-from animatediff.motion import uniform_windows
 from animatediff.pipelines.assemble import is_sdxl
 from animatediff.pipelines.beginning import VIDEO_STRENGTH, video_latents, video_length, video_tensor
-from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, check_window
+from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, travelling
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
+from animatediff.pipelines.long_clips import long_clip
 from animatediff.pipelines.moving_pictures import adapter_states, moving_pictures
 from animatediff.pipelines.nets import net_controls, net_inputs
 from animatediff.pipelines.output import AnimateDiffOutput, Progress
 from animatediff.pipelines.second_pass import UPSCALE_STRENGTH, in_two_passes
 from animatediff.pipelines.texts import encode_texts
+from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
@@ -41,6 +42,9 @@ from animatediff.sampling.predict import Predict
 
 DECODE_CHUNK_SIZE = 4
 
+Prompt = str | Mapping[int, str] | PromptTravel
+"""What one clip shows."""
+
 
 class AnimateDiffPipeline(LoadedPipeline):
     """Text to animation with any Stable Diffusion 1.x, 2.x or SDXL model.
@@ -52,7 +56,7 @@ class AnimateDiffPipeline(LoadedPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompt | Sequence[Prompt],
         *,
         negative_prompt: str | Sequence[str] | None = None,
         num_frames: int | None = None,
@@ -63,8 +67,13 @@ class AnimateDiffPipeline(LoadedPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         clip_skip: int | None = None,
+        plain_prompts: bool = False,
         window: int | None = None,
         overlap: int | None = None,
+        stride: int = 1,
+        blend: str = "pyramid",
+        closed_loop: bool = False,
+        long_mode: str = "unet",
         decode_chunk_size: int | None = None,
         eta: float = 0.0,
         conditioning_frames: Any = None,
@@ -88,12 +97,20 @@ class AnimateDiffPipeline(LoadedPipeline):
     ) -> AnimateDiffOutput:
         """Render one clip a prompt.
 
+        A prompt is a text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`) or a `PromptTravel`, which has
+        more to set. `(word:1.2)` and `[word]` weigh words and prompts may be of any length, unless `plain_prompts`.
+
         None is what `defaults` says. `height` and `width` are pixels, multiples of 8. A `guidance_scale` of at most 1
         renders without negative prompts, at half the cost. `generator`: one, or one a clip; noise is drawn on its
         device. `latents`: (b, 4, f, h, w) noise to start from instead. `clip_skip`: how many of the text encoder's last
-        layers to pass over. More frames than the motion module knows are rendered in windows of `window` frames that
-        share `overlap` frames with the next. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
+        layers to pass over. `callback_on_step_end(pipe, step, timestep, {"latents": ...})` may return
         changed latents; `cancel()` is asked after each step.
+
+        More frames than the motion module knows are rendered in windows of `window` frames that share `overlap` frames
+        with the next and blend as `blend` says (`pyramid`, `flat`, `overlap-linear`, `gauss`). `stride` 2 adds windows
+        of every second frame, 3 also of every fourth. With `closed_loop` the first frame follows the last. `long_mode`
+        "unet" predicts window after window, at the memory of one; "motion" has windows in the motion modules alone, so
+        that the image layers see each frame once a step, at the memory of the whole clip's feature maps.
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
@@ -121,7 +138,7 @@ class AnimateDiffPipeline(LoadedPipeline):
                 "no motion module is loaded, so frames would not know of each other; call load_motion_module"
             )
         defaults = self.defaults
-        prompts = as_list(prompt)
+        prompts = travelling(prompt)
         negatives = None if negative_prompt is None else as_list(negative_prompt)
         shown = moving_pictures(images, image_mode, self)
         like = shown.size if shown is not None else None
@@ -144,7 +161,17 @@ class AnimateDiffPipeline(LoadedPipeline):
         max_positions = motion.adapter.numerics.max_positions
         if conditioning_frames is not None and self.sparsectrl is not None:
             max_positions = min(max_positions, self.sparsectrl.sparse_config.max_positions)
-        window, overlap = check_window(window, overlap, num_frames, defaults.window, max_positions)
+        long = long_clip(
+            num_frames,
+            window=window,
+            overlap=overlap,
+            stride=stride,
+            blend=blend,
+            closed_loop=closed_loop,
+            mode=long_mode,
+            default_window=defaults.window,
+            max_positions=max_positions,
+        )
         if negatives is not None and len(negatives) == 1:
             negatives *= len(prompts)
 
@@ -178,8 +205,10 @@ class AnimateDiffPipeline(LoadedPipeline):
             self.image,
             prompts,
             negatives,
+            num_frames=num_frames,
             guidance=guidance,
             clip_skip=clip_skip,
+            plain=plain_prompts,
             size=(height, width),
             device=device,
         )
@@ -220,13 +249,18 @@ class AnimateDiffPipeline(LoadedPipeline):
             if given is not None:
                 controls.append(given.control(self.vae, timesteps, device))
             predict: Predict = ClipPredictor(
-                self.unet, motion.frames, texts.embeddings, texts.pooled, texts.time_ids, controls, adapted
+                self.unet,
+                motion.frames,
+                texts.embeddings,
+                texts.pooled,
+                texts.time_ids,
+                controls,
+                long.in_motion,
+                pictures=adapted,
             )
             latents = denoise(
                 latents,
-                predict=windowed(
-                    guided(predict, scale) if guidance else predict, uniform_windows(num_frames, window, overlap)
-                ),
+                predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
                 scheduler=scheduler,
                 timesteps=timesteps,
                 step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),

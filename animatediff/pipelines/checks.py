@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.pipelines.decode import OUTPUT_TYPES
+from animatediff.prompts import PromptTravel
 
 
 def as_list(value: str | Sequence[str]) -> list[str]:
@@ -14,8 +15,20 @@ def as_list(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def travelling(prompt: Any) -> list[str | PromptTravel]:
+    """One prompt or several as a list, with mappings of frames to texts as what they mean.
+
+    Raises UserError for what is no prompt.
+    """
+    listed = [prompt] if isinstance(prompt, (str, Mapping, PromptTravel)) else list(prompt)
+    for one in listed:
+        if not isinstance(one, (str, Mapping, PromptTravel)):
+            raise UserError(f"a prompt is a text, or a mapping of frames to texts; got {one!r}")
+    return [PromptTravel(one) if isinstance(one, Mapping) else one for one in listed]
+
+
 def check_call(
-    prompts: list[str],
+    prompts: Sequence[str | PromptTravel],
     negatives: list[str] | None,
     num_frames: int,
     height: int,
@@ -40,6 +53,9 @@ def check_call(
         if value < 8 or value % 8:
             near = max(8, round(value / 8) * 8)
             raise UserError(f"{name} must be a positive multiple of 8 pixels, got {value}; {near} is near")
+    for prompt in prompts:
+        if isinstance(prompt, PromptTravel):
+            prompt.check(num_frames)
     check_output(output_type)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animatediff.prompts.encode import layer_states
+
 
 def skipped_states(image: Any, texts: Sequence[str], clip_skip: int, device: torch.device) -> Tensor:
     """States (b, n, d) of `texts` with the last `clip_skip` layers passed over, normalised as the last layer's are.
@@ -26,5 +28,4 @@ def skipped_states(image: Any, texts: Sequence[str], clip_skip: int, device: tor
         truncation=True,
         return_tensors="pt",
     )
-    states = encoder(tokens.input_ids.to(device), output_hidden_states=True).hidden_states[-(clip_skip + 1)]
-    return getattr(encoder, "text_model", encoder).final_layer_norm(states)
+    return layer_states(encoder, tokens.input_ids.to(device), clip_skip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,11 +16,14 @@ from animatediff.config.original import to_original
 from animatediff.config.request import AnimateRequest
 from animatediff.control.sheet import keyframe_sheet
 from animatediff.errors import UserError
+from animatediff.evaluation.stability import loop_seam
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.control_images import control_pictures
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
-from animatediff.pipelines.shown_pictures import of_pictures, picture_arguments, shown
+from animatediff.pipelines.shown_pictures import of_pictures, picture_arguments, shown_at
 from animatediff.pipelines.sources import of_video, second_pass, sound_of, video_arguments
+from animatediff.prompts import PromptTravel
+from animatediff.prompts.timeline import timeline, timeline_picture
 from animatediff.video.atomic import check_folder, check_writable, write_errors, write_text
 from animatediff.video.formats import FOLDER, format_of
 from animatediff.video.grid import make_grid
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from animatediff.pipelines import AnimateDiffPipeline
+
+logger = logging.getLogger(__name__)
 
 GRID_FPS = 8
 
@@ -58,7 +64,10 @@ class RenderResult:
     folder: Path | None = None
     """The folder made in the original's layout."""
     sheets: list[Path] = field(default_factory=list)
-    """One a clip with pictures: what was given, above what was rendered at those frames."""
+    """One a clip with pictures: what was given, above what was rendered at those frames; and one a clip with a prompt
+    that travels: which text it shows when."""
+    seams: list[float | None] = field(default_factory=list)
+    """One a clip, of closed loops: the step from the last frame to the first over that of neighbours, 1 is seamless."""
     grid: Path | None = None
     config: Path | None = None
 
@@ -95,7 +104,8 @@ def render(
     """Render every clip of `request` and write it to `request.out`, or to `samples/{prompt}.mp4` under a free name.
 
     Beside each file goes `FILE.json`, from which `load_result` repeats it, and, where pictures steer the clip, a sheet
-    of them, `{name}.keyframes.png`. `pipe`: a pipeline that already holds what
+    of them, `{name}.keyframes.png`, and where the prompt travels, its timeline, `{name}.prompts.png`.
+    `pipe`: a pipeline that already holds what
     the request names. Raises UserError before anything is computed for what cannot be loaded or written; Cancelled.
     """
     first = slug(request.prompt[0]).lower()
@@ -164,6 +174,7 @@ def _config_text(requests: Sequence[AnimateRequest], clips: Sequence[AnimateRequ
         filled = own[0].model_copy(
             update={
                 "prompt": request.prompt,
+                "prompt_travel": request.prompt_travel,
                 "negative_prompt": request.negative_prompt,
                 "seed": tuple(clip.seed[0] for clip in own),
             }
@@ -189,6 +200,10 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
         frames = [index % len(clip.frames) for index in clip.indices]
         sheet = keyframe_sheet(clip.pictures, clip.frames, frames)
         result.sheets.append(write_picture(sheet, path.with_name(f"{path.stem}.keyframes.png")))
+    if isinstance(shown := request.shown(), PromptTravel):
+        picture = timeline_picture(shown, len(clip.frames))
+        result.sheets.append(write_picture(picture, path.with_name(f"{path.stem}.prompts.png")))
+    result.seams.append(loop_seam(clip.frames) if request.closed_loop else None)
     result.files.append(path)
     result.requests.append(request)
 
@@ -223,11 +238,12 @@ def _clips(
             current, loaded = build_pipeline(request), pipeline_key(request)
             _tell(on_progress, RenderProgress("load", 1, 1, index, num_clips))
         filled = with_defaults(request, current)
+        check_travels(filled)
         for number in range(filled.num_clips):
             one = filled.clip(number)
             pictures = control_pictures(one, getattr(current.sparsectrl, "kind", None)) if one.control_images else []
             frames = _frames(current, one, pictures, index, num_clips, on_progress, cancel)
-            indices, images = shown(picture_arguments(one))
+            indices, images = shown_at(picture_arguments(one))
             if pictures:
                 indices, images = [*one.control_indices, *indices], [*map(np.asarray, pictures), *images]
             yield Clip(frames, one, images, indices)
@@ -249,6 +265,13 @@ def with_defaults(request: AnimateRequest, pipe: Any) -> AnimateRequest:
     }
     recommended |= of_pictures(request, pipe) | of_video(request, defaults)
     return request.model_copy(update={k: v for k, v in recommended.items() if getattr(request, k) is None})
+
+
+def check_travels(request: AnimateRequest) -> None:
+    """Raise UserError for a text at a frame that one of the clips does not have; all are checked before the first."""
+    for index in range(request.num_clips):
+        if isinstance(shown := request.shown(index), PromptTravel):
+            shown.check(request.num_frames or 1)
 
 
 def _scheduler(pipe: Any) -> str | None:
@@ -280,19 +303,25 @@ def _frames(
     """One clip, uint8 (f, h, w, 3)."""
     import torch
 
-    control = (
-        {}
-        if not pictures
-        else {
-            "conditioning_frames": pictures,
-            "controlnet_frame_indices": request.control_indices,
-            "controlnet_conditioning_scale": request.control_scale,
-            "control_start": request.control_start,
-            "control_end": request.control_end,
-        }
-    )
+    control: dict[str, Any] = {
+        "controlnet_conditioning_scale": request.control_scale,
+        "control_start": request.control_start,
+        "control_end": request.control_end,
+    }
+    if pictures:
+        control |= {"conditioning_frames": pictures, "controlnet_frame_indices": request.control_indices}
+    shown = request.shown()
+    if isinstance(shown, PromptTravel):
+        logger.info("%s", timeline(shown, request.num_frames or 1))
+        if (apart := shown.shortest_stretch) is not None and apart < pipe.defaults.window:
+            logger.info(
+                "texts stand %d frames apart, fewer than the %d that the motion module sees at once: expect them to "
+                "mix; --num-frames and later frames for the texts keep them apart",
+                apart,
+                pipe.defaults.window,
+            )
     out = pipe(
-        prompt=request.prompt[0],
+        prompt=shown,
         negative_prompt=request.negative_prompt[0] or None,  # SDXL was trained with zeros there, not with ""
         num_frames=request.num_frames,
         height=request.height,
@@ -301,8 +330,13 @@ def _frames(
         guidance_scale=request.guidance_scale,
         generator=torch.Generator().manual_seed(request.seed[0]),
         clip_skip=request.clip_skip,
+        plain_prompts=request.plain_prompts,
         window=request.window,
         overlap=request.overlap,
+        stride=request.stride,
+        blend=request.blend,
+        closed_loop=request.closed_loop,
+        long_mode=request.long_mode,
         decode_chunk_size=request.decode_chunk_size,
         output_type="pil",
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),

@@ -83,7 +83,7 @@ def picture_arguments(request: AnimateRequest) -> dict[str, Any]:
     return arguments
 
 
-def shown(arguments: dict[str, Any]) -> tuple[list[int], list[np.ndarray]]:
+def shown_at(arguments: dict[str, Any]) -> tuple[list[int], list[np.ndarray]]:
     """Frames and pixels, uint8 (h, w, 3), of the pictures in these arguments."""
     import numpy as np
 

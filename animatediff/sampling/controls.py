@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+from animatediff.motion import Window
 
 
 class Residuals(NamedTuple):
@@ -45,6 +48,23 @@ class UNetInputs:
         """b, where clips with guidance count twice."""
         return self.latents.shape[0] // len(self.frames)
 
+    def of(self, places: Sequence[int]) -> UNetInputs:
+        """The inputs of some frames alone, given by their places among `frames`."""
+        rows = self.rows(places)
+        given = self.conditions
+        return UNetInputs(
+            latents=self.latents[rows],
+            timestep=self.timestep,
+            embeddings=self.embeddings[rows],
+            conditions=None if given is None else {name: value[rows] for name, value in given.items()},
+            frames=[self.frames[place] for place in places],
+        )
+
+    def rows(self, places: Sequence[int]) -> Tensor:
+        """Where the frames at these places stand in a batch of (b f), for every clip."""
+        of_clip = torch.arange(self.num_clips, device=self.latents.device)[:, None] * len(self.frames)
+        return (of_clip + torch.tensor(places, device=self.latents.device)).flatten()
+
 
 class Control(Protocol):
     """Anything that has residuals to give: SparseCtrl, ControlNet."""
@@ -60,6 +80,30 @@ def total_residuals(controls: Iterable[Control], inputs: UNetInputs) -> Residual
     for control in controls:
         if (given := control.residuals(inputs)) is not None:
             total = given if total is None else total.plus(given)
+    return total
+
+
+def blended_residuals(controls: Sequence[Control], inputs: UNetInputs, windows: Sequence[Window]) -> Residuals | None:
+    """What all controls give to each window of the frames, blended by their shares; None if none gives anything.
+
+    A control sees no more frames at once than the motion modules do, and steers the windows it would steer if each was
+    predicted by itself.
+    """
+    if not controls:
+        return None
+    total: Residuals | None = None
+    for window in windows:
+        given = total_residuals(controls, inputs.of(window.frames))
+        if given is None:
+            continue
+        if total is None:
+            num_pictures = len(inputs.latents)
+            empty = [part.new_zeros(num_pictures, *part.shape[1:]) for part in (*given.down, given.mid)]
+            total = Residuals(tuple(empty[:-1]), empty[-1])
+        rows = inputs.rows(window.frames)
+        share = window.share.repeat(inputs.num_clips)[:, None, None, None]
+        for whole, part in zip((*total.down, total.mid), (*given.down, given.mid), strict=True):
+            whole.index_add_(0, rows, part * share.to(part))
     return total
 
 

@@ -10,14 +10,18 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from animatediff.motion import FrameCount, frame_weights
-from animatediff.sampling.controls import Control, UNetInputs, total_residuals
+from animatediff.motion import FrameCount, Window
+from animatediff.sampling.chunks import layers_in_chunks
+from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape."""
+
+FrameTexts = Callable[[Sequence[int]], Tensor]
+"""f frames of the clip -> what the UNet is told about the text at each, (b*f, ...)."""
 
 
 @dataclass
@@ -26,51 +30,65 @@ class ClipPredictor:
 
     unet: UNet2DConditionModel
     frames: FrameCount
-    embeddings: Tensor
-    """(b, n, d) text states, one for each clip."""
-    pooled: Tensor | None = None
-    """(b, d) pooled text of SDXL."""
+    embeddings: Tensor | FrameTexts
+    """(b, n, d) text states, one for each clip; or what gives (b*f, n, d) where they change from frame to frame."""
+    pooled: Tensor | FrameTexts | None = None
+    """(b, d) pooled text of SDXL, likewise."""
     time_ids: Tensor | None = None
     """(b, 6) sizes and crops of SDXL."""
     controls: Sequence[Control] = ()
     """Asked at every call; what they give is added up."""
+    windows: Sequence[Window] = ()
+    """Windows inside the motion modules, over all frames of a clip that is given at once."""
+    motion_scale: Tensor | None = None
+    """(f,) for the frames of the whole clip: how much of what the motion modules say is added to each."""
     pictures: Sequence[Tensor] = ()
     """What IP-Adapters see, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for those of the whole clip."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
         num_frames = latents.shape[2]
-        self.frames.num_frames = num_frames
+        states = _per_frame(self.embeddings, frames)
         conditions = None
         if self.pooled is not None and self.time_ids is not None:
             conditions = {
-                "text_embeds": self.pooled.repeat_interleave(num_frames, 0),
+                "text_embeds": _per_frame(self.pooled, frames),
                 "time_ids": self.time_ids.repeat_interleave(num_frames, 0),
             }
         inputs = UNetInputs(
-            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(self.embeddings.dtype),
+            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(states.dtype),
             timestep=timestep,
-            embeddings=self.embeddings.repeat_interleave(num_frames, 0),
+            embeddings=states,
             conditions=conditions,
             frames=frames,
         )
-        residuals = total_residuals(self.controls, inputs)
+        residuals = (
+            blended_residuals(self.controls, inputs, self.windows)
+            if self.windows
+            else total_residuals(self.controls, inputs)
+        )
         added: dict[str, object] | None = None if conditions is None else dict(conditions)
         if self.pictures:
-            seen = [states if states.shape[1] == 1 else states[:, list(frames)] for states in self.pictures]
-            seen = [states.expand(-1, num_frames, *states.shape[2:]).flatten(0, 1) for states in seen]
+            seen = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.pictures]
+            seen = [part.expand(-1, num_frames, *part.shape[2:]).flatten(0, 1) for part in seen]
             added = {**(added or {}), "image_embeds": seen}
-        out = self.unet(
-            inputs.latents,
-            timestep,
-            encoder_hidden_states=inputs.embeddings,
-            added_cond_kwargs=added,
-            down_block_additional_residuals=None if residuals is None else residuals.down,
-            mid_block_additional_residual=None if residuals is None else residuals.mid,
-            return_dict=False,
-        )[0]
+        scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
+        with self.frames.during(num_frames, self.windows, scale), layers_in_chunks(self.unet, bool(self.windows)):
+            out = self.unet(
+                inputs.latents,
+                timestep,
+                encoder_hidden_states=inputs.embeddings,
+                added_cond_kwargs=added,
+                down_block_additional_residuals=None if residuals is None else residuals.down,
+                mid_block_additional_residual=None if residuals is None else residuals.mid,
+                return_dict=False,
+            )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
+
+
+def _per_frame(texts: Tensor | FrameTexts, frames: Sequence[int]) -> Tensor:
+    return texts.repeat_interleave(len(frames), 0) if isinstance(texts, Tensor) else texts(frames)
 
 
 def guided(predict: Predict, scale: float) -> Predict:
@@ -83,19 +101,17 @@ def guided(predict: Predict, scale: float) -> Predict:
     return call
 
 
-def windowed(predict: Predict, windows: Sequence[range]) -> Predict:
-    """Predict each window of frames by itself and average where they overlap, frames in mid-window counting most."""
-    if len(windows) == 1:
+def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
+    """Predict each window of frames by itself and blend them by their shares; all frames at once without windows."""
+    if len(windows) < 2:
         return predict
 
     def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         total = torch.zeros_like(latents)
-        weight = torch.zeros(latents.shape[2], device=latents.device)
         for window in windows:
-            part = slice(window.start, window.stop)
-            share = frame_weights(len(window)).to(latents.device)
-            total[:, :, part] += predict(latents[:, :, part], timestep, frames[part]) * share[:, None, None]
-            weight[part] += share
-        return total / weight[:, None, None]
+            places = torch.tensor(window.frames, device=latents.device)
+            said = predict(latents.index_select(2, places), timestep, [frames[place] for place in window.frames])
+            total.index_add_(2, places, said * window.share.to(latents)[:, None, None])
+        return total
 
     return call

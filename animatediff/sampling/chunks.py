@@ -1,0 +1,79 @@
+"""The image layers of a UNet on a few pictures at a time, so that what they need meanwhile does not grow with a clip.
+
+Where windows lie inside the motion modules, all frames of a clip go through the UNet in one call. Between two layers
+there is one feature map of them all, and those that wait for the way up; but inside a transformer there is ten times as
+much, and that is needed for one chunk only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from animatediff.motion import norms_over_frames
+
+CHUNK_SIZE = 32
+"""Pictures: a window of 16 frames, with and without the prompt."""
+
+
+@contextmanager
+def layers_in_chunks(unet: nn.Module, wanted: bool = True, size: int = CHUNK_SIZE) -> Iterator[None]:
+    """Let the ResNets, transformers and resizing layers of `unet` see at most `size` pictures at a time, for a while.
+
+    Not those of a UNet whose norms see all frames, nor of a compiled one, whose graph is made already.
+    """
+    possible = wanted and not hasattr(unet, "_orig_mod") and not norms_over_frames(unet)
+    layers = _layers(unet) if possible else []
+    before = [(layer, layer.__dict__.get("forward")) for layer in layers]
+    for layer in layers:
+        layer.forward = functools.partial(_in_chunks, layer.forward, size)
+    try:
+        yield
+    finally:
+        for layer, forward in before:
+            del layer.forward
+            if forward is not None:  # of offloading hooks, which stand there as well
+                layer.forward = forward
+
+
+def _layers(unet: nn.Module) -> list[nn.Module]:
+    found: list[nn.Module] = []
+    blocks = [*getattr(unet, "down_blocks", ()), getattr(unet, "mid_block", None), *getattr(unet, "up_blocks", ())]
+    for block in blocks:
+        for name in ("resnets", "attentions", "downsamplers", "upsamplers"):
+            found += [layer for layer in getattr(block, name, None) or () if layer is not None]
+    return found
+
+
+def _in_chunks(forward: Callable[..., Any], size: int, *args: Any, **kwargs: Any) -> Any:
+    """`forward` on all pictures (n, ...), a few at a time; other arguments that have n rows are split with them."""
+    first = args[0] if args else kwargs["hidden_states"]
+    num_pictures = len(first)
+    if num_pictures <= size:
+        return forward(*args, **kwargs)
+    out: list[Tensor] = []
+    as_tuple = False
+    for start in range(0, num_pictures, size):
+        rows = slice(start, start + size)
+        said = forward(*_rows(args, rows, num_pictures), **_rows(kwargs, rows, num_pictures))
+        as_tuple = isinstance(said, tuple)
+        parts = said if as_tuple else (said,)
+        out = out or [part.new_empty(num_pictures, *part.shape[1:]) for part in parts]
+        for whole, part in zip(out, parts, strict=True):
+            whole[rows] = part
+    return tuple(out) if as_tuple else out[0]
+
+
+def _rows(value: Any, rows: slice, num_pictures: int) -> Any:
+    """Those rows of every tensor in `value` that has one row a picture."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim and len(value) == num_pictures else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_rows(item, rows, num_pictures) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _rows(item, rows, num_pictures) for key, item in value.items()}
+    return value

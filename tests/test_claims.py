@@ -1,0 +1,54 @@
+"""The judges behind the tables of the bundled set, tried on clips whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from animatediff.bundled import claims, world
+from animatediff.bundled.looks import LOOKS
+from animatediff.bundled.words import DIRECTIONS, is_held_out
+from animatediff.training.read import load_train_config
+
+RECIPES = Path(__file__).parents[1] / "configs" / "training" / "bundled"
+
+
+def test_looks_are_told_apart() -> None:
+    judge = claims.LookJudge(num=16)
+    for i, combination in enumerate(claims.drawn(4, DIRECTIONS)):
+        clip = claims.real_clip(combination, seed=50 + i)
+        assert judge.look(clip) == "base"
+        for name, paint in LOOKS.items():
+            assert judge.look(paint(clip)) == name
+
+
+def test_prompts_of_claims_were_kept_from_training() -> None:
+    assert all(is_held_out(*combination) for combination in claims.drawn(32, DIRECTIONS))
+
+
+def test_turning_back_is_seen() -> None:
+    (combination,) = claims.drawn(1, ("right",))
+    clip = claims.real_clip(combination, seed=3)
+    assert claims._monotonic(clip)
+    back = torch.cat([clip[:8], clip[:8].flip(0)])
+    assert not claims._monotonic(back)
+    assert not claims._monotonic(torch.cat([clip[:1].expand(15, -1, -1, -1), clip[-1:]]))  # one jump at the end
+
+
+def test_outlines_are_compared() -> None:
+    (combination,) = claims.drawn(1, ("right",))
+    picture = claims.real_clip(combination, seed=3)[0]
+    drawing = claims.sketch_of(picture)
+    assert drawing.shape == (1, world.SIZE, world.SIZE)
+    assert claims.overlap(drawing, drawing) == 1
+    assert claims.overlap(drawing, drawing.roll(1, 2)) > 0.5 > claims.overlap(drawing, drawing.roll(20, 2))
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_of_the_bundled_set_are_valid(recipe: Path) -> None:
+    config = load_train_config(recipe, ["model=bundled"])
+    assert config.data.kind == "sprites" and config.data.height == world.SIZE
+    assert yaml.safe_load(recipe.read_text())["seed"] == config.seed  # a fixed one
