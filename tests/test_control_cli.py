@@ -266,7 +266,7 @@ def test_half_precision_and_an_encoder_that_is_kept_elsewhere(place: Path) -> No
     assert pipe.to(torch.float32).sparsectrl.dtype == torch.float32
     moves: list[Any] = []
     encoder = SimpleNamespace(device="home", to=moves.append)
-    with pytest.raises(KeyError), at_work(encoder, "work"):  # type: ignore[arg-type]
+    with pytest.raises(KeyError), at_work([encoder], "work"):  # type: ignore[arg-type]
         raise KeyError
     assert moves == ["work", "home"], "brought back whatever happens"
 

@@ -139,6 +139,8 @@ def resolve(values: Mapping[str, Any], folders: Sequence[Path] = ()) -> dict[str
             return [found(item, kind) for item in value]
         if isinstance(value, Mapping) and "path" in value:
             return {**value, "path": found(value["path"], kind)}
+        if isinstance(value, Mapping):  # keyframes as {frame: file}
+            return {key: found(item, kind) for key, item in value.items()}
         return value
 
     return {key: found(value, PATH_FIELDS[key]) if key in PATH_FIELDS else value for key, value in values.items()}

@@ -8,7 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from animatediff.config.inputs import INPUT_PATHS, VideoSettings
+from animatediff.config.inputs import (
+    INPUT_PATHS,
+    ControlNetSettings,
+    Keyframe,
+    PictureSettings,
+    SecondPassSettings,
+    VideoSettings,
+)
 from animatediff.config.travel import normal_prompts
 from animatediff.control.curve import frame_curve, parse_curve
 from animatediff.control.indices import frame_indices
@@ -73,7 +80,7 @@ Travels = Annotated[tuple[dict[int, str], ...], BeforeValidator(_listed_or_none)
 Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 
 
-class AnimateRequest(VideoSettings, _Frozen):
+class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondPassSettings, _Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
     Lists of prompts, travels, negative prompts and seeds are as long as there are clips, or hold one entry for all.
@@ -213,12 +220,15 @@ class AnimateRequest(VideoSettings, _Frozen):
             for texts in self.prompt_travel:
                 check_frames(texts, self.num_frames)
         self._check_control()
-        self._check_video()
+        self._check_video(followed=bool(self.controlnet_video))
+        self._check_nets()
+        self._check_second_pass()
+        self._check_pictures(self.num_frames)
         return self
 
     def _check_control(self) -> None:
         if not self.control_images:
-            if self.sparsectrl is not None:
+            if self.sparsectrl is not None and not self.pictures:
                 raise ValueError(
                     "a SparseCtrl encoder is given (sparsectrl, or controlnet_path), but no pictures for it; add "
                     "control_images (controlnet_images, --control-image FILE)"
@@ -320,7 +330,8 @@ def _sentences(error: ValidationError, where: str, lines: Mapping[str, int]) -> 
         text = item["msg"].removeprefix("Value error, ")
         text = text[:1].lower() + text[1:]
         if item["type"] == "extra_forbidden":
-            known = EmbeddingRef.model_fields if name == "embeddings" else WeightRef.model_fields
+            of_lists = {"embeddings": EmbeddingRef, "keyframes": Keyframe}
+            known = of_lists.get(name, WeightRef).model_fields
             sentences.append(str(unknown_key(location[-1], known, f"{place}{name}: ")))
         elif item["type"] == "missing":
             sentences.append(f"{place}{setting} is missing")

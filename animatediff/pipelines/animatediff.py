@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animatediff.control.controlnet import ControlNetInput
 from animatediff.control.curve import Curve, frame_curve
 from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
@@ -19,12 +20,16 @@ from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
 from animatediff.pipelines.long_clips import long_clip
+from animatediff.pipelines.moving_pictures import adapter_states, moving_pictures
+from animatediff.pipelines.nets import net_controls, net_inputs
 from animatediff.pipelines.output import AnimateDiffOutput, Progress
+from animatediff.pipelines.second_pass import UPSCALE_STRENGTH, in_two_passes
 from animatediff.pipelines.texts import encode_texts
 from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
+    Control,
     FreeInit,
     begin_at,
     check_strength,
@@ -88,6 +93,13 @@ class AnimateDiffPipeline(LoadedPipeline):
         control_end: float = 1.0,
         video: Any = None,
         strength: float | None = None,
+        images: Any = None,
+        image_mode: str | None = None,
+        ip_adapter_image: Any = None,
+        controlnet_inputs: Sequence[ControlNetInput] | None = None,
+        upscale: float | None = None,
+        upscale_strength: float = UPSCALE_STRENGTH,
+        upscale_steps: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
@@ -125,8 +137,19 @@ class AnimateDiffPipeline(LoadedPipeline):
         `video`: frames to begin with (PIL, arrays, a tensor in 0..1, or latents), changed by the last `strength` of the
         steps, more than 0 and at most 1, where nothing of them is left. The clip takes their number and shape.
 
+        `images`: a picture for frame 0, or {frame: picture}, negatives counted from the end, by the route `image_mode`:
+        `sparsectrl`, `ip-adapter` or `latents`; None is the first of these that has its weights loaded.
+        `ip_adapter_image`: what a loaded IP-Adapter sees; None is `images`. `controlnet_inputs`: what the loaded
+        ControlNets follow, one each.
+
+        `upscale`: render again, so many times as large, the last `upscale_strength` of `upscale_steps` steps from what
+        the first pass made.
+
         Raises UserError for values out of range, Cancelled if cancelled.
         """
+        if upscale is not None:
+            call = dict(locals())
+            return in_two_passes(call.pop("self"), **call)
         motion = self.attachment
         if motion is None:
             raise UserError(
@@ -135,10 +158,13 @@ class AnimateDiffPipeline(LoadedPipeline):
         defaults = self.defaults
         prompts = travelling(prompt)
         negatives = None if negative_prompt is None else as_list(negative_prompt)
+        shown = moving_pictures(images, image_mode, self)
+        like = shown.size if shown is not None else None
         if video is not None:
-            length, picture_size = video_length(video, self.image.vae_scale_factor)
+            length, like = video_length(video, self.image.vae_scale_factor)
             num_frames = length if num_frames is None else num_frames
-            width, height = size_like(picture_size, defaults.width * defaults.height, width=width, height=height)
+        if like is not None:
+            width, height = size_like(like, defaults.width * defaults.height, width=width, height=height)
         num_frames = defaults.num_frames if num_frames is None else num_frames
         height = defaults.height if height is None else height
         width = defaults.width if width is None else width
@@ -147,6 +173,9 @@ class AnimateDiffPipeline(LoadedPipeline):
         chunk_size = DECODE_CHUNK_SIZE if decode_chunk_size is None else decode_chunk_size
         check_call(prompts, negatives, num_frames, height, width, steps, chunk_size, output_type)
         check_clip_skip(clip_skip, self._text_encoders, last=int(is_sdxl(self.image)))
+        if shown is not None:
+            shown.at_frames(num_frames)
+            conditioning_frames, controlnet_frame_indices = shown.joined(conditioning_frames, controlnet_frame_indices)
         max_positions = motion.adapter.numerics.max_positions
         if conditioning_frames is not None and self.sparsectrl is not None:
             max_positions = min(max_positions, self.sparsectrl.sparse_config.max_positions)
@@ -182,6 +211,8 @@ class AnimateDiffPipeline(LoadedPipeline):
             start=control_start,
             end=control_end,
         )
+        if strength is not None and video is None:
+            raise UserError(f"strength={strength:g} is of a video to start from, and none is given; add video")
         strength = VIDEO_STRENGTH if strength is None else strength
         check_strength(strength)
         known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
@@ -190,6 +221,7 @@ class AnimateDiffPipeline(LoadedPipeline):
                 f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video "
                 "in it; take freeinit=1 or strength=1"
             )
+        nets = net_inputs(self.controlnets, controlnet_inputs, shape)
         generators = one_generator_each(generator, len(prompts))
         draw = partial(draw_noise, shape, generators, kind=noise, window=long.length, overlap=long.overlap)
         if latents is None:
@@ -211,6 +243,9 @@ class AnimateDiffPipeline(LoadedPipeline):
             size=(height, width),
             device=device,
         )
+        adapted = adapter_states(
+            self.image, ip_adapter_image, shown, num_frames, len(prompts), guidance=guidance, device=device
+        )
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
         timesteps = scheduler.timesteps if known is None else begin_at(scheduler, steps, strength)
@@ -230,8 +265,11 @@ class AnimateDiffPipeline(LoadedPipeline):
                 device,
                 lambda done, total: _tell(on_progress, cancel, Progress("encode", done, total)),
             )
-        with at_work(given and given.encoder, device):
-            controls = [given.control(self.vae, timesteps, device)] if given is not None else []
+        encoders = [] if given is None else [given.encoder]
+        with at_work([*encoders, *(net for net, *_ in nets)], device):
+            controls: list[Control] = [*net_controls(nets, timesteps)]
+            if given is not None:
+                controls.append(given.control(self.vae, timesteps, device))
             predict: Predict = ClipPredictor(
                 self.unet,
                 motion.frames,
@@ -241,6 +279,7 @@ class AnimateDiffPipeline(LoadedPipeline):
                 controls,
                 windows=long.in_motion,
                 motion_scale=None if strengths.eq(1).all() else strengths,
+                pictures=adapted,
             )
             predict = windowed(guided(predict, scale) if guidance else predict, long.over_unet)
 
@@ -248,13 +287,28 @@ class AnimateDiffPipeline(LoadedPipeline):
                 if iteration:
                     set_steps(scheduler, steps, device)  # samplers remember what they did
                 noise = noise.to(device, torch.float32)
+                if known is None:
+                    start = noise * scheduler.init_noise_sigma
+                else:
+                    start = noised(scheduler, known, noise, timesteps)
+                hold = None
+                if shown is not None and shown.route == "latents":
+                    hold = shown.hold(self.vae, noise, (height, width))
+                if hold is not None:
+                    start = hold.before_step(0, start, scheduler, timesteps)
+
+                def step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+                    if hold is not None:
+                        latents = hold.before_step(index + 1, latents, scheduler, timesteps)
+                    return after_step(iteration * len(timesteps) + index, timestep, latents)
+
                 return denoise(
-                    noise * scheduler.init_noise_sigma if known is None else noised(scheduler, known, noise, timesteps),
+                    start,
                     predict=predict,
                     scheduler=scheduler,
                     timesteps=timesteps,
                     step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
-                    after_step=lambda index, *rest: after_step(iteration * len(timesteps) + index, *rest),
+                    after_step=step,
                 )
 
             latents = free_init(

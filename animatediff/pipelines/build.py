@@ -11,6 +11,7 @@ from animatediff.config.files import REPOSITORY, parse_yaml, read_text
 from animatediff.config.request import AnimateRequest
 from animatediff.errors import UserError
 from animatediff.pipelines.control_images import check_control, compare_config
+from animatediff.pipelines.shown_pictures import check_pictures, with_encoder
 from animatediff.pipelines.sources import check_video
 from animatediff.weights.download import WEIGHT_SUFFIXES, fetch, motion_lora_file
 
@@ -29,6 +30,7 @@ PIPELINE_FIELDS = (
     *("model", "motion_module", "family", "vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema"),
     *("loras", "motion_loras", "domain_adapter", "embeddings", "sparsectrl", "sparsectrl_config", "scheduler"),
     *("device", "dtype", "cpu_offload", "inference_config"),
+    *("ip_adapter", "ip_adapter_encoder", "ip_adapter_scale", "controlnet"),
 )
 """Settings that decide the pipeline; requests that agree in them share one."""
 
@@ -71,10 +73,11 @@ def complete(request: AnimateRequest) -> AnimateRequest:
     if (adapter := request.domain_adapter) is not None:
         path = _present(adapter.path, "domain_adapter", request.download)
         changes["domain_adapter"] = adapter.model_copy(update={"path": path})
-    completed = request.model_copy(update=changes)
+    completed = with_encoder(request.model_copy(update=changes))
     check_files(completed)
     check_control(completed)
     check_video(completed)
+    check_pictures(completed)
     return completed
 
 
@@ -150,6 +153,11 @@ def build_pipeline(request: AnimateRequest) -> AnimateDiffPipeline:
         if request.sparsectrl_config is not None:
             compare_config(request.sparsectrl_config, kind)
     _load_additions(pipe, request)
+    for path in request.controlnet:
+        pipe.load_controlnet(path)
+    if request.ip_adapter is not None:
+        pipe.load_ip_adapter_file(request.ip_adapter, image_encoder=request.ip_adapter_encoder)
+        pipe.set_ip_adapter_scale(request.ip_adapter_scale)
     if request.scheduler is not None:
         pipe.set_scheduler(request.scheduler)
     if request.cpu_offload and not device.startswith("cpu"):

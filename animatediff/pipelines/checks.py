@@ -56,6 +56,11 @@ def check_call(
     for prompt in prompts:
         if isinstance(prompt, PromptTravel):
             prompt.check(num_frames)
+    check_output(output_type)
+
+
+def check_output(output_type: str) -> None:
+    """Raise UserError for an output type that is not known."""
     if output_type not in OUTPUT_TYPES:
         raise UserError(f"unknown output_type {output_type!r}; known are {', '.join(OUTPUT_TYPES)}")
 

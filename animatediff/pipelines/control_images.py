@@ -30,7 +30,8 @@ def check_control(request: AnimateRequest) -> None:
         return
     from animatediff.control.pictures import open_picture
 
-    frame_indices(request.control_indices, len(request.control_images), request.num_frames)
+    if request.control_images:
+        frame_indices(request.control_indices, len(request.control_images), request.num_frames)
     for path in request.control_images:
         open_picture(path)
     if not Path(request.sparsectrl).exists():
@@ -41,6 +42,11 @@ def check_control(request: AnimateRequest) -> None:
     found = recognise_header(find_header(request.sparsectrl))
     if found.kind != "sparsectrl":
         raise wrong_kind(found, "sparsectrl")
+    if found.variant == "scribble" and not request.control_images:
+        raise UserError(
+            f"{request.sparsectrl}: takes sketches (scribble encoder), and none are given; add --control-image FILE. "
+            "Pictures to be shown go by the RGB encoder, or by --image-mode latents without one"
+        )
     if found.variant == "rgb" and request.control_preprocess != "none":
         raise UserError(
             f"control_preprocess={request.control_preprocess!r} makes sketches, but {request.sparsectrl} takes "

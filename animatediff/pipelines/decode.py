@@ -75,7 +75,8 @@ def encode_pictures(
     latents: list[Tensor] = []
     with wide_enough(vae):
         for picture in pictures.split(1):
-            ahead = (picture * 2 - 1).to(device, vae.dtype)
+            # how a picture lies in memory must not decide the last bits of its latents
+            ahead = (picture * 2 - 1).to(device, vae.dtype).contiguous()
             latents.append(vae.encode(ahead, return_dict=False)[0].mode().float() * vae.config["scaling_factor"])
             if after_picture is not None:
                 after_picture(len(latents), len(pictures))

@@ -101,13 +101,13 @@ def keyframes(
 
 
 @contextmanager
-def at_work(encoder: SparseCtrl | None, device: torch.device) -> Iterator[None]:
-    """Bring the encoder to `device` for a while, where a pipeline that offloads keeps it elsewhere."""
-    home = None if encoder is None else encoder.device
-    if encoder is not None:
-        encoder.to(device)
+def at_work(encoders: Sequence[Any], device: torch.device) -> Iterator[None]:
+    """Bring SparseCtrl encoders and ControlNets to `device` for a while, where a pipeline keeps them elsewhere."""
+    homes = [encoder.device for encoder in encoders]
     try:
+        for encoder in encoders:
+            encoder.to(device)
         yield
     finally:
-        if encoder is not None and home is not None:
+        for encoder, home in zip(encoders, homes, strict=True):
             encoder.to(home)

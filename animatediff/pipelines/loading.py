@@ -24,6 +24,7 @@ from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.sampling import make_scheduler, scheduler_name
 
 if TYPE_CHECKING:
+    from diffusers import ControlNetModel
     from typing_extensions import Self
 
     from animatediff.control.sparsectrl import SparseCtrl
@@ -48,6 +49,7 @@ class LoadedPipeline:
     attachment: Attachment | None
     family: Family | None
     sparsectrl: SparseCtrl | None
+    controlnets: list[ControlNetModel]
 
     def __init__(self, image: ImagePipeline) -> None:
         self.image = image
@@ -60,6 +62,7 @@ class LoadedPipeline:
         """Those of them that are switched off."""
         self._scheduler_given = False
         """Whether a scheduler was put in by hand (`pipe.scheduler = ...`), which LoRAs leave alone."""
+        self.controlnets = []
         self._base_schedule = image.scheduler
         self._scheduler_name: str | None = None
 
@@ -206,6 +209,32 @@ class LoadedPipeline:
         """Use an encoder that is already in memory, such as one in training; None for none."""
         self.sparsectrl = None if encoder is None else encoder.to(self.unet.device, self.unet.dtype)
 
+    def load_controlnet(self, path: str | Path) -> ControlNetModel:
+        """Add a ControlNet: a diffusers folder. Each call may give each of them frames to follow.
+
+        Raises UserError for anything else, and for one of another base model.
+        """
+        from animatediff.weights.controlnet import load_controlnet
+
+        net = load_controlnet(path, unet=self.unet, dtype=self.unet.dtype)
+        self.controlnets.append(net.to(self.unet.device))
+        return net
+
+    def unload_controlnets(self) -> None:
+        """Let all of them go."""
+        self.controlnets.clear()
+
+    def load_ip_adapter_file(self, path: str | Path, *, image_encoder: str | Path | None = None) -> None:
+        """Load an IP-Adapter file by diffusers' own loader, with the image encoder that lies beside it unless named.
+
+        Its strength is set by `set_ip_adapter_scale`; `unload_ip_adapter` takes it out. Raises UserError for another
+        kind of file, another base model's, or a missing image encoder.
+        """
+        from animatediff.weights.ip_adapter import load_ip_adapter
+
+        self._check_in_memory()
+        load_ip_adapter(self.image, path, self.unet, image_encoder)
+
     def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
         """Add the word of a textual inversion file (A1111 or diffusers); returns it, to be used in prompts.
 
@@ -274,6 +303,8 @@ class LoadedPipeline:
         """Move to a device or dtype, as in diffusers; motion modules and SparseCtrl go with the UNet."""
         self.image.to(*args, **kwargs)
         self.set_sparsectrl(self.sparsectrl)
+        for net in self.controlnets:
+            net.to(self.unet.device, self.unet.dtype)
         return self
 
     def __getattr__(self, name: str) -> Any:

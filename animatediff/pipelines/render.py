@@ -14,14 +14,14 @@ import numpy as np
 
 from animatediff.config.original import to_original
 from animatediff.config.request import AnimateRequest
-from animatediff.control.indices import frame_indices
 from animatediff.control.sheet import keyframe_sheet
 from animatediff.errors import UserError
 from animatediff.evaluation.stability import loop_seam
 from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
 from animatediff.pipelines.control_images import control_pictures
 from animatediff.pipelines.outputs import SAMPLES, new_folder, numbered, record, slug, write_sidecar
-from animatediff.pipelines.sources import of_video, sound_of, video_arguments
+from animatediff.pipelines.shown_pictures import of_pictures, picture_arguments, shown_at
+from animatediff.pipelines.sources import of_video, second_pass, sound_of, video_arguments
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.timeline import timeline, timeline_picture
 from animatediff.video.atomic import check_folder, check_writable, write_errors, write_text
@@ -79,7 +79,9 @@ class Clip:
     frames: np.ndarray
     request: AnimateRequest
     pictures: list[np.ndarray] = field(default_factory=list)
-    """As the encoder saw them, uint8 (h, w, 3), one for each of the request's `control_indices`."""
+    """As the encoder saw them, uint8 (h, w, 3)."""
+    indices: list[int] = field(default_factory=list)
+    """The frames of the pictures; negatives count from the end."""
 
 
 OnProgress = Callable[[RenderProgress], None]
@@ -195,7 +197,7 @@ def _write(clip: Clip, target: str | Path, result: RenderResult, *, overwrite: b
     )
     write_sidecar(path, content)
     if clip.pictures:
-        frames = frame_indices(request.control_indices, len(clip.pictures), len(clip.frames))
+        frames = [index % len(clip.frames) for index in clip.indices]
         sheet = keyframe_sheet(clip.pictures, clip.frames, frames)
         result.sheets.append(write_picture(sheet, path.with_name(f"{path.stem}.keyframes.png")))
     if isinstance(shown := request.shown(), PromptTravel):
@@ -241,7 +243,10 @@ def _clips(
             one = filled.clip(number)
             pictures = control_pictures(one, getattr(current.sparsectrl, "kind", None)) if one.control_images else []
             frames = _frames(current, one, pictures, index, num_clips, on_progress, cancel)
-            yield Clip(frames, one, [np.asarray(picture) for picture in pictures])
+            indices, images = shown_at(picture_arguments(one))
+            if pictures:
+                indices, images = [*one.control_indices, *indices], [*map(np.asarray, pictures), *images]
+            yield Clip(frames, one, images, indices)
             index += 1
 
 
@@ -257,7 +262,8 @@ def with_defaults(request: AnimateRequest, pipe: Any) -> AnimateRequest:
         "fps": defaults.fps,
         "scheduler": _scheduler(pipe),
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-    } | of_video(request, defaults)
+    }
+    recommended |= of_pictures(request, pipe) | of_video(request, defaults)
     return request.model_copy(update={k: v for k, v in recommended.items() if getattr(request, k) is None})
 
 
@@ -297,17 +303,13 @@ def _frames(
     """One clip, uint8 (f, h, w, 3)."""
     import torch
 
-    control = (
-        {}
-        if not pictures
-        else {
-            "conditioning_frames": pictures,
-            "controlnet_frame_indices": request.control_indices,
-            "controlnet_conditioning_scale": request.control_scale,
-            "control_start": request.control_start,
-            "control_end": request.control_end,
-        }
-    )
+    control: dict[str, Any] = {
+        "controlnet_conditioning_scale": request.control_scale,
+        "control_start": request.control_start,
+        "control_end": request.control_end,
+    }
+    if pictures:
+        control |= {"conditioning_frames": pictures, "controlnet_frame_indices": request.control_indices}
     shown = request.shown()
     if isinstance(shown, PromptTravel):
         logger.info("%s", timeline(shown, request.num_frames or 1))
@@ -346,6 +348,8 @@ def _frames(
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),
         cancel=cancel,
         **control,
+        **picture_arguments(request),
         **video_arguments(request),
+        **second_pass(request),
     )
     return np.stack([np.asarray(frame) for frame in out.frames[0]])

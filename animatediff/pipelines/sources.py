@@ -1,9 +1,10 @@
-"""The video that a request starts from: looked into before anything is loaded, then read at the size of the clip."""
+"""Videos that a request starts from or follows: looked into before anything is loaded, read at the clip's size."""
 
 from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.config.request import AnimateRequest
@@ -20,11 +21,14 @@ MAX_FRAMES = 128
 """Frames of a video that are rendered where the request does not say how many; a mistake should not take days."""
 
 
+def source_of(request: AnimateRequest, path: str) -> Source:
+    """What the request takes from one of its videos. Raises UserError as `open_source`."""
+    return _looked_into(path, request.video_fps, request.video_start, request.video_duration)
+
+
 def video_source(request: AnimateRequest) -> Source | None:
-    """What the request takes from its video; None without one. Raises UserError as `open_source`."""
-    if request.video is None:
-        return None
-    return _looked_into(request.video, request.video_fps, request.video_start, request.video_duration)
+    """What the request takes from the video that it starts from; None without one."""
+    return None if request.video is None else source_of(request, request.video)
 
 
 @lru_cache(maxsize=8)
@@ -35,28 +39,40 @@ def _looked_into(path: str, fps: float | None, start: float, duration: float | N
 
 
 def check_video(request: AnimateRequest) -> None:
-    """Raise UserError for a video that cannot be used, or not so."""
+    """Raise UserError for a video that cannot be used, or not so, and for a folder that is no ControlNet."""
     _looked_into.cache_clear()  # a file may have changed since an earlier request of this process
-    source = video_source(request)
-    if source is None:
-        return
-    if request.num_frames is not None and request.num_frames > len(source.indices):
-        raise UserError(
-            f"{source.path}: has {len(source.indices)} frames to give, but num_frames={request.num_frames}; take "
-            f"fewer, a longer part of it, or more a second with --video-fps (now {source.fps:g})"
-        )
-    if request.audio:
-        from animatediff.video.write import check_takes_sound
+    if request.controlnet:
+        from animatediff.weights.controlnet import check_controlnet
 
-        if not source.has_audio:
-            raise UserError(f"{source.path}: holds no sound; leave --audio out")
-        if request.fps is not None and abs(request.fps - source.fps) > 1e-3:
+        for path in request.controlnet:
+            check_controlnet(path)
+    source = video_source(request)
+    sources = [source_of(request, path) for path in request.controlnet_video]
+    sources = sources if source is None else [source, *sources]
+    wanted = request.num_frames or (min(len(sources[0].indices), MAX_FRAMES) if sources else 0)
+    for given in sources:
+        if wanted > len(given.indices):
+            asked = f"num_frames={wanted}" if request.num_frames else f"the clip has {wanted}"
             raise UserError(
-                f"fps={request.fps:g}, but frames of the video are taken at {source.fps:g} a second: its sound would "
-                "not fit; leave --fps out, or set --video-fps to the same"
+                f"{given.path}: has {len(given.indices)} frames to give, but {asked}; take fewer, a longer part of it, "
+                f"or more a second with --video-fps (now {given.fps:g})"
             )
-        if request.out is not None:
-            check_takes_sound(request.out)
+    if source is not None and request.audio:
+        _check_audio(request, source)
+
+
+def _check_audio(request: AnimateRequest, source: Source) -> None:
+    from animatediff.video.write import check_takes_sound
+
+    if not source.has_audio:
+        raise UserError(f"{source.path}: holds no sound; leave --audio out")
+    if request.fps is not None and abs(request.fps - source.fps) > 1e-3:
+        raise UserError(
+            f"fps={request.fps:g}, but frames of the video are taken at {source.fps:g} a second: its sound would not "
+            "fit; leave --fps out, or set --video-fps to the same"
+        )
+    if request.out is not None:
+        check_takes_sound(request.out)
 
 
 def of_video(request: AnimateRequest, defaults: Any) -> dict[str, Any]:
@@ -65,6 +81,8 @@ def of_video(request: AnimateRequest, defaults: Any) -> dict[str, Any]:
     from animatediff.pipelines.beginning import VIDEO_STRENGTH
 
     source = video_source(request)
+    if source is None and request.controlnet_video:
+        source = source_of(request, request.controlnet_video[0])
     if source is None:
         return {}
     num_frames = min(len(source.indices), MAX_FRAMES)
@@ -79,34 +97,55 @@ def of_video(request: AnimateRequest, defaults: Any) -> dict[str, Any]:
     width, height = size_like(source.size, area, width=request.width, height=request.height)
     if (request.width, request.height) == (None, None) and (width, height) != source.size:
         logger.info("%s: %d x %d, rendered at %d x %d", source.path, *source.size, width, height)
-    return {
-        "num_frames": num_frames,
-        "width": width,
-        "height": height,
-        "fps": source.fps,
-        "strength": VIDEO_STRENGTH,
-    }
+    follows: dict[str, Any] = {"num_frames": num_frames, "width": width, "height": height, "fps": source.fps}
+    return follows if request.video is None else {**follows, "strength": VIDEO_STRENGTH}
 
 
 def video_arguments(request: AnimateRequest) -> dict[str, Any]:
-    """The frames and the strength as a call of the pipeline takes them, of a request with every value filled in."""
-    source = video_source(request)
-    if source is None:
-        return {}
-    return {"video": _frames(source, request), "strength": request.strength}
+    """What a call of the pipeline takes, of a request with every value filled in."""
+    arguments: dict[str, Any] = {}
+    if (source := video_source(request)) is not None:
+        arguments |= {"video": _frames(source, request), "strength": request.strength}
+    if request.controlnet:
+        arguments["controlnet_inputs"] = [_net_input(request, index) for index in range(len(request.controlnet))]
+    return arguments
+
+
+def _net_input(request: AnimateRequest, index: int) -> Any:
+    """What one of the ControlNets follows."""
+    import numpy as np
+    from PIL import Image
+
+    from animatediff.control.controlnet import ControlNetInput
+    from animatediff.control.sketch import sketch
+
+    frames = _frames(source_of(request, request.of_net("controlnet_video", index)), request)
+    if (method := request.of_net("controlnet_preprocess", index)) != "none":
+        frames = np.stack([np.asarray(sketch(Image.fromarray(frame), method)) for frame in frames])
+    return ControlNetInput(
+        frames=frames,
+        scale=request.of_net("controlnet_scale", index),
+        start=request.of_net("controlnet_start", index),
+        end=request.of_net("controlnet_end", index),
+    )
 
 
 def _frames(source: Source, request: AnimateRequest) -> np.ndarray:
     assert request.num_frames and request.width and request.height, "filled in before"
-    return source.read(request.num_frames, request.width, request.height, request.resize)
+    return source.read(request.num_frames, *request.larger_size(request.width, request.height), request.resize)
 
 
 def sound_of(request: AnimateRequest) -> Any:
     """What is to be heard with the clip, if anything."""
     if request.video is None or not request.audio:
         return None
-    from pathlib import Path
-
     from animatediff.video.audio import Sound
 
     return Sound(Path(request.video), request.video_start)
+
+
+def second_pass(request: AnimateRequest) -> dict[str, Any]:
+    """What a call of the pipeline takes of a second pass, if one is asked for."""
+    if request.upscale is None:
+        return {}
+    return {name: getattr(request, name) for name in ("upscale", "upscale_strength", "upscale_steps")}

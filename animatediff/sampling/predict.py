@@ -42,6 +42,8 @@ class ClipPredictor:
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
     """(f,) for the frames of the whole clip: how much of what the motion modules say is added to each."""
+    pictures: Sequence[Tensor] = ()
+    """What IP-Adapters see, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for those of the whole clip."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
@@ -65,13 +67,18 @@ class ClipPredictor:
             if self.windows
             else total_residuals(self.controls, inputs)
         )
+        added: dict[str, object] | None = None if conditions is None else dict(conditions)
+        if self.pictures:
+            seen = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.pictures]
+            seen = [part.expand(-1, num_frames, *part.shape[2:]).flatten(0, 1) for part in seen]
+            added = {**(added or {}), "image_embeds": seen}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
         with self.frames.during(num_frames, self.windows, scale), layers_in_chunks(self.unet, bool(self.windows)):
             out = self.unet(
                 inputs.latents,
                 timestep,
                 encoder_hidden_states=inputs.embeddings,
-                added_cond_kwargs=conditions,
+                added_cond_kwargs=added,
                 down_block_additional_residuals=None if residuals is None else residuals.down,
                 mid_block_additional_residual=None if residuals is None else residuals.mid,
                 return_dict=False,

@@ -1,0 +1,232 @@
+"""ControlNets along a clip: for every frame what diffusers computes for one picture; one message for each mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
+from PIL import Image
+from test_pipeline import GOLDEN, seeded
+from test_render_cli import run
+
+from animatediff.bundled import bundled_path
+from animatediff.control.controlnet import ControlNetInput, NetControl
+from animatediff.errors import UserError
+from animatediff.motion import MotionAdapter
+from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.sampling import UNetInputs
+from animatediff.video import read_video, write_video
+
+SETTINGS: dict[str, Any] = {
+    "negative_prompt": "", "height": 32, "width": 32, "num_inference_steps": 3, "guidance_scale": 3.0,
+    "output_type": "pt",
+}  # fmt: skip
+
+
+def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int, ladder: tuple[int, ...]) -> Path:
+    """A ControlNet with outputs, as after training, for a VAE that halves pictures once a rung of the ladder."""
+    torch.manual_seed(seed)
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=ladder)
+    for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    net.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    unet = UNet2DConditionModel.from_pretrained(GOLDEN / "v3" / "sd", subfolder="unet")
+    folder = tmp_path_factory.mktemp("nets")
+    return [save_controlnet(folder / name, unet, seed, (8, 16)) for seed, name in enumerate(("edges", "depth"))]
+
+
+@pytest.fixture(scope="module")
+def still(nets: list[Path]) -> AnimateDiffPipeline:
+    """Motion modules that change nothing yet, and a ControlNet."""
+    pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype=torch.float32)
+    pipe.set_motion_adapter(MotionAdapter.from_unet(pipe.unet))
+    pipe.set_scheduler("ddim")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pictures(count: int, shift: int = 0) -> list[Image.Image]:
+    found = []
+    for number in range(count):
+        picture = Image.new("RGB", (32, 32))
+        picture.paste((255, 200, 90), (4 + 5 * number, 6 + shift, 14 + 5 * number, 20 + shift))
+        found.append(picture)
+    return found
+
+
+LATENTS = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def reference(pipe: AnimateDiffPipeline, frame: int, loaded: Any, **given: Any) -> torch.Tensor:
+    """The picture that diffusers' own ControlNet pipeline makes."""
+    assert pipe.attachment is not None
+    pipe.attachment.frames.num_frames = 1
+    parts = {**pipe.image.components, "safety_checker": None, "feature_extractor": None, "controlnet": loaded}
+    own = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    own.set_progress_bar_config(disable=True)
+    return own("a cat", latents=LATENTS[:, :, frame], **given, **SETTINGS).images[0]
+
+
+def test_without_motion_every_frame_is_that_of_diffusers_with_its_own_picture(
+    still: AnimateDiffPipeline, nets: list[Path]
+) -> None:
+    net = still.load_controlnet(nets[0])
+    given = ControlNetInput(frames=pictures(3), scale=0.8, start=0.0, end=0.7)
+    clip = still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=[given], **SETTINGS).frames[0]
+    for frame in (0, 2):
+        one = {"image": pictures(3)[frame], "controlnet_conditioning_scale": 0.8, "control_guidance_end": 0.7}
+        assert torch.allclose(clip[frame], reference(still, frame, net, **one), atol=1e-5)
+    plain = still("a cat", num_frames=3, latents=LATENTS, **SETTINGS).frames[0]
+    assert (plain - clip).abs().max() > 1e-3, "without frames for it, a loaded one does nothing"
+    # several at once
+    second = still.load_controlnet(nets[1])
+    both = [given, ControlNetInput(frames=pictures(4, shift=8), scale=0.5)]
+    clip = still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=both, **SETTINGS).frames[0]
+    two = {
+        "image": [pictures(3)[1], pictures(4, shift=8)[1]],
+        "controlnet_conditioning_scale": [0.8, 0.5],
+        "control_guidance_end": [0.7, 1.0],
+    }
+    assert torch.allclose(clip[1], reference(still, 1, [net, second], **two), atol=1e-5)
+    # windows get the pictures of their frames
+    windows = still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=both, window=2, overlap=1, **SETTINGS)
+    assert torch.allclose(windows.frames[0], clip, atol=1e-5)
+    for wrong, message in (
+        (both[:1], "2 ControlNets are loaded, and controlnet_inputs has 1 entries"),
+        ([ControlNetInput(frames=pictures(2)), given], "a ControlNet has 2 frames, but the clip has 3"),
+        ([ControlNetInput(frames=pictures(3), start=0.5, end=0.2), given], "shares of the steps"),
+        ([ControlNetInput(frames=torch.rand(3, 4, 8, 8)), given], "pictures of 3 channels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=wrong, **SETTINGS)
+    still.unload_controlnets()
+
+
+@torch.no_grad()
+def test_clips_have_pictures_of_their_own_and_what_is_off_costs_nothing(nets: list[Path]) -> None:
+    net: Any = ControlNetModel.from_pretrained(nets[0])
+    frames = torch.rand(2, 3, 4, 32, 32)
+    control = NetControl(net=net, pictures=frames, scale=1.0, active=frozenset([500.0]))
+    text = torch.randn(8, 5, 32)
+    inputs = UNetInputs(
+        latents=torch.randn(8, 4, 16, 16), timestep=torch.tensor(500), embeddings=text, conditions=None, frames=[1, 3]
+    )  # two clips, with guidance, two frames
+    found = control.residuals(inputs)
+    assert found is not None
+    condition = torch.stack([frames[clip, :, frame] for _ in range(2) for clip in range(2) for frame in (1, 3)])
+    down, mid = net(inputs.latents, 500, text, condition, return_dict=False)
+    assert torch.allclose(found.mid, mid, atol=1e-5) and torch.allclose(found.down[2], down[2], atol=1e-5)
+    at_another_step = UNetInputs(
+        latents=inputs.latents, timestep=torch.tensor(20), embeddings=text, conditions=None, frames=[1, 3]
+    )
+    assert control.residuals(at_another_step) is None
+
+
+def test_a_controlnet_with_motion_goes_where_the_pipeline_goes(nets: list[Path]) -> None:
+    pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype=torch.float32)
+    pipe.load_motion_module(GOLDEN / "v3" / "motion_module.ckpt")
+    pipe.load_controlnet(nets[0])
+    pipe.to(torch.bfloat16)
+    assert pipe.controlnets[0].dtype == torch.bfloat16
+    out = pipe(
+        "a", num_frames=2, controlnet_inputs=[ControlNetInput(frames=pictures(2))], generator=seeded(1), **SETTINGS
+    )
+    assert out.frames.isfinite().all()
+
+
+def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tmp_path: Path) -> None:
+    pipe = AnimateDiffPipeline.from_bundled()
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (nets[0], "of another base model: cross_attention_dim is 32, of this model it is 128"),
+        (tmp_path / "empty", "no config.json in this folder"),
+        (tmp_path / "none", "no such folder"),
+        (bundled_path() / "unet", "holds a UNet2DConditionModel, expected a ControlNetModel"),
+        (GOLDEN / "v3" / "motion_module.ckpt", "is a file, expected a diffusers folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipe.load_controlnet(path)
+    assert not pipe.controlnets
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a ControlNet for the bundled model, and what it may follow."""
+    monkeypatch.chdir(tmp_path)
+    Path("edges").mkdir()
+    for number, picture in enumerate(pictures(4)):
+        picture.resize((64, 64)).save(f"edges/{number}.png")
+    write_video(np.stack([np.asarray(p.resize((64, 64))) for p in pictures(6, shift=4)]), "walk.mp4", fps=6)
+    Path("text.mp4").write_text("no video")
+    return tmp_path
+
+
+SMALL = ("--steps", "2", "--seed", "5")
+NET = ("--controlnet", "net", "--controlnet-video", "edges")
+
+
+def test_a_clip_that_follows_two_and_its_repeat(place: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(bundled_path(), subfolder="unet", torch_dtype=torch.float32)
+    save_controlnet(place / "net", unet, 0, (8, 16, 16))
+    more = ("--controlnet", "net", "--controlnet-video", "walk.mp4", "--controlnet-preprocess", "none")
+    more += ("--controlnet-preprocess", "canny", "--controlnet-scale", "0.5", "--controlnet-end", "0.8")
+    code, _, err = run("a fox", *SMALL, *NET, *more, "--out", "a.png")
+    assert code == 0, err
+    frames = read_video("a.png")[0]
+    assert frames.shape == (4, 64, 64, 3), "as long as what the first one follows"
+    request = json.loads(Path("a.png.json").read_text())["request"]
+    assert request["controlnet"] == ["net", "net"] and request["controlnet_video"] == ["edges", "walk.mp4"]
+    assert request["controlnet_scale"] == [0.5] and request["controlnet_preprocess"] == ["none", "canny"]
+    assert run("--from", "a.png", "--out", "b.png")[0] == 0
+    assert np.array_equal(read_video("b.png")[0], frames)
+    assert run("--from", "a.png", "--controlnet-scale", "0", "--out", "off.png")[0] == 0
+    assert run("a fox", *SMALL, "--num-frames", "4", "--out", "plain.png")[0] == 0
+    off, plain = read_video("off.png")[0], read_video("plain.png")[0]
+    assert np.array_equal(off, plain) and not np.array_equal(off, frames)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--controlnet", "edges"], "controlnet is given without controlnet_video"),
+        (["--controlnet-video", "edges"], "controlnet_video is given without controlnet"),
+        (["--controlnet", "edges", "--controlnet-video", "walk.mp4"], "edges: no config.json in this folder"),
+        (["--controlnet", "gone", "--controlnet-video", "walk.mp4"], "gone: no such folder"),
+        ([*NET, "--controlnet-scale", "1", "--controlnet-scale", "2"], "2 x controlnet_scale for 1 x controlnet"),
+        ([*NET, "--controlnet-start", "0.5", "--controlnet-end", "0.2"], "controlnet_start=0.5 is after"),
+        ([*NET, "--controlnet-end", "2"], "controlnet_end[0]=2"),
+        ([*NET, "--controlnet-preprocess", "depth"], "controlnet_preprocess[0]='depth'"),
+    ],
+)
+def test_mistakes_are_one_message_and_leave_nothing(place: Path, arguments: list[str], message: str) -> None:
+    before = sorted(p.name for p in place.iterdir())
+    code, out, err = run("a fox", *SMALL, *arguments, "--quiet")
+    assert (code, out) == (2, ""), err
+    assert message in err and len(err.strip().splitlines()) == 1 and "Traceback" not in err
+    assert sorted(p.name for p in place.iterdir()) == before
+
+
+def test_what_is_followed_must_be_long_enough(place: Path) -> None:
+    Path("net").mkdir()
+    Path("net/config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
+    Path("net/diffusion_pytorch_model.safetensors").write_bytes(b"")
+    for arguments, message in (
+        ([*NET, "--num-frames", "5"], "edges: has 4 frames to give, but num_frames=5"),
+        ([*NET, "--video", "walk.mp4"], "edges: has 4 frames to give, but the clip has 6"),
+        (["--controlnet", "net", "--controlnet-video", "text.mp4"], "text.mp4: is a text file"),
+    ):
+        code, _, err = run("a fox", *SMALL, *arguments)
+        assert code == 2 and message in err, err

@@ -1,0 +1,112 @@
+"""A second pass: larger, close to the first, with the same pictures and controls, the VAE in tiles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from test_moving_pictures import RED, through_the_vae
+from test_pipeline import pipeline, seeded
+from test_render_cli import run
+from torch.nn import functional
+
+from animatediff.control.controlnet import ControlNetInput
+from animatediff.errors import UserError
+from animatediff.pipelines.second_pass import in_tiles
+from animatediff.video import read_video
+
+SMALL: dict[str, Any] = {"num_frames": 3, "height": 16, "width": 24, "num_inference_steps": 4, "output_type": "pt"}
+
+
+def test_the_result_is_larger_and_the_more_its_own_the_stronger() -> None:
+    pipe = pipeline("v3")
+    first = pipe("a cat", generator=seeded(1), **SMALL).frames
+    phases: list[tuple[str, int, int]] = []
+
+    def note(progress: Any) -> None:
+        phases.append((progress.phase, progress.step, progress.total))
+
+    passes = {
+        strength: pipe(
+            "a cat", generator=seeded(1), upscale=2, upscale_strength=strength, on_progress=note, **SMALL
+        ).frames
+        for strength in (0.25, 1.0)
+    }
+    assert passes[1.0].shape == (1, 3, 3, 32, 48)
+    small = {strength: functional.avg_pool2d(clip[0], 2) for strength, clip in passes.items()}
+    distance = {strength: float((clip - first[0]).pow(2).mean()) for strength, clip in small.items()}
+    assert distance[0.25] < distance[1.0] / 2, "with little strength it is the first pass, enlarged"
+    assert not pipe.vae.use_tiling, "as it was"
+    once = [phase for phase, step, total in phases if step == total]
+    assert once == ["denoise", "decode", "encode", "denoise", "decode"] * 2
+    assert [total for phase, step, total in phases if phase == "denoise" and step == total] == [4, 1, 4, 4]
+    again = pipe("a cat", generator=seeded(1), upscale=2, upscale_strength=0.25, **SMALL).frames
+    assert torch.equal(again, passes[0.25])
+
+
+def test_pictures_windows_and_a_video_go_through_both_passes() -> None:
+    pipe = pipeline("v3")
+    settings = {**SMALL, "height": 16, "width": 16, "num_frames": 5, "window": 3, "overlap": 1}
+    out = pipe(["a", "b"], images={0: RED}, generator=seeded(1, 2), upscale=2, upscale_steps=3, **settings).frames
+    assert out.shape == (2, 5, 3, 32, 32)
+    for clip in out:
+        assert torch.allclose(clip[0], through_the_vae(pipe, RED), atol=0.02), "the picture at the larger size"
+    video = [RED] * 5
+    weak = pipe("a", video=video, strength=0.25, generator=seeded(1), upscale=1.5, **settings).frames
+    assert weak.shape[-2:] == (24, 24)
+
+
+def test_the_vae_works_in_tiles_and_is_left_as_it_was() -> None:
+    vae = pipeline("v3").vae
+    assert not vae.use_tiling
+    with in_tiles(vae):
+        assert vae.use_tiling
+    with pytest.raises(KeyError), in_tiles(vae):
+        raise KeyError
+    assert not vae.use_tiling
+    vae.enable_tiling()
+    with in_tiles(vae):
+        assert vae.use_tiling
+    assert vae.use_tiling
+    vae.disable_tiling()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"upscale": 1.0}, "upscale=1: expected more than 1 and at most 8 times"),
+        ({"upscale": 20}, "upscale=20"),
+        ({"upscale": 2, "output_type": "gif"}, "unknown output_type"),
+        ({"upscale": 2, "upscale_strength": 0.0}, "upscale_strength=0: expected more than 0"),
+        ({"upscale": 2, "upscale_strength": 0.1}, r"upscale_strength=0\.1 of 4 steps is not one whole step"),
+        ({"upscale": 2, "controlnet_inputs": [ControlNetInput(frames=RED)]}, "0 ControlNets are loaded"),
+    ],
+)
+def test_what_is_refused_before_the_first_pass(given: dict[str, Any], message: str) -> None:
+    steps: list[Any] = []
+    with pytest.raises(UserError, match=message):
+        pipeline("v3")("a cat", on_progress=steps.append, **{**SMALL, **given})
+    assert not steps
+
+
+def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (32, 32), (220, 20, 20)).save("a.png")
+    size = ("--num-frames", "2", "--steps", "2", "--width", "32", "--height", "32", "--seed", "5")
+    code, _, err = run("a fox", *size, "--image", "a.png", "--upscale", "1.5", "--out", "big.png")
+    assert code == 0, err
+    frames = read_video("big.png")[0]
+    assert frames.shape == (2, 48, 48, 3) and frames[0, 4, 4, 0] > 170
+    request = json.loads(Path("big.png.json").read_text())["request"]
+    assert (request["upscale"], request["width"], request["height"]) == (1.5, 32, 32)
+    for arguments, message in (
+        (["--upscale", "1"], "upscale=1.0"),
+        (["--upscale", "2", "--upscale-strength", "0"], "upscale_strength=0.0"),
+        (["--upscale-steps", "9"], "upscale_steps is a setting of the second pass; add upscale"),
+    ):
+        code, out, err = run("a fox", *arguments, "--out", "c.png")
+        assert (code, out) == (2, "") and message in err and not Path("c.png").exists()
