@@ -44,7 +44,7 @@ def make_clip(pipe: Any, text: str, seed: int, args: argparse.Namespace) -> Tens
 
 
 def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Render and judge this share of the prompts."""
+    """Render and judge this share of the prompts, after those that an earlier run has judged."""
     from animatediff.pipelines import AnimateDiffPipeline
 
     if args.model is None:
@@ -54,10 +54,10 @@ def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
         pipe.load_motion_module(args.motion)
     pipe.set_progress_bar_config(disable=True)
     reader = load_reader()
-    rows, sheet = [], []
-    for i, (combination, text) in enumerate(prompts(args.clips)):
-        if i % args.parts != args.part:
-            continue
+    path, sheet = args.run / f"measure_{args.part}.json", []
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    mine = [(i, *prompt) for i, prompt in enumerate(prompts(args.clips)) if i % args.parts == args.part]
+    for i, combination, text in mine[len(rows) :]:
         began = time.perf_counter()
         clip = make_clip(pipe, text, SEED + i, args)
         reading = read_clip(reader, clip)
@@ -70,7 +70,7 @@ def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
             "motion_right": reading.moved(motion), "seconds": time.perf_counter() - began,
         })  # fmt: skip
         sheet.append(clip)
-        (args.run / f"measure_{args.part}.json").write_text(json.dumps(rows))
+        path.write_text(json.dumps(rows))
         print(i, text, rows[-1]["object_right"], rows[-1]["background_right"], rows[-1]["motion_right"], flush=True)
     write_sheet(sheet[: args.sheet], args.run / f"sheet_{args.part}.png")
     return rows
