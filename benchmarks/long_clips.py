@@ -1,9 +1,9 @@
 """What clips longer than the motion module knows cost: time per frame and step, and peak memory, for both ways.
 
-`python benchmarks/long_clips.py [--frames 16 64 256] [--steps 2] [--size 64] [--overlap 4]`. The bundled model, float32,
-one thread, guidance on; each row in a process of its own. Times are CPU times, which other work on the machine hardly
-changes. Linear cost is a flat column of times; "memory" is what the process held at most while rendering, above what it
-held with the model loaded, and flat where it does not grow with the clip.
+`python benchmarks/long_clips.py [--frames 16 64 256] [--steps 2] [--size 64] [--overlap 4]`. The bundled model in
+float32, one thread, guidance on; each row in a process of its own. Times are CPU times, which other work on the machine
+hardly changes. Linear cost is a flat column of times; "memory" is what the process held at most while rendering, above
+what it held with the model loaded, and flat where it does not grow with the clip.
 """
 
 from __future__ import annotations

@@ -258,6 +258,9 @@ def test_all_ways_to_say_it_are_one_request() -> None:
         assert texts(request) == SEASONS
     assert texts(build_request({"prompt_travel": {6: "a", 9: "b"}})) == {0: "a", 6: "a", 9: "b"}
     assert build_request({"prompt": {0: "a"}}).shown() == "a"
+    assert not request.shown().loop
+    for loop in ("prompt_loop", "closed_loop"):  # a clip whose end meets its start ends on its first text
+        assert build_request({"prompt": SEASONS, loop: True}).shown().loop
     assert build_request({"prompt": ["a", "b"], "prompt_tail": "c"}).shown(1) == "b, c"
 
 
@@ -326,8 +329,8 @@ JSON = {
     "unet_batch_size": 1, "prompt_fixed_ratio": 0.25, "head_prompt": "a meadow", "tail_prompt": "oil painting",
     "prompt_map": {"0": "spring", "12": "summer"}, "n_prompt": ["blurry", "dark"], "tensor_interpolation_slerp": True,
     "lora_map": {"share/a.safetensors": 0.5}, "motion_lora_map": {"zoom.ckpt": 0.8}, "output": {"fps": 12},
-    "controlnet_map": {"input_image_dir": "x", "controlnet_tile": {"enable": False}}, "ip_adapter_map": {"enable": False},
-    "upscale_config": {"steps": 5},
+    "controlnet_map": {"input_image_dir": "x", "controlnet_tile": {"enable": False}},
+    "ip_adapter_map": {"enable": False}, "upscale_config": {"steps": 5},
 }  # fmt: skip
 
 

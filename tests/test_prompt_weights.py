@@ -1,4 +1,4 @@
-"""Prompts with weights and of any length: the grammar, chunks, what becomes of the states, and plain ones to the bit."""
+"""Prompts with weights and of any length: the grammar, chunks, the states, and plain prompts to the bit."""
 
 from __future__ import annotations
 

@@ -257,6 +257,7 @@ def test_settings_of_the_request_are_all_options() -> None:
     text = CliRunner().invoke(app, ["animate", "--help"], env={"COLUMNS": "200"}).stdout
     names = {"loras": "lora", "motion_loras": "motion-lora", "embeddings": "embedding", "prompt": "PROMPT"}
     names |= {"control_images": "control-image", "control_indices": "control-index", "keyframes": "keyframe"}
+    names |= {"prompt_travel": "prompt-at"}
     for field in FIELDS:
         assert names.get(field, field.replace("_", "-")) in text, field
     assert build_request({"prompt": "x"}).model is None

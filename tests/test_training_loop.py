@@ -35,10 +35,21 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
         assert torch.equal(tensor, second[name]), name
 
 
-def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        torch.testing.assert_close(tensor, second[name], rtol=1e-4, atol=1e-6, msg=name)
+def assert_same_update(tmp_path: Path, first: str, second: str) -> None:
+    """Two runs moved the weights alike: they differ by at most 1e-4 of how far they went.
+
+    Measured over all weights together, since rounding in a sum is as large as its largest parts, not as its result: two
+    right ways differ by 4e-5, one that accumulates three in place of four by 0.8.
+    """
+    run("motion", tmp_path / "start", steps=1, learning_rate=1e-12)
+    start, a, b = (weights(tmp_path / name) for name in ("start", first, second))
+    assert start.keys() == a.keys() == b.keys()
+
+    def distance(x: dict[str, torch.Tensor], y: dict[str, torch.Tensor]) -> float:
+        return float(torch.stack([(x[name] - y[name]).double().norm() for name in x]).norm())
+
+    assert distance(a, start) > 1e-2
+    assert distance(a, b) < 1e-4 * distance(a, start)
 
 
 def free_port() -> int:
@@ -104,11 +115,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: sig
 
 def test_four_accumulated_are_a_batch_of_four(tmp_path: Path) -> None:
     # Adam divides by the size of a gradient: where that is rounding alone, its sign decides the update. The epsilon
-    # keeps such gradients small, so that the updates can be compared as closely as the gradients.
+    # keeps such updates small.
     common: dict[str, Any] = {"steps": 3, "stratified": True, "min_snr": 5.0, "caption_dropout": 0.3, "epsilon": 1e-3}
     run("motion", tmp_path / "batch", batch=4, **common)
     run("motion", tmp_path / "accumulated", batch=1, accumulation=4, **common)
-    assert_close(weights(tmp_path / "batch"), weights(tmp_path / "accumulated"))
+    assert_same_update(tmp_path, "batch", "accumulated")
 
 
 def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
@@ -124,7 +135,7 @@ def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
     process = start(tmp_path / "two", *launcher, batch=2, **common)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert_same_update(tmp_path, "one", "two")
     rows = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()]
             for name in ("one", "two")]  # fmt: skip
     measured = set()
@@ -202,7 +213,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
 def test_gradient_checkpointing_and_bfloat16_train(tmp_path: Path) -> None:
     run("motion", tmp_path / "plain", steps=2)
     run("motion", tmp_path / "checkpointed", steps=2, gradient_checkpointing=True)
-    assert_close(weights(tmp_path / "plain"), weights(tmp_path / "checkpointed"))
+    assert_same_update(tmp_path, "plain", "checkpointed")
     look = {"prompts": ["up"], "num_inference_steps": 1}
     run("motion", tmp_path / "narrow", steps=2, precision="bf16", validation=look, validate_at=[2])
     rows = [json.loads(line) for line in (tmp_path / "narrow" / "curve.jsonl").read_text().splitlines()]

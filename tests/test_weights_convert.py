@@ -99,18 +99,23 @@ def test_family_can_be_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["a.safetensors", "a.ckpt", "adapter"])
 def test_lightning_is_written_into_the_file_with_its_steps(tmp_path: Path, target: str) -> None:
-    """Nothing in it differs from v2: the user says so once, the name of the source tells the steps."""
+    """Nothing in it differs from v2: its published name is the one hint, and under another the user says so once."""
     source = tmp_path / "animatediff_lightning_8step_comfyui.safetensors"
     convert(motion_file("v2"), source)
     save_tensors(source, load_tensors(source))  # as published, without our metadata
     said = CliRunner().invoke(app, ["inspect", str(source)])
-    assert "family:     v2" in said.stdout, "a name decides nothing"
+    assert "family:     lightning" in said.stdout and "which no tensor tells from v2; --family v2" in said.stdout
+    renamed = tmp_path / "my_lightning_8step.safetensors"
+    renamed.symlink_to(source)
+    said = CliRunner().invoke(app, ["inspect", str(renamed)])
+    assert "family:     v2" in said.stdout, "another name decides nothing"
     assert "--family lightning" in said.stdout and "8 steps" in said.stdout
+    assert load_motion_module(source, family="v2")[1].name == "v2"
     layout = ["--to", "diffusers"] if target == "adapter" else []
     done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / target), "--family", "lightning", *layout])
     assert done.exit_code == 0, done.stderr
     assert "AnimateDiff-Lightning" in done.stdout
-    for path, family in ((tmp_path / target, None), (source, "lightning")):
+    for path, family in ((tmp_path / target, None), (source, None), (source, "lightning"), (renamed, "lightning")):
         facts = load_motion_module(path, family=family)[1]
         assert (facts.name, facts.recommended.num_inference_steps) == ("lightning", 8)
     assert load_motion_module(motion_file("v2"), family="lightning")[1].recommended.num_inference_steps == 4

@@ -54,7 +54,9 @@ def animate(
     ] = None,
     use_ema: Annotated[bool, _option("Take the averaged weights of a single file.", _MODEL, "--use-ema")] = False,
     lora: Annotated[Texts, _option("LoRA of the image model; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
-    motion_lora: Annotated[Texts, _option("MotionLoRA; may be repeated.", _MODEL, metavar="FILE[:SCALE]")] = None,
+    motion_lora: Annotated[
+        Texts, _option("MotionLoRA, or ZoomIn, PanLeft, ...; may be repeated.", _MODEL, metavar="FILE[:SCALE]")
+    ] = None,
     domain_adapter: Annotated[Text, _option("Domain adapter of v3.", _MODEL, metavar="FILE[:SCALE]")] = None,
     embedding: Annotated[Texts, _option("Textual inversion; may be repeated.", _MODEL, metavar="FILE[:TOKEN]")] = None,
     download: Annotated[
@@ -101,6 +103,19 @@ def animate(
     ] = False,
     long_mode: Annotated[
         Text, _option("Windows over the unet, or in the motion modules alone: unet, motion.", _LONG, metavar="MODE")
+    ] = None,
+    noise: Annotated[
+        Text,
+        _option("default, or freenoise: later frames have the first ones' noise, shuffled.", _LONG, metavar="KIND"),
+    ] = None,
+    freeinit: Annotated[Number, _option("FreeInit: how often the clip is sampled, 2 to 5; 1 is off.", _LONG)] = None,
+    freeinit_filter: Annotated[
+        Text, _option("butterworth, gaussian, ideal or box.", _LONG, "--freeinit-filter", metavar="NAME")
+    ] = None,
+    freeinit_ds: Annotated[Real, _option("Share of the frequencies kept over space (0.25).", _LONG)] = None,
+    freeinit_dt: Annotated[Real, _option("The same over frames (0.25).", _LONG)] = None,
+    motion_scale: Annotated[
+        Text, _option("How much motion modules add: 1.2, or along the clip 0=1.0,15=0.3.", _PICTURE, metavar="X")
     ] = None,
     sparsectrl: Annotated[
         Text, _option("SparseCtrl encoder, for pictures or sketches.", _CONTROL, metavar="FILE")
@@ -207,6 +222,12 @@ def animate(
         "blend": blend,
         "closed_loop": closed_loop or None,
         "long_mode": long_mode,
+        "motion_scale": motion_scale,
+        "noise": noise,
+        "freeinit": freeinit,
+        "freeinit_filter": freeinit_filter,
+        "freeinit_ds": freeinit_ds,
+        "freeinit_dt": freeinit_dt,
         "sparsectrl": sparsectrl,
         "control_images": control_image or None,
         "control_indices": control_index or None,

@@ -17,6 +17,7 @@ from animatediff.config.inputs import (
     VideoSettings,
 )
 from animatediff.config.travel import normal_prompts
+from animatediff.control.curve import frame_curve, parse_curve
 from animatediff.control.indices import frame_indices
 from animatediff.errors import UserError, nearest
 from animatediff.prompts.travel import DEFAULT_HOLD, PromptTravel, check_frames, joined
@@ -54,6 +55,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PathName = Annotated[str, Field(min_length=1)]
 
 
+MotionScale = Annotated[float | dict[int, float], BeforeValidator(parse_curve)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,8 +83,7 @@ Refs = Annotated[tuple[WeightRef, ...], BeforeValidator(_listed_refs)]
 class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondPassSettings, _Frozen):
     """Everything that decides what is rendered, and where it goes. None means: what the model recommends.
 
-    Lists of prompts, negative prompts, travels and seeds are as long as there are clips, or hold one entry that serves
-    all.
+    Lists of prompts, travels, negative prompts and seeds are as long as there are clips, or hold one entry for all.
     """
 
     model: Name = None
@@ -122,9 +125,9 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
     prompt_hold: Share = DEFAULT_HOLD
     """Share of each stretch that shows its text before it blends to the next: 0 blends all the way, 1 switches."""
     prompt_loop: bool = False
-    """The last text blends back to the first, for clips that loop."""
+    """The last text blends back to the first, as it does in a closed loop."""
     plain_prompts: bool = False
-    """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs and nothing is cut."""
+    """Brackets are letters and long prompts are cut, as in the original; else `(word:1.2)` weighs, nothing is cut."""
 
     num_frames: Count | None = None
     width: Size | None = None
@@ -148,6 +151,17 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
     """The first frame follows the last."""
     long_mode: Literal["unet", "motion"] = "unet"
     """Windows over the whole UNet, or inside the motion modules alone."""
+    motion_scale: MotionScale = 1.0
+    """How much of what the motion modules say is added: a number, or numbers at frames with straight lines between."""
+    noise: Literal["default", "freenoise"] = "default"
+    """Independent for every frame, or FreeNoise: behind the first window that window's noise, shuffled."""
+    freeinit: Annotated[int, Field(ge=1, le=20)] = 1
+    """Times that the clip is sampled, each time from noise with the slow parts of the time before; 1 is off."""
+    freeinit_filter: Literal["butterworth", "gaussian", "ideal", "box"] = "butterworth"
+    freeinit_ds: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the frequencies over height and width that pass to the next time."""
+    freeinit_dt: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """The same over frames."""
     decode_chunk_size: Count | None = None
     """Frames decoded at once."""
     fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
@@ -195,6 +209,13 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
             raise ValueError(f"{found}: expected one for all clips, or as many as there are clips")
         if self.window is not None and self.overlap is not None and self.overlap >= self.window:
             raise ValueError(f"overlap={self.overlap} must be less than window={self.window}")
+        if self.freeinit > 1 and self.video is not None and (self.strength is None or self.strength < 1):
+            raise ValueError(
+                f"freeinit={self.freeinit} samples from noise alone, but a strength below 1 leaves something of the "
+                "video; take one of the two"
+            )
+        if not isinstance(self.motion_scale, dict) or self.num_frames is not None:
+            frame_curve(self.motion_scale, self.num_frames or 1, "motion_scale")
         if self.num_frames is not None:
             for texts in self.prompt_travel:
                 check_frames(texts, self.num_frames)
@@ -244,7 +265,7 @@ class AnimateRequest(VideoSettings, PictureSettings, ControlNetSettings, SecondP
             tail=tail,
             interpolation=self.prompt_interpolation,
             hold=self.prompt_hold,
-            loop=self.prompt_loop,
+            loop=self.prompt_loop or self.closed_loop,
         )
 
     def stored(self) -> dict[str, Any]:

@@ -124,9 +124,9 @@ def _unsupported(given: Mapping[str, Any]) -> Iterator[str]:
         yield f"context_schedule ({given['context_schedule']})"
     if given.get("is_single_prompt_mode"):
         yield "is_single_prompt_mode"
-    if isinstance(output := given.get("output"), Mapping):
-        if odd := [key for key in output if key != "fps"]:
-            yield f"output ({', '.join(odd)}: say --out FILE.mp4, --quality)"
+    output = given.get("output")
+    if isinstance(output, Mapping) and (odd := [key for key in output if key != "fps"]):
+        yield f"output ({', '.join(odd)}: say --out FILE.mp4, --quality)"
     texts = [*(given.get("prompt_map") or {}).values(), given.get("head_prompt"), given.get("tail_prompt")]
     if found := [word for text in texts if isinstance(text, str) for word in WILDCARD.findall(text)]:
         yield f"wildcards ({', '.join(dict.fromkeys(found))}: read as words)"

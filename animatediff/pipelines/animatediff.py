@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from animatediff.control.controlnet import ControlNetInput
+from animatediff.control.curve import Curve, frame_curve
 from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
 from animatediff.pipelines.assemble import is_sdxl
@@ -28,10 +30,12 @@ from animatediff.sampling import (
     Cancelled,
     ClipPredictor,
     Control,
+    FreeInit,
     begin_at,
     check_strength,
-    clip_noise,
     denoise,
+    draw_noise,
+    free_init,
     guided,
     noised,
     one_generator_each,
@@ -74,6 +78,12 @@ class AnimateDiffPipeline(LoadedPipeline):
         blend: str = "pyramid",
         closed_loop: bool = False,
         long_mode: str = "unet",
+        motion_scale: Curve = 1.0,
+        noise: str = "default",
+        freeinit: int = 1,
+        freeinit_filter: str = "butterworth",
+        freeinit_ds: float = 0.25,
+        freeinit_dt: float = 0.25,
         decode_chunk_size: int | None = None,
         eta: float = 0.0,
         conditioning_frames: Any = None,
@@ -111,6 +121,14 @@ class AnimateDiffPipeline(LoadedPipeline):
         of every second frame, 3 also of every fourth. With `closed_loop` the first frame follows the last. `long_mode`
         "unet" predicts window after window, at the memory of one; "motion" has windows in the motion modules alone, so
         that the image layers see each frame once a step, at the memory of the whole clip's feature maps.
+
+        `noise` "freenoise" shuffles the noise of the first window for the frames behind it. `freeinit`: how often the
+        clip is sampled, each time from noise that has its low frequencies from the time before; `freeinit_filter`
+        (`butterworth`, `gaussian`, `ideal`, `box`), `freeinit_ds` and `freeinit_dt` say which are low, over space and
+        over frames.
+
+        `motion_scale`: how much of what the motion modules say is added to each frame, 1 as trained, 0 the image model
+        alone: a number, `{0: 1.0, 15: 0.3}` with straight lines between frames, or one number a frame.
 
         With SparseCtrl loaded, `conditioning_frames` are pictures (PIL, arrays, tensors in 0..1; a tensor of 4 channels
         is latents) that the clip shows at `controlnet_frame_indices`, one index a picture, negatives counted from the
@@ -169,9 +187,14 @@ class AnimateDiffPipeline(LoadedPipeline):
             blend=blend,
             closed_loop=closed_loop,
             mode=long_mode,
+            noise=noise,
             default_window=defaults.window,
             max_positions=max_positions,
         )
+        again = FreeInit(
+            iterations=freeinit, filter=freeinit_filter, spatial_stop=freeinit_ds, temporal_stop=freeinit_dt
+        )
+        strengths = torch.tensor(frame_curve(motion_scale, num_frames, "motion_scale"))
         if negatives is not None and len(negatives) == 1:
             negatives *= len(prompts)
 
@@ -193,10 +216,18 @@ class AnimateDiffPipeline(LoadedPipeline):
         strength = VIDEO_STRENGTH if strength is None else strength
         check_strength(strength)
         known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
+        if known is not None and again.iterations > 1:
+            raise UserError(
+                f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video "
+                "in it; take freeinit=1 or strength=1"
+            )
         nets = net_inputs(self.controlnets, controlnet_inputs, shape)
         generators = one_generator_each(generator, len(prompts))
+        draw = partial(draw_noise, shape, generators, kind=noise, window=long.length, overlap=long.overlap)
         if latents is None:
-            latents = clip_noise(shape, generators)
+            latents = draw()
+        elif noise != "default":
+            raise UserError(f"latents are given, and noise={noise!r} says how to draw them; give one of the two")
         elif latents.shape != shape:
             raise UserError(f"latents must be (b, c, f, h, w) = {shape} for this call, got {tuple(latents.shape)}")
 
@@ -218,20 +249,15 @@ class AnimateDiffPipeline(LoadedPipeline):
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
         timesteps = scheduler.timesteps if known is None else begin_at(scheduler, steps, strength)
-        total = len(timesteps)
+        total = len(timesteps) * again.iterations
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
-            if hold is not None:
-                latents = hold.before_step(index + 1, latents, scheduler, timesteps)
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, index, timestep, {"latents": latents}).get("latents", latents)
             _tell(on_progress, cancel, Progress("denoise", index + 1, total))
             return latents
 
-        noise = latents = latents.to(device, torch.float32)
-        if known is None:
-            latents = latents * scheduler.init_noise_sigma
-        else:
+        if known is not None:
             known = video_latents(
                 self.vae,
                 known,
@@ -239,10 +265,6 @@ class AnimateDiffPipeline(LoadedPipeline):
                 device,
                 lambda done, total: _tell(on_progress, cancel, Progress("encode", done, total)),
             )
-            latents = noised(scheduler, known, latents, timesteps)
-        hold = shown.hold(self.vae, noise, (height, width)) if shown is not None and shown.route == "latents" else None
-        if hold is not None:
-            latents = hold.before_step(0, latents, scheduler, timesteps)
         encoders = [] if given is None else [given.encoder]
         with at_work([*encoders, *(net for net, *_ in nets)], device):
             controls: list[Control] = [*net_controls(nets, timesteps)]
@@ -255,16 +277,42 @@ class AnimateDiffPipeline(LoadedPipeline):
                 texts.pooled,
                 texts.time_ids,
                 controls,
-                long.in_motion,
+                windows=long.in_motion,
+                motion_scale=None if strengths.eq(1).all() else strengths,
                 pictures=adapted,
             )
-            latents = denoise(
-                latents,
-                predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
-                scheduler=scheduler,
-                timesteps=timesteps,
-                step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
-                after_step=after_step,
+            predict = windowed(guided(predict, scale) if guidance else predict, long.over_unet)
+
+            def sample(iteration: int, noise: Tensor) -> Tensor:
+                if iteration:
+                    set_steps(scheduler, steps, device)  # samplers remember what they did
+                noise = noise.to(device, torch.float32)
+                if known is None:
+                    start = noise * scheduler.init_noise_sigma
+                else:
+                    start = noised(scheduler, known, noise, timesteps)
+                hold = None
+                if shown is not None and shown.route == "latents":
+                    hold = shown.hold(self.vae, noise, (height, width))
+                if hold is not None:
+                    start = hold.before_step(0, start, scheduler, timesteps)
+
+                def step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+                    if hold is not None:
+                        latents = hold.before_step(index + 1, latents, scheduler, timesteps)
+                    return after_step(iteration * len(timesteps) + index, timestep, latents)
+
+                return denoise(
+                    start,
+                    predict=predict,
+                    scheduler=scheduler,
+                    timesteps=timesteps,
+                    step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
+                    after_step=step,
+                )
+
+            latents = free_init(
+                sample, latents, settings=again, draw=draw, alpha_cumprod=float(scheduler.alphas_cumprod[-1])
             )
         if not latents.isfinite().all():
             raise UserError(

@@ -13,6 +13,7 @@ from animatediff.errors import UserError
 from animatediff.pipelines.control_images import check_control, compare_config
 from animatediff.pipelines.shown_pictures import check_pictures, with_encoder
 from animatediff.pipelines.sources import check_video
+from animatediff.weights.download import WEIGHT_SUFFIXES, fetch, motion_lora_file
 
 if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 
 BASE_SETTINGS = ("vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema")
 """Settings of the image model, as `weights.base.load_base` calls them."""
@@ -114,6 +114,8 @@ def default_base(download: bool) -> str:
 
 def _present(name: str, setting: str, download: bool) -> str:
     """`name` if it is there or may be a hub id; a known file that is missing is fetched if allowed."""
+    if setting == "motion_loras":
+        name = motion_lora_file(name)
     path = Path(name)
     if path.exists():
         return name
@@ -122,8 +124,6 @@ def _present(name: str, setting: str, download: bool) -> str:
             return name  # a hub id
         raise UserError(f"{name}: no such file or folder (setting {setting})")
     if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
-        from animatediff.weights.download import fetch
-
         return str(fetch(name, download=download))
     raise UserError(f"{name}: no such file (setting {setting})")
 

@@ -7,7 +7,9 @@ this module costs little more than importing torch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
     from animatediff.control.sparsectrl import SparseCtrl
     from animatediff.pipelines.assemble import ImagePipeline
-    from animatediff.weights.families import Family
+    from animatediff.weights.families import Family, Recommended
+
+logger = logging.getLogger(__name__)
 
 FPS = 8.0
 # Parts of the image pipeline that may be exchanged, as in diffusers: `pipe.scheduler = ...`.
@@ -52,6 +56,12 @@ class LoadedPipeline:
         self.attachment = None
         self.family = None
         self.sparsectrl = None
+        self._few_steps: dict[str, Recommended] = {}
+        """What LoRAs that were made for few steps want, by their names."""
+        self._resting: set[str] = set()
+        """Those of them that are switched off."""
+        self._scheduler_given = False
+        """Whether a scheduler was put in by hand (`pipe.scheduler = ...`), which LoRAs leave alone."""
         self.controlnets = []
         self._base_schedule = image.scheduler
         self._scheduler_name: str | None = None
@@ -105,10 +115,13 @@ class LoadedPipeline:
         one was chosen, the sampler become those of the family. Motion modules that were there before are taken out.
         Raises UserError if it is another kind of file or made for another kind of base model.
         """
+        from animatediff.weights.few_steps import few_steps
         from animatediff.weights.motion import load_motion_module
 
         adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
         self.set_motion_adapter(adapter, found)
+        if (wanted := few_steps(found.recommended)) is not None:
+            logger.info("%s: made for few steps: takes %s, unless told otherwise", found.title, wanted)
         return found
 
     def set_motion_adapter(self, adapter: MotionAdapter, family: Family | None = None) -> None:
@@ -128,14 +141,32 @@ class LoadedPipeline:
     def load_lora_weights(self, path: str | Path, *, adapter_name: str | None = None, scale: float = 1.0) -> str:
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
-        Several can be loaded; all act at their own strength until `set_adapters` says otherwise. Raises UserError for a
-        file that is no LoRA or fits nothing in this model.
+        `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn". Several can be loaded; all
+        act at their own strength until `set_adapters` says otherwise. An LCM-LoRA brings its sampler, steps and
+        guidance while it acts, unless others are chosen (`weights.few_steps` says how it is known). Raises UserError
+        for a file that is no LoRA or fits nothing in this model.
         """
-        from animatediff.weights.lora import load_lora
+        from animatediff.weights.download import KNOWN_FILES, fetch, motion_lora_file
+        from animatediff.weights.few_steps import few_step_lora, few_steps
+        from animatediff.weights.files import read_header
+        from animatediff.weights.lora import load_lora, lora_file
 
         self._check_in_memory()
         encoders = self._text_encoders
-        return load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
+        if (path := motion_lora_file(path)) in KNOWN_FILES:
+            path = fetch(path, download=False)
+        name = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
+        if (few := few_step_lora(read_header(lora_file(path)))) is not None:
+            self._few_steps[name] = few.recommended
+            self._set_resting(self._resting | ({name} if scale == 0 else set()))
+            logger.info(
+                "%s: an %s (%s): takes %s, unless told otherwise",
+                path,
+                few.title,
+                few.evidence,
+                few_steps(few.recommended),
+            )
+        return name
 
     def _check_in_memory(self) -> None:
         if self.unet.device.type == "meta":
@@ -150,7 +181,9 @@ class LoadedPipeline:
         if len(names) != len(weights):
             raise UserError(f"{len(names)} adapters ({', '.join(names)}) want {len(names)} weights, got {len(weights)}")
         off = dict.fromkeys(lora_names(self._lora_models), 0.0)
-        set_lora_scales(self._lora_models, off | dict(zip(names, weights, strict=True)))
+        scales = off | dict(zip(names, weights, strict=True))
+        set_lora_scales(self._lora_models, scales)
+        self._set_resting({name for name in self._few_steps if not scales[name]})
 
     def unload_lora_weights(self, adapter_name: str | None = None) -> None:
         """Remove one LoRA, or all; what they were loaded into is exactly as it was before."""
@@ -158,6 +191,8 @@ class LoadedPipeline:
 
         for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):
             remove_lora(self._lora_models, name)
+            if self._few_steps.pop(name, None) is not None:
+                self._set_resting(self._resting - {name})
 
     def load_sparsectrl(self, path: str | Path) -> str:
         """Load a SparseCtrl encoder: a file, a diffusers folder, or a hub id. Returns its kind, `rgb` or `scribble`.
@@ -214,26 +249,43 @@ class LoadedPipeline:
 
     def set_scheduler(self, name: str) -> None:
         """Choose the sampler by a short name (`euler_a`, `dpmpp_2m_karras`) or a diffusers class name."""
-        self._scheduler_name = scheduler_name(name)
+        self._scheduler_name, self._scheduler_given = scheduler_name(name), False
         self._renew_scheduler()
+
+    def _set_resting(self, names: set[str]) -> None:
+        """Say which few-step LoRAs are switched off; the sampler follows."""
+        self._resting = names
+        if not self._scheduler_given:
+            self._renew_scheduler()
 
     def _renew_scheduler(self) -> None:
         """The chosen sampler, or the family's, or the base model's own, on the schedule the motion was trained with."""
         betas = self.family.betas if self.family is not None else None
-        recommended = self.family.recommended.scheduler if self.family is not None else None
+        recommended = self.advice.scheduler
         own = type(self._base_schedule).__name__
         self.image.scheduler = make_scheduler(
             self._scheduler_name or recommended or own, self._base_schedule.config, betas
         )
 
     @property
+    def advice(self) -> Recommended:
+        """What suits the motion module, and before it a few-step LoRA that acts; None where neither says anything."""
+        from animatediff.weights.families import Recommended
+
+        advice = self.family.recommended if self.family is not None else Recommended()
+        for name, few in self._few_steps.items():
+            if name not in self._resting:
+                advice = replace(advice, **{key: value for key, value in vars(few).items() if value is not None})
+        return advice
+
+    @property
     def defaults(self) -> Defaults:
         """What a call takes where it is not told otherwise."""
-        advice = self.family.recommended if self.family is not None else None
+        advice = self.advice
         native = int(self.unet.config["sample_size"]) * self.image.vae_scale_factor
 
         def advised(name: str, otherwise: Any) -> Any:
-            value = getattr(advice, name, None)
+            value = getattr(advice, name)
             return otherwise if value is None else value
 
         num_frames = advised("num_frames", 16)
@@ -264,7 +316,7 @@ class LoadedPipeline:
         if name in _PARTS:
             setattr(self.image, name, value)
             if name == "scheduler":
-                self._base_schedule, self._scheduler_name = value, None
+                self._base_schedule, self._scheduler_name, self._scheduler_given = value, None, True
         else:
             super().__setattr__(name, value)
 

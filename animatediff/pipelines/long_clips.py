@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from animatediff.errors import UserError, nearest
 from animatediff.motion import BLENDS, Window, plan_windows
 from animatediff.pipelines.checks import check_window
+from animatediff.sampling import NOISES
 
 LONG_MODES = ("unet", "motion")
 """Windows over the whole UNet, or inside the motion modules alone."""
@@ -42,11 +43,16 @@ def long_clip(
     blend: str,
     closed_loop: bool,
     mode: str,
+    noise: str,
     default_window: int,
     max_positions: int,
 ) -> LongClip:
     """Check the settings of a call and lay out its windows. Raises UserError for values out of range."""
-    for name, value, known in (("long_mode", mode, LONG_MODES), ("blend", blend, BLENDS)):
+    for name, value, known in (
+        ("long_mode", mode, LONG_MODES),
+        ("blend", blend, BLENDS),
+        ("noise", noise, NOISES),
+    ):
         if value not in known:
             close = nearest(value, known)
             hint = f"did you mean {close!r}? " if close else ""

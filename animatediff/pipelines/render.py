@@ -104,9 +104,9 @@ def render(
     """Render every clip of `request` and write it to `request.out`, or to `samples/{prompt}.mp4` under a free name.
 
     Beside each file goes `FILE.json`, from which `load_result` repeats it, and, where pictures steer the clip, a sheet
-    of them, `{name}.keyframes.png`, and where the prompt travels, its timeline, `{name}.prompts.png`.
-    `pipe`: a pipeline that already holds what
-    the request names. Raises UserError before anything is computed for what cannot be loaded or written; Cancelled.
+    of them, `{name}.keyframes.png`, and where the prompt travels, its timeline, `{name}.prompts.png`. `pipe`: a
+    pipeline that already holds what the request names. Raises UserError before anything is computed for what cannot be
+    loaded or written; Cancelled.
     """
     first = slug(request.prompt[0]).lower()
     out = request.out
@@ -278,8 +278,8 @@ def _scheduler(pipe: Any) -> str | None:
     """The name of the sampler in use, if it has one: of the base model's own settings there may be none."""
     from animatediff.sampling.schedulers import scheduler_name
 
-    family = pipe.family
-    name = (family.recommended.scheduler if family is not None else None) or type(pipe.scheduler).__name__
+    advice = getattr(pipe, "advice", None)
+    name = (advice.scheduler if advice is not None else None) or type(pipe.scheduler).__name__
     try:
         return scheduler_name(name)
     except UserError:
@@ -337,6 +337,12 @@ def _frames(
         blend=request.blend,
         closed_loop=request.closed_loop,
         long_mode=request.long_mode,
+        motion_scale=request.motion_scale,
+        noise=request.noise,
+        freeinit=request.freeinit,
+        freeinit_filter=request.freeinit_filter,
+        freeinit_ds=request.freeinit_ds,
+        freeinit_dt=request.freeinit_dt,
         decode_chunk_size=request.decode_chunk_size,
         output_type="pil",
         on_progress=lambda p: _tell(on_progress, RenderProgress(p.phase, p.step, p.total, index, num_clips)),

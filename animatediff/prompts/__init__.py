@@ -1,4 +1,4 @@
-"""Words over time: prompts that travel, prompts with weights, and prompts longer than the text encoder reads at once."""
+"""Words over time: prompts that travel, prompts with weights, and prompts of any length."""
 
 from animatediff.prompts.travel import Blend, PromptTravel
 

@@ -1,16 +1,20 @@
 """From noise to latents: samplers by name, the denoising loop, and windows over long clips."""
 
 from animatediff.sampling.controls import Control, Residuals, UNetInputs, active_timesteps
+from animatediff.sampling.free_init import FreeInit, free_init
 from animatediff.sampling.loop import Cancelled, clip_noise, denoise, one_generator_each
+from animatediff.sampling.noise import NOISES, draw_noise
 from animatediff.sampling.predict import ClipPredictor, guided, windowed
 from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name, set_steps
 from animatediff.sampling.start import begin_at, check_strength, noised
 
 __all__ = [
+    "NOISES",
     "SCHEDULERS",
     "Cancelled",
     "ClipPredictor",
     "Control",
+    "FreeInit",
     "Residuals",
     "UNetInputs",
     "active_timesteps",
@@ -18,6 +22,8 @@ __all__ = [
     "check_strength",
     "clip_noise",
     "denoise",
+    "draw_noise",
+    "free_init",
     "guided",
     "make_scheduler",
     "noised",

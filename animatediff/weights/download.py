@@ -20,6 +20,9 @@ MOTION_LORAS = (
 )
 
 
+WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+
+
 @dataclass(frozen=True)
 class KnownFile:
     """A published file: its hub repository, and the folder below models/ where the original keeps it."""
@@ -42,6 +45,40 @@ KNOWN_FILES: dict[str, KnownFile] = {
     "v3_sd15_sparsectrl_scribble.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1860),
 }
 """File name -> where it is."""
+
+
+def motion_lora_file(name: str | Path) -> str:
+    """The file that a short name such as `ZoomIn` or `zoom-in` means; any other name is returned as it is.
+
+    One of that name in models/MotionLoRA comes first, whatever its suffix and with or without the published prefix,
+    then the published one, which `fetch` finds. Raises UserError for a short name that is neither.
+    """
+    path = Path(name)
+    if path.exists() or path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) != 1:
+        return str(name)
+    wanted = _plain(path.name)
+    for root in (Path(), Path(__file__).resolve().parents[2]):
+        for file in sorted((root / "models" / "MotionLoRA").glob("*")):
+            if file.suffix.lower() in WEIGHT_SUFFIXES and wanted in (_plain(file.stem), _short(file.stem)):
+                return str(file)
+    for move in MOTION_LORAS:
+        if wanted in (_plain(move), _plain(f"v2_lora_{move}")):
+            return f"v2_lora_{move}.ckpt"
+    close = nearest(wanted, {_plain(move): move for move in MOTION_LORAS})
+    hint = next((f"did you mean {move}? " for move in MOTION_LORAS if _plain(move) == close), "")
+    raise UserError(
+        f"{name}: no MotionLoRA of this name in models/MotionLoRA, and none is published; {hint}Give a file, or one of "
+        f"{', '.join(MOTION_LORAS)}"
+    )
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone, small."""
+    return "".join(char for char in name.lower() if char.isalnum())
+
+
+def _short(stem: str) -> str:
+    return _plain(stem).removeprefix(_plain("v2_lora_"))
 
 
 def fetch(name: str | Path, *, download: bool) -> Path:

@@ -1,6 +1,7 @@
 """The published families of motion modules, one row of facts each: what they need in order to run as they were trained.
 
-A family is chosen by what is in a file (`recognise.py`), never by the file's name. Sources: the inference settings of
+A family is chosen by what is in a file (`recognise.py`); a file's name is asked where no tensor can tell, for Lightning
+alone. Sources: the inference settings of
 the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff and HotshotXL, and the golden cases.
 """
 
@@ -22,6 +23,8 @@ NUMERICS_KEY = "animatediff.numerics"
 STEPS_IN_NAME = re.compile(r"(?<!\d)([1248])[ _-]?steps?(?![a-z])", re.IGNORECASE)
 """AnimateDiff-Lightning is published for 1, 2, 4 and 8 steps, in files of one shape."""
 LIGHTNING_NAME = re.compile(r"lightning", re.IGNORECASE)
+LIGHTNING_FILE = re.compile(r"animatediff[_-]lightning[_-][1248][_-]?step(?![a-z])", re.IGNORECASE)
+"""As those files are published."""
 
 LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
 
@@ -104,7 +107,8 @@ FAMILIES: dict[str, Family] = {
             title="AnimateDiff v2 (mm_sd_v15_v2) or a model of its shape",
             base="sd1",
             recommended=SD15,
-            notes="has a module in the mid block; so has AnimateDiff-Lightning: for it, give --family lightning",
+            notes="has a module in the mid block; so has AnimateDiff-Lightning: for it, under another name than its "
+            "published one, give --family lightning",
         ),
         Family(
             name="v3",
@@ -137,7 +141,7 @@ FAMILIES: dict[str, Family] = {
             recommended=Recommended(
                 num_frames=16, num_inference_steps=4, guidance_scale=1.0, scheduler="euler_trailing"
             ),
-            notes="a few-step model: take as many steps as its file name says",
+            notes="a few-step model: made for exactly as many steps as its file name says",
         ),
         Family(
             name="sdxl",

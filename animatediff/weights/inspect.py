@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
+from animatediff.weights.few_steps import few_step_lora
 from animatediff.weights.files import Header, read_header
 from animatediff.weights.folders import read_json
 from animatediff.weights.motion import find_header
@@ -107,9 +108,13 @@ def _settings(found: Recognised) -> dict[str, Any]:
         return settings
     if found.variant in CONDITIONS:
         return {**CONDITIONS[found.variant], "strength": "1.0"}
+    few = few_step_lora(found.header) if found.kind in ("lora", "domain_adapter") else None
     if found.kind in STRENGTHS:
         ranks = sorted(_ranks(found.header))
         rank = {"rank": ranks[0] if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"} if ranks else {}
+        if few is not None:
+            wanted = {name: value for name, value in asdict(few.recommended).items() if value is not None}
+            return {**rank, "strength": "0.8 to 1.0", **wanted}
         return {**rank, "strength": STRENGTHS[found.kind]}
     if found.kind == "base_model" and found.base in BASE_SIZES:
         return {"height": BASE_SIZES[found.base], "width": BASE_SIZES[found.base]}
@@ -118,6 +123,8 @@ def _settings(found: Recognised) -> dict[str, Any]:
 
 def _notes(found: Recognised) -> list[str] | None:
     """Advice that goes with a family; what a name suggests is passed on as no more than that."""
+    if found.kind in ("lora", "domain_adapter") and (few := few_step_lora(found.header)) is not None:
+        return [f"an {few.title}: {few.evidence}"]
     if found.family is None:
         return None
     notes = [found.family.notes] if found.family.notes else []

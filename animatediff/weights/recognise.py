@@ -1,4 +1,8 @@
-"""What is this file? Answered from the names and shapes in its header, with the evidence, never from its name."""
+"""What is this file? Answered from the names and shapes in its header, with the evidence, not from its name.
+
+One exception: AnimateDiff-Lightning has the very shape of v2, says nothing about itself, and renders badly as v2. A
+file of v2's shape under Lightning's published name is taken as Lightning, and the evidence says so.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.weights.families import FAMILIES, Family, family_of_metadata
+from animatediff.weights.families import FAMILIES, LIGHTNING_FILE, Family, family_of_metadata
 from animatediff.weights.files import Header, read_header
 from animatediff.weights.keys import MOTION_KEY, dialect_of, layout_of, num_positions, to_internal
 
@@ -182,7 +186,11 @@ def _motion_module(header: Header) -> Recognised | None:
     evidence.append(f"{levels} levels, {'a' if mid else 'no'} module in the mid block")
     evidence.append(f"position tables of {positions} frames" if positions else "no position tables")
     name = _family_name(dialect, levels, mid, positions)
-    return _motion(header, FAMILIES[name].with_positions(positions), dialect, evidence)
+    file_name = header.path.name
+    if name == "v2" and positions in (None, 32) and LIGHTNING_FILE.search(file_name):
+        name = "lightning"
+        evidence.append("its name says AnimateDiff-Lightning, which no tensor tells from v2; --family v2 overrides")
+    return _motion(header, FAMILIES[name].with_positions(positions).with_steps_of(file_name), dialect, evidence)
 
 
 def _motion(header: Header, family: Family, dialect: str, evidence: list[str]) -> Recognised:
