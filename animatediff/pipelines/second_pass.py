@@ -60,6 +60,7 @@ def in_two_passes(
             "height": height,
             "width": width,
             "latents": None,
+            "freeinit": 1,  # it is about pure noise, which this pass does not begin with
         }
         return pipe(**again, output_type=output_type)
 
