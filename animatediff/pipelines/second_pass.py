@@ -50,7 +50,7 @@ def in_two_passes(
     first: Tensor = pipe(**call, output_type="pt").frames  # (b, f, 3, h, w) in 0..1
     height, width = (larger(side, upscale) for side in first.shape[-2:])
     with in_tiles(pipe.vae):
-        latents = _enlarged(pipe, first, height, width, call["on_progress"], call["cancel"])
+        latents = enlarged(pipe, first, height, width, call["on_progress"], call["cancel"])
         again = {
             **call,
             "video": latents,
@@ -60,11 +60,12 @@ def in_two_passes(
             "height": height,
             "width": width,
             "latents": None,
+            "freeinit": 1,  # it is about pure noise, which this pass does not begin with
         }
         return pipe(**again, output_type=output_type)
 
 
-def _enlarged(pipe: Any, clips: Tensor, height: int, width: int, on_progress: Any, cancel: Any) -> Tensor:
+def enlarged(pipe: Any, clips: Tensor, height: int, width: int, on_progress: Any, cancel: Any) -> Tensor:
     """Latents (b, c, f, h, w) of clips (b, f, 3, h, w) at another size; one frame at a time is large."""
     device, frames = pipe.image._execution_device, clips.flatten(0, 1)
     found: list[Tensor] = []
@@ -86,4 +87,5 @@ def in_tiles(vae: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        vae.enable_tiling(before)
+        if not before:
+            vae.disable_tiling()

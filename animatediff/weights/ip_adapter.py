@@ -70,6 +70,7 @@ def load_ip_adapter(
     _check_encoder(path, folder)
     if getattr(unet, "encoder_hid_proj", None) is not None:
         image.unload_ip_adapter()
+    clip: Any
     try:
         clip = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=unet.dtype, local_files_only=True)
     except (OSError, ValueError) as error:
