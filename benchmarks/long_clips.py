@@ -40,7 +40,7 @@ def measure(mode: str, num_frames: int, args: argparse.Namespace) -> dict[str, f
         "height": args.size, "width": args.size, "num_inference_steps": args.steps, "long_mode": mode, "window": 16,
         "overlap": args.overlap,
     }  # fmt: skip
-    pipe("a fox moving right on a green background", num_frames=1, **settings | {"window": 1, "overlap": 0})  # warm up
+    pipe("a fox moving right on a green background", num_frames=1, **dict(settings, window=1, overlap=0))  # warm up
     loaded = rss_mib()
     times = {"denoise": 0.0, "decode": 0.0}
     last = time.process_time()

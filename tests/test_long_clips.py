@@ -99,7 +99,7 @@ def test_windows_in_the_motion_modules_are_those_of_the_unet_where_they_do_not_o
         pipe("a cat", generator=seeded(1), long_mode=mode, **settings).frames for mode in ("unet", "motion")
     )
     assert torch.allclose(unet, motion, atol=1e-5)
-    overlapping = settings | {"overlap": 2}
+    overlapping = dict(settings, overlap=2)
     unet, motion = (
         pipe("a cat", generator=seeded(1), long_mode=mode, **overlapping).frames for mode in ("unet", "motion")
     )
@@ -119,7 +119,8 @@ def test_the_image_layers_see_each_frame_once_and_a_few_at_a_time(pipe: AnimateD
     try:
         pipe("a cat", long_mode="motion", **settings)
         assert (whole, chunks) == ([80], [32, 32, 16])
-        whole.clear(), chunks.clear()
+        whole.clear()
+        chunks.clear()
         pipe("a cat", long_mode="unet", **settings)
         assert whole == chunks == [32] * 3
     finally:
@@ -174,7 +175,7 @@ def test_a_closed_loop_does_not_know_where_it_begins(pipe: AnimateDiffPipeline) 
         loop = pipe("a cat", latents=latents, long_mode=mode, **settings).frames
         turned = pipe("a cat", latents=latents.roll(4, 2), long_mode=mode, **settings).frames
         assert torch.allclose(turned, loop.roll(4, 2), atol=1e-4)
-    line = pipe("a cat", latents=latents, **settings | {"closed_loop": False}).frames
+    line = pipe("a cat", latents=latents, **dict(settings, closed_loop=False)).frames
     assert not torch.allclose(line, loop, atol=1e-3)
 
 

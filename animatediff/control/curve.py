@@ -70,7 +70,7 @@ def frame_curve(curve: Curve, num_frames: int, name: str) -> list[float]:
         parsed = parse_curve(curve)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    keys = {0: parsed} if isinstance(parsed, float) else _keys(parsed, num_frames, name)
+    keys = _keys(parsed, num_frames, name) if isinstance(parsed, dict) else {0: parsed}
     frames = sorted(keys)
     return [_at(frame, frames, keys) for frame in range(num_frames)]
 
