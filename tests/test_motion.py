@@ -106,6 +106,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # tracing waits for a busy machine
 @torch.no_grad()
 def test_compiled_unet_gives_the_same_in_one_graph() -> None:
     """Whatever is attached or taken out after compiling is seen; nothing of it breaks the graph.

@@ -294,6 +294,7 @@ def test_loading_behind_the_back_of_sequential_offload_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # tracing waits for a busy machine
 def test_loras_on_a_compiled_unet() -> None:
     """`pipe.unet = torch.compile(pipe.unet)` puts a name before every layer's; LoRAs find them all the same."""
     own = AnimateDiffPipeline.from_pretrained(GOLDEN / "v2" / "sd", torch_dtype=torch.float32)
