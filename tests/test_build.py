@@ -236,6 +236,6 @@ def test_no_negative_prompt_is_what_the_base_model_was_trained_with() -> None:
         return SimpleNamespace(frames=[[Image.new("RGB", (8, 8))]])
 
     for text in ("", "blurry"):
-        request = build_request({"prompt": "a", "negative_prompt": text, "seed": 1})
+        request = build_request({"prompt": "a", "negative_prompt": text, "seed": 1, "width": 8, "height": 8})
         _frames(pipe, request, [], 0, 1, None, None)
     assert seen == [None, "blurry"]

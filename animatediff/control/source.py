@@ -112,7 +112,8 @@ def _reader(path: Path, fps: float | None) -> Iterator[VideoFile | _Pictures]:
     if path.is_dir():
         yield _folder(path, fps)
     elif path.suffix.lower() in BY_PILLOW:
-        yield _Pictures(*read_video(path))
+        frames, rate = read_video(path)
+        yield _Pictures(list(frames), rate)
     else:
         with VideoFile(path) as video:
             yield video
