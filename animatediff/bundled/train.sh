@@ -22,4 +22,5 @@ wait
 train 2-motion motion --set "model=$FOLDER/image/model"
 step export
 "$PYTHON" -m animatediff.bundled.gates
+step judges
 step measure
