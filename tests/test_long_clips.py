@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 from test_pipeline import pipeline, seeded
-from test_render_cli import FakePipeline, run
+from test_render_cli import run, watched
 
 from animatediff.config import load_result, parse_config
 from animatediff.errors import UserError
 from animatediff.motion import BLENDS, frames_of, plan_windows
 from animatediff.motion.windows import window_weights
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines import render as render_module
 from animatediff.sampling import Residuals, UNetInputs, windowed
 from animatediff.sampling.chunks import layers_in_chunks
 from animatediff.sampling.controls import blended_residuals
@@ -203,14 +202,7 @@ def test_settings_from_yaml_and_the_seam_from_the_command_line(tmp_path: Path, m
     assert request.closed_loop and request.long_mode == "unet"
     with pytest.raises(UserError, match=r"line 2: blend='linear'"):
         parse_config("prompt: a\nfuse_method: linear")
-    given: dict[str, Any] = {}
-
-    class Watched(FakePipeline):
-        def __call__(self, prompt: str, **settings: Any) -> Any:
-            given.update(settings)
-            return super().__call__(prompt, **settings)
-
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Watched())
+    given = watched(monkeypatch)
     arguments = ["--closed-loop", "--stride", "2", "--blend", "gauss", "--long-mode", "motion", "--out", "a.gif"]
     code, out, err = run("a fox", *arguments)
     assert (code, err) == (0, "") and "; loop seam " in out

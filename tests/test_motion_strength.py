@@ -10,14 +10,13 @@ import pytest
 import torch
 from test_long_clips import SMALL
 from test_pipeline import GOLDEN, pipeline, seeded
-from test_render_cli import FakePipeline, run
+from test_render_cli import run, watched
 
 from animatediff.config import build_request, load_result, parse_config
 from animatediff.control.curve import frame_curve
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionModule
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines import render as render_module
 from animatediff.pipelines.build import build_pipeline, complete
 from animatediff.weights.download import MOTION_LORAS, motion_lora_file
 from animatediff.weights.lora import lora_names
@@ -105,14 +104,7 @@ def test_curves_from_yaml_and_the_command_line(tmp_path: Path, monkeypatch: pyte
     for text in ("{0: 1.0, 3: 0.3}", "'0=1.0,3=0.3'"):
         assert parse_config(f"{{prompt: a, motion_scale: {text}}}")[0].motion_scale == {0: 1.0, 3: 0.3}
     assert parse_config("{prompt: a, motion_scale: 1.2}")[0].motion_scale == 1.2
-    given: dict[str, Any] = {}
-
-    class Watched(FakePipeline):
-        def __call__(self, prompt: str, **settings: Any) -> Any:
-            given.update(settings)
-            return super().__call__(prompt, **settings)
-
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Watched())
+    given = watched(monkeypatch)
     assert run("a fox", "--motion-scale", "0=1.0,3=0.3", "--out", "a.gif")[0] == 0
     assert given["motion_scale"] == load_result("a.gif").motion_scale == {0: 1.0, 3: 0.3}
     assert run("a fox", "--motion-scale", "0.5", "--out", "b.gif")[0] == 0

@@ -9,12 +9,11 @@ import pytest
 import torch
 from test_long_clips import SMALL
 from test_pipeline import pipeline, seeded
-from test_render_cli import FakePipeline, run
+from test_render_cli import run, watched
 
 from animatediff.config import load_result
 from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines import render as render_module
 from animatediff.sampling import FreeInit, draw_noise, free_init
 from animatediff.sampling.free_init import FILTERS, mix
 
@@ -131,14 +130,7 @@ def test_settings_out_of_range(pipe: AnimateDiffPipeline, settings: dict[str, An
 
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given: dict[str, Any] = {}
-
-    class Watched(FakePipeline):
-        def __call__(self, prompt: str, **settings: Any) -> Any:
-            given.update(settings)
-            return super().__call__(prompt, **settings)
-
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Watched())
+    given = watched(monkeypatch)
     wanted = {"noise": "freenoise", "freeinit": 3, "freeinit_filter": "box", "freeinit_ds": 0.5, "freeinit_dt": 0.1}
     arguments = [part for name, value in wanted.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert run("a fox", *arguments, "--out", "a.gif")[0] == 0

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +53,29 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["animate", *arguments])
     return result.exit_code, result.stdout, result.stderr
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the pipeline is called with from now on; it is a fake one."""
+    given: dict[str, Any] = {}
+
+    class Watched(FakePipeline):
+        def __call__(self, prompt: str, **settings: Any) -> Any:
+            given.update(settings)
+            return super().__call__(prompt, **settings)
+
+    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Watched())
+    return given
+
+
+def is_one_message(place: Path, *arguments: str) -> str:
+    """A mistake is one message and exit code 2, and leaves nothing in `place`; returns what was said."""
+    before = sorted(path.name for path in place.iterdir())
+    code, out, err = run(*arguments, "--quiet")
+    assert (code, out) == (2, ""), err
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+    assert sorted(path.name for path in place.iterdir()) == before
+    return err
 
 
 def test_prompt_alone(place: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from animatediff.bundled import bundled_path, motion_module_path, world
 from animatediff.bundled.looks import LOOKS
-from animatediff.bundled.measure import write_sheet
+from animatediff.bundled.measure import percent, write_sheet
 from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.bundled.watermark import add_watermark, watermark_score
 from animatediff.bundled.words import DIRECTIONS, Combination, combinations, plain_caption
@@ -72,10 +72,6 @@ def real_clip(combination: Combination, seed: int) -> Tensor:
     """A drawn clip (16, 3, 64, 64)."""
     scene, _ = world.clips(1, seed, [combination])
     return world.render(scene)
-
-
-def percent(right: list[bool]) -> str:
-    return f"{100 * sum(right) / max(1, len(right)):.1f} % of {len(right)}"
 
 
 # -- looks -----------------------------------------------------------------------------------------------------------

@@ -87,12 +87,16 @@ def write_sheet(clips: list[Tensor], path: Path) -> None:
     Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), Image.Resampling.NEAREST).save(path)
 
 
+def percent(right: list[bool]) -> str:
+    """The share that is right, and of how many."""
+    return f"{100 * sum(right) / max(1, len(right)):.1f} % of {len(right)}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The figures of the issue, as a Markdown table."""
 
     def share(name: str, motions: tuple[str, ...]) -> str:
-        chosen = [row[name] for row in rows if row["motion"] in motions]
-        return f"{100 * sum(chosen) / max(1, len(chosen)):.1f} % of {len(chosen)}"
+        return percent([row[name] for row in rows if row["motion"] in motions])
 
     lines = [
         ("background right", share("background_right", MOTIONS), "98 %"),

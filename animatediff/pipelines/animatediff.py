@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -282,6 +283,9 @@ class AnimateDiffPipeline(LoadedPipeline):
                 pictures=adapted,
             )
             predict = windowed(guided(predict, scale) if guidance else predict, long.over_unet)
+            held = None
+            if shown is not None and shown.route == "latents":
+                held = shown.hold(self.vae, latents.to(device, torch.float32), (height, width))
 
             def sample(iteration: int, noise: Tensor) -> Tensor:
                 if iteration:
@@ -291,9 +295,7 @@ class AnimateDiffPipeline(LoadedPipeline):
                     start = noise * scheduler.init_noise_sigma
                 else:
                     start = noised(scheduler, known, noise, timesteps)
-                hold = None
-                if shown is not None and shown.route == "latents":
-                    hold = shown.hold(self.vae, noise, (height, width))
+                hold = None if held is None else replace(held, noise=noise)
                 if hold is not None:
                     start = hold.before_step(0, start, scheduler, timesteps)
 
