@@ -11,6 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from animatediff.pipelines.tiles import in_tiles
+
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -60,9 +62,13 @@ def decode(
 
 
 def decode_pictures(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (n, 3, H, W) in 0..1 of scaled latents (n, c, h, w), in the VAE's precision."""
+    """Pictures (n, 3, H, W) in 0..1 of scaled latents (n, c, h, w), in the VAE's precision; tiled if that is on."""
+
+    def run(latents: Tensor) -> Tensor:
+        return vae.decode(latents, return_dict=False)[0]
+
     latents = latents.to(vae.dtype) / vae.config["scaling_factor"]
-    return (vae.decode(latents, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+    return (in_tiles(vae, run, latents, grow=pixels_per_latent(vae)) / 2 + 0.5).clamp(0, 1)
 
 
 def encode_pictures(
@@ -72,15 +78,25 @@ def encode_pictures(
 
     The mean of what the VAE would draw from, so that a picture has the same latents every time; the original draws.
     """
+
+    def run(ahead: Tensor) -> Tensor:
+        return vae.encode(ahead, return_dict=False)[0].mode()
+
     latents: list[Tensor] = []
     with wide_enough(vae):
         for picture in pictures.split(1):
             # how a picture lies in memory must not decide the last bits of its latents
             ahead = (picture * 2 - 1).to(device, vae.dtype).contiguous()
-            latents.append(vae.encode(ahead, return_dict=False)[0].mode().float() * vae.config["scaling_factor"])
+            mean = in_tiles(vae, run, ahead, shrink=pixels_per_latent(vae))
+            latents.append(mean.float() * vae.config["scaling_factor"])
             if after_picture is not None:
                 after_picture(len(latents), len(pictures))
     return torch.cat(latents)
+
+
+def pixels_per_latent(vae: Any) -> int:
+    """How many, each way: 8 for Stable Diffusion."""
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
 def to_bytes(pictures: Tensor) -> Tensor:

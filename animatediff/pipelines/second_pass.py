@@ -49,7 +49,7 @@ def in_two_passes(
         )
     first: Tensor = pipe(**call, output_type="pt").frames  # (b, f, 3, h, w) in 0..1
     height, width = (larger(side, upscale) for side in first.shape[-2:])
-    with in_tiles(pipe.vae):
+    with tiling(pipe.vae):
         latents = enlarged(pipe, first, height, width, call["on_progress"], call["cancel"])
         again = {
             **call,
@@ -80,7 +80,7 @@ def enlarged(pipe: Any, clips: Tensor, height: int, width: int, on_progress: Any
 
 
 @contextmanager
-def in_tiles(vae: Any) -> Iterator[None]:
+def tiling(vae: Any) -> Iterator[None]:
     """Let the VAE take pictures larger than it was trained on in tiles that blend, so that memory stays that of one."""
     before = vae.use_tiling
     vae.enable_tiling()
