@@ -136,6 +136,20 @@ def test_a_json_file_of_prompt_travel(tmp_path: Path, caplog: pytest.LogCaptureF
         load_config(path, {"num_frames": 12})
 
 
+def test_frames_to_begin_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "frames").mkdir()
+    path = tmp_path / "seasons.json"
+    block = {"enable": True, "init_img_dir": "frames", "denoising_strength": 0.4, "save_init_image": True}
+    path.write_text(json.dumps(JSON | {"img2img_map": block}))
+    (request,) = load_config(path)
+    assert (request.video, request.strength) == (str(tmp_path / "frames"), 0.4) and caplog.text == ""
+    path.write_text(json.dumps(JSON | {"img2img_map": block | {"enable": False}}))
+    assert load_config(path)[0].video is None
+    path.write_text(json.dumps(JSON | {"img2img_map": {"enable": True}}))
+    with pytest.raises(UserError, match="img2img_map is on, but its init_img_dir is missing"):
+        load_config(path)
+
+
 def test_what_such_a_file_asks_for_in_vain_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = {
         "controlnet_map": {"controlnet_tile": {"enable": True}, "controlnet_openpose": {"enable": True}},

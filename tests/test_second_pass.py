@@ -17,6 +17,7 @@ from animatediff.bundled import bundled_path, world
 from animatediff.control.controlnet import ControlNetInput
 from animatediff.errors import UserError
 from animatediff.pipelines.decode import decode_pictures, encode_pictures
+from animatediff.pipelines.output import Listener
 from animatediff.pipelines.second_pass import enlarged, tiling
 from animatediff.video import read_video
 
@@ -35,7 +36,7 @@ def test_the_result_is_larger_and_the_more_its_own_the_stronger() -> None:
     passes = {s: pipe("a cat", generator=seeded(1), upscale_strength=s, **call).frames for s in (0.25, 1.0)}
     assert passes[1.0].shape == (1, 4, 3, 16, 24)
     with torch.no_grad(), tiling(pipe.vae):
-        start = enlarged(pipe, first, 32, 48, None, None)
+        start = enlarged(pipe, first, 32, 48, Listener())
     distance = {strength: float((latents - start).pow(2).mean()) for strength, latents in passes.items()}
     assert distance[0.25] < distance[1.0] / 2, "with little strength it is the first pass, enlarged"
     assert not pipe.vae.use_tiling, "as it was"

@@ -1,8 +1,13 @@
-"""The small model that ships with the package, and the sprite world it was trained on."""
+"""The small model that ships with the package, what was trained for it, and the sprite world it was trained on."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from animatediff.errors import UserError, nearest
+
+PREFIX = "bundled/"
+"""Before the names of the bundled set, so that `bundled/paper` can stand where a file or folder is asked for."""
 
 
 def bundled_path() -> Path:
@@ -13,3 +18,27 @@ def bundled_path() -> Path:
 def motion_module_path() -> Path:
     """File of the bundled motion module, in the original key grammar."""
     return Path(__file__).parent / "motion_module.safetensors"
+
+
+def set_path() -> Path:
+    """Folder of what was trained for the bundled model: MotionLoRAs, SparseCtrl encoders, a domain adapter, and two
+    image models of another look."""
+    return Path(__file__).parent / "set"
+
+
+def bundled_set() -> dict[str, Path]:
+    """File or folder of each part of the bundled set, by name: `ZoomIn`, `sparsectrl_rgb`, `neon`, ...."""
+    return {path.stem: path for path in sorted(set_path().iterdir())}
+
+
+def bundled_file(name: str) -> Path:
+    """The file or folder of the bundled set that a name such as `paper` or `bundled/paper` means.
+
+    Raises UserError for a name that is none of it.
+    """
+    known, wanted = bundled_set(), name.removeprefix(PREFIX)
+    if wanted not in known:
+        close = nearest(wanted, known)
+        hint = f"; did you mean {PREFIX}{close}?" if close else ""
+        raise UserError(f"{name}: is not in the bundled set ({', '.join(known)}){hint}")
+    return known[wanted]

@@ -1,8 +1,9 @@
 """What the whole bundled set must show, claim by claim; each prints the rows of a table of `docs/bundled.md`.
 
-`python -m animatediff.bundled.claims looks|cameras|adapter|keyframes --set FOLDER`: personalised models move as told
+`python -m animatediff.bundled.claims looks|cameras|adapter|keyframes`: personalised models move as told
 and keep their look; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module;
-SparseCtrl gives back the pictures it is given. Seeds and combinations are those that training never used, and each
+SparseCtrl gives back the pictures it is given. What is measured is the set that ships, but for the adapter's two motion
+modules, which `--run` has. Seeds and combinations are those that training never used, and each
 judge is first tried on clips that were drawn.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from animatediff.bundled import bundled_path, motion_module_path, world
+from animatediff.bundled import bundled_file, bundled_path, motion_module_path, world
 from animatediff.bundled.looks import LOOKS
 from animatediff.bundled.measure import percent, write_sheet
 from animatediff.bundled.reader import load_reader, read_clip
@@ -117,9 +118,9 @@ def looks(args: argparse.Namespace) -> list[tuple[str, str]]:
     wanted = drawn(args.clips, DIRECTIONS)
     sheet: list[Tensor] = []
     for name in judge.names:
-        pipe = new_pipeline(args.set / "neon" / "model" if name == "neon" else None)
+        pipe = new_pipeline(bundled_file("neon") if name == "neon" else None)
         if name == "paper":
-            pipe.load_lora_weights(args.set / "paper" / "lora.safetensors")
+            pipe.load_lora_weights(bundled_file("paper"))
         moved, kept, named = [], [], []
         for i, clip in enumerate(clips_of(pipe, [plain_caption(c) for c in wanted], args)):
             reading = read_clip(reader, clip)
@@ -152,7 +153,7 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     rows, sheet = [], []
     pipe = new_pipeline()
     for name in MOVES:
-        pipe.load_lora_weights(args.set / "motion_lora" / name / "motion_lora.safetensors", adapter_name=name)
+        pipe.load_lora_weights(bundled_file(name), adapter_name=name)
     for name in MOVES:
         pipe.set_adapters([name], [1.0])
         whole = list(clips_of(pipe, captions, args))
@@ -191,7 +192,7 @@ def adapter(args: argparse.Namespace) -> list[tuple[str, str]]:
 
     rows += [("drawn clips", score(clean)), ("drawn clips with the watermark", score(marked))]
     for name in ("with_adapter", "without_adapter"):
-        pipe = new_pipeline(motion=args.set / name / "motion_module.safetensors")
+        pipe = new_pipeline(motion=args.run / name / "motion_module.safetensors")
         clips = list(clips_of(pipe, captions, args))
         moved = [read_clip(reader, clip).moved(c[2]) for clip, c in zip(clips, wanted, strict=True)]
         title = f"motion module trained {name.replace('_', ' the ')}"
@@ -233,10 +234,10 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
     sheet: list[Tensor] = []
     pipe = new_pipeline()
     free = list(clips_of(pipe, captions, args))
-    pipe.load_sparsectrl(args.set / "sparsectrl_rgb" / "sparsectrl.safetensors")
+    pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
     first = list(clips_of(pipe, captions, args, [clip[:1] for clip in real]))
     ends = list(clips_of(pipe, captions, args, [clip[[0, -1]] for clip in real], (0, -1)))
-    pipe.load_sparsectrl(args.set / "sparsectrl_scribble" / "sparsectrl.safetensors")
+    pipe.load_sparsectrl(bundled_file("sparsectrl_scribble"))
     drawings = [sketch_of(clip[0]) for clip in real]
     followed = list(clips_of(pipe, captions, args, [drawing.expand(1, 3, -1, -1) for drawing in drawings]))
 
@@ -286,7 +287,7 @@ CLAIMS: dict[str, Callable[[argparse.Namespace], list[tuple[str, str]]]] = {
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("claim", choices=CLAIMS)
-    parser.add_argument("--set", type=Path, required=True, help="folder of what the stages have trained")
+    parser.add_argument("--run", type=Path, default=Path("outputs/bundled"), help="folder of what the stages trained")
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the table and a sheet of frames")
     parser.add_argument("--clips", type=int, default=32, help="clips for each figure")
     parser.add_argument("--sampling-steps", type=int, help="steps of the sampler; default as recommended")

@@ -1,15 +1,20 @@
-"""Step 6: put the trained parts where the package looks for them, in float16 and the standard layouts."""
+"""Put the trained parts where the package looks for them, in float16 and the standard layouts.
+
+`python -m animatediff.bundled.export --run FOLDER` writes the model; with `--set` what was trained for it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
 
-from animatediff.bundled import bundled_path, motion_module_path
+from animatediff.bundled import bundled_path, motion_module_path, set_path
 from animatediff.bundled.base import write_model
 from animatediff.bundled.run import arguments
+from animatediff.training.data.camera import MOVES
 from animatediff.weights.families import FAMILIES, Family, Recommended
 from animatediff.weights.motion import load_motion_module, save_motion_module
 
@@ -38,11 +43,43 @@ def export(args: argparse.Namespace) -> None:
     print(f"{args.model} and {args.motion.name}: {size / 1e6:.1f} MB")
 
 
+def set_parts() -> dict[str, str]:
+    """Where the stages leave the parts of the bundled set, by their place in it."""
+    parts = {f"{move}.safetensors": f"motion_lora/{move}/motion_lora.safetensors" for move in MOVES}
+    parts |= {
+        f"sparsectrl_{kind}.safetensors": f"sparsectrl_{kind}/sparsectrl.safetensors" for kind in ("rgb", "scribble")
+    }
+    parts |= {"domain_adapter.safetensors": "adapter/domain_adapter.safetensors"}
+    return parts | {"paper.safetensors": "paper/lora.safetensors", "neon": "neon/model"}
+
+
+def export_set(run: Path, folder: Path) -> None:
+    """Copy the parts that are there, and say which are not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, trained in set_parts().items():
+        source, place = run / trained, folder / name
+        if source.is_dir():
+            shutil.copytree(source, place, dirs_exist_ok=True)
+        elif source.is_file():
+            shutil.copyfile(source, place)
+        else:
+            print(f"{source}: is not there")
+            continue
+        files = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
+        print(f"{place}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__ or "", steps=0, batch=0)
     parser.add_argument("--model", type=Path, default=bundled_path(), help="folder of the image model")
     parser.add_argument("--motion", type=Path, default=motion_module_path(), help="file of the motion module")
-    export(parser.parse_args(argv))
+    parser.add_argument("--set", action="store_true", help="write the bundled set, not the model")
+    parser.add_argument("--set-folder", type=Path, default=set_path(), help="folder of the bundled set")
+    args = parser.parse_args(argv)
+    if args.set:
+        export_set(args.run, args.set_folder)
+    else:
+        export(args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Train the bundled model from nothing: sh train.sh PYTHON FOLDER. Every step resumes from its checkpoint in FOLDER.
-# Written for 2 cores, some 12 hours; the curves are FOLDER/*/curve.jsonl. Run it in the repository's folder.
+# Written for 2 cores, some 16 hours; the curves are FOLDER/*/curve.jsonl. Run it in the repository's folder.
 set -eu
 PYTHON=$1
 FOLDER=$2
@@ -24,3 +24,21 @@ step export
 "$PYTHON" -m animatediff.bundled.gates
 step judges
 step measure
+
+# The bundled set, for the model that ships: a domain adapter with two motion modules that show what it is for, image
+# models of another look, MotionLoRAs, SparseCtrl encoders.
+train adapter adapter
+train motion-watermark with_adapter --set "domain_adapter=$FOLDER/adapter/domain_adapter.safetensors"
+train motion-watermark without_adapter
+train look-neon neon
+train look-paper paper
+for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown RollingClockwise RollingAnticlockwise; do
+    case $move in Zoom*) strength=1.6 ;; *) strength=1 ;; esac # pixels move least where things zoom
+    train motion-lora "motion_lora/$move" --set "data.camera=$move" --set "data.camera_strength=$strength"
+done
+train sparsectrl-rgb sparsectrl_rgb
+train sparsectrl-scribble sparsectrl_scribble
+step export --set
+for claim in looks cameras adapter keyframes; do
+    "$PYTHON" -m animatediff.bundled.claims "$claim" --run "$FOLDER" --out "$FOLDER"
+done

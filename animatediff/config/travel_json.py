@@ -34,12 +34,12 @@ SETTINGS = {
 
 CONVERTED = (
     *("base", "lora_alpha", "seed", "n_prompt", "n_prompts", "scheduler", "clip_skip", "tensor_interpolation_slerp"),
-    *("lora_map", "motion_lora_map", "output"),
+    *("lora_map", "motion_lora_map", "img2img_map", "output"),
 )
 PASSED_OVER = ("name", "compile", "unet_batch_size", "result", "stylize_config", "upscale_config")
 """Do not change the frames that its `generate` makes; the last two are for other commands of that tool."""
 
-SWITCHED = ("lcm_map", "gradual_latent_hires_fix_map", "ip_adapter_map", "img2img_map")
+SWITCHED = ("lcm_map", "gradual_latent_hires_fix_map", "ip_adapter_map")
 """Blocks with a switch `enable`, of features that cannot be read from such a file here."""
 
 WITH_BLOCKS = ("controlnet_map", "region_map")
@@ -55,6 +55,7 @@ MARKS = frozenset(KNOWN) - {
 SCHEDULERS = {"k_dpmpp": "dpmpp_2m_karras"}
 """A name in its early files that it no longer knows itself."""
 DEFAULT_LORA_ALPHA = 0.8
+DEFAULT_DENOISING = 0.7
 WILDCARD = re.compile(r"__[\w/-]+?__")
 
 
@@ -92,6 +93,7 @@ def settings_of_travel(data: Mapping[str, Any], where: str) -> dict[str, Any]:
         values["loras"] = [*values.get("loras", []), *loras]
     if motion:
         values["motion_loras"] = motion
+    values |= _video(given.get("img2img_map"), where)
     output = given.get("output")
     if isinstance(output, Mapping) and output.get("fps"):
         values["fps"] = output["fps"]
@@ -110,6 +112,15 @@ def _loras(given: Any, key: str, where: str) -> tuple[list[dict[str, Any]], list
     plain = {path: scale for path, scale in given.items() if not isinstance(scale, Mapping)}
     odd = [f"{key} ({path}: a strength of its own by frame or region)" for path in given if path not in plain]
     return [{"path": path, "scale": scale} for path, scale in plain.items()], odd
+
+
+def _video(block: Any, where: str) -> dict[str, Any]:
+    """The folder of frames that a clip begins with, and how much of them is made anew."""
+    if not isinstance(block, Mapping) or not block.get("enable"):
+        return {}
+    if not block.get("init_img_dir"):
+        raise UserError(f"{where}: img2img_map is on, but its init_img_dir is missing: the folder of the frames")
+    return {"video": block["init_img_dir"], "strength": block.get("denoising_strength", DEFAULT_DENOISING)}
 
 
 def _unsupported(given: Mapping[str, Any]) -> Iterator[str]:

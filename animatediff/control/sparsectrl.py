@@ -81,7 +81,7 @@ class SketchEmbedding(nn.Module):
         for narrow, wide in itertools.pairwise(ladder):
             rungs += [nn.Conv2d(narrow, narrow, 3, padding=1), nn.Conv2d(narrow, wide, 3, padding=1, stride=2)]
         self.blocks = nn.ModuleList(rungs)
-        self.conv_out = zeroed(nn.Conv2d(ladder[-1], width, 3, padding=1))
+        self.conv_out = nn.Conv2d(ladder[-1], width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         # Channels last is the faster layout here, where pictures are large and channels few; the CPU's kernels then
@@ -124,7 +124,7 @@ class SparseCtrl(nn.Module):
         width = self.conv_in.out_channels
         channels = config.condition_channels + 1
         self.controlnet_cond_embedding = (
-            zeroed(nn.Conv2d(channels, width, 3, padding=1))
+            nn.Conv2d(channels, width, 3, padding=1)
             if config.kind == "rgb"
             else SketchEmbedding(channels, config.ladder, width)
         )
@@ -155,9 +155,10 @@ class SparseCtrl(nn.Module):
     ) -> SparseCtrl:
         """An encoder to be trained: a copy of the way down of `unet` and of what it can use of `adapter`.
 
-        Its outputs are zero, so that it changes nothing at first. `unet` may have motion modules and LoRAs in it, which
-        are not copied. `vae_scale_factor`: pixels to a latent along each side, for sketches. Raises ValueError if
-        nothing of `adapter` fits.
+        Its outputs are zero, so that it changes nothing at first. An RGB encoder begins by seeing pictures as the UNet
+        sees latents; the original begins with zeros there too, which takes it longer to leave. `unet` may have
+        motion modules and LoRAs in it, which are not copied. `vae_scale_factor`: pixels to a latent along each side,
+        for sketches. Raises ValueError if nothing of `adapter` fits.
         """
         config = SparseConfig(
             kind=kind,
@@ -184,6 +185,12 @@ class SparseCtrl(nn.Module):
                 raise ValueError(f"nothing of these motion modules ({adapter.layout}) fits this UNet")
             state |= of_adapter
         encoder.load_state_dict(state, strict=False, assign=True)
+        if kind == "rgb":
+            embedding = encoder.controlnet_cond_embedding
+            weight = state["conv_in.weight"]  # (d, 4, 3, 3); the mask has a channel more, and no say at first
+            blind = weight.new_zeros(weight.shape[0], 1, *weight.shape[2:])
+            embedding.weight = nn.Parameter(torch.cat([weight, blind], dim=1))
+            embedding.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))
         # A UNet on the meta device, of which only the layout is wanted, has no values to give.
         left = [name for name, value in encoder.named_parameters() if value.is_meta != unet.conv_in.weight.is_meta]
         assert not left, f"the UNet has no {left[0]} to copy"

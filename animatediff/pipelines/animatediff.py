@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,33 +11,29 @@ from torch import Tensor
 
 from animatediff.control.controlnet import ControlNetInput
 from animatediff.control.curve import Curve, frame_curve
-from animatediff.control.pictures import size_like
 from animatediff.errors import UserError
 from animatediff.pipelines.assemble import is_sdxl
-from animatediff.pipelines.beginning import VIDEO_STRENGTH, video_latents, video_length, video_tensor
+from animatediff.pipelines.beginning import clip_size, video_latents, video_size, video_strength, video_tensor
 from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, travelling
+from animatediff.pipelines.clip_sampler import ClipSampler
 from animatediff.pipelines.decode import decode
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
 from animatediff.pipelines.long_clips import long_clip
 from animatediff.pipelines.moving_pictures import adapter_states, moving_pictures
 from animatediff.pipelines.nets import net_controls, net_inputs
-from animatediff.pipelines.output import AnimateDiffOutput, Progress
+from animatediff.pipelines.output import AnimateDiffOutput, Listener, Progress
 from animatediff.pipelines.second_pass import UPSCALE_STRENGTH, in_two_passes
 from animatediff.pipelines.texts import encode_texts
 from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
-    Cancelled,
     ClipPredictor,
     Control,
     FreeInit,
     begin_at,
-    check_strength,
-    denoise,
     draw_noise,
     free_init,
     guided,
-    noised,
     one_generator_each,
     set_steps,
     windowed,
@@ -156,19 +151,18 @@ class AnimateDiffPipeline(LoadedPipeline):
             raise UserError(
                 "no motion module is loaded, so frames would not know of each other; call load_motion_module"
             )
-        defaults = self.defaults
+        defaults, listener = self.defaults, Listener(on_progress, cancel)
         prompts = travelling(prompt)
         negatives = None if negative_prompt is None else as_list(negative_prompt)
         shown = moving_pictures(images, image_mode, self)
-        like = shown.size if shown is not None else None
-        if video is not None:
-            length, like = video_length(video, self.image.vae_scale_factor)
-            num_frames = length if num_frames is None else num_frames
-        if like is not None:
-            width, height = size_like(like, defaults.width * defaults.height, width=width, height=height)
-        num_frames = defaults.num_frames if num_frames is None else num_frames
-        height = defaults.height if height is None else height
-        width = defaults.width if width is None else width
+        num_frames, height, width = clip_size(
+            defaults,
+            num_frames,
+            height,
+            width,
+            picture=None if shown is None else shown.size,
+            video=None if video is None else video_size(video, self.image.vae_scale_factor),
+        )
         steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
         chunk_size = DECODE_CHUNK_SIZE if decode_chunk_size is None else decode_chunk_size
@@ -212,16 +206,8 @@ class AnimateDiffPipeline(LoadedPipeline):
             start=control_start,
             end=control_end,
         )
-        if strength is not None and video is None:
-            raise UserError(f"strength={strength:g} is of a video to start from, and none is given; add video")
-        strength = VIDEO_STRENGTH if strength is None else strength
-        check_strength(strength)
+        strength = video_strength(video, strength, freeinit=again.iterations)
         known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
-        if known is not None and again.iterations > 1:
-            raise UserError(
-                f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video "
-                "in it; take freeinit=1 or strength=1"
-            )
         nets = net_inputs(self.controlnets, controlnet_inputs, shape)
         generators = one_generator_each(generator, len(prompts))
         draw = partial(draw_noise, shape, generators, kind=noise, window=long.length, overlap=long.overlap)
@@ -250,22 +236,15 @@ class AnimateDiffPipeline(LoadedPipeline):
         scheduler: Any = self.image.scheduler
         set_steps(scheduler, steps, device)
         timesteps = scheduler.timesteps if known is None else begin_at(scheduler, steps, strength)
-        total = len(timesteps) * again.iterations
 
         def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, index, timestep, {"latents": latents}).get("latents", latents)
-            _tell(on_progress, cancel, Progress("denoise", index + 1, total))
+            listener.hear("denoise", index + 1, len(timesteps) * again.iterations)
             return latents
 
         if known is not None:
-            known = video_latents(
-                self.vae,
-                known,
-                shape,
-                device,
-                lambda done, total: _tell(on_progress, cancel, Progress("encode", done, total)),
-            )
+            known = video_latents(self.vae, known, shape, device, listener.of("encode"))
         encoders = [] if given is None else [given.encoder]
         with at_work([*encoders, *(net for net, *_ in nets)], device):
             controls: list[Control] = [*net_controls(nets, timesteps)]
@@ -282,37 +261,20 @@ class AnimateDiffPipeline(LoadedPipeline):
                 motion_scale=None if strengths.eq(1).all() else strengths,
                 pictures=adapted,
             )
-            predict = windowed(guided(predict, scale) if guidance else predict, long.over_unet)
             held = None
             if shown is not None and shown.route == "latents":
                 held = shown.hold(self.vae, latents.to(device, torch.float32), (height, width))
-
-            def sample(iteration: int, noise: Tensor) -> Tensor:
-                if iteration:
-                    set_steps(scheduler, steps, device)  # samplers remember what they did
-                noise = noise.to(device, torch.float32)
-                if known is None:
-                    start = noise * scheduler.init_noise_sigma
-                else:
-                    start = noised(scheduler, known, noise, timesteps)
-                hold = None if held is None else replace(held, noise=noise)
-                if hold is not None:
-                    start = hold.before_step(0, start, scheduler, timesteps)
-
-                def step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
-                    if hold is not None:
-                        latents = hold.before_step(index + 1, latents, scheduler, timesteps)
-                    return after_step(iteration * len(timesteps) + index, timestep, latents)
-
-                return denoise(
-                    start,
-                    predict=predict,
-                    scheduler=scheduler,
-                    timesteps=timesteps,
-                    step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
-                    after_step=step,
-                )
-
+            sample = ClipSampler(
+                predict=windowed(guided(predict, scale) if guidance else predict, long.over_unet),
+                scheduler=scheduler,
+                num_steps=steps,
+                timesteps=timesteps,
+                step_arguments=self.image.prepare_extra_step_kwargs(generators, eta),
+                device=device,
+                known=known,
+                hold=held,
+                after_step=after_step,
+            )
             latents = free_init(
                 sample, latents, settings=again, draw=draw, alpha_cumprod=float(scheduler.alphas_cumprod[-1])
             )
@@ -327,16 +289,7 @@ class AnimateDiffPipeline(LoadedPipeline):
                 latents,
                 chunk_size=chunk_size,
                 output_type=output_type,
-                after_chunk=lambda done, total: _tell(on_progress, cancel, Progress("decode", done, total)),
+                after_chunk=listener.of("decode"),
             )
         self.image.maybe_free_model_hooks()
         return AnimateDiffOutput(frames)
-
-
-def _tell(
-    on_progress: Callable[[Progress], None] | None, cancel: Callable[[], bool] | None, progress: Progress
-) -> None:
-    if on_progress is not None:
-        on_progress(progress)
-    if cancel is not None and cancel():
-        raise Cancelled(f"cancelled after {progress.phase} {progress.step} of {progress.total}")

@@ -10,15 +10,57 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from animatediff.control.pictures import LATENT_CHANNELS, as_tensor
+from animatediff.control.pictures import LATENT_CHANNELS, as_tensor, size_like
 from animatediff.errors import UserError
 from animatediff.pipelines.decode import encode_pictures
+from animatediff.pipelines.output import Defaults
+from animatediff.sampling import check_strength
 
 VIDEO_STRENGTH = 0.6
 """Share of the steps by which a video is changed where the call does not say."""
 
 
-def video_length(video: Any, vae_scale_factor: int) -> tuple[int, tuple[int, int]]:
+def clip_size(
+    defaults: Defaults,
+    num_frames: int | None,
+    height: int | None,
+    width: int | None,
+    *,
+    picture: tuple[int, int] | None,
+    video: tuple[int, tuple[int, int]] | None,
+) -> tuple[int, int, int]:
+    """Frames, height and width of a clip, in pixels: as asked for, else of its video or picture, else as usual.
+
+    picture: (width, height); video: as of `video_size`. Without a size the clip has their shape and the usual area.
+    """
+    length, like = (defaults.num_frames, picture) if video is None else video
+    if like is not None:
+        width, height = size_like(like, defaults.width * defaults.height, width=width, height=height)
+    return (
+        length if num_frames is None else num_frames,
+        defaults.height if height is None else height,
+        defaults.width if width is None else width,
+    )
+
+
+def video_strength(video: Any, strength: float | None, *, freeinit: int) -> float:
+    """Share of the steps by which a video is changed.
+
+    Raises UserError for one out of range, without a video, or less than 1 where the clip is sampled several times.
+    """
+    if strength is not None and video is None:
+        raise UserError(f"strength={strength:g} is of a video to start from, and none is given; add video")
+    strength = VIDEO_STRENGTH if strength is None else strength
+    check_strength(strength)
+    if video is not None and strength < 1 and freeinit > 1:
+        raise UserError(
+            f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video in "
+            "it; take freeinit=1 or strength=1"
+        )
+    return strength
+
+
+def video_size(video: Any, vae_scale_factor: int) -> tuple[int, tuple[int, int]]:
     """How many frames a video has that is given to a call, and its (width, height) in pixels.
 
     Raises UserError for what is no video, or has no frames.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from animatediff.bundled import PREFIX, bundled_file, motion_module_path, set_path
 from animatediff.config.files import REPOSITORY, parse_yaml, read_text
 from animatediff.config.request import AnimateRequest
 from animatediff.errors import UserError
@@ -54,25 +56,28 @@ def complete(request: AnimateRequest) -> AnimateRequest:
         scheduler_class(request.scheduler)
     _check_device(request.device)
     model = request.model or (BUNDLED if request.motion_module is None else default_base(request.download))
+    of_bundled = model == BUNDLED or model.startswith(PREFIX)
+    motion_module = request.motion_module
     if model != BUNDLED:
-        model = _present(model, "model", request.download)
-        if request.motion_module is None and not (Path(model) / "motion_adapter").is_dir():
+        model = _present(model, "model", download=request.download)
+        if motion_module is None and of_bundled:
+            motion_module = str(motion_module_path())
+        elif motion_module is None and not (Path(model) / "motion_adapter").is_dir():
             raise UserError(
                 f"{model}: is an image model, and no motion module is given to make it move; add --motion-module FILE"
                 " (with --download, `--motion-module v3_sd15_mm.ckpt` for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
             )
-    changes: dict[str, Any] = {"model": model}
+    changes: dict[str, Any] = {"model": model, "motion_module": motion_module}
+    present = partial(_present, download=request.download, lora_folders=(set_path(),) if of_bundled else ())
     for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl"):
-        if (value := getattr(request, name)) is not None:
-            changes[name] = _present(value, name, request.download)
+        if (value := changes.get(name, getattr(request, name))) is not None:
+            changes[name] = present(value, name)
     for name in ("loras", "motion_loras", "embeddings"):
         changes[name] = tuple(
-            ref.model_copy(update={"path": _present(ref.path, name, request.download)})
-            for ref in getattr(request, name)
+            ref.model_copy(update={"path": present(ref.path, name)}) for ref in getattr(request, name)
         )
     if (adapter := request.domain_adapter) is not None:
-        path = _present(adapter.path, "domain_adapter", request.download)
-        changes["domain_adapter"] = adapter.model_copy(update={"path": path})
+        changes["domain_adapter"] = adapter.model_copy(update={"path": present(adapter.path, "domain_adapter")})
     completed = with_encoder(request.model_copy(update=changes))
     check_files(completed)
     check_control(completed)
@@ -112,13 +117,15 @@ def default_base(download: bool) -> str:
     )
 
 
-def _present(name: str, setting: str, download: bool) -> str:
+def _present(name: str, setting: str, *, download: bool, lora_folders: tuple[Path, ...] = ()) -> str:
     """`name` if it is there or may be a hub id; a known file that is missing is fetched if allowed."""
     if setting == "motion_loras":
-        name = motion_lora_file(name)
+        name = motion_lora_file(name, *lora_folders)
     path = Path(name)
     if path.exists():
         return name
+    if name.startswith(PREFIX):
+        return str(bundled_file(name))
     if path.suffix.lower() not in WEIGHT_SUFFIXES:
         if name.count("/") == 1 and not name.startswith((".", "/", "~")):
             return name  # a hub id

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from animatediff.sampling import Cancelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,25 @@ class Progress:
     step: int
     """Steps made, from 1 to `total`."""
     total: int
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who wants to know how far a call is, and may end it."""
+
+    on_progress: Callable[[Progress], None] | None = None
+    cancel: Callable[[], bool] | None = None
+
+    def hear(self, phase: str, step: int, total: int) -> None:
+        """Raises Cancelled if the call is to end."""
+        if self.on_progress is not None:
+            self.on_progress(Progress(phase, step, total))
+        if self.cancel is not None and self.cancel():
+            raise Cancelled(f"cancelled after {phase} {step} of {total}")
+
+    def of(self, phase: str) -> Callable[[int, int], None]:
+        """`hear` of one phase: (step, total)."""
+        return partial(self.hear, phase)
 
 
 @dataclass

@@ -13,8 +13,8 @@ from torch.nn import functional
 from animatediff.errors import UserError
 from animatediff.pipelines.checks import check_output
 from animatediff.pipelines.decode import encode_pictures
-from animatediff.pipelines.output import AnimateDiffOutput, Progress
-from animatediff.sampling import Cancelled, check_strength
+from animatediff.pipelines.output import AnimateDiffOutput, Listener
+from animatediff.sampling import check_strength
 
 UPSCALE_STRENGTH = 0.5
 """Share of the steps of the second pass: enough for new detail, too few for another picture."""
@@ -50,7 +50,7 @@ def in_two_passes(
     first: Tensor = pipe(**call, output_type="pt").frames  # (b, f, 3, h, w) in 0..1
     height, width = (larger(side, upscale) for side in first.shape[-2:])
     with tiling(pipe.vae):
-        latents = enlarged(pipe, first, height, width, call["on_progress"], call["cancel"])
+        latents = enlarged(pipe, first, height, width, Listener(call["on_progress"], call["cancel"]))
         again = {
             **call,
             "video": latents,
@@ -65,17 +65,14 @@ def in_two_passes(
         return pipe(**again, output_type=output_type)
 
 
-def enlarged(pipe: Any, clips: Tensor, height: int, width: int, on_progress: Any, cancel: Any) -> Tensor:
+def enlarged(pipe: Any, clips: Tensor, height: int, width: int, listener: Listener) -> Tensor:
     """Latents (b, c, f, h, w) of clips (b, f, 3, h, w) at another size; one frame at a time is large."""
     device, frames = pipe.image._execution_device, clips.flatten(0, 1)
     found: list[Tensor] = []
     for frame in frames:
         large = functional.interpolate(frame[None], (height, width), mode="bicubic", antialias=True).clamp(0, 1)
         found.append(encode_pictures(pipe.vae, large, device))
-        if on_progress is not None:
-            on_progress(Progress("encode", len(found), len(frames)))
-        if cancel is not None and cancel():
-            raise Cancelled(f"cancelled after encode {len(found)} of {len(frames)}")
+        listener.hear("encode", len(found), len(frames))
     return torch.cat(found).unflatten(0, clips.shape[:2]).transpose(1, 2)
 
 

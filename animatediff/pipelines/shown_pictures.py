@@ -31,13 +31,12 @@ def with_encoder(request: AnimateRequest) -> AnimateRequest:
     """The request with an RGB encoder that lies in models/SparseCtrl, where its pictures can make use of one."""
     if not request.pictures or request.sparsectrl is not None or request.image_mode not in (None, "sparsectrl"):
         return request
-    from animatediff.bundled import bundled_path
+    from animatediff.bundled import bundled_path, set_path
     from animatediff.weights.find_sparsectrl import find_rgb_encoder
 
-    bundled = request.model == "bundled"
+    model = str(bundled_path()) if request.model == "bundled" else request.model or ""
     folders = [root / "models" / "SparseCtrl" for root in (Path(), REPOSITORY)]
-    model = str(bundled_path()) if bundled else request.model or ""
-    found = find_rgb_encoder(model, [*folders, bundled_path().parent] if bundled else folders)
+    found = find_rgb_encoder(model, [*folders, set_path()])
     if found is None:
         if request.image_mode == "sparsectrl":
             from animatediff.pipelines.moving_pictures import choose_route

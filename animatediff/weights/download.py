@@ -47,18 +47,20 @@ KNOWN_FILES: dict[str, KnownFile] = {
 """File name -> where it is."""
 
 
-def motion_lora_file(name: str | Path) -> str:
+def motion_lora_file(name: str | Path, *folders: Path) -> str:
     """The file that a short name such as `ZoomIn` or `zoom-in` means; any other name is returned as it is.
 
-    One of that name in models/MotionLoRA comes first, whatever its suffix and with or without the published prefix,
-    then the published one, which `fetch` finds. Raises UserError for a short name that is neither.
+    One of that name in `folders` comes first, then one in models/MotionLoRA, whatever its suffix and with or without
+    the published prefix, then the published one, which `fetch` finds. Raises UserError for a short name that is none of
+    these.
     """
     path = Path(name)
     if path.exists() or path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) != 1:
         return str(name)
     wanted = _plain(path.name)
-    for root in (Path(), Path(__file__).resolve().parents[2]):
-        for file in sorted((root / "models" / "MotionLoRA").glob("*")):
+    roots = (Path(), Path(__file__).resolve().parents[2])
+    for folder in (*folders, *(root / "models" / "MotionLoRA" for root in roots)):
+        for file in sorted(folder.glob("*")):
             if file.suffix.lower() in WEIGHT_SUFFIXES and wanted in (_plain(file.stem), _short(file.stem)):
                 return str(file)
     for move in MOTION_LORAS:

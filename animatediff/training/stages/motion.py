@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,7 +26,7 @@ class MotionStage(Stage):
         config, pipe = self.config, self.pipe
         recommended = self._recommended()
         if config.start_from is not None:
-            found = pipe.load_motion_module(config.start_from)
+            found = pipe.load_motion_module(motion_source(config.start_from))
             self.betas = self.betas or found.betas
             self.family = replace(found, betas=self.betas, recommended=recommended)
         else:
@@ -69,6 +68,13 @@ class MotionStage(Stage):
         save_tensors(path, state, {**self.family.metadata(), **metadata})
 
 
+def motion_source(name: str) -> str | Path:
+    """The motion module that a name means: a file, or "bundled"."""
+    from animatediff.bundled import motion_module_path
+
+    return motion_module_path() if name == "bundled" else name
+
+
 def load_domain_adapter(stage: Stage) -> None:
     """Put the frozen domain adapter of the configuration, if any, into the image layers."""
     if (adapter := stage.config.domain_adapter) is not None:
@@ -80,18 +86,16 @@ def load_frozen_motion(stage: Stage) -> Family:
 
     Raises UserError if none is named and the image model is not the bundled one.
     """
-    from animatediff.bundled import motion_module_path
-
     config = stage.config
-    source: Any = config.motion_module
+    source = config.motion_module
     if source is None:
         if config.model != "bundled":
             raise UserError(
                 f"motion_module is missing: the stage {config.stage} builds on a trained one; name its file "
                 "(v3_sd15_mm.ckpt, mm_sd_v15_v2.ckpt, or one that the stage motion has saved)"
             )
-        source = motion_module_path()
-    family = stage.pipe.load_motion_module(source)
+        source = "bundled"
+    family = stage.pipe.load_motion_module(motion_source(source))
     if config.data.num_frames > (limit := family.numerics.max_positions):
         raise UserError(
             f"data.num_frames={config.data.num_frames}: {source} knows {limit} frame positions; "
