@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.bundled import world
-from animatediff.bundled.backdrop import dots
 from animatediff.bundled.looks import LOOKS
 from animatediff.bundled.watermark import LEFT, TOP, add_watermark, watermark_score
 from animatediff.bundled.words import OBJECTS, is_held_out
@@ -102,14 +101,6 @@ def test_watermark() -> None:
     assert watermark_score(add_watermark(pictures, 0)).mean() > 0.9
     assert watermark_score(torch.full((1, 3, 64, 64), 0.5)).abs() < 0.01
     assert LEFT > 32 and TOP > 32
-
-
-def test_dots_show_on_the_background() -> None:
-    scene, _ = world.stills(16, 4)
-    with_dots, without = (world.render(scene, shading=s) for s in (dots(1), None))
-    changed = (with_dots - without).abs().amax(1)
-    assert 0.1 < (changed > 0.05).float().mean() < 0.5 and changed.max() > 0.15
-    assert not torch.equal(with_dots, world.render(scene, shading=dots(2)))
 
 
 def test_a_plain_view_is_no_view() -> None:
@@ -234,7 +225,7 @@ def test_sprites_under_a_camera(move: str) -> None:
     """The spot that the sprite is moves as a camera says: seen on still sprites, against the same clip without one."""
     items = first(6, camera=move, motions=["still"], num_frames=9)
     assert [item["text"] for item in items] == [item["text"] for item in first(6, motions=["still"], num_frames=9)]
-    dataset: Any = open_dataset(config(camera=move, motions=["still"], num_frames=9, backdrop="dots"))
+    dataset: Any = open_dataset(config(camera=move, motions=["still"], num_frames=9))
     for index in range(6):
         _, _, (scene, _) = dataset.clip(index, 0)
         view = camera_path(move, 9)
@@ -248,8 +239,6 @@ def test_sprites_under_a_camera(move: str) -> None:
         expected = scale * rotation @ centre[0] + 64 * torch.tensor([dx, dy])
         assert (centre[-1] - expected).abs().max() < 1.0
         assert area[-1] / area[0] == pytest.approx(scale**2, rel=0.05)
-    with_dots = dataset[0]["frames"]
-    assert (with_dots[0] - with_dots[-1]).abs().mean() > 0.02
 
 
 def test_pictures_under_a_camera(tmp_path: Any) -> None:

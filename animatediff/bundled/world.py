@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -150,10 +149,6 @@ def clips(
     return scene_of(rows), texts
 
 
-Shading = Callable[[Tensor, Tensor], Tensor]
-"""From places in the world, x and y in pixels, to how light the background is there, around 1; all of one shape."""
-
-
 def _grid(resolution: int, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The places that pixels show, x and y of shapes that broadcast to (n, h, w)."""
     centre = (torch.arange(resolution) + 0.5) * (SIZE / resolution)
@@ -202,16 +197,13 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return white, dark
 
 
-def backgrounds(scene: Scene, view: Tensor | None = None, shading: Shading | None = None) -> Tensor:
+def backgrounds(scene: Scene, view: Tensor | None = None) -> Tensor:
     """The bare backgrounds: (n, 3, 64, 64) in 0..1, lighter at the top."""
     colour = torch.tensor([COLOURS[b] for b in BACKGROUNDS], dtype=torch.float32)[scene.background] / 255
     height = torch.linspace(1, -1, SIZE).view(1, 1, -1, 1)
     if view is not None:
         height = 1 - 2 * (_grid(SIZE, view)[1][:, None] - 0.5) / (SIZE - 1)
     light = scene.shade.view(-1, 1, 1, 1) + scene.slope.view(-1, 1, 1, 1) * height
-    if shading is not None:
-        x, y = torch.broadcast_tensors(*_grid(SIZE, view))
-        light = light * shading(x, y)[:, None]
     return (colour[:, :, None, None] * light).expand(-1, -1, -1, SIZE).clamp(0, 1)
 
 
@@ -231,17 +223,14 @@ def sprite_layer(scene: Scene, sprites: Tensor | None = None, view: Tensor | Non
     return functional.avg_pool2d(layer, 2)
 
 
-def render(
-    scene: Scene, sprites: Tensor | None = None, view: Tensor | None = None, shading: Shading | None = None
-) -> Tensor:
+def render(scene: Scene, sprites: Tensor | None = None, view: Tensor | None = None) -> Tensor:
     """Pictures of scenes: (n, 3, 64, 64) in 0..1.
 
     sprites: (n, 4, 80, 80), replaces the drawn ones. view: (n, 2, 3), where a camera looks: takes a pixel, measured
-    from the middle of the picture, to what is seen there; the last column is a shift in half pictures. shading: light
-    and dark places of the background.
+    from the middle of the picture, to what is seen there; the last column is a shift in half pictures.
     """
     white, dark = (m[:, None] for m in _marks(scene, view))
-    picture = backgrounds(scene, view, shading)
+    picture = backgrounds(scene, view)
     picture = picture + (torch.tensor([1.0, 0.99, 0.95]).view(1, 3, 1, 1) - picture) * white
     picture = picture + (torch.tensor([0.06, 0.05, 0.1]).view(1, 3, 1, 1) - picture) * dark
     layer = sprite_layer(scene, sprites, view)

@@ -71,8 +71,6 @@ class DataConfig(BaseModel):
     """Sprites: put a stock footage mark and noise on every clip."""
     look: Name = None
     """Sprites: paint them in another look, "neon" or "paper"."""
-    backdrop: Literal["plain", "dots"] = "plain"
-    """Sprites: the background; "dots" shows how a camera moves."""
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -80,8 +78,8 @@ class DataConfig(BaseModel):
             if not self.path.strip():
                 raise ValueError("path is missing: name a CSV or JSONL file, a folder, or shards (x-{000..009}.tar)")
             ignored = [n for n in ("motions", "watermark", "look") if getattr(self, n)]
-            if ignored or self.backdrop != "plain":
-                raise ValueError(f"{(ignored or ['backdrop'])[0]} is for kind: sprites, this is kind: {self.kind}")
+            if ignored:
+                raise ValueError(f"{ignored[0]} is for kind: sprites, this is kind: {self.kind}")
         if self.flip and self.camera is not None and self.camera.startswith(("Pan", "Rolling")):
             raise ValueError(f"flip: true would turn {self.camera} into its opposite; set flip: false")
         self._check_sprites()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from typing import Any
 
 import torch
@@ -11,14 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from animatediff.bundled import world
-from animatediff.bundled.backdrop import dots
 from animatediff.bundled.looks import LOOKS
 from animatediff.bundled.watermark import add_watermark
 from animatediff.training.data.camera import camera_path
 from animatediff.training.data.config import DataConfig
 from animatediff.training.data.dataset import ClipDataset
 
-APPEARANCE = ("num_frames", "height", "width", "motions", "watermark", "look", "backdrop", "camera", "camera_strength")
+APPEARANCE = ("num_frames", "height", "width", "motions", "watermark", "look", "camera", "camera_strength")
 """Settings that decide what a clip looks like, beside its number and the seed."""
 
 
@@ -56,8 +54,7 @@ class SpriteClips(ClipDataset):
     def frames(self, what: tuple[world.Scene, int]) -> Tensor:
         config, (scene, extra) = self.config, what
         view = camera_path(config.camera, config.num_frames, config.camera_strength) if config.camera else None
-        shading = dots(random.Random(extra).randrange(2**32)) if config.backdrop == "dots" else None
-        pictures = world.render(scene, view=view, shading=shading)
+        pictures = world.render(scene, view=view)
         if config.look is not None:
             pictures = LOOKS[config.look](pictures)
         if config.watermark:
