@@ -201,9 +201,11 @@ def test_a_full_image_model_comes_out_as_a_folder(tmp_path: Path) -> None:
     assert not any(info.values()) and torch.equal(loaded.conv_in.weight, after["conv_in.weight"])
 
 
-def test_an_image_lora_loads_in_the_sampler_and_in_diffusers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_an_image_lora_loads_in_the_sampler_and_in_diffusers(tmp_path: Path, convolutions: bool) -> None:
     for layout in ("kohya", "diffusers"):
-        done = run("image", tmp_path / layout, image_layers="lora", rank=4, alpha=2.0, lora_format=layout)
+        more = {"lora_format": layout, "lora_convolutions": convolutions}
+        done = run("image", tmp_path / layout, image_layers="lora", rank=4, alpha=2.0, **more)
         pipe = pipeline()
         pipe.load_motion_module(MOTION)
         without = clip(pipe)
@@ -215,6 +217,7 @@ def test_an_image_lora_loads_in_the_sampler_and_in_diffusers(tmp_path: Path) -> 
         layers = {name: layer for name, layer in peer.unet.named_modules() if hasattr(layer, "lora_A")}
         mine = {name: layer for name, layer in pipe.unet.named_modules() if hasattr(layer, "lora_A")}
         assert layers.keys() == mine.keys() and len(layers) > 50
+        assert any("resnets" in name for name in layers) == convolutions
         for name, layer in layers.items():
             for part in ("lora_A", "lora_B"):
                 scale = layer.scaling["look"] if part == "lora_B" else 1

@@ -87,6 +87,8 @@ class TrainConfig(_Frozen):
     """image: train all weights of the UNet, or a LoRA."""
     new_unet: bool = False
     """image: begin with random weights in place of the model's: an image model from nothing."""
+    lora_convolutions: bool = False
+    """image: let a LoRA change the convolutions as well, as kohya's `conv_dim`: more of a look, in a larger file."""
     lora_format: Literal["kohya", "diffusers"] = "kohya"
     """image: key names of the LoRA."""
     rank: Count | None = None
@@ -207,6 +209,7 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
     "image_layers": ("image",),
     "new_unet": ("image",),
     "lora_format": ("image",),
+    "lora_convolutions": ("image",),
     "rank": ("adapter", "motion_lora", "image"),
     "alpha": ("adapter", "motion_lora", "image"),
     "condition": ("sparsectrl",),
@@ -218,7 +221,7 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
 
 SAME_ON_RESUME = (
     *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
-    *("image_norm_over_frames", "max_positions", "image_layers", "rank", "alpha", "condition"),
+    *("image_norm_over_frames", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha", "condition"),
     *("optimiser", "prediction", "schedule", "seed"),
 )
 """Settings that a run cannot change halfway: the weights or what they mean would be others."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from animatediff.training.models import model_source
 from animatediff.training.stages.base import Stage
-from animatediff.training.stages.low_rank import IMAGE, LowRank
+from animatediff.training.stages.low_rank import CONVOLUTIONS, IMAGE, LowRank
 from animatediff.weights.files import save_tensors
 from animatediff.weights.unet import load_unet, save_image_model
 
@@ -32,12 +32,16 @@ class ImageStage(Stage):
 
 
 class ImageLoraStage(Stage):
-    """Trains a LoRA on the transformers of the UNet; saved in kohya's names or in diffusers'."""
+    """Trains a LoRA on the transformers of the UNet, and on its convolutions if asked to.
+
+    Saved in kohya's names or in diffusers'.
+    """
 
     file_name = "lora.safetensors"
 
     def build(self) -> dict[str, nn.Parameter]:
-        self.lora = LowRank(self.pipe.unet, IMAGE, self.config, kinds=("lora",))
+        patterns = (IMAGE, CONVOLUTIONS) if self.config.lora_convolutions else (IMAGE,)
+        self.lora = LowRank(self.pipe.unet, *patterns, config=self.config, kinds=("lora",))
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

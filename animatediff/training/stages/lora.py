@@ -19,7 +19,7 @@ class AdapterStage(Stage):
     file_name = "domain_adapter.safetensors"
 
     def build(self) -> dict[str, nn.Parameter]:
-        self.lora = LowRank(self.pipe.unet, SPATIAL, self.config, kinds=("domain_adapter",))
+        self.lora = LowRank(self.pipe.unet, SPATIAL, config=self.config, kinds=("domain_adapter",))
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -33,7 +33,7 @@ class MotionLoraStage(Stage):
 
     def build(self) -> dict[str, nn.Parameter]:
         self.family = load_frozen_motion(self)
-        self.lora = LowRank(self.pipe.unet, TEMPORAL, self.config, kinds=("motion_lora",))
+        self.lora = LowRank(self.pipe.unet, TEMPORAL, config=self.config, kinds=("motion_lora",))
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

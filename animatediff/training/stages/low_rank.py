@@ -29,6 +29,8 @@ IMAGE = re.compile(
     rf"(.+\.)?attentions\.\d+\.({_ATTENTION}|transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)|proj_in|proj_out)"
 )
 """The layers of an image LoRA: everything linear in the image model's transformers, as kohya's default."""
+CONVOLUTIONS = re.compile(r"(.+\.)?(resnets\.\d+\.(conv1|conv2|conv_shortcut)|(down|up)samplers\.\d+\.conv)")
+"""What kohya's `conv_dim` adds: the convolutions around the transformers."""
 
 
 def target_layers(model: nn.Module, pattern: re.Pattern[str]) -> dict[str, nn.Module]:
@@ -48,23 +50,24 @@ def new_lora(layers: Mapping[str, nn.Module], rank: int, seed: int) -> dict[str,
     generator = generator_for(seed, "lora")
     for path, layer in layers.items():
         weight: Tensor = layer.weight  # pyright: ignore[reportAssignmentType]
-        outputs, inputs = weight.shape[:2]
-        bound = 1 / math.sqrt(inputs)
-        down = (torch.rand(rank, inputs, generator=generator) * 2 - 1) * bound
-        state[f"{path}.lora_A.weight"], state[f"{path}.lora_B.weight"] = down, torch.zeros(outputs, rank)
+        outputs, inputs, *kernel = weight.shape
+        bound = 1 / math.sqrt(inputs * math.prod(kernel))
+        down = (torch.rand(rank, inputs, *kernel, generator=generator) * 2 - 1) * bound
+        up = torch.zeros(outputs, rank, *(1 for _ in kernel))
+        state[f"{path}.lora_A.weight"], state[f"{path}.lora_B.weight"] = down, up
     return state
 
 
 class LowRank:
-    """The LoRA that a stage trains: on the layers that fit `pattern`, or on those of the file to go on from."""
+    """The LoRA that a stage trains: on the layers that fit a pattern, or on those of the file to go on from."""
 
     def __init__(
-        self, unet: nn.Module, pattern: re.Pattern[str], config: TrainConfig, *, kinds: tuple[str, ...]
+        self, unet: nn.Module, *patterns: re.Pattern[str], config: TrainConfig, kinds: tuple[str, ...]
     ) -> None:
         """Raises UserError for a file of another kind (`kinds` are those wanted), rank or base model."""
         self.unet = unet
         scale = 1.0 if config.alpha is None else config.alpha / config.lora_rank
-        layers = target_layers(unet, pattern)
+        layers = {path: layer for pattern in patterns for path, layer in target_layers(unet, pattern).items()}
         if not layers:
             raise UserError(f"{config.model}: has no layers for a LoRA of the stage {config.stage}")
         if config.start_from is None:
