@@ -1,0 +1,119 @@
+"""What was trained for the bundled model does what its name says, and is found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_render_cli import is_one_message, run
+
+from animatediff.bundled import bundled_file, bundled_set, claims
+from animatediff.bundled.reader import load_reader, read_clip
+from animatediff.errors import UserError
+from animatediff.evaluation import camera_move, measure
+from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.training.data.camera import MOVES
+from animatediff.weights.recognise import recognise
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def pipe() -> AnimateDiffPipeline:
+    return AnimateDiffPipeline.from_bundled()
+
+
+def clip(pipe: AnimateDiffPipeline, text: str, seed: int = 3, **settings: Any) -> torch.Tensor:
+    """(16, 3, 64, 64) in 0..1."""
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(text, generator=generator, num_inference_steps=STEPS, output_type="pt", **settings).frames[0]
+
+
+def test_all_parts_are_there_and_what_they_are_called() -> None:
+    parts = bundled_set()
+    assert set(parts) == {*MOVES, "sparsectrl_rgb", "sparsectrl_scribble", "domain_adapter", "neon", "paper"}
+    kinds = {name: recognise(path).kind for name, path in parts.items() if path.is_file()}
+    assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(MOVES)
+    assert kinds["domain_adapter"] == "domain_adapter" and kinds["paper"] == "lora"
+    variants = {name: recognise(parts[name]).variant for name in parts if name.startswith("sparsectrl")}
+    assert variants == {"sparsectrl_rgb": "rgb", "sparsectrl_scribble": "scribble"}
+    assert (parts["neon"] / "model_index.json").is_file()
+    assert bundled_file("bundled/paper") == bundled_file("paper") == parts["paper"]
+    with pytest.raises(UserError, match=r"bundled/papr: is not in the bundled set .*did you mean bundled/paper\?"):
+        bundled_file("bundled/papr")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["PanLeft", "TiltUp", "ZoomIn"])
+def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> None:
+    def move(strength: float) -> tuple[str, float] | None:
+        pipe.set_adapters([name], [strength])
+        frames = clip(pipe, "a fish on a grey background").permute(0, 2, 3, 1)
+        found = camera_move(measure((frames * 255).round().byte().numpy()))
+        return None if found is None else (found.name, found.strength)
+
+    pipe.load_lora_weights(bundled_file(name), adapter_name=name)
+    try:
+        whole = move(1.0)
+        assert whole is not None and whole[0] == name
+        assert move(0.0) is None, "at strength 0 the camera stands still"
+    finally:
+        pipe.unload_lora_weights()
+
+
+@pytest.mark.slow
+def test_image_models_that_the_motion_module_never_saw_move_and_keep_their_look() -> None:
+    reader, judge = load_reader(), claims.LookJudge(num=16)
+    pipe = AnimateDiffPipeline.from_pretrained(bundled_file("neon"), torch_dtype="float32")
+    pipe.load_motion_module(claims.motion_module_path())
+    painted = clip(pipe, "a turtle moving right on a purple background")
+    assert judge.look(painted) == "neon" and read_clip(reader, painted).moved("right")
+    pipe = AnimateDiffPipeline.from_bundled()
+    pipe.load_lora_weights(bundled_file("paper"))
+    painted = clip(pipe, "a turtle moving right on a purple background")
+    assert judge.look(painted) == "paper" and read_clip(reader, painted).moved("right")
+
+
+@pytest.mark.slow
+def test_the_first_frame_is_the_picture_that_was_given(pipe: AnimateDiffPipeline) -> None:
+    """Against the same clips without it; the autoencoder itself gives these pictures back with about 29 dB."""
+    gained: list[float] = []
+    pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
+    try:
+        for i, combination in enumerate(claims.drawn(3, ("right", "left", "growing"))):
+            text, real = claims.plain_caption(combination), claims.real_clip(combination, seed=70 + i)
+            free, given = (clip(pipe, text, i, conditioning_frames=frames) for frames in (None, real[:1]))
+            gained.append(claims.psnr(given[0], real[0]) - claims.psnr(free[0], real[0]))
+    finally:
+        pipe.set_sparsectrl(None)
+    assert sum(gained) / len(gained) > 2, gained
+
+
+def test_by_name_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fast = ("--num-frames", "2", "--steps", "2", "--seed", "5", "--out", "a.png")
+    for options in (
+        ("--motion-lora", "zoom-in:0.5", "--motion-lora", "PanLeft"),
+        ("--model", "bundled/neon"),
+        ("--lora", "bundled/paper:0.5"),
+        ("--domain-adapter", "bundled/domain_adapter"),
+    ):
+        code, out, err = run("a fox", *fast, *options)
+        assert code == 0 and "a.png" in out, err
+    for options, message in (
+        (("--model", "bundled/neo"), "did you mean bundled/neon?"),
+        (("--lora", "bundled/ZoomInn"), "did you mean bundled/ZoomIn?"),
+        (("--motion-lora", "ZoomAway"), "ZoomAway: no MotionLoRA of this name"),
+    ):
+        assert message in is_one_message(tmp_path, "a fox", *fast, *options)
+
+
+def test_a_picture_goes_by_the_encoder_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), (220, 20, 20)).save("a.png")
+    code, _, err = run("a fox", "--num-frames", "2", "--steps", "2", "--image", "a.png", "--out", "a.webp")
+    assert code == 0 and "sparsectrl_rgb.safetensors: is an RGB encoder for this base model" in err
