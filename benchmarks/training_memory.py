@@ -124,7 +124,7 @@ def model(config: Any) -> Any:
         trained = list(unet.parameters())
     else:
         assert lora is not None
-        trained = list(LowRank(unet, lora, config, kinds=()).parameters.values())
+        trained = list(LowRank(unet, lora, config=config, kinds=()).parameters.values())
     kept = {id(p) for p in trained}
     for parameter in module.parameters():
         if id(parameter) in kept:
