@@ -9,12 +9,11 @@ import pytest
 import torch
 from test_render_cli import is_one_message, run
 
-from animatediff.bundled import bundled_file, bundled_set, claims
+from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, claims
 from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.errors import UserError
 from animatediff.evaluation import camera_move, measure
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.training.data.camera import MOVES
 from animatediff.weights.recognise import recognise
 
 STEPS = 8
@@ -33,9 +32,9 @@ def clip(pipe: AnimateDiffPipeline, text: str, seed: int = 3, **settings: Any) -
 
 def test_all_parts_are_there_and_what_they_are_called() -> None:
     parts = bundled_set()
-    assert set(parts) == {*MOVES, "sparsectrl_rgb", "sparsectrl_scribble", "domain_adapter", "neon", "paper"}
+    assert set(parts) == {*CAMERA_MOVES, "sparsectrl_rgb", "sparsectrl_scribble", "domain_adapter", "neon", "paper"}
     kinds = {name: recognise(path).kind for name, path in parts.items() if path.is_file()}
-    assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(MOVES)
+    assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(CAMERA_MOVES)
     assert kinds["domain_adapter"] == "domain_adapter" and kinds["paper"] == "lora"
     variants = {name: recognise(parts[name]).variant for name in parts if name.startswith("sparsectrl")}
     assert variants == {"sparsectrl_rgb": "rgb", "sparsectrl_scribble": "scribble"}

@@ -9,6 +9,9 @@ from animatediff.errors import UserError, nearest
 PREFIX = "bundled/"
 """Before the names of the bundled set, so that `bundled/paper` can stand where a file or folder is asked for."""
 
+CAMERA_MOVES = ("ZoomIn", "ZoomOut", "PanLeft", "PanRight", "TiltUp", "TiltDown")
+"""MotionLoRAs of the set. None rolls: the image model paints sprites that stand still upright, and smears them else."""
+
 
 def bundled_path() -> Path:
     """Folder of the bundled image model, in the diffusers layout."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from animatediff.bundled import bundled_file, bundled_path, motion_module_path, world
+from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, motion_module_path, world
 from animatediff.bundled.looks import LOOKS
 from animatediff.bundled.measure import percent, write_sheet
 from animatediff.bundled.reader import load_reader, read_clip
@@ -33,7 +33,7 @@ SEED = 3_000_000
 FEWER = 4
 """Of the drawn clips that looks are judged by, every fourth frame is enough."""
 PLAIN = "base"
-PAIR = ("ZoomIn", "RollingClockwise")
+PAIR = ("ZoomIn", "PanLeft")
 
 
 def drawn(num: int, motions: tuple[str, ...]) -> list[Combination]:
@@ -151,7 +151,6 @@ def looks(args: argparse.Namespace) -> list[tuple[str, str]]:
 def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     """Each MotionLoRA moves the camera as its name says; half of it less, none of it not at all, two give both."""
     from animatediff.evaluation import camera_moves, measure
-    from animatediff.training.data.camera import MOVES
 
     def seen(clip: Tensor) -> list[Any]:
         return camera_moves(measure((clip.permute(0, 2, 3, 1) * 255).round().byte().numpy()))
@@ -163,9 +162,9 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     few = captions[: max(1, args.clips // 4)]
     rows, sheet = [], []
     pipe = new_pipeline()
-    for name in MOVES:
+    for name in CAMERA_MOVES:
         pipe.load_lora_weights(bundled_file(name), adapter_name=name)
-    for name in MOVES:
+    for name in CAMERA_MOVES:
         pipe.set_adapters([name], [1.0])
         whole = list(clips_of(pipe, captions, args))
         right = [bool(moves) and moves[0].name == name for moves in map(seen, whole)]
@@ -177,7 +176,7 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
             (f"{name}: strength 1.0 / 0.5, % of the side a frame", f"{np.mean(full):.2f} / {np.mean(half):.2f}")
         )
         sheet.append(whole[0])
-    pipe.set_adapters([MOVES[0]], [0.0])
+    pipe.set_adapters([CAMERA_MOVES[0]], [0.0])
     rest = [not seen(clip) for clip in clips_of(pipe, few, args)]
     rows.append(("strength 0: the camera stands still", percent(rest)))
     pipe.set_adapters(list(PAIR), [1.0, 1.0])

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 
-from animatediff.bundled import bundled_path, motion_module_path, set_path
+from animatediff.bundled import CAMERA_MOVES, bundled_path, motion_module_path, set_path
 from animatediff.bundled.base import write_model
 from animatediff.bundled.run import arguments
-from animatediff.training.data.camera import MOVES
 from animatediff.weights.families import FAMILIES, Family, Recommended
 from animatediff.weights.motion import load_motion_module, save_motion_module
 
@@ -45,7 +44,7 @@ def export(args: argparse.Namespace) -> None:
 
 def set_parts() -> dict[str, str]:
     """Where the stages leave the parts of the bundled set, by their place in it."""
-    parts = {f"{move}.safetensors": f"motion_lora/{move}/motion_lora.safetensors" for move in MOVES}
+    parts = {f"{move}.safetensors": f"motion_lora/{move}/motion_lora.safetensors" for move in CAMERA_MOVES}
     parts |= {
         f"sparsectrl_{kind}.safetensors": f"sparsectrl_{kind}/sparsectrl.safetensors" for kind in ("rgb", "scribble")
     }

@@ -32,11 +32,13 @@ train motion-watermark with_adapter --set "domain_adapter=$FOLDER/adapter/domain
 train motion-watermark without_adapter
 train look-neon neon
 train look-paper paper
-for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown RollingClockwise RollingAnticlockwise; do
+for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown; do # none rolls: still sprites are upright, see docs
     case $move in Zoom*) strength=1.6 ;; *) strength=1 ;; esac # pixels move least where things zoom
     train motion-lora "motion_lora/$move" --set "data.camera=$move" --set "data.camera_strength=$strength"
 done
-train sparsectrl-rgb sparsectrl_rgb
+train sparsectrl-rgb rgb_start
+train sparsectrl-rgb sparsectrl_rgb --set "start_from=$FOLDER/rgb_start/sparsectrl.safetensors" --set steps=450 \
+    --set learning_rate=1.2e-3 --set seed=8100
 train sparsectrl-scribble sparsectrl_scribble
 step export --set
 for claim in looks cameras adapter keyframes; do
