@@ -1,4 +1,4 @@
-"""Renders the strips of frames that docs/control.md shows, with the commands that stand above them there.
+"""Renders the strips of frames that docs/control.md and docs/bundled.md show, with the commands that stand above them there.
 
 `python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default. Minutes on a CPU.
 """

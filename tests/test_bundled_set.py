@@ -16,7 +16,7 @@ from animatediff.evaluation import camera_move, measure
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.weights.recognise import recognise
 
-STEPS = 8
+STEPS = 6
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_all_parts_are_there_and_what_they_are_called() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["PanLeft", "TiltUp", "ZoomIn"])
+@pytest.mark.parametrize("name", ["PanLeft", "ZoomIn"])
 def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> None:
     def move(strength: float) -> tuple[str, float] | None:
         pipe.set_adapters([name], [strength])
@@ -64,7 +64,7 @@ def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> N
 
 @pytest.mark.slow
 def test_image_models_that_the_motion_module_never_saw_move_and_keep_their_look() -> None:
-    reader, judge = load_reader(), claims.LookJudge(num=16)
+    reader, judge = load_reader(), claims.LookJudge(num=8)
     pipe = AnimateDiffPipeline.from_pretrained(bundled_file("neon"), torch_dtype="float32")
     pipe.load_motion_module(claims.motion_module_path())
     painted = clip(pipe, "a turtle moving right on a purple background")
@@ -81,7 +81,7 @@ def test_the_first_frame_is_the_picture_that_was_given(pipe: AnimateDiffPipeline
     gained: list[float] = []
     pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
     try:
-        for i, combination in enumerate(claims.drawn(3, ("right", "left", "growing"))):
+        for i, combination in enumerate(claims.drawn(2, ("right", "left"))):
             text, real = claims.plain_caption(combination), claims.real_clip(combination, seed=70 + i)
             free, given = (clip(pipe, text, i, conditioning_frames=frames) for frames in (None, real[:1]))
             gained.append(claims.psnr(given[0], real[0]) - claims.psnr(free[0], real[0]))
