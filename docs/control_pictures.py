@@ -1,4 +1,4 @@
-"""Renders the strips of frames that docs/control.md and docs/bundled.md show, with the commands that stand above them there.
+"""Renders the strips of frames in docs/control.md and docs/bundled.md, with the commands that stand above them there.
 
 `python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default. Minutes on a CPU.
 """
@@ -27,8 +27,6 @@ SCALE = 2
 COMMANDS = {
     "image": '"a car moving right on a blue background" --image car.png',
     "last-image": '"a fox moving right on a green background" --image first.png --last-image last.png',
-    "scribble": '"a boat moving right on a blue background" --sparsectrl bundled/sparsectrl_scribble'
-    " --control-image boat.png --control-preprocess scribble",
     "video": '"a duck moving right on a purple background" --video fox.webp --strength 0.7',
     "zoom": '"a turtle on a yellow background" --motion-lora ZoomIn',
     "pan": '"a turtle on a yellow background" --motion-lora PanLeft',
@@ -40,20 +38,17 @@ COMMANDS = {
 }  # fmt: skip
 """Options after `animatediff animate`; the seed is 3 for all."""
 
-CLIPS: dict[str, Combination] = {
-    "car": ("car", "blue", "right"), "fox": ("fox", "green", "right"), "boat": ("boat", "blue", "right")
-}  # fmt: skip
+CLIPS: dict[str, Combination] = {"car": ("car", "blue", "right"), "fox": ("fox", "green", "right")}
 """Drawn clips of which the commands are given pictures."""
 
 
 def write_inputs(folder: Path) -> None:
-    """What the commands are given: car.png, first.png, last.png, boat.png, fox.webp."""
+    """What the commands are given: car.png, first.png, last.png, fox.webp."""
     clips = {}
     for name, combination in CLIPS.items():
         pictures = world.render(world.clips(1, 11, [combination])[0])
         clips[name] = [Image.fromarray(p) for p in (pictures.permute(0, 2, 3, 1) * 255).round().byte().numpy()]
-    for name, frame in {"car": clips["car"][0], "boat": clips["boat"][0]}.items():
-        frame.save(folder / f"{name}.png")
+    clips["car"][0].save(folder / "car.png")
     clips["fox"][0].save(folder / "first.png")
     clips["fox"][-1].save(folder / "last.png")
     first, *rest = clips["fox"]

@@ -3,7 +3,7 @@
 `python -m animatediff.bundled.claims looks|cameras|adapter|keyframes`: personalised models move as told
 and keep their look; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module;
 SparseCtrl gives back the pictures it is given. What is measured is the set that ships, but for the adapter's two motion
-modules, which `--run` has. Seeds and combinations are those that training never used, and each
+modules and the scribble encoder, which `--run` has. Seeds and combinations are those that training never used, and each
 judge is first tried on clips that were drawn.
 """
 
@@ -247,7 +247,7 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
     pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
     first = list(clips_of(pipe, captions, args, [clip[:1] for clip in real]))
     ends = list(clips_of(pipe, captions, args, [clip[[0, -1]] for clip in real], (0, -1)))
-    pipe.load_sparsectrl(bundled_file("sparsectrl_scribble"))
+    pipe.load_sparsectrl(args.run / "sparsectrl_scribble" / "sparsectrl.safetensors")
     drawings = [sketch_of(clip[0]) for clip in real]
     followed = list(clips_of(pipe, captions, args, [drawing.expand(1, 3, -1, -1) for drawing in drawings]))
 

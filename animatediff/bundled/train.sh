@@ -39,7 +39,7 @@ done
 train sparsectrl-rgb rgb_start
 train sparsectrl-rgb sparsectrl_rgb --set "start_from=$FOLDER/rgb_start/sparsectrl.safetensors" --set steps=450 \
     --set learning_rate=1.2e-3 --set seed=8100
-train sparsectrl-scribble sparsectrl_scribble
+train sparsectrl-scribble sparsectrl_scribble # does not follow yet, so it is not exported
 step export --set
 for claim in looks cameras adapter keyframes; do
     "$PYTHON" -m animatediff.bundled.claims "$claim" --run "$FOLDER" --out "$FOLDER"
