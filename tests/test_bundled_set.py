@@ -32,10 +32,10 @@ def clip(pipe: AnimateDiffPipeline, text: str, seed: int = 3, **settings: Any) -
 
 def test_all_parts_are_there_and_what_they_are_called() -> None:
     parts = bundled_set()
-    assert set(parts) == {*CAMERA_MOVES, "sparsectrl_rgb", "domain_adapter", "neon", "paper"}
+    assert set(parts) == {*CAMERA_MOVES, "sparsectrl_rgb", "neon", "paper"}
     kinds = {name: recognise(path).kind for name, path in parts.items() if path.is_file()}
     assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(CAMERA_MOVES)
-    assert kinds["domain_adapter"] == "domain_adapter" and kinds["paper"] == "lora"
+    assert kinds["paper"] == "lora"
     assert (kinds["sparsectrl_rgb"], recognise(parts["sparsectrl_rgb"]).variant) == ("sparsectrl", "rgb")
     assert (parts["neon"] / "model_index.json").is_file()
     assert bundled_file("bundled/paper") == bundled_file("paper") == parts["paper"]
@@ -96,7 +96,6 @@ def test_by_name_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
         ("--motion-lora", "zoom-in:0.5", "--motion-lora", "PanLeft"),
         ("--model", "bundled/neon"),
         ("--lora", "bundled/paper:0.5"),
-        ("--domain-adapter", "bundled/domain_adapter"),
     ):
         code, out, err = run("a fox", *fast, *options)
         assert code == 0 and "a.png" in out, err

@@ -24,7 +24,7 @@ def motion_module_path() -> Path:
 
 
 def set_path() -> Path:
-    """Folder of what was trained for the bundled model: MotionLoRAs, a SparseCtrl encoder, a domain adapter, and two
+    """Folder of what was trained for the bundled model: MotionLoRAs, a SparseCtrl encoder, and two
     image models of another look."""
     return Path(__file__).parent / "set"
 

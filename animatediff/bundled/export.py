@@ -46,7 +46,6 @@ def set_parts() -> dict[str, str]:
     """Where the stages leave the parts of the bundled set, by their place in it."""
     parts = {f"{move}.safetensors": f"motion_lora/{move}/motion_lora.safetensors" for move in CAMERA_MOVES}
     parts |= {"sparsectrl_rgb.safetensors": "sparsectrl_rgb/sparsectrl.safetensors"}
-    parts |= {"domain_adapter.safetensors": "adapter/domain_adapter.safetensors"}
     return parts | {"paper.safetensors": "paper/lora.safetensors", "neon": "neon/model"}
 
 
