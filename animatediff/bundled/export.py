@@ -15,8 +15,11 @@ from animatediff.bundled import CAMERA_MOVES, bundled_path, motion_module_path, 
 from animatediff.bundled.base import write_model
 from animatediff.bundled.run import arguments
 from animatediff.weights.families import FAMILIES, Family, Recommended
+from animatediff.weights.files import load_tensors, read_header, save_tensors
 from animatediff.weights.motion import load_motion_module, save_motion_module
 
+HOME = "outputs/bundled"
+"""What the recipes call the folder of a run; no file that ships should name one of somebody's own."""
 RECOMMENDED = Recommended(num_frames=16, num_inference_steps=16, guidance_scale=4.0)
 
 
@@ -50,18 +53,20 @@ def set_parts() -> dict[str, str]:
 
 
 def export_set(run: Path, folder: Path) -> None:
-    """Copy the parts that are there, and say which are not."""
+    """Copy the parts that are there, and say which are not. What their metadata says of `run` becomes `HOME`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, trained in set_parts().items():
         source, place = run / trained, folder / name
-        if source.is_dir():
-            shutil.copytree(source, place, dirs_exist_ok=True)
-        elif source.is_file():
-            shutil.copyfile(source, place)
-        else:
+        if not source.exists():
             print(f"{source}: is not there")
             continue
-        files = [source] if source.is_file() else [file for file in source.rglob("*") if file.is_file()]
+        if source.is_dir():
+            shutil.copytree(source, place, dirs_exist_ok=True)
+        files = [source] if source.is_file() else sorted(source.rglob("*.safetensors"))
+        for file in files:
+            header = read_header(file)
+            metadata = {key: text.replace(str(run), HOME) for key, text in header.metadata.items()}
+            save_tensors(place / file.relative_to(source), load_tensors(header), metadata)
         print(f"{place}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
 
 
