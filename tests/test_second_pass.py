@@ -97,7 +97,8 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (32, 32), (220, 20, 20)).save("a.png")
     size = ("--num-frames", "2", "--steps", "2", "--width", "32", "--height", "32", "--seed", "5")
-    code, _, err = run("a fox", *size, "--image", "a.png", "--upscale", "1.5", "--out", "big.png")
+    held = ("--image", "a.png", "--image-mode", "latents")
+    code, _, err = run("a fox", *size, *held, "--upscale", "1.5", "--out", "big.png")
     assert code == 0, err
     frames = read_video("big.png")[0]
     assert frames.shape == (2, 48, 48, 3)

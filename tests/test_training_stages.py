@@ -280,5 +280,5 @@ def test_loras_have_the_published_layout(name: str, stage: Any, pattern: Any, ki
     with torch.device("meta"):
         attach(unet, MotionAdapter.from_unet(unet, mid_block=True))
     config = TrainConfig.model_validate({"stage": stage, "data": {"kind": "sprites"}, "steps": 1})
-    lora = LowRank(unet, pattern, config, kinds=(kind,))
+    lora = LowRank(unet, pattern, config=config, kinds=(kind,))
     assert shapes(lora.original(dict(lora.parameters))) == published(name)
