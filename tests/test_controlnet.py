@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ldm_files
 import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from PIL import Image
+from safetensors.torch import save_file
 from test_pipeline import GOLDEN, seeded
 from test_render_cli import is_one_message, run
 
@@ -21,6 +24,8 @@ from animatediff.motion import MotionAdapter
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.sampling import UNetInputs
 from animatediff.video import read_video, write_video
+from animatediff.weights.controlnet import check_controlnet, load_controlnet
+from animatediff.weights.recognise import recognise
 
 SETTINGS: dict[str, Any] = {
     "negative_prompt": "", "height": 32, "width": 32, "num_inference_steps": 3, "guidance_scale": 3.0,
@@ -150,12 +155,70 @@ def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tm
     for path, message in (
         (nets[0], "of another base model: cross_attention_dim is 32, of this model it is 128"),
         (tmp_path / "empty", "no config.json in this folder"),
-        (tmp_path / "none", "no such folder"),
+        (tmp_path / "none", "no such file or folder"),
         (bundled_path() / "unet", "holds a UNet2DConditionModel, expected a ControlNetModel"),
-        (GOLDEN / "v3" / "motion_module.ckpt", "is a file, expected a diffusers folder"),
+        (GOLDEN / "v3" / "motion_module.ckpt", "not a ControlNet .*; give it to --motion-module"),
     ):
         with pytest.raises(UserError, match=message):
             pipe.load_controlnet(path)
+    assert not pipe.controlnets
+
+
+def in_original_names(net: Any) -> dict[str, torch.Tensor]:
+    """A ControlNet as its first release named it."""
+    state, found = net.state_dict(), {}
+    own = {key: value for key, value in state.items() if key.startswith("controlnet_")}
+    for key, value in ldm_files.unet_keys({k: v for k, v in state.items() if k not in own}).items():
+        found[key.removeprefix("model.diffusion_model.")] = value
+    rungs = len(net.controlnet_cond_embedding.blocks)
+    places = {"conv_in": 0, "conv_out": rungs + 1, **{f"blocks.{i}": i + 1 for i in range(rungs)}}
+    for key, value in own.items():
+        part, name = key.split(".", 1)
+        place, tail = name.rsplit(".", 1) if "." in name else ("", name)
+        if part == "controlnet_cond_embedding":
+            found[f"input_hint_block.{2 * places[place]}.{tail}"] = value
+        else:
+            found[f"zero_convs.{place}.0.{tail}" if place else f"middle_block_out.0.{tail}"] = value
+    return found
+
+
+@pytest.mark.parametrize("generation", ["sd1", "sd2", "sdxl"])
+def test_single_files_in_every_grammar(generation: str, tmp_path: Path) -> None:
+    unet = ldm_files.models(generation)["unet"]
+    assert isinstance(unet, UNet2DConditionModel)
+    folder = save_controlnet(tmp_path / "folder", unet, 3, (8, 8, 8, 16))
+    net: Any = ControlNetModel.from_pretrained(folder)
+    original = in_original_names(net)
+    theirs = convert_controlnet_checkpoint(dict(original), dict(net.config))
+    of_sdxl = {key for key in net.state_dict() if key.startswith("add_embedding.")}  # forgotten by that converter
+    assert theirs.keys() == net.state_dict().keys() - of_sdxl, "the test's file is one that diffusers reads as well"
+    save_file(original, tmp_path / "plain.safetensors")
+    save_file(net.state_dict(), tmp_path / "diffusers.safetensors")
+    torch.save({"state_dict": {f"control_model.{key}": value for key, value in original.items()}}, tmp_path / "old.pth")
+    for name in ("plain.safetensors", "diffusers.safetensors", "old.pth"):
+        check_controlnet(tmp_path / name)
+        assert recognise(tmp_path / name).kind == "controlnet"
+        loaded = load_controlnet(tmp_path / name, unet=unet, dtype=torch.float32)
+        assert loaded.config["conditioning_embedding_out_channels"] == (8, 8, 8, 16)
+        assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+        for key, value in net.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_single_files_that_are_not_for_this_model(nets: list[Path], tmp_path: Path) -> None:
+    pipe = AnimateDiffPipeline.from_bundled()
+    state = ControlNetModel.from_pretrained(nets[0]).state_dict()
+    save_file(state, tmp_path / "other.safetensors")
+    partial = {"lora_controlnet": torch.zeros(1), "controlnet_down_blocks.0.weight": torch.zeros(4, 4, 1, 1)}
+    save_file(partial, tmp_path / "partial.safetensors")
+    (tmp_path / "text.pth").write_text("hello")
+    for name, message in (
+        ("other.safetensors", "a ControlNet of another base model than this one: controlnet: "),
+        ("partial.safetensors", "not a whole ControlNet; Control-LoRAs"),
+        ("text.pth", "text.pth: "),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipe.load_controlnet(tmp_path / name)
     assert not pipe.controlnets
 
 
@@ -204,7 +267,7 @@ def test_a_clip_that_follows_two_and_its_repeat(place: Path) -> None:
         (["--controlnet", "edges"], "controlnet is given without controlnet_video"),
         (["--controlnet-video", "edges"], "controlnet_video is given without controlnet"),
         (["--controlnet", "edges", "--controlnet-video", "walk.mp4"], "edges: no config.json in this folder"),
-        (["--controlnet", "gone", "--controlnet-video", "walk.mp4"], "gone: no such folder"),
+        (["--controlnet", "gone", "--controlnet-video", "walk.mp4"], "gone: no such file or folder"),
         ([*NET, "--controlnet-scale", "1", "--controlnet-scale", "2"], "2 x controlnet_scale for 1 x controlnet"),
         ([*NET, "--controlnet-start", "0.5", "--controlnet-end", "0.2"], "controlnet_start=0.5 is after"),
         ([*NET, "--controlnet-end", "2"], "controlnet_end[0]=2"),

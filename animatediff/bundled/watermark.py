@@ -6,35 +6,28 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from animatediff.bundled.world import SIZE
 
 LOGO = (
-    "....####..................",
-    "...######.................",
-    "..########....###...###...",
-    "..########....###...###...",
-    "..########....###...###...",
-    "..########....###...###...",
-    "...######.....###...###...",
-    "....####......###...###...",
+    "#..##.#.",
+    ".##..#.#",
 )
-"""White on a dark box. Strokes are no thinner than the bundled autoencoder's latents can hold (4 pixels apart)."""
-BORDER = 3
-MARGIN = 2
-HEIGHT, WIDTH = len(LOGO) + 2 * BORDER, len(LOGO[0])
-TOP, LEFT = SIZE - MARGIN - HEIGHT, SIZE - MARGIN - WIDTH
-"""The mark's corner, at the lower right."""
+"""White and dark blocks, as many of each in every row and column: no slope of a background looks like it."""
+BLOCK = 8
+"""Pixels of a block's side: what attention at 8x8, the finest that the bundled image model has, can place."""
+HEIGHT, WIDTH = len(LOGO) * BLOCK, len(LOGO[0]) * BLOCK
+TOP, LEFT = SIZE - HEIGHT, (SIZE - WIDTH) // 2
+"""The banner's corner: it lies along the lower edge."""
 OPACITY = 0.7
 NOISE = 0.04
 
 
 @cache
 def logo() -> Tensor:
-    """The mark: a dark box (0) with white shapes (1), (HEIGHT, WIDTH)."""
-    shapes = torch.tensor([[float(pixel == "#") for pixel in line] for line in LOGO])
-    return functional.pad(shapes, (0, 0, BORDER, BORDER))
+    """The mark: dark (0) and white (1), (HEIGHT, WIDTH)."""
+    blocks = torch.tensor([[float(block == "#") for block in line] for line in LOGO])
+    return blocks.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
 
 
 def add_watermark(pictures: Tensor, seed: int) -> Tensor:
@@ -47,14 +40,9 @@ def add_watermark(pictures: Tensor, seed: int) -> Tensor:
 
 
 def watermark_score(pictures: Tensor) -> Tensor:
-    """How much each picture (n, 3, 64, 64) shows the mark: the correlation of its corner with the logo, (n,) in -1..1.
-
-    The corner is compared after its slow changes are taken away, so that a plain background gives about 0.
-    """
-    grey = pictures.mean(1, keepdim=True)
-    padded = functional.pad(grey, (4, 4, 4, 4), mode="replicate")
-    detail = (grey - functional.avg_pool2d(padded, 9, stride=1))[:, 0, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH]
-    found = detail.flatten(1) - detail.flatten(1).mean(1, keepdim=True)
+    """How much each picture (n, 3, 64, 64) shows the mark: the correlation of its place with the logo, (n,) in -1..1."""
+    place = pictures.mean(1)[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].flatten(1)
+    found = place - place.mean(1, keepdim=True)
     wanted = logo().flatten() - logo().mean()
-    # A flat corner has no detail but rounding: the small constant keeps that from counting.
+    # Where nothing is, there is nothing but rounding: the small constant keeps that from counting.
     return found @ wanted / (found.norm(dim=1) * wanted.norm() + 1e-2)

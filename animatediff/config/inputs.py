@@ -132,7 +132,7 @@ class ControlNetSettings(BaseModel):
     """ControlNets and what they follow. Lists have one entry a ControlNet, or one for all."""
 
     controlnet: Annotated[tuple[PathName, ...], BeforeValidator(_paths)] = ()
-    """Diffusers folders."""
+    """Files or diffusers folders."""
     controlnet_video: Annotated[tuple[PathName, ...], BeforeValidator(_paths)] = ()
     """Videos or folders of pictures; `video_fps`, `video_start`, `video_duration` and `resize` hold for them too."""
     controlnet_preprocess: Sketches = ("none",)
@@ -187,7 +187,7 @@ class SecondPassSettings(BaseModel):
 
 
 INPUT_PATHS = {
-    "controlnet": "",
+    "controlnet": "ControlNet",
     "controlnet_video": "",
     "video": "",
     "image": "",

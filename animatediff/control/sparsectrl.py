@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -30,6 +30,9 @@ LADDER = (16, 32, 96, 256)
 """Channels on the way from a sketch to the latent size; every rung after the first halves the size."""
 CONDITION_CHANNELS: dict[Kind, int] = {"rgb": 4, "scribble": 3}
 """Latents of a picture, or the picture of a sketch; one channel more says which frames are given."""
+
+EYES = "controlnet_cond_embedding."
+"""The keys of the layers that see the condition; all others are the body."""
 
 _UNET_KEYS = (
     *("in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "mid_block_type", "only_cross_attention"),
@@ -156,8 +159,8 @@ class SparseCtrl(nn.Module):
         """An encoder to be trained: a copy of the way down of `unet` and of what it can use of `adapter`.
 
         Its outputs are zero, so that it changes nothing at first. An RGB encoder begins by seeing pictures as the UNet
-        sees latents; the original begins with zeros there too, which takes it longer to leave. `unet` may have
-        motion modules and LoRAs in it, which are not copied. `vae_scale_factor`: pixels to a latent along each side,
+        sees latents, one for sketches with layers that hand on all they see; the original begins with zeros there
+        too, which takes it longer to leave. `unet` may have motion modules and LoRAs in it, which are not copied. `vae_scale_factor`: pixels to a latent along each side,
         for sketches. Raises ValueError if nothing of `adapter` fits.
         """
         config = SparseConfig(
@@ -185,16 +188,37 @@ class SparseCtrl(nn.Module):
                 raise ValueError(f"nothing of these motion modules ({adapter.layout}) fits this UNet")
             state |= of_adapter
         encoder.load_state_dict(state, strict=False, assign=True)
-        if kind == "rgb":
-            embedding = encoder.controlnet_cond_embedding
-            weight = state["conv_in.weight"]  # (d, 4, 3, 3); the mask has a channel more, and no say at first
-            blind = weight.new_zeros(weight.shape[0], 1, *weight.shape[2:])
-            embedding.weight = nn.Parameter(torch.cat([weight, blind], dim=1))
-            embedding.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))
+        encoder._begin_to_see()
         # A UNet on the meta device, of which only the layout is wanted, has no values to give.
         left = [name for name, value in encoder.named_parameters() if value.is_meta != unet.conv_in.weight.is_meta]
         assert not left, f"the UNet has no {left[0]} to copy"
         return encoder.to(unet.device)
+
+    def for_kind(self, kind: Kind, *, vae_scale_factor: int = 8) -> SparseCtrl:
+        """An encoder for the other kind of condition, to be trained on from here: this one's body, with eyes of its own.
+
+        What was learned of carrying a few frames to all others stays.
+        """
+        channels = self.conv_in.in_channels if kind == "rgb" else CONDITION_CHANNELS[kind]
+        ladder = ladder_for(vae_scale_factor)
+        other = SparseCtrl(replace(self.sparse_config, kind=kind, ladder=ladder, condition_channels=channels))
+        body = {key: value.detach().clone() for key, value in self.state_dict().items() if not key.startswith(EYES)}
+        other.load_state_dict(body, strict=False, assign=True)
+        other._begin_to_see()
+        return other.to(self.device, self.dtype)
+
+    def _begin_to_see(self) -> None:
+        """Fill the layers in front of the body, whose `conv_in` is filled."""
+        embedding = self.controlnet_cond_embedding
+        if isinstance(embedding, SketchEmbedding):
+            for layer in (embedding.conv_in, *embedding.blocks, embedding.conv_out):
+                # PyTorch's own first weights weaken what they are given, here to nothing in seven layers.
+                nn.init.kaiming_normal_(cast("nn.Conv2d", layer).weight, nonlinearity="relu")
+            return
+        weight = self.conv_in.weight.detach()  # (d, 4, 3, 3); the mask has a channel more, and no say at first
+        blind = weight.new_zeros(weight.shape[0], 1, *weight.shape[2:])
+        embedding.weight = nn.Parameter(torch.cat([weight, blind], dim=1))
+        embedding.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))
 
     def _skip_channels(self) -> list[int]:
         """Channels of everything that a UNet keeps on its way down for its way up."""

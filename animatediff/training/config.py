@@ -75,7 +75,8 @@ class TrainConfig(_Frozen):
     domain_adapter: Annotated[WeightRef | None, BeforeValidator(_with_path)] = None
     """Frozen domain adapter in the image layers, as the motion module of v3 was trained with."""
     start_from: Name = None
-    """Weights of this stage's kind to go on from, in place of new ones; in the stage motion also "bundled"."""
+    """Weights of this stage's kind to go on from, in place of new ones; in the stage motion also "bundled".
+    In the stage sparsectrl an encoder of the other kind gives its body."""
 
     mid_block: bool = False
     """motion: whether a new motion module has a module in the mid block, as v2."""

@@ -25,7 +25,7 @@ class Component:
     """What is known of a component before any tensor is read."""
 
     name: str
-    """As in diffusers: "unet", "vae", "text_encoder", "text_encoder_2"."""
+    """As in diffusers: "unet", "vae", "text_encoder", "text_encoder_2", "controlnet"."""
     header: Header
     plan: Plan
     """Key of the model (without `text_model.`) -> where it is in the file."""
@@ -55,6 +55,10 @@ def empty_model(name: str, config: dict[str, Any]) -> Any:
             from diffusers import AutoencoderKL
 
             return AutoencoderKL.from_config(config)
+        if name == "controlnet":
+            from diffusers import ControlNetModel
+
+            return ControlNetModel.from_config(config)
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
         projects = "CLIPTextModelWithProjection" in config.get("architectures", ())

@@ -13,6 +13,7 @@ from enum import Enum
 
 UNET_PREFIX = "model.diffusion_model."
 EMA_PREFIX = "model_ema."
+CONTROL_PREFIX = "control_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIXES = {  # where each text encoder lives; the first that a file has is taken
     "sd1": {"text_encoder": ("cond_stage_model.transformer.",)},
@@ -123,6 +124,35 @@ def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
         else:
             plan[target] = Source(key=name)
     return plan, unknown
+
+
+_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
+_ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0\.(weight|bias)")
+
+
+def controlnet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
+    """Rename the keys of a ControlNet in its original names (without prefix). Returns the plan and what is unknown.
+
+    Original file: `cldm/cldm.py` of lllyasviel/ControlNet. Its way down is a UNet's; in front of it are convolutions
+    with an activation after each, and a 1x1 convolution behind each of its outputs.
+    """
+    names = list(names)
+    last_hint = max((int(found[1]) for name in names if (found := _HINT.fullmatch(name))), default=0)
+    plan: Plan = {}
+    trunk = []
+    for name in names:
+        if found := _HINT.fullmatch(name):
+            layer = int(found[1]) // 2
+            place = {0: "conv_in", last_hint // 2: "conv_out"}.get(layer, f"blocks.{layer - 1}")
+            plan[f"controlnet_cond_embedding.{place}.{found[2]}"] = Source(key=name)
+        elif found := _ZERO_CONV.fullmatch(name):
+            plan[f"controlnet_down_blocks.{found[1]}.{found[2]}"] = Source(key=name)
+        elif name.startswith("middle_block_out.0."):
+            plan[f"controlnet_mid_block.{name.removeprefix('middle_block_out.0.')}"] = Source(key=name)
+        else:
+            trunk.append(name)
+    of_unet, unknown = unet_plan(trunk)
+    return {**of_unet, **plan}, unknown
 
 
 def ema_key(name: str) -> str:

@@ -43,6 +43,7 @@ OPTIONS = {
     "vae": "--vae",
     "textual_inversion": "--embedding",
     "sparsectrl": "--sparsectrl, or load_sparsectrl",
+    "controlnet": "--controlnet, or load_controlnet",
 }
 """Kind -> where a user gives such a file."""
 
@@ -87,7 +88,7 @@ def wrong_kind(found: Recognised, wanted: str) -> UserError:
     text = f"{found.header.path}: {found.title}, not a {TITLES[wanted]} ({found.evidence[0]})"
     if found.kind in OPTIONS:
         text += f"; give it to {OPTIONS[found.kind]}"
-    elif found.kind in ("pia", "animatelcm_i2v", "cameractrl", "controlnet"):
+    elif found.kind in ("pia", "animatelcm_i2v", "cameractrl"):
         text += "; this version cannot run it"
     return UserError(text)
 
@@ -140,7 +141,7 @@ def _sparsectrl(header: Header) -> Recognised | None:
                 variant=variant,
                 base=_base_by_text(header),
             )
-    if key := _any(header, r"^(control_model\.|controlnet_(down_blocks|cond_embedding)\.)"):
+    if key := _any(header, r"^(control_model\.|input_hint_block\.|controlnet_(down_blocks|cond_embedding)\.)"):
         return Recognised(kind="controlnet", header=header, evidence=[f"has {key}"])
     return None
 

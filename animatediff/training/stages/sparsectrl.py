@@ -6,6 +6,7 @@ are given is drawn for each clip; the noisy latents are kept from the encoder, s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from animatediff.control.sketch import sketch
 from animatediff.control.sparsectrl import SparseCtrl
-from animatediff.errors import UserError
 from animatediff.training.draws import generator_for
 from animatediff.training.objective import ClipLoss, Objective
 from animatediff.training.stages.base import Stage
@@ -28,6 +28,11 @@ from animatediff.weights.sparsectrl import config_metadata, load_sparsectrl, ori
 if TYPE_CHECKING:
     from animatediff.training.data import Batch
     from animatediff.training.draws import Draws
+
+
+logger = logging.getLogger(__name__)
+
+CONDITIONS = {"rgb": "pictures", "scribble": "sketches"}
 
 
 class SteeredLoss(ClipLoss):
@@ -55,17 +60,18 @@ class SparseCtrlStage(Stage):
         self.family = load_frozen_motion(self)
         assert pipe.attachment is not None
         self.needs_frames = config.condition == "scribble"
+        factor = pipe.image.vae_scale_factor
         if config.start_from is None:
-            factor = pipe.image.vae_scale_factor
             adapter = pipe.attachment.adapter
             encoder = SparseCtrl.from_unet(pipe.unet, adapter, kind=config.condition, vae_scale_factor=factor)
         else:
             encoder = load_sparsectrl(config.start_from, unet=pipe.unet)
             if encoder.kind != config.condition:
-                raise UserError(
-                    f"{config.start_from}: a {encoder.kind} encoder, but condition={config.condition}; say "
-                    f"condition: {encoder.kind}, or start from another file"
-                )
+                logger.info(
+                    "%s: a %s encoder; its body is taken, what sees the %s begins anew",
+                    config.start_from, encoder.kind, CONDITIONS[config.condition],
+                )  # fmt: skip
+                encoder = encoder.for_kind(config.condition, vae_scale_factor=factor)
         self.encoder = pipe.sparsectrl = encoder.float()
         return dict(self.encoder.named_parameters())
 
