@@ -18,7 +18,7 @@ from test_pipeline import GOLDEN, seeded
 from test_render_cli import is_one_message, run
 
 from animatediff.bundled import bundled_path
-from animatediff.control.controlnet import ControlNetInput, NetControl
+from animatediff.control.controlnet import ControlNetInput, NetControl, frame_shares, net_pictures
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter
 from animatediff.pipelines import AnimateDiffPipeline
@@ -135,6 +135,43 @@ def test_clips_have_pictures_of_their_own_and_what_is_off_costs_nothing(nets: li
         latents=inputs.latents, timestep=torch.tensor(20), embeddings=text, conditions=None, frames=[1, 3]
     )
     assert control.residuals(at_another_step) is None
+
+
+@torch.no_grad()
+def test_pictures_at_single_frames_steer_their_neighbours_less(nets: list[Path]) -> None:
+    net: Any = ControlNetModel.from_pretrained(nets[0])
+    given = ControlNetInput(frames=pictures(2), at=[0, 3], spread=(0.5, 0.25))
+    shares = frame_shares(given, 6)
+    assert shares is not None
+    assert shares.tolist() == [[1.0, 0.5, 0.25, 0.0, 0.0, 0.0], [0.0, 0.25, 0.5, 1.0, 0.5, 0.25]]
+    around = frame_shares(given, 6, loop=True)
+    assert around is not None and around[0].tolist() == [1.0, 0.5, 0.25, 0.0, 0.25, 0.5]
+    stacked = net_pictures(net, given, (1, 4, 6, 16, 16))
+    control = NetControl(net=net, pictures=stacked, scale=0.8, active=frozenset([500.0]), shares=shares)
+    frames = [0, 1, 4]
+    text = torch.randn(6, 5, 32)
+    inputs = UNetInputs(
+        latents=torch.randn(6, 4, 16, 16), timestep=torch.tensor(500), embeddings=text, conditions=None, frames=frames
+    )  # a clip, with guidance, and three of its frames
+    found = control.residuals(inputs)
+    assert found is not None
+    wanted = torch.zeros_like(found.mid)
+    for row in range(6):
+        for picture in range(2):
+            share = float(shares[picture, frames[row % 3]])
+            one = stacked[:, :, picture]
+            _, mid = net(inputs.latents[row : row + 1], 500, text[row : row + 1], one, 0.8, return_dict=False)
+            wanted[row] += share * mid[0]
+    assert torch.allclose(found.mid, wanted, atol=1e-5)
+    for wrong, message in (
+        (ControlNetInput(frames=pictures(2), at=[0, 6]), "there is no frame 6 in a clip of 6"),
+        (ControlNetInput(frames=pictures(2), at=[1, 1]), "two pictures for frame 1"),
+        (ControlNetInput(frames=pictures(2), spread=(0.5,)), "is for pictures at single frames"),
+    ):
+        with pytest.raises(UserError, match=message):
+            frame_shares(wrong, 6)
+    with pytest.raises(UserError, match="2 pictures, and `at` names 1 frames"):
+        net_pictures(net, ControlNetInput(frames=pictures(2), at=[1]), (1, 4, 6, 16, 16))
 
 
 def test_a_controlnet_with_motion_goes_where_the_pipeline_goes(nets: list[Path]) -> None:
@@ -259,6 +296,32 @@ def test_a_clip_that_follows_two_and_its_repeat(place: Path) -> None:
     assert run("a fox", *SMALL, "--num-frames", "4", "--out", "plain.png")[0] == 0
     off, plain = read_video("off.png")[0], read_video("plain.png")[0]
     assert np.array_equal(off, plain) and not np.array_equal(off, frames)
+
+
+def test_a_clip_with_pictures_at_single_frames(place: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(bundled_path(), subfolder="unet", torch_dtype=torch.float32)
+    net = ControlNetModel.from_pretrained(save_controlnet(place / "folder", unet, 0, (8, 16, 16)))
+    save_file(in_original_names(net), place / "net.safetensors")
+    Path("keys").mkdir()
+    for frame in (1, 9):
+        pictures(1)[0].resize((64, 64)).save(f"keys/{frame:04d}.png")
+    follows = ("--controlnet", "net.safetensors", "--controlnet-video", "keys", "--num-frames", "4")
+    code, _, err = run("a fox", *SMALL, *follows, "--controlnet-spread", "0.5", "--out", "a.png")
+    assert code == 0, err
+    assert "keys: pictures for frames beyond the clip are left out" in err
+    assert json.loads(Path("a.png.json").read_text())["request"]["controlnet_spread"] == [[0.5]]
+    frames = read_video("a.png")[0]
+    assert run("--from", "a.png", "--out", "b.png")[0] == 0
+    assert np.array_equal(read_video("b.png")[0], frames)
+    assert run("--from", "a.png", "--controlnet-spread", "0", "--out", "alone.png")[0] == 0
+    assert not np.array_equal(read_video("alone.png")[0], frames)
+    (place / "keys" / "1.jpg").write_bytes(Path("keys/0001.png").read_bytes())
+    for more, message in (
+        (("--controlnet-spread", "0.5"), "0001.png and 1.jpg are both for frame 1; keep one"),
+        (("--controlnet-spread", "x"), "controlnet_spread"),
+        (("--controlnet-video", "edges", "--controlnet-spread", "0.5"), "2 x controlnet_video for 1 x controlnet"),
+    ):
+        assert message in is_one_message(place, "a fox", *SMALL, *follows, *more)
 
 
 @pytest.mark.parametrize(

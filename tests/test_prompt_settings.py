@@ -150,10 +150,72 @@ def test_frames_to_begin_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         load_config(path)
 
 
+def numbered(folder: Path, *frames: int) -> Path:
+    folder.mkdir(parents=True)
+    for frame in frames:
+        Image.new("RGB", (64, 64), (20 * frame, 90, 40)).save(folder / f"{frame:04d}.png")
+    return folder
+
+
+def test_pictures_for_controlnets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    numbered(Path("data/pictures/controlnet_canny"), 0, 8)
+    numbered(Path("data/pictures/controlnet_openpose"), 4)
+    Path("models/ControlNet").mkdir(parents=True)
+    Path("models/ControlNet/control_v11p_sd15_canny.pth").write_bytes(b"")
+    entry = {
+        "enable": True, "use_preprocessor": True, "controlnet_conditioning_scale": 0.7, "control_guidance_start": 0.1,
+        "control_guidance_end": 0.9, "control_scale_list": [0.5, 0.25], "control_region_list": [],
+    }  # fmt: skip
+    block = {
+        "input_image_dir": "pictures", "is_loop": True, "max_models_on_vram": 3, "controlnet_canny": entry,
+        "controlnet_openpose": {"enable": True}, "controlnet_depth": entry, "controlnet_tile": {"enable": False},
+        "qr_code_monster_v1": entry,
+    }  # fmt: skip
+    path = tmp_path / "seasons.json"
+    path.write_text(json.dumps(JSON | {"controlnet_map": block}))
+    (request,) = load_config(path)
+    names = ["control_v11p_sd15_canny.pth", "control_v11p_sd15_openpose.safetensors"]
+    assert [Path(path).name for path in request.controlnet] == names, "of blocks with pictures: others do nothing"
+    assert [Path(path).name for path in request.controlnet_video] == ["controlnet_canny", "controlnet_openpose"]
+    assert request.controlnet_preprocess == ("canny", "none")
+    assert request.controlnet_scale == (0.7, 1.0)
+    assert (request.controlnet_start, request.controlnet_end) == ((0.1, 0.0), (0.9, 1.0))
+    assert request.controlnet_spread == ((0.5, 0.25), (0.0,))
+    for words in ("controlnet_openpose: its preprocessor", "controlnet_map (qr_code_monster_v1)"):
+        assert words in caplog.text
+    path.write_text(json.dumps(JSON | {"controlnet_map": {"controlnet_canny": {"enable": True}}}))
+    with pytest.raises(UserError, match="controlnet_map is on, but its input_image_dir is missing"):
+        load_config(path)
+
+
+def test_pictures_for_an_ip_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    numbered(tmp_path / "style", 0, 8)
+    block = {"enable": True, "input_image_dir": "style", "scale": 0.4, "is_plus": True, "prompt_fixed_ratio": 0.5}
+    path = tmp_path / "seasons.json"
+    path.write_text(json.dumps(JSON | {"ip_adapter_map": block}))
+    (request,) = load_config(path)
+    assert request.ip_adapter == "models/IP-Adapter/ip-adapter-plus_sd15.safetensors"
+    assert (request.image_mode, request.ip_adapter_scale) == ("ip-adapter", 0.4)
+    assert request.pictures == [(frame, str(tmp_path / "style" / f"{frame:04d}.png")) for frame in (0, 8)]
+    assert "prompt_fixed_ratio: the pictures blend all the way" in caplog.text
+    path.write_text(json.dumps(JSON | {"ip_adapter_map": block | {"is_plus": False}}))
+    assert load_config(path)[0].ip_adapter == "models/IP-Adapter/ip-adapter_sd15.safetensors"
+    for more, message in (
+        ({"input_image_dir": "gone"}, "gone: no such folder; expected a folder of pictures named by their frames"),
+        ({"input_image_dir": ""}, "its input_image_dir is missing"),
+    ):
+        path.write_text(json.dumps(JSON | {"ip_adapter_map": block | more}))
+        with pytest.raises(UserError, match=message):
+            load_config(path)
+
+
 def test_what_such_a_file_asks_for_in_vain_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     more = {
-        "controlnet_map": {"controlnet_tile": {"enable": True}, "controlnet_openpose": {"enable": True}},
-        "ip_adapter_map": {"enable": True}, "lcm_map": {"enable": True}, "context_schedule": "composite",
+        "controlnet_map": {"input_image_dir": "x", "controlnet_ref": {"enable": True}},
+        "lcm_map": {"enable": True}, "context_schedule": "composite",
         "region_map": {"0": {"enable": True}}, "output": {"format": "mp4", "fps": 8},
         "lora_map": {"b.safetensors": {"region": ["0"], "scale": {"0": 1.0, "32": 0.2}}},
         "prompt_map": {"0": "a __mood__ meadow"}, "is_single_prompt_mode": True,
@@ -163,7 +225,7 @@ def test_what_such_a_file_asks_for_in_vain_is_named(tmp_path: Path, caplog: pyte
     (request,) = load_config(path)
     assert request.loras == () and request.fps == 8
     for words in (
-        "controlnet_map (controlnet_tile, controlnet_openpose)", "ip_adapter_map", "lcm_map", "region_map (0)",
+        "controlnet_map (controlnet_ref)", "lcm_map", "region_map (0)",
         "context_schedule (composite)", "lora_map (b.safetensors", "output (format", "__mood__",
         "is_single_prompt_mode",
     ):  # fmt: skip

@@ -156,7 +156,8 @@ def test_sparsectrl_goes_from_training_to_the_sampler_and_to_diffusers(tmp_path:
     first, second = load_file(done.weights), load_file(again.weights)
     assert all(torch.allclose(first[key], second[key], atol=1e-6) for key in first)
     other = "scribble" if kind == "rgb" else "rgb"
-    eyes = run("sparsectrl", tmp_path / "other", steps=1, learning_rate=1e-9, condition=other, start_from=str(done.weights))
+    more: dict[str, Any] = {"steps": 1, "learning_rate": 1e-9, "start_from": str(done.weights)}
+    eyes = run("sparsectrl", tmp_path / "other", condition=other, **more)
     assert recognise(eyes.weights).variant == other
     other_state = load_file(eyes.weights)
     body = {key for key in first if "cond_embedding" not in key}

@@ -40,7 +40,7 @@ def add_watermark(pictures: Tensor, seed: int) -> Tensor:
 
 
 def watermark_score(pictures: Tensor) -> Tensor:
-    """How much each picture (n, 3, 64, 64) shows the mark: the correlation of its place with the logo, (n,) in -1..1."""
+    """How much each picture (n, 3, 64, 64) shows the mark: the correlation of its place with the logo, (n,), -1..1."""
     place = pictures.mean(1)[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].flatten(1)
     found = place - place.mean(1, keepdim=True)
     wanted = logo().flatten() - logo().mean()

@@ -53,7 +53,7 @@ IpAdapterEncoder = Annotated[
 ]
 
 ControlNet = Annotated[
-    Texts, _of_nets("ControlNet in a diffusers folder; may be repeated.", "--controlnet", metavar="FOLDER")
+    Texts, _of_nets("ControlNet, a file or a diffusers folder; may be repeated.", "--controlnet", metavar="FILE")
 ]
 ControlNetVideo = Annotated[
     Texts,
@@ -65,6 +65,14 @@ ControlNetPreprocess = Annotated[
 ControlNetScale = Annotated[Reals, _of_nets("How strongly it steers (1.0).", "--controlnet-scale")]
 ControlNetStart = Annotated[Reals, _of_nets("Share of the steps from which on it does (0).", "--controlnet-start")]
 ControlNetEnd = Annotated[Reals, _of_nets("Share of the steps up to which it does (1).", "--controlnet-end")]
+ControlNetSpread = Annotated[
+    Texts,
+    _of_nets(
+        "Pictures stand at the frames that their names say, and steer their neighbours so strongly.",
+        "--controlnet-spread",
+        "0.5,0.3",
+    ),
+]
 
 Upscale = Annotated[Real, _of_second_pass("Render again, so many times as large.", "--upscale")]
 UpscaleStrength = Annotated[

@@ -128,6 +128,25 @@ Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValida
 Sketches = Annotated[tuple[Literal["none", "scribble", "canny"], ...], BeforeValidator(_paths), Field(min_length=1)]
 
 
+def _spreads(value: Any) -> Any:
+    """One spread for all ControlNets, or a list of them; each a list of numbers, or a text such as "0.5,0.3"."""
+    if value is None or value == "":
+        return (None,)
+    if not isinstance(value, (list, tuple)) or all(isinstance(item, (int, float)) for item in value):
+        value = [value]
+    return [_spread(item) for item in value]
+
+
+def _spread(value: Any) -> Any:
+    if isinstance(value, str):
+        return None if value.strip() in ("", "none") else [part.strip() for part in value.split(",")]
+    return [value] if isinstance(value, (int, float)) else value
+
+
+Spread = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
+Spreads = Annotated[tuple[Spread | None, ...], BeforeValidator(_spreads), Field(min_length=1)]
+
+
 class ControlNetSettings(BaseModel):
     """ControlNets and what they follow. Lists have one entry a ControlNet, or one for all."""
 
@@ -141,6 +160,9 @@ class ControlNetSettings(BaseModel):
     controlnet_start: Shares = (0.0,)
     """Share of the steps from which on they steer."""
     controlnet_end: Shares = (1.0,)
+    controlnet_spread: Spreads = (None,)
+    """For a folder of pictures whose names are frames of the clip: how strongly each steers the frames beside its own,
+    the nearest first; None for pictures of all frames."""
 
     def of_net(self, name: str, index: int) -> Any:
         """The entry of a setting for one of the ControlNets."""

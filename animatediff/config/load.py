@@ -29,7 +29,8 @@ def load_config(
     """
     path = Path(path)
     if path.suffix.lower() == ".json" and is_travel_json(data := parse_json(read_text(path), str(path))):
-        values = resolve(settings_of_travel(data, str(path)), [path.parent, DATA])
+        folders = [path.parent, DATA]
+        values = resolve(settings_of_travel(data, str(path), folders), folders)
         if pretrained_model_path:
             values["model"] = pretrained_model_path
         return [build_request(merge(values, overrides or {}), str(path))]

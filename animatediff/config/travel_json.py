@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from animatediff.config.request import unknown_key
 from animatediff.config.travel import normal_prompts
+from animatediff.config.travel_pictures import travel_controlnets, travel_ip_adapter
 from animatediff.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,18 +35,15 @@ SETTINGS = {
 
 CONVERTED = (
     *("base", "lora_alpha", "seed", "n_prompt", "n_prompts", "scheduler", "clip_skip", "tensor_interpolation_slerp"),
-    *("lora_map", "motion_lora_map", "img2img_map", "output"),
+    *("lora_map", "motion_lora_map", "img2img_map", "controlnet_map", "ip_adapter_map", "output"),
 )
 PASSED_OVER = ("name", "compile", "unet_batch_size", "result", "stylize_config", "upscale_config")
 """Do not change the frames that its `generate` makes; the last two are for other commands of that tool."""
 
-SWITCHED = ("lcm_map", "gradual_latent_hires_fix_map", "ip_adapter_map")
+SWITCHED = ("lcm_map", "gradual_latent_hires_fix_map")
 """Blocks with a switch `enable`, of features that cannot be read from such a file here."""
 
-WITH_BLOCKS = ("controlnet_map", "region_map")
-"""Blocks whose entries have that switch."""
-
-KNOWN = (*SETTINGS, *CONVERTED, *PASSED_OVER, *SWITCHED, *WITH_BLOCKS, "context_schedule", "is_single_prompt_mode")
+KNOWN = (*SETTINGS, *CONVERTED, *PASSED_OVER, *SWITCHED, "region_map", "context_schedule", "is_single_prompt_mode")
 MARKS = frozenset(KNOWN) - {
     *("path", "motion_module", "steps", "guidance_scale", "prompt", "base", "lora_alpha", "seed", "n_prompt"),
     *("scheduler", "clip_skip", "name", "output", "result"),
@@ -64,9 +62,10 @@ def is_travel_json(data: Any) -> bool:
     return isinstance(data, Mapping) and any(key in MARKS for key in data)
 
 
-def settings_of_travel(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+def settings_of_travel(data: Mapping[str, Any], where: str, folders: Sequence[Path] = ()) -> dict[str, Any]:
     """The settings that such a file asks for, by the names of AnimateRequest; not validated here.
 
+    folders: where the folders of pictures that it names are looked for.
     One clip, as that tool makes without `--repeats`: the first seed and the first negative prompt. What is not
     supported is named in one warning. Raises UserError for an unknown key, naming the nearest.
     """
@@ -94,10 +93,13 @@ def settings_of_travel(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     if motion:
         values["motion_loras"] = motion
     values |= _video(given.get("img2img_map"), where)
+    nets, odd_nets = travel_controlnets(given.get("controlnet_map"), where, folders)
+    adapter, odd_adapter = travel_ip_adapter(given.get("ip_adapter_map"), where, folders)
+    values |= nets | adapter
     output = given.get("output")
     if isinstance(output, Mapping) and output.get("fps"):
         values["fps"] = output["fps"]
-    if missing := [*odd, *odd_motion, *_unsupported(given)]:
+    if missing := [*odd, *odd_motion, *odd_nets, *odd_adapter, *_unsupported(given)]:
         logger.warning("%s: not supported, left out: %s", where, ", ".join(missing))
     try:
         return normal_prompts(values)
@@ -127,10 +129,9 @@ def _unsupported(given: Mapping[str, Any]) -> Iterator[str]:
     for key in SWITCHED:
         if isinstance(block := given.get(key), Mapping) and block.get("enable"):
             yield key
-    for key in WITH_BLOCKS:
-        block = given.get(key)
-        if on := [name for name, entry in (block or {}).items() if isinstance(entry, Mapping) and entry.get("enable")]:
-            yield f"{key} ({', '.join(on)})"
+    regions = given.get("region_map") or {}
+    if on := [name for name, entry in regions.items() if isinstance(entry, Mapping) and entry.get("enable")]:
+        yield f"region_map ({', '.join(on)})"
     if given.get("context_schedule", "uniform") != "uniform":
         yield f"context_schedule ({given['context_schedule']})"
     if given.get("is_single_prompt_mode"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from animatediff.control.indices import frame_indices
 from animatediff.control.pictures import as_tensor
 from animatediff.errors import UserError
 from animatediff.sampling.controls import Residuals, UNetInputs
@@ -19,6 +22,10 @@ class ControlNetInput:
     frames: Any
     """What it was trained to see (edges, depth, poses, ...), one for each frame of the clip: PIL images, an array
     (f, h, w, 3), or a tensor (f, 3, h, w) or (b, 3, f, h, w) in 0..1; more than the clip has are left out."""
+    at: Sequence[int] | None = None
+    """Which frames of the clip these are, from 0, if it is not all of them; the others are not steered."""
+    spread: Sequence[float] = ()
+    """With `at`: how strongly a picture steers the frames before and after its own, the nearest ones first."""
     scale: float = 1.0
     start: float = 0.0
     """Share of the steps from which on it steers."""
@@ -36,22 +43,68 @@ class NetControl:
     scale: float
     active: frozenset[float]
     """Timesteps at which it steers."""
+    shares: Tensor | None = None
+    """(n, f) where there are n pictures that are not one a frame: how strongly each steers each frame."""
 
     def residuals(self, inputs: UNetInputs) -> Residuals | None:
         """Residuals for these frames; None at other timesteps."""
         if self.scale == 0 or float(inputs.timestep) not in self.active:
             return None
-        pictures = self.pictures[:, :, list(inputs.frames)].repeat(inputs.num_clips // len(self.pictures), 1, 1, 1, 1)
+        if self.shares is None:
+            return self._steered(inputs, inputs.frames)
+        total: Residuals | None = None
+        num_pictures = len(inputs.latents)
+        strongest = self.shares[:, list(inputs.frames)].sort(dim=0, descending=True)
+        # Each round takes one picture a frame, the strongest that is left: one call of the net for all of them.
+        for share, picture in zip(strongest.values, strongest.indices, strict=True):
+            places = share.nonzero().flatten()
+            if not len(places):
+                break
+            given = self._steered(inputs.of(places.tolist()), picture[places].tolist())
+            if total is None:
+                empty = [part.new_zeros(num_pictures, *part.shape[1:]) for part in (*given.down, given.mid)]
+                total = Residuals(tuple(empty[:-1]), empty[-1])
+            rows = inputs.rows(places.tolist())
+            strength = share[places].repeat(inputs.num_clips)[:, None, None, None]
+            for whole, part in zip((*total.down, total.mid), (*given.down, given.mid), strict=True):
+                whole.index_add_(0, rows, part * strength.to(part))
+        return total
+
+    def _steered(self, inputs: UNetInputs, pictures: Sequence[int]) -> Residuals:
+        """Residuals for the frames of `inputs`, each steered by the picture beside it in `pictures`."""
+        chosen = self.pictures[:, :, list(pictures)].repeat(inputs.num_clips // len(self.pictures), 1, 1, 1, 1)
         down, mid = self.net(
             inputs.latents,
             inputs.timestep,
             encoder_hidden_states=inputs.embeddings,
-            controlnet_cond=pictures.transpose(1, 2).flatten(0, 1).to(inputs.latents.device, inputs.latents.dtype),
+            controlnet_cond=chosen.transpose(1, 2).flatten(0, 1).to(inputs.latents.device, inputs.latents.dtype),
             conditioning_scale=self.scale,
             added_cond_kwargs=None if inputs.conditions is None else dict(inputs.conditions),
             return_dict=False,
         )
         return Residuals(tuple(down), mid)
+
+
+def frame_shares(given: ControlNetInput, num_frames: int, *, loop: bool = False) -> Tensor | None:
+    """How strongly each picture steers each frame, (n, num_frames); None where there is a picture for each.
+
+    loop: whether the frames before the first are those at the end. Raises UserError for frames that the clip lacks.
+
+    >>> frame_shares(ControlNetInput(frames=[], at=[1], spread=[0.5]), 4).tolist()
+    [[0.5, 1.0, 0.5, 0.0]]
+    """
+    if given.at is None:
+        if given.spread:
+            raise UserError("the spread of a ControlNet is for pictures at single frames; say which with `at`")
+        return None
+    frames = frame_indices(given.at, len(given.at), num_frames)
+    shares = torch.zeros(len(frames), num_frames)
+    for row, frame in enumerate(frames):
+        for distance, share in enumerate((1.0, *given.spread)):
+            for place in (frame - distance, frame + distance):
+                if loop or 0 <= place < num_frames:
+                    shares[row, place % num_frames] = max(share, float(shares[row, place % num_frames]))
+    return shares
 
 
 def net_pictures(net: Any, given: ControlNetInput, shape: tuple[int, ...]) -> Tensor:
@@ -70,6 +123,10 @@ def net_pictures(net: Any, given: ControlNetInput, shape: tuple[int, ...]) -> Te
     pictures = as_tensor(given.frames, width * factor, height * factor, "frames of a ControlNet")
     if pictures.shape[1] != 3:
         raise UserError(f"frames of a ControlNet are pictures of 3 channels, got {tuple(pictures.shape)}")
+    if given.at is not None:
+        if pictures.shape[2] != len(given.at):
+            raise UserError(f"a ControlNet has {pictures.shape[2]} pictures, and `at` names {len(given.at)} frames")
+        num_frames = len(given.at)
     if pictures.shape[2] < num_frames:
         raise UserError(
             f"a ControlNet has {pictures.shape[2]} frames, but the clip has {num_frames}; give one for each"

@@ -160,8 +160,9 @@ class SparseCtrl(nn.Module):
 
         Its outputs are zero, so that it changes nothing at first. An RGB encoder begins by seeing pictures as the UNet
         sees latents, one for sketches with layers that hand on all they see; the original begins with zeros there
-        too, which takes it longer to leave. `unet` may have motion modules and LoRAs in it, which are not copied. `vae_scale_factor`: pixels to a latent along each side,
-        for sketches. Raises ValueError if nothing of `adapter` fits.
+        too, which takes it longer to leave. `unet` may have motion modules and LoRAs in it, which are not copied.
+        `vae_scale_factor`: pixels to a latent along each side, for sketches. Raises ValueError if nothing of
+        `adapter` fits.
         """
         config = SparseConfig(
             kind=kind,
@@ -195,7 +196,7 @@ class SparseCtrl(nn.Module):
         return encoder.to(unet.device)
 
     def for_kind(self, kind: Kind, *, vae_scale_factor: int = 8) -> SparseCtrl:
-        """An encoder for the other kind of condition, to be trained on from here: this one's body, with eyes of its own.
+        """An encoder for the other kind of condition, to be trained on from here: this one's body with new eyes.
 
         What was learned of carrying a few frames to all others stays.
         """

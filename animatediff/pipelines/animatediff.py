@@ -208,7 +208,7 @@ class AnimateDiffPipeline(LoadedPipeline):
         )
         strength = video_strength(video, strength, freeinit=again.iterations)
         known = video_tensor(video, shape, (height, width)) if video is not None and strength < 1 else None
-        nets = net_inputs(self.controlnets, controlnet_inputs, shape)
+        nets = net_inputs(self.controlnets, controlnet_inputs, shape, loop=closed_loop)
         generators = one_generator_each(generator, len(prompts))
         draw = partial(draw_noise, shape, generators, kind=noise, window=long.length, overlap=long.overlap)
         if latents is None:

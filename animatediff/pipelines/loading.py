@@ -210,8 +210,9 @@ class LoadedPipeline:
         self.sparsectrl = None if encoder is None else encoder.to(self.unet.device, self.unet.dtype)
 
     def load_controlnet(self, path: str | Path) -> ControlNetModel:
-        """Add a ControlNet: a diffusers folder, or a file in diffusers' or the original's names. Each call may give each of them frames to follow.
+        """Add a ControlNet: a diffusers folder, or a file in diffusers' names or the original's.
 
+        Each call may give each of them frames to follow.
         Raises UserError for anything else, and for one of another base model.
         """
         from animatediff.weights.controlnet import load_controlnet

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from animatediff.control.controlnet import ControlNetInput, NetControl, net_pictures
+from animatediff.control.controlnet import ControlNetInput, NetControl, frame_shares, net_pictures
 from animatediff.errors import UserError
 from animatediff.sampling import active_timesteps
 
 
+class GivenNet(NamedTuple):
+    """A ControlNet and what a call gives it."""
+
+    net: Any
+    entry: ControlNetInput
+    pictures: Tensor
+    shares: Tensor | None
+    """As `NetControl` has them."""
+
+
 def net_inputs(
-    nets: Sequence[Any], given: Sequence[ControlNetInput] | None, shape: tuple[int, ...]
-) -> list[tuple[Any, ControlNetInput, Tensor]]:
+    nets: Sequence[Any], given: Sequence[ControlNetInput] | None, shape: tuple[int, ...], *, loop: bool
+) -> list[GivenNet]:
     """Each loaded ControlNet with what the call gives it, checked and at size. shape: of the latents (b, c, f, h, w).
 
-    None gives nothing to any. Raises UserError where they are not as many as the nets, and as `net_pictures`.
+    None gives nothing to any; loop: whether the first frame follows the last. Raises UserError where they are not as
+    many as the nets, and as `net_pictures` and `frame_shares`.
     """
     if given is None:
         return []
@@ -27,17 +38,21 @@ def net_inputs(
             f"{len(nets)} ControlNets are loaded, and controlnet_inputs has {len(given)} entries; give one for each, "
             "in the order of load_controlnet"
         )
-    return [(net, entry, net_pictures(net, entry, shape)) for net, entry in zip(nets, given, strict=True)]
+    return [
+        GivenNet(net, entry, net_pictures(net, entry, shape), frame_shares(entry, shape[2], loop=loop))
+        for net, entry in zip(nets, given, strict=True)
+    ]
 
 
-def net_controls(inputs: Sequence[tuple[Any, ControlNetInput, Tensor]], timesteps: Tensor) -> list[NetControl]:
+def net_controls(inputs: Sequence[GivenNet], timesteps: Tensor) -> list[NetControl]:
     """The controls for these steps."""
     return [
         NetControl(
-            net=net,
-            pictures=pictures,
-            scale=float(entry.scale),
-            active=active_timesteps(timesteps, entry.start, entry.end),
+            net=given.net,
+            pictures=given.pictures,
+            shares=given.shares,
+            scale=float(given.entry.scale),
+            active=active_timesteps(timesteps, given.entry.start, given.entry.end),
         )
-        for net, entry, pictures in inputs
+        for given in inputs
     ]

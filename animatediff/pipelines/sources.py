@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.config.request import AnimateRequest
+from animatediff.control.numbered import numbered_pictures
 from animatediff.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def check_video(request: AnimateRequest) -> None:
         for path in request.controlnet:
             check_controlnet(path)
     source = video_source(request)
-    sources = [source_of(request, path) for path in request.controlnet_video]
+    sources = [source_of(request, path) for path in _videos_of_nets(request)]
+    for folder in _pictures_of_nets(request):
+        numbered_pictures(folder)
     sources = sources if source is None else [source, *sources]
     wanted = request.num_frames or (min(len(sources[0].indices), MAX_FRAMES) if sources else 0)
     for given in sources:
@@ -81,8 +84,8 @@ def of_video(request: AnimateRequest, defaults: Any) -> dict[str, Any]:
     from animatediff.pipelines.beginning import VIDEO_STRENGTH
 
     source = video_source(request)
-    if source is None and request.controlnet_video:
-        source = source_of(request, request.controlnet_video[0])
+    if source is None and (followed := _videos_of_nets(request)):
+        source = source_of(request, followed[0])
     if source is None:
         return {}
     num_frames = min(len(source.indices), MAX_FRAMES)
@@ -119,15 +122,56 @@ def _net_input(request: AnimateRequest, index: int) -> Any:
     from animatediff.control.controlnet import ControlNetInput
     from animatediff.control.sketch import sketch
 
-    frames = _frames(source_of(request, request.of_net("controlnet_video", index)), request)
+    path, spread = request.of_net("controlnet_video", index), request.of_net("controlnet_spread", index)
+    if spread is None:
+        at, frames = None, _frames(source_of(request, path), request)
+    else:
+        at, frames = _pictures(path, request)
     if (method := request.of_net("controlnet_preprocess", index)) != "none":
         frames = np.stack([np.asarray(sketch(Image.fromarray(frame), method)) for frame in frames])
     return ControlNetInput(
         frames=frames,
+        at=at,
+        spread=spread or (),
         scale=request.of_net("controlnet_scale", index),
         start=request.of_net("controlnet_start", index),
         end=request.of_net("controlnet_end", index),
     )
+
+
+def _videos_of_nets(request: AnimateRequest) -> list[str]:
+    """What ControlNets follow frame by frame."""
+    return [path for path, spread in _followed(request) if spread is None]
+
+
+def _pictures_of_nets(request: AnimateRequest) -> list[str]:
+    """Folders of pictures that stand at single frames."""
+    return [path for path, spread in _followed(request) if spread is not None]
+
+
+def _followed(request: AnimateRequest) -> list[tuple[str, Any]]:
+    nets = range(len(request.controlnet))
+    found = [(request.of_net("controlnet_video", i), request.of_net("controlnet_spread", i)) for i in nets]
+    return list(dict.fromkeys(found))
+
+
+def _pictures(folder: str, request: AnimateRequest) -> tuple[list[int], np.ndarray]:
+    """Frames, and the pictures at them, uint8 (n, h, w, 3); those beyond the clip are left out."""
+    import numpy as np
+
+    from animatediff.control.pictures import open_picture, shaped
+
+    assert request.num_frames and request.width and request.height, "filled in before"
+    size = request.larger_size(request.width, request.height)
+    numbered = numbered_pictures(folder)
+    found = {frame: path for frame, path in numbered.items() if frame < request.num_frames}
+    if not found:
+        raise UserError(
+            f"{folder}: its first picture is for frame {min(numbered)}, but the clip has {request.num_frames}"
+        )
+    if len(found) < len(numbered):
+        logger.info("%s: pictures for frames beyond the clip are left out", folder)
+    return list(found), np.stack([np.asarray(shaped(open_picture(p), *size, request.resize)) for p in found.values()])
 
 
 def _frames(source: Source, request: AnimateRequest) -> np.ndarray:
