@@ -11,8 +11,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 RECIPES = Path(__file__).parents[1] / "configs" / "training"
 FRAME_FACTOR = 8  # pixels to a latent along each side
@@ -21,7 +28,6 @@ TEXT = (77, 768)
 
 def counted(recipe: Path) -> dict[str, float]:
     """GB at the peak of a step, and what of it is there between two steps."""
-    import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from animatediff.training.read import load_train_config
@@ -35,13 +41,11 @@ def counted(recipe: Path) -> dict[str, float]:
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(parameters)
         average = [p.detach().clone() for p in parameters] if config.ema is not None else []
-        tracker = tracker_of_frozen()
-        tracker.track_external(module, optimiser, *average)
-        with tracker:
-            for step in range(2):  # the optimiser's states are made in the first
-                if step == 1:
-                    tracker.reset_mod_stats()
-                    between = total(tracker.get_tracker_snapshot("current"))
+        counter = Counter([*module.parameters(), *module.buffers(), *average])
+        with counter:
+            for _ in range(2):  # the optimiser's states are made in the first
+                between = counter.now
+                counter.peak = counter.now
                 latents = torch.randn(config.batch, f, 4, h, w)
                 states, t = torch.randn(config.batch, *TEXT), torch.zeros(config.batch, dtype=torch.long)
                 more: dict[str, Any] = {}
@@ -55,31 +59,43 @@ def counted(recipe: Path) -> dict[str, float]:
                 loss.backward()
                 optimiser.step()
                 optimiser.zero_grad()
-        peak = total(tracker.get_tracker_snapshot("peak"))
+                del loss
+    peak, between = counter.peak / 1e9, between / 1e9
     saved = 6 * sum(p.numel() for p in parameters) / 1e9 if config.optimiser == "adamw8bit" else 0.0
     return {"peak": peak - saved, "between": between - saved}
 
 
-def total(snapshot: dict[Any, dict[str, int]]) -> float:
-    """GB of all devices."""
-    return sum(parts["Total"] for parts in snapshot.values()) / 1e9
+class Counter(TorchDispatchMode):
+    """Bytes of all tensors that are alive, each storage once: at this moment, and at most."""
 
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: Any = WeakIdKeyDictionary()
+        for tensor in tensors:
+            self._see(tensor)
 
-def tracker_of_frozen() -> Any:
-    """PyTorch's own tracker, which would put a hook on each parameter's gradient, and frozen ones have none."""
-    from torch.distributed._tools.mem_tracker import MemTracker
+    def _see(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        size = storage.nbytes()
+        self._known[storage] = size
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, size)
 
-    class Tracker(MemTracker):
-        def _track_module_params_and_buffers(self, module: Any, install_grad_hooks: bool = True) -> Any:
-            return super()._track_module_params_and_buffers(module, install_grad_hooks=False)
+    def _gone(self, size: int) -> None:
+        self.now -= size
 
-    return Tracker()
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._see, result)
+        return result
 
 
 def emptied(module: Any, mode: Any) -> None:
     """Put tensors without contents in place of all parameters and buffers; shared ones stay shared."""
-    import torch
-
     new: dict[int, Any] = {}
     for part in module.modules():
         for kind in (part._parameters, part._buffers):
@@ -96,7 +112,6 @@ def emptied(module: Any, mode: Any) -> None:
 
 def model(config: Any) -> Any:
     """The stage's module at full size: frozen parts in 16 bits, and the parameters that train."""
-    import torch
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from animatediff.control.sparsectrl import SparseCtrl

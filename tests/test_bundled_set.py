@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.errors import UserError
 from animatediff.evaluation import camera_move, measure
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.training.config import TrainConfig
+from animatediff.training.loop import train
 from animatediff.weights.recognise import recognise
 
 STEPS = 6
@@ -41,6 +44,22 @@ def test_all_parts_are_there_and_what_they_are_called() -> None:
     assert bundled_file("bundled/paper") == bundled_file("paper") == parts["paper"]
     with pytest.raises(UserError, match=r"bundled/papr: is not in the bundled set .*did you mean bundled/paper\?"):
         bundled_file("bundled/papr")
+
+
+def test_names_of_the_set_stand_for_files_in_python_and_in_training(tmp_path: Path) -> None:
+    pipe = AnimateDiffPipeline.from_pretrained("bundled/neon", torch_dtype="float32")
+    assert pipe.load_motion_module("bundled").name == "bundled"
+    assert pipe.load_sparsectrl("bundled/sparsectrl_rgb") == "rgb"
+    pipe.load_lora_weights("bundled/paper")
+    with pytest.raises(UserError, match="did you mean bundled/paper"):
+        pipe.load_lora_weights("bundled/papr")
+    data = {"kind": "sprites", "num_frames": 4, "height": 64, "width": 64, "num_items": 2}
+    more = {"model": "bundled/neon", "steps": 1, "batch": 1, "warmup": 0, "device": "cpu", "workers": 0}
+    for stage, start in (("motion_lora", "bundled/PanLeft"), ("sparsectrl", "bundled/sparsectrl_rgb")):
+        values = {"stage": stage, "data": data, "start_from": start, "out": str(tmp_path / stage), **more}
+        done = train(TrainConfig.model_validate(values))
+        told = json.loads(recognise(done.weights).header.metadata["animatediff.training"])
+        assert (told["model"], told["start_from"]) == ("bundled/neon", start), "names, not where they are here"
 
 
 @pytest.mark.slow

@@ -44,3 +44,11 @@ def bundled_file(name: str) -> Path:
         hint = f"; did you mean {PREFIX}{close}?" if close else ""
         raise UserError(f"{name}: is not in the bundled set ({', '.join(known)}){hint}")
     return known[wanted]
+
+
+def named(path: str | Path) -> str | Path:
+    """What a name means where weights are asked for: `bundled/paper` is a part of the set, all others are themselves.
+
+    Raises UserError as `bundled_file`.
+    """
+    return bundled_file(path) if isinstance(path, str) and path.startswith(PREFIX) else path

@@ -76,14 +76,16 @@ class LoadedPipeline:
         torch_dtype: torch.dtype | str | None = None,
         **settings: Any,
     ) -> Self:
-        """Load a base model from a diffusers folder, a single file, or (needing the network) a hub id.
+        """Load a base model from a diffusers folder, a single file, "bundled/neon", or (needing the network) a hub id.
 
         `torch_dtype` None is the best that the hardware has. `settings` go to `weights.base`: `vae`, `variant`, ....
         Raises UserError for anything that is not a complete Stable Diffusion model.
         """
+        from animatediff.bundled import named
         from animatediff.weights.base import load_base
 
-        parts = load_base(pretrained_model_name_or_path, dtype=as_dtype(torch_dtype, default_device()), **settings)
+        source = named(pretrained_model_name_or_path)
+        parts = load_base(source, dtype=as_dtype(torch_dtype, default_device()), **settings)
         return cls(image_pipeline(parts))
 
     @classmethod
@@ -109,15 +111,17 @@ class LoadedPipeline:
         return pipe
 
     def load_motion_module(self, path: str | Path, *, family: str | None = None) -> Family:
-        """Plug in motion weights of any family: a file, a diffusers folder, or a hub id. Returns what they are.
+        """Plug in motion weights of any family: a file, a diffusers folder, a hub id, or "bundled". Returns what they are.
 
         The file's own keys and shapes say how it was trained; `family` overrides that. The noise schedule and, unless
         one was chosen, the sampler become those of the family. Motion modules that were there before are taken out.
         Raises UserError if it is another kind of file or made for another kind of base model.
         """
+        from animatediff.bundled import motion_module_path
         from animatediff.weights.few_steps import few_steps
         from animatediff.weights.motion import load_motion_module
 
+        path = motion_module_path() if path == "bundled" else path
         adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
         self.set_motion_adapter(adapter, found)
         if (wanted := few_steps(found.recommended)) is not None:
@@ -141,11 +145,12 @@ class LoadedPipeline:
     def load_lora_weights(self, path: str | Path, *, adapter_name: str | None = None, scale: float = 1.0) -> str:
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
-        `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn". Several can be loaded; all
-        act at their own strength until `set_adapters` says otherwise. An LCM-LoRA brings its sampler, steps and
+        `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn", or of the bundled set, such
+        as "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise. An LCM-LoRA brings its sampler, steps and
         guidance while it acts, unless others are chosen (`weights.few_steps` says how it is known). Raises UserError
         for a file that is no LoRA or fits nothing in this model.
         """
+        from animatediff.bundled import named
         from animatediff.weights.download import KNOWN_FILES, fetch, motion_lora_file
         from animatediff.weights.few_steps import few_step_lora, few_steps
         from animatediff.weights.files import read_header
@@ -153,7 +158,7 @@ class LoadedPipeline:
 
         self._check_in_memory()
         encoders = self._text_encoders
-        if (path := motion_lora_file(path)) in KNOWN_FILES:
+        if (path := motion_lora_file(named(path))) in KNOWN_FILES:
             path = fetch(path, download=False)
         name = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
         if (few := few_step_lora(read_header(lora_file(path)))) is not None:
@@ -195,13 +200,14 @@ class LoadedPipeline:
                 self._set_resting(self._resting - {name})
 
     def load_sparsectrl(self, path: str | Path) -> str:
-        """Load a SparseCtrl encoder: a file, a diffusers folder, or a hub id. Returns its kind, `rgb` or `scribble`.
+        """Load a SparseCtrl encoder: a file, a folder of diffusers, a hub id, or "bundled/sparsectrl_rgb". Returns its kind.
 
-        One that was there before is let go. Raises UserError for another kind of file, or an encoder of another base.
+        Kinds are `rgb` and `scribble`. One that was there before is let go. Raises UserError for another kind of file, or an encoder of another base.
         """
+        from animatediff.bundled import named
         from animatediff.weights.sparsectrl import load_sparsectrl
 
-        self.set_sparsectrl(load_sparsectrl(path, unet=self.unet, dtype=self.unet.dtype))
+        self.set_sparsectrl(load_sparsectrl(named(path), unet=self.unet, dtype=self.unet.dtype))
         assert self.sparsectrl is not None
         return self.sparsectrl.kind
 

@@ -66,7 +66,10 @@ class TrainConfig(_Frozen):
 
     stage: Stage
     model: Annotated[str, Field(min_length=1)] = "bundled"
-    """Image model: single file, diffusers folder, hub id, or "bundled"."""
+    """Image model: single file, diffusers folder, hub id, "bundled", or a part of the bundled set ("bundled/neon").
+
+    Names of that set, such as "bundled/sparsectrl_rgb", stand for files elsewhere too.
+    """
     vae: Name = None
     unet: Name = None
     """UNet weights in diffusers names in place of the model's, such as an image_finetune run of the original saves."""

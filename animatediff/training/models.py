@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def model_source(model: str) -> Path:
     """The file or folder that a model name means; a hub id is fetched (only that uses the network)."""
-    from animatediff.bundled import bundled_path
+    from animatediff.bundled import bundled_path, named
     from animatediff.weights.base_folder import HUB_ID, current_id, download_base
 
-    path = Path(model).expanduser()
+    path = Path(named(model)).expanduser()
     if model == "bundled":
         return bundled_path()
     hub = HUB_ID.fullmatch(current_id(model)) and path.suffix not in (".safetensors", ".ckpt")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from animatediff.bundled import named
 from animatediff.errors import UserError
 from animatediff.training.draws import generator_for
 from animatediff.weights.lora import load_lora
@@ -73,8 +75,9 @@ class LowRank:
         if config.start_from is None:
             load_lora(new_lora(layers, config.lora_rank, config.seed), unet=unet, adapter_name=NAME, scale=scale)
         else:
-            check_kind(config.start_from, kinds)
-            load_lora(config.start_from, unet=unet, adapter_name=NAME)
+            start = named(config.start_from)
+            check_kind(start, kinds)
+            load_lora(start, unet=unet, adapter_name=NAME)
         self.paths = [path for path in layers if NAME in getattr(unet.get_submodule(path), "lora_A", ())]
         self.parameters: dict[str, nn.Parameter] = {}
         for path in self.paths:
@@ -130,7 +133,7 @@ class LowRank:
         return state
 
 
-def check_kind(path: str, kinds: tuple[str, ...]) -> None:
+def check_kind(path: str | Path, kinds: tuple[str, ...]) -> None:
     """Raise UserError if the file is a LoRA of another kind than those wanted."""
     from animatediff.weights.recognise import recognise, wrong_kind
 

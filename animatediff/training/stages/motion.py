@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from animatediff.bundled import PREFIX
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionNumerics
 from animatediff.training.stages.base import Stage
@@ -26,7 +27,7 @@ class MotionStage(Stage):
         config, pipe = self.config, self.pipe
         recommended = self._recommended()
         if config.start_from is not None:
-            found = pipe.load_motion_module(motion_source(config.start_from))
+            found = pipe.load_motion_module(config.start_from)
             self.betas = self.betas or found.betas
             self.family = replace(found, betas=self.betas, recommended=recommended)
         else:
@@ -68,13 +69,6 @@ class MotionStage(Stage):
         save_tensors(path, state, {**self.family.metadata(), **metadata})
 
 
-def motion_source(name: str) -> str | Path:
-    """The motion module that a name means: a file, or "bundled"."""
-    from animatediff.bundled import motion_module_path
-
-    return motion_module_path() if name == "bundled" else name
-
-
 def load_domain_adapter(stage: Stage) -> None:
     """Put the frozen domain adapter of the configuration, if any, into the image layers."""
     if (adapter := stage.config.domain_adapter) is not None:
@@ -89,13 +83,13 @@ def load_frozen_motion(stage: Stage) -> Family:
     config = stage.config
     source = config.motion_module
     if source is None:
-        if config.model != "bundled":
+        if not f"{config.model}/".startswith(PREFIX):
             raise UserError(
                 f"motion_module is missing: the stage {config.stage} builds on a trained one; name its file "
                 "(v3_sd15_mm.ckpt, mm_sd_v15_v2.ckpt, or one that the stage motion has saved)"
             )
         source = "bundled"
-    family = stage.pipe.load_motion_module(motion_source(source))
+    family = stage.pipe.load_motion_module(source)
     if config.data.num_frames > (limit := family.numerics.max_positions):
         raise UserError(
             f"data.num_frames={config.data.num_frames}: {source} knows {limit} frame positions; "

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from animatediff.bundled import named
 from animatediff.control.sketch import sketch
 from animatediff.control.sparsectrl import SparseCtrl
 from animatediff.training.draws import generator_for
@@ -65,7 +66,7 @@ class SparseCtrlStage(Stage):
             adapter = pipe.attachment.adapter
             encoder = SparseCtrl.from_unet(pipe.unet, adapter, kind=config.condition, vae_scale_factor=factor)
         else:
-            encoder = load_sparsectrl(config.start_from, unet=pipe.unet)
+            encoder = load_sparsectrl(named(config.start_from), unet=pipe.unet)
             if encoder.kind != config.condition:
                 logger.info(
                     "%s: a %s encoder; its body is taken, what sees the %s begins anew",
