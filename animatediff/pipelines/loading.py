@@ -111,7 +111,7 @@ class LoadedPipeline:
         return pipe
 
     def load_motion_module(self, path: str | Path, *, family: str | None = None) -> Family:
-        """Plug in motion weights of any family: a file, a diffusers folder, a hub id, or "bundled". Returns what they are.
+        """Plug in motion weights of any family: a file, a diffusers folder, a hub id, "bundled". Returns what they are.
 
         The file's own keys and shapes say how it was trained; `family` overrides that. The noise schedule and, unless
         one was chosen, the sampler become those of the family. Motion modules that were there before are taken out.
@@ -146,9 +146,10 @@ class LoadedPipeline:
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
         `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn", or of the bundled set, such
-        as "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise. An LCM-LoRA brings its sampler, steps and
-        guidance while it acts, unless others are chosen (`weights.few_steps` says how it is known). Raises UserError
-        for a file that is no LoRA or fits nothing in this model.
+        as "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise.
+        An LCM-LoRA brings its sampler, steps and guidance while it acts, unless others are chosen
+        (`weights.few_steps` says how it is known). Raises UserError for a file that is no LoRA or fits nothing in this
+        model.
         """
         from animatediff.bundled import named
         from animatediff.weights.download import KNOWN_FILES, fetch, motion_lora_file
@@ -200,9 +201,10 @@ class LoadedPipeline:
                 self._set_resting(self._resting - {name})
 
     def load_sparsectrl(self, path: str | Path) -> str:
-        """Load a SparseCtrl encoder: a file, a folder of diffusers, a hub id, or "bundled/sparsectrl_rgb". Returns its kind.
+        """Load a SparseCtrl encoder: a file, a diffusers folder, or a hub id. Returns its kind, `rgb` or `scribble`.
 
-        Kinds are `rgb` and `scribble`. One that was there before is let go. Raises UserError for another kind of file, or an encoder of another base.
+        "bundled/sparsectrl_rgb" is that of the bundled set. One that was there before is let go. Raises UserError for
+        another kind of file, or an encoder of another base.
         """
         from animatediff.bundled import named
         from animatediff.weights.sparsectrl import load_sparsectrl
