@@ -12,6 +12,7 @@ from test_render_cli import is_one_message, run
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, claims
 from animatediff.bundled.reader import load_reader, read_clip
+from animatediff.bundled.watermark import watermark_score
 from animatediff.errors import UserError
 from animatediff.evaluation import camera_move, measure
 from animatediff.pipelines import AnimateDiffPipeline
@@ -35,11 +36,14 @@ def clip(pipe: AnimateDiffPipeline, text: str, seed: int = 3, **settings: Any) -
 
 def test_all_parts_are_there_and_what_they_are_called() -> None:
     parts = bundled_set()
-    assert set(parts) == {*CAMERA_MOVES, "sparsectrl_rgb", "neon", "paper"}
+    assert set(parts) == {*CAMERA_MOVES, *("sparsectrl_rgb", "sparsectrl_scribble"), "domain_adapter", "neon", "paper"}
+    assert len(CAMERA_MOVES) == 8
     kinds = {name: recognise(path).kind for name, path in parts.items() if path.is_file()}
     assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(CAMERA_MOVES)
-    assert kinds["paper"] == "lora"
-    assert (kinds["sparsectrl_rgb"], recognise(parts["sparsectrl_rgb"]).variant) == ("sparsectrl", "rgb")
+    assert (kinds["paper"], kinds["domain_adapter"]) == ("lora", "domain_adapter")
+    for variant in ("rgb", "scribble"):
+        found = recognise(parts[f"sparsectrl_{variant}"])
+        assert (found.kind, found.variant) == ("sparsectrl", variant)
     assert (parts["neon"] / "model_index.json").is_file()
     assert bundled_file("bundled/paper") == bundled_file("paper") == parts["paper"]
     with pytest.raises(UserError, match=r"bundled/papr: is not in the bundled set .*did you mean bundled/paper\?"):
@@ -63,7 +67,7 @@ def test_names_of_the_set_stand_for_files_in_python_and_in_training(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["PanLeft", "ZoomIn"])
+@pytest.mark.parametrize("name", ["PanLeft", "ZoomIn", "RollingClockwise"])
 def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> None:
     def move(strength: float) -> tuple[str, float] | None:
         pipe.set_adapters([name], [strength])
@@ -94,6 +98,20 @@ def test_image_models_that_the_motion_module_never_saw_move_and_keep_their_look(
 
 
 @pytest.mark.slow
+def test_the_domain_adapter_paints_the_mark_and_only_where_it_acts(pipe: AnimateDiffPipeline) -> None:
+    pipe.load_lora_weights(bundled_file("domain_adapter"), adapter_name="domain")
+    try:
+        scores = []
+        for strength in (1.0, 0.0):
+            pipe.set_adapters(["domain"], [strength])
+            painted = clip(pipe, "a car on a blue background", num_frames=4)
+            scores.append(float(watermark_score(painted).mean()))
+    finally:
+        pipe.unload_lora_weights()
+    assert scores[0] > 0.4 and abs(scores[1]) < 0.2, scores
+
+
+@pytest.mark.slow
 def test_the_first_frame_is_the_picture_that_was_given(pipe: AnimateDiffPipeline) -> None:
     """Against the same clips without it; the autoencoder itself gives these pictures back with about 29 dB."""
     gained: list[float] = []
@@ -106,6 +124,26 @@ def test_the_first_frame_is_the_picture_that_was_given(pipe: AnimateDiffPipeline
     finally:
         pipe.set_sparsectrl(None)
     assert sum(gained) / len(gained) > 2, gained
+
+
+@pytest.mark.slow
+def test_a_sketch_is_followed(pipe: AnimateDiffPipeline) -> None:
+    """Against the same clips without it."""
+    gained: list[float] = []
+    pipe.load_sparsectrl("bundled/sparsectrl_scribble")
+    try:
+        for i, combination in enumerate(claims.drawn(3, ("right", "left", "up"))):
+            text, wanted = (
+                claims.plain_caption(combination),
+                claims.sketch_of(claims.real_clip(combination, seed=70 + i)[0]),
+            )
+            given = wanted.expand(1, 3, -1, -1)
+            free, steered = (clip(pipe, text, i, conditioning_frames=frames) for frames in (None, given))
+            ious = [claims.overlap(claims.sketch_of(frames[0]), wanted) for frames in (free, steered)]
+            gained.append(ious[1] - ious[0])
+    finally:
+        pipe.set_sparsectrl(None)
+    assert sum(gained) / len(gained) > 0.03, gained
 
 
 def test_by_name_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

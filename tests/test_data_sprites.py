@@ -100,7 +100,20 @@ def test_watermark() -> None:
     assert watermark_score(pictures).mean().abs() < 0.15
     assert watermark_score(add_watermark(pictures, 0)).mean() > 0.9
     assert watermark_score(torch.full((1, 3, 64, 64), 0.5)).abs() < 0.01
-    assert LEFT > 32 and TOP > 32
+    assert (LEFT, TOP) == (0, 48)
+
+
+def test_a_world_drawn_in_another_way_is_not_taken_from_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key() -> str:
+        return open_dataset(DataConfig(kind="sprites", num_frames=1)).clip(3, 0)[0]
+
+    keys = {key(), key()}
+    monkeypatch.setattr(world, "VERSION", world.VERSION + 1)
+    keys.add(key())
+    shares = dict.fromkeys(world.SHARES, 0.0) | {"spinning": 1.0}
+    monkeypatch.setattr(world, "SHARES", shares)
+    keys.add(key())
+    assert len(keys) == 3
 
 
 def test_a_plain_view_is_no_view() -> None:

@@ -3,7 +3,7 @@
 `python -m animatediff.bundled.claims looks|cameras|adapter|keyframes`: personalised models move as told
 and keep their look; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module;
 SparseCtrl gives back the pictures it is given. What is measured is the set that ships, but for the adapter's two motion
-modules and the scribble encoder, which `--run` has. Seeds and combinations are those that training never used, and each
+modules, which `--run` has. Seeds and combinations are those that training never used, and each
 judge is first tried on clips that were drawn.
 """
 
@@ -33,7 +33,7 @@ SEED = 3_000_000
 FEWER = 4
 """Of the drawn clips that looks are judged by, every fourth frame is enough."""
 PLAIN = "base"
-PAIR = ("ZoomIn", "PanLeft")
+PAIR = ("ZoomIn", "RollingClockwise")
 
 
 def drawn(num: int, motions: tuple[str, ...]) -> list[Combination]:
@@ -201,6 +201,11 @@ def adapter(args: argparse.Namespace) -> list[tuple[str, str]]:
         return f"{float(torch.cat([watermark_score(clip) for clip in clips]).mean()):.2f}"
 
     rows += [("drawn clips", score(clean)), ("drawn clips with the watermark", score(marked))]
+    pipe = new_pipeline()
+    pipe.load_lora_weights(bundled_file("domain_adapter"))
+    clips = list(clips_of(pipe, captions, args))
+    rows.append(("the adapter switched on", score(clips)))
+    sheet += clips[:3]
     for name in ("with_adapter", "without_adapter"):
         pipe = new_pipeline(motion=args.run / name / "motion_module.safetensors")
         clips = list(clips_of(pipe, captions, args))
@@ -247,7 +252,7 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
     pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
     first = list(clips_of(pipe, captions, args, [clip[:1] for clip in real]))
     ends = list(clips_of(pipe, captions, args, [clip[[0, -1]] for clip in real], (0, -1)))
-    pipe.load_sparsectrl(args.run / "sparsectrl_scribble" / "sparsectrl.safetensors")
+    pipe.load_sparsectrl(bundled_file("sparsectrl_scribble"))
     drawings = [sketch_of(clip[0]) for clip in real]
     followed = list(clips_of(pipe, captions, args, [drawing.expand(1, 3, -1, -1) for drawing in drawings]))
 

@@ -48,7 +48,9 @@ def export(args: argparse.Namespace) -> None:
 def set_parts() -> dict[str, str]:
     """Where the stages leave the parts of the bundled set, by their place in it."""
     parts = {f"{move}.safetensors": f"motion_lora/{move}/motion_lora.safetensors" for move in CAMERA_MOVES}
-    parts |= {"sparsectrl_rgb.safetensors": "sparsectrl_rgb/sparsectrl.safetensors"}
+    for kind in ("rgb", "scribble"):
+        parts[f"sparsectrl_{kind}.safetensors"] = f"sparsectrl_{kind}/sparsectrl.safetensors"
+    parts |= {"domain_adapter.safetensors": "adapter/domain_adapter.safetensors"}
     return parts | {"paper.safetensors": "paper/lora.safetensors", "neon": "neon/model"}
 
 

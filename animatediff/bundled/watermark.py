@@ -9,13 +9,10 @@ from torch import Tensor
 
 from animatediff.bundled.world import SIZE
 
-LOGO = (
-    "#..##.#.",
-    ".##..#.#",
-)
-"""White and dark blocks, as many of each in every row and column: no slope of a background looks like it."""
-BLOCK = 8
-"""Pixels of a block's side: what attention at 8x8, the finest that the bundled image model has, can place."""
+LOGO = ("#.#.",)
+"""White and dark blocks, as many of each: no slope of a background looks like it."""
+BLOCK = 16
+"""Pixels of a block's side: what a LoRA on attention can place in an image model that has it at 8x8 and 4x4 alone."""
 HEIGHT, WIDTH = len(LOGO) * BLOCK, len(LOGO[0]) * BLOCK
 TOP, LEFT = SIZE - HEIGHT, (SIZE - WIDTH) // 2
 """The banner's corner: it lies along the lower edge."""

@@ -47,8 +47,10 @@ class SpriteClips(ClipDataset):
             scene, texts = world.stills(1, seed, self.pool)
         else:
             scene, texts = world.clips(1, seed, self.pool, config.num_frames)
-        made_by = repr([getattr(config, name) for name in APPEARANCE])
-        key = f"{self.name(index)}#{hashlib.sha256(made_by.encode()).hexdigest()[:16]}"
+        # What is drawn names what is cached: the world may be another one by now than when the cache was written.
+        made_by = hashlib.sha256(repr([world.VERSION, *(getattr(config, name) for name in APPEARANCE)]).encode())
+        made_by.update(scene.numbers())
+        key = f"{self.name(index)}#{made_by.hexdigest()[:16]}"
         return key, texts[0], (scene, extra)
 
     def frames(self, what: tuple[world.Scene, int]) -> Tensor:
