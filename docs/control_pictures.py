@@ -30,6 +30,11 @@ COMMANDS = {
     "video": '"a duck moving right on a purple background" --video fox.webp --strength 0.7',
     "zoom": '"a turtle on a yellow background" --motion-lora ZoomIn',
     "pan": '"a turtle on a yellow background" --motion-lora PanLeft',
+    "roll": '"a turtle on a yellow background" --motion-lora RollingClockwise',
+    "scribble": (
+        '"a rocket moving up on a green background" --sparsectrl bundled/sparsectrl_scribble '
+        "--control-image rocket.png --control-preprocess scribble"
+    ),
     "still": '"a fox moving right on a green background" --motion-scale 0.6',
     "neon": '"a fox moving right on a green background" --model bundled/neon',
     "paper": '"a fox moving right on a green background" --lora bundled/paper',
@@ -38,17 +43,20 @@ COMMANDS = {
 }  # fmt: skip
 """Options after `animatediff animate`; the seed is 3 for all."""
 
-CLIPS: dict[str, Combination] = {"car": ("car", "blue", "right"), "fox": ("fox", "green", "right")}
+CLIPS: dict[str, Combination] = {
+    "car": ("car", "blue", "right"), "fox": ("fox", "green", "right"), "rocket": ("rocket", "green", "up"),
+}  # fmt: skip
 """Drawn clips of which the commands are given pictures."""
 
 
 def write_inputs(folder: Path) -> None:
-    """What the commands are given: car.png, first.png, last.png, fox.webp."""
+    """What the commands are given: car.png, first.png, last.png, rocket.png, fox.webp."""
     clips = {}
     for name, combination in CLIPS.items():
         pictures = world.render(world.clips(1, 11, [combination])[0])
         clips[name] = [Image.fromarray(p) for p in (pictures.permute(0, 2, 3, 1) * 255).round().byte().numpy()]
     clips["car"][0].save(folder / "car.png")
+    clips["rocket"][0].save(folder / "rocket.png")
     clips["fox"][0].save(folder / "first.png")
     clips["fox"][-1].save(folder / "last.png")
     first, *rest = clips["fox"]
