@@ -30,7 +30,6 @@ COMMANDS = {
     "video": '"a duck moving right on a purple background" --video fox.webp --strength 0.7',
     "zoom": '"a turtle on a yellow background" --motion-lora ZoomIn',
     "pan": '"a turtle on a yellow background" --motion-lora PanLeft',
-    "roll": '"a turtle on a yellow background" --motion-lora RollingClockwise',
     "scribble": (
         '"a rocket moving up on a green background" --sparsectrl bundled/sparsectrl_scribble '
         "--control-image rocket.png --control-preprocess scribble"

@@ -38,7 +38,6 @@ def clip(pipe: AnimateDiffPipeline, text: str, seed: int = 3, **settings: Any) -
 def test_all_parts_are_there_and_what_they_are_called() -> None:
     parts = bundled_set()
     assert set(parts) == {*CAMERA_MOVES, *("sparsectrl_rgb", "sparsectrl_scribble"), "domain_adapter", "neon", "paper"}
-    assert len(CAMERA_MOVES) == 8
     kinds = {name: recognise(path).kind for name, path in parts.items() if path.is_file()}
     assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(CAMERA_MOVES)
     assert (kinds["paper"], kinds["domain_adapter"]) == ("lora", "domain_adapter")
@@ -68,7 +67,7 @@ def test_names_of_the_set_stand_for_files_in_python_and_in_training(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["PanLeft", "RollingClockwise"])
+@pytest.mark.parametrize("name", ["PanLeft", "ZoomIn"])
 def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> None:
     def move(strength: float) -> tuple[str, float] | None:
         pipe.set_adapters([name], [strength])

@@ -33,7 +33,7 @@ SEED = 3_000_000
 FEWER = 4
 """Of the drawn clips that looks are judged by, every fourth frame is enough."""
 PLAIN = "base"
-PAIR = ("ZoomIn", "RollingClockwise")
+PAIR = ("ZoomIn", "PanLeft")
 
 
 def drawn(num: int, motions: tuple[str, ...]) -> list[Combination]:

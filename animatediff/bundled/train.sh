@@ -38,8 +38,8 @@ step measure --run "$FOLDER" ${MODEL:-} ${CLIPS:-}
 # domain adapter with two motion modules that show what it is for.
 train look-neon neon
 train look-paper paper
-for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown RollingClockwise RollingAnticlockwise; do
-    case $move in Zoom*) strength=1.6 ;; Roll*) strength=1.2 ;; *) strength=1 ;; esac # zooms move pixels least
+for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown; do # none rolls: still sprites are upright, see docs
+    case $move in Zoom*) strength=1.6 ;; *) strength=1 ;; esac # zooms move pixels least
     train motion-lora "motion_lora/$move" --set "data.camera=$move" --set "data.camera_strength=$strength"
 done
 train sparsectrl-rgb rgb_start
