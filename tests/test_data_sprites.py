@@ -13,7 +13,7 @@ from torch import Tensor
 
 from animatediff.bundled import world
 from animatediff.bundled.looks import LOOKS
-from animatediff.bundled.watermark import LEFT, TOP, add_watermark, watermark_score
+from animatediff.bundled.watermark import LEFT, TOP, add_watermark, banner_contrast, watermark_score
 from animatediff.bundled.words import OBJECTS, is_held_out
 from animatediff.errors import UserError
 from animatediff.training.data import ClipLoader, DataConfig, camera_clip, check_data, open_dataset
@@ -100,6 +100,7 @@ def test_watermark() -> None:
     assert watermark_score(pictures).mean().abs() < 0.15
     assert watermark_score(add_watermark(pictures, 0)).mean() > 0.9
     assert watermark_score(torch.full((1, 3, 64, 64), 0.5)).abs() < 0.01
+    assert banner_contrast(add_watermark(pictures, 0)).min() > 0.25 > 0.12 > banner_contrast(pictures).mean()
     assert (LEFT, TOP) == (0, 48)
 
 

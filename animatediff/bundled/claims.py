@@ -25,7 +25,7 @@ from animatediff.bundled.looks import LOOKS
 from animatediff.bundled.measure import percent, write_sheet
 from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.bundled.vae import load_vae
-from animatediff.bundled.watermark import add_watermark, watermark_score
+from animatediff.bundled.watermark import add_watermark, banner_contrast, watermark_score
 from animatediff.bundled.words import DIRECTIONS, Combination, combinations, plain_caption
 from animatediff.pipelines.decode import decode_pictures, encode_pictures
 
@@ -198,7 +198,8 @@ def adapter(args: argparse.Namespace) -> list[tuple[str, str]]:
     reader, rows, sheet = load_reader(), [], []
 
     def score(clips: list[Tensor]) -> str:
-        return f"{float(torch.cat([watermark_score(clip) for clip in clips]).mean()):.2f}"
+        both = [torch.cat([of(clip) for clip in clips]).mean() for of in (watermark_score, banner_contrast)]
+        return f"{both[0]:.2f} / {both[1]:.2f}"
 
     rows += [("drawn clips", score(clean)), ("drawn clips with the watermark", score(marked))]
     pipe = new_pipeline()

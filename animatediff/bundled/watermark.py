@@ -43,3 +43,11 @@ def watermark_score(pictures: Tensor) -> Tensor:
     wanted = logo().flatten() - logo().mean()
     # Where nothing is, there is nothing but rounding: the small constant keeps that from counting.
     return found @ wanted / (found.norm(dim=1) * wanted.norm() + 1e-2)
+
+
+def banner_contrast(pictures: Tensor) -> Tensor:
+    """How much the brightness of each picture (n, 3, 64, 64) changes along the mark's place, (n,) from 0.
+
+    It finds a banner whose blocks are not where they belong, which `watermark_score` does not.
+    """
+    return pictures.mean(1)[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].mean(1).std(1)
