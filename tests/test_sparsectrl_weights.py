@@ -166,7 +166,7 @@ def test_other_files_are_called_what_they_are(tmp_path: Path) -> None:
         load_motion_module(golden_file("rgb"))
     ladder = {f"controlnet_cond_embedding.conv_in.{n}": s for n, s in (("weight", (16, 3, 3, 3)), ("bias", (16,)))}
     path = write_hollow(tmp_path / "net.safetensors", ladder | {"controlnet_down_blocks.0.weight": (320, 320, 1, 1)})
-    with pytest.raises(UserError, match=r"ControlNet, not a SparseCtrl encoder.*cannot run it"):
+    with pytest.raises(UserError, match=r"ControlNet, not a SparseCtrl encoder.*give it to --controlnet"):
         load_sparsectrl(path)
 
 
