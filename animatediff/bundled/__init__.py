@@ -24,7 +24,7 @@ def motion_module_path() -> Path:
 
 
 def set_path() -> Path:
-    """Folder of what was trained for the bundled model: camera moves, an encoder for pictures, two other looks."""
+    """Folder of what was trained for the bundled model: camera moves, encoders, an adapter, two other looks."""
     return Path(__file__).parent / "set"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from animatediff.control.indices import frame_indices
 from animatediff.control.pictures import as_tensor
 from animatediff.errors import UserError
-from animatediff.sampling.controls import Residuals, UNetInputs
+from animatediff.sampling.controls import Residuals, UNetInputs, added
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +53,15 @@ class NetControl:
         if self.shares is None:
             return self._steered(inputs, inputs.frames)
         total: Residuals | None = None
-        num_pictures = len(inputs.latents)
         strongest = self.shares[:, list(inputs.frames)].sort(dim=0, descending=True)
         # Each round takes one picture a frame, the strongest that is left: one call of the net for all of them.
         for share, picture in zip(strongest.values, strongest.indices, strict=True):
             places = share.nonzero().flatten()
             if not len(places):
                 break
-            given = self._steered(inputs.of(places.tolist()), picture[places].tolist())
-            if total is None:
-                empty = [part.new_zeros(num_pictures, *part.shape[1:]) for part in (*given.down, given.mid)]
-                total = Residuals(tuple(empty[:-1]), empty[-1])
-            rows = inputs.rows(places.tolist())
-            strength = share[places].repeat(inputs.num_clips)[:, None, None, None]
-            for whole, part in zip((*total.down, total.mid), (*given.down, given.mid), strict=True):
-                whole.index_add_(0, rows, part * strength.to(part))
+            frames = places.tolist()
+            given = self._steered(inputs.of(frames), picture[places].tolist())
+            total = added(total, given, inputs, frames, share[places])
         return total
 
     def _steered(self, inputs: UNetInputs, pictures: Sequence[int]) -> Residuals:

@@ -94,16 +94,23 @@ def blended_residuals(controls: Sequence[Control], inputs: UNetInputs, windows: 
     total: Residuals | None = None
     for window in windows:
         given = total_residuals(controls, inputs.of(window.frames))
-        if given is None:
-            continue
-        if total is None:
-            num_pictures = len(inputs.latents)
-            empty = [part.new_zeros(num_pictures, *part.shape[1:]) for part in (*given.down, given.mid)]
-            total = Residuals(tuple(empty[:-1]), empty[-1])
-        rows = inputs.rows(window.frames)
-        share = window.share.repeat(inputs.num_clips)[:, None, None, None]
-        for whole, part in zip((*total.down, total.mid), (*given.down, given.mid), strict=True):
-            whole.index_add_(0, rows, part * share.to(part))
+        if given is not None:
+            total = added(total, given, inputs, window.frames, window.share)
+    return total
+
+
+def added(
+    total: Residuals | None, given: Residuals, inputs: UNetInputs, places: Sequence[int], share: Tensor
+) -> Residuals:
+    """`total`, None for nothing yet, with what is given to the frames at `places` of `inputs` times their `share`."""
+    if total is None:
+        num_pictures = len(inputs.latents)
+        empty = [part.new_zeros(num_pictures, *part.shape[1:]) for part in (*given.down, given.mid)]
+        total = Residuals(tuple(empty[:-1]), empty[-1])
+    rows = inputs.rows(places)
+    strength = share.repeat(inputs.num_clips)[:, None, None, None]
+    for whole, part in zip((*total.down, total.mid), (*given.down, given.mid), strict=True):
+        whole.index_add_(0, rows, part * strength.to(part))
     return total
 
 
