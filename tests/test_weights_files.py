@@ -246,6 +246,17 @@ def test_full_disk(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, name: str) -> None:
+    before = os.umask(0o022)
+    try:
+        save_tensors(tmp_path / name, {"a": torch.ones(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
+
+
 def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must end in"):
         save_tensors(tmp_path / "a.txt", tensors())

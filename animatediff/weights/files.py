@@ -7,6 +7,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -334,7 +335,11 @@ def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: 
     if suffix == ".safetensors":
         from safetensors.torch import save_file
 
+        path.touch()
+        as_usual = path.stat().st_mode
         save_file(tensors, path, metadata=metadata or None)
+        with suppress(OSError):  # some file systems have no permissions
+            path.chmod(as_usual)  # safetensors makes files that nobody else may read, whatever the umask says
         return
     import torch
 
