@@ -48,8 +48,8 @@ def check_video(request: AnimateRequest) -> None:
         for path in request.controlnet:
             check_controlnet(path)
     source = video_source(request)
-    sources = [source_of(request, path) for path in _videos_of_nets(request)]
-    for folder in _pictures_of_nets(request):
+    sources = [source_of(request, path) for path in _followed(request, spread=False)]
+    for folder in _followed(request, spread=True):
         numbered_pictures(folder)
     sources = sources if source is None else [source, *sources]
     wanted = request.num_frames or (min(len(sources[0].indices), MAX_FRAMES) if sources else 0)
@@ -84,7 +84,7 @@ def of_video(request: AnimateRequest, defaults: Any) -> dict[str, Any]:
     from animatediff.pipelines.beginning import VIDEO_STRENGTH
 
     source = video_source(request)
-    if source is None and (followed := _videos_of_nets(request)):
+    if source is None and (followed := _followed(request, spread=False)):
         source = source_of(request, followed[0])
     if source is None:
         return {}
@@ -139,20 +139,11 @@ def _net_input(request: AnimateRequest, index: int) -> Any:
     )
 
 
-def _videos_of_nets(request: AnimateRequest) -> list[str]:
-    """What ControlNets follow frame by frame."""
-    return [path for path, spread in _followed(request) if spread is None]
-
-
-def _pictures_of_nets(request: AnimateRequest) -> list[str]:
-    """Folders of pictures that stand at single frames."""
-    return [path for path, spread in _followed(request) if spread is not None]
-
-
-def _followed(request: AnimateRequest) -> list[tuple[str, Any]]:
+def _followed(request: AnimateRequest, *, spread: bool) -> list[str]:
+    """What ControlNets follow: videos, frame by frame, or folders of pictures that are spread from single frames."""
     nets = range(len(request.controlnet))
     found = [(request.of_net("controlnet_video", i), request.of_net("controlnet_spread", i)) for i in nets]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(path for path, reach in found if (reach is not None) == spread))
 
 
 def _pictures(folder: str, request: AnimateRequest) -> tuple[list[int], np.ndarray]:
