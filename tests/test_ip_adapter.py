@@ -102,6 +102,16 @@ def test_it_goes_with_motion_and_comes_out_again(adapter: Path) -> None:
         pipe("a cat", images=RED, image_mode="ip-adapter", **SMALL)
 
 
+def test_loading_says_nothing_that_no_user_can_act_on(adapter: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging as bars
+
+    pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype=torch.float32)
+    capfd.readouterr()
+    pipe.load_ip_adapter_file(adapter)
+    pipe.to("cpu")
+    assert capfd.readouterr().err == "" and bars.is_progress_bar_enabled()
+
+
 def test_files_that_are_no_ip_adapter_or_of_another_model(adapter: Path, tmp_path: Path) -> None:
     pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype=torch.float32)
     with pytest.raises(UserError, match="is no IP-Adapter"):

@@ -22,6 +22,7 @@ from animatediff.pipelines.checks import as_list
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.sampling import make_scheduler, scheduler_name
+from animatediff.weights.quiet import quiet_loading
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -310,10 +311,11 @@ class LoadedPipeline:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device or dtype, as in diffusers; motion modules and SparseCtrl go with the UNet."""
-        self.image.to(*args, **kwargs)
-        self.set_sparsectrl(self.sparsectrl)
-        for net in self.controlnets:
-            net.to(self.unet.device, self.unet.dtype)
+        with quiet_loading():
+            self.image.to(*args, **kwargs)
+            self.set_sparsectrl(self.sparsectrl)
+            for net in self.controlnets:
+                net.to(self.unet.device, self.unet.dtype)
         return self
 
     def __getattr__(self, name: str) -> Any:

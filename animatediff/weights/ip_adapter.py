@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError
 from animatediff.weights.files import read_header
 from animatediff.weights.folders import read_json
+from animatediff.weights.quiet import quiet_loading
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -71,14 +72,15 @@ def load_ip_adapter(
     if getattr(unet, "encoder_hid_proj", None) is not None:
         image.unload_ip_adapter()
     clip: Any
-    try:
-        clip = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=unet.dtype, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: cannot be loaded as a CLIP image encoder ({error})") from error
-    image.register_modules(image_encoder=clip.eval().to(unet.device), feature_extractor=None)
-    image.load_ip_adapter(
-        str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None, local_files_only=True
-    )
+    with quiet_loading():
+        try:
+            clip = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=unet.dtype, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}: cannot be loaded as a CLIP image encoder ({error})") from error
+        image.register_modules(image_encoder=clip.eval().to(unet.device), feature_extractor=None)
+        image.load_ip_adapter(
+            str(path.parent), subfolder="", weight_name=path.name, image_encoder_folder=None, local_files_only=True
+        )
 
 
 def _check_encoder(path: Path, folder: Path) -> None:
