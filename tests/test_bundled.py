@@ -114,6 +114,23 @@ def test_rendering_is_repeatable_and_moves_as_the_word_says() -> None:
         assert (dx > 4, dx < -4, dy > 4, dy < -4) == (step[0] > 0, step[0] < 0, step[1] > 0, step[1] < 0)
 
 
+def test_light_and_shadow_tell_how_a_resting_sprite_is_held() -> None:
+    """Above it is brighter than below it, as its own angle has it: a camera that rolls shows no more than that."""
+    scene, _ = world.stills(64, 5, [c for c in world.TRAIN if c[2] == "still"])
+    assert 0.3 < float((scene.angle != 0).float().mean()) < 0.9 and scene.angle.abs().max() <= world.TILT
+    grey = world.render(scene).mean(1) / world.backgrounds(scene).mean(1)
+    reach = 0.66 * scene.size
+    up = torch.deg2rad(scene.angle - 90)
+    for i in range(64):
+        above, below = (
+            grey[i, round(float(scene.y[i] + side * dy)), round(float(scene.x[i] + side * dx))]
+            for side, dx, dy in ((s, reach[i] * up[i].cos(), reach[i] * up[i].sin()) for s in (1, -1))
+        )
+        assert above > below + 0.2, i
+    moving = world.clips(8, 3, [c for c in world.TRAIN if c[2] == "still"])[0]
+    assert not moving.angle.any(), "in clips the camera is held upright"
+
+
 def test_list_words() -> None:
     result = CliRunner().invoke(app, ["animate", "--list-words"])
     assert result.exit_code == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_render_cli import is_one_message, run
 
-from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, claims
+from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, claims, motion_module_path
 from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.bundled.watermark import banner_contrast
 from animatediff.bundled.words import DIRECTIONS
@@ -38,6 +38,7 @@ def clip(pipe: AnimateDiffPipeline, text: str, seed: int = 3, **settings: Any) -
 def test_all_parts_are_there_and_what_they_are_called() -> None:
     parts = bundled_set()
     assert set(parts) == {*CAMERA_MOVES, *("sparsectrl_rgb", "sparsectrl_scribble"), "domain_adapter", "neon", "paper"}
+    assert len(CAMERA_MOVES) == 8
     kinds = {name: recognise(path).kind for name, path in parts.items() if path.is_file()}
     assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(CAMERA_MOVES)
     assert (kinds["paper"], kinds["domain_adapter"]) == ("lora", "domain_adapter")
@@ -67,7 +68,7 @@ def test_names_of_the_set_stand_for_files_in_python_and_in_training(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["PanLeft", "ZoomIn"])
+@pytest.mark.parametrize("name", ["PanLeft", "ZoomIn", "RollingClockwise"])
 def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> None:
     def move(strength: float) -> tuple[str, float] | None:
         pipe.set_adapters([name], [strength])
@@ -88,7 +89,7 @@ def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> N
 def test_image_models_that_the_motion_module_never_saw_move_and_keep_their_look() -> None:
     reader, judge = load_reader(), claims.LookJudge(num=8)
     pipe = AnimateDiffPipeline.from_pretrained(bundled_file("neon"), torch_dtype="float32")
-    pipe.load_motion_module(claims.motion_module_path())
+    pipe.load_motion_module(motion_module_path())
     painted = clip(pipe, "a turtle moving right on a purple background")
     assert judge.look(painted) == "neon" and read_clip(reader, painted).moved("right")
     pipe = AnimateDiffPipeline.from_bundled()

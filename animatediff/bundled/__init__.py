@@ -9,8 +9,11 @@ from animatediff.errors import UserError, nearest
 PREFIX = "bundled/"
 """Before the names of the bundled set, so that `bundled/paper` can stand where a file or folder is asked for."""
 
-CAMERA_MOVES = ("ZoomIn", "ZoomOut", "PanLeft", "PanRight", "TiltUp", "TiltDown")
-"""MotionLoRAs of the set. None rolls: the image model paints sprites that stand still upright, and smears them else."""
+CAMERA_MOVES = (
+    *("ZoomIn", "ZoomOut", "PanLeft", "PanRight", "TiltUp", "TiltDown"),
+    *("RollingClockwise", "RollingAnticlockwise"),
+)
+"""MotionLoRAs of the set, by the names of the published ones."""
 
 
 def bundled_path() -> Path:

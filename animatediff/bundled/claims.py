@@ -1,10 +1,10 @@
 """What the whole bundled set must show, claim by claim; each prints the rows of a table of `docs/bundled.md`.
 
-`python -m animatediff.bundled.claims looks|cameras|adapter|keyframes`: personalised models move as told
-and keep their look; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module;
-SparseCtrl gives back the pictures it is given. What is measured is the set that ships, but for the adapter's two motion
-modules, which `--run` has. Seeds and combinations are those that training never used, and each
-judge is first tried on clips that were drawn.
+`python -m animatediff.bundled.claims looks|cameras|adapter|keyframes`: personalised models move as told and keep their
+look; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module; SparseCtrl gives back
+the pictures it is given. What is measured is the set that ships, but for the adapter's two motion modules, which
+`--run` has; `--model`, `--motion` and `--set-folder` name others. Seeds and combinations are those that training never
+used, and each judge is first tried on clips that were drawn.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, motion_module_path, world
+from animatediff.bundled import CAMERA_MOVES, bundled_path, set_path, world
 from animatediff.bundled.looks import LOOKS
-from animatediff.bundled.measure import percent, write_sheet
 from animatediff.bundled.reader import load_reader, read_clip
+from animatediff.bundled.rendering import clip_of, new_pipeline, percent, write_rows, write_sheet
 from animatediff.bundled.vae import load_vae
 from animatediff.bundled.watermark import add_watermark, banner_contrast, watermark_score
 from animatediff.bundled.words import DIRECTIONS, Combination, combinations, plain_caption
-from animatediff.pipelines.decode import decode_pictures, encode_pictures
+from animatediff.pipelines.decode import decode_pictures, encode_pictures, to_bytes
 
 SEED = 3_000_000
 FEWER = 4
 """Of the drawn clips that looks are judged by, every fourth frame is enough."""
 PLAIN = "base"
-PAIR = ("ZoomIn", "PanLeft")
+PAIR = ("ZoomIn", "RollingClockwise")
 
 
 def drawn(num: int, motions: tuple[str, ...]) -> list[Combination]:
@@ -41,16 +41,6 @@ def drawn(num: int, motions: tuple[str, ...]) -> list[Combination]:
     rng = random.Random(SEED)
     held_out = combinations(held_out=True)
     return [rng.choice([c for c in held_out if c[2] == motions[i % len(motions)]]) for i in range(num)]
-
-
-def new_pipeline(model: Path | None = None, motion: Path | None = None) -> Any:
-    """The image model and motion module of these files, the bundled ones by default; float32, silent."""
-    from animatediff.pipelines import AnimateDiffPipeline
-
-    pipe = AnimateDiffPipeline.from_pretrained(model or bundled_path(), torch_dtype="float32")
-    pipe.load_motion_module(motion or motion_module_path())
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def clips_of(
@@ -68,9 +58,7 @@ def clips_of(
         more: dict[str, Any] = {}
         if pictures is not None:
             more = {"conditioning_frames": pictures[i], "controlnet_frame_indices": frames}
-        generator = torch.Generator().manual_seed(SEED + i)
-        steps = args.sampling_steps
-        yield pipe(text, generator=generator, num_inference_steps=steps, output_type="pt", **more).frames[0]
+        yield clip_of(pipe, text, SEED + i, args.sampling_steps, **more)
 
 
 def real_clip(combination: Combination, seed: int) -> Tensor:
@@ -98,9 +86,9 @@ class LookJudge:
     and no image of theirs can come nearer to a look than it lets them.
     """
 
-    def __init__(self, num: int = 96) -> None:
+    def __init__(self, num: int = 96, model: Path | None = None) -> None:
         self.names = (PLAIN, *LOOKS)
-        self._vae = load_vae(bundled_path())
+        self._vae = load_vae(model or bundled_path())
         clips = [real_clip(c, SEED - 1 - i) for i, c in enumerate(drawn(num, DIRECTIONS))]
         found = {name: torch.stack([statistics(self.shown(name, clip)) for clip in clips]) for name in self.names}
         self.spread = torch.cat(list(found.values())).std(0).clamp(min=1e-4)
@@ -124,14 +112,14 @@ class LookJudge:
 
 def looks(args: argparse.Namespace) -> list[tuple[str, str]]:
     """The motion module moves image models that it has never seen."""
-    reader, judge = load_reader(), LookJudge()
+    reader, judge = load_reader(), LookJudge(model=args.model)
     rows = [("judge of looks, on drawn clips", judge.check())]
     wanted = drawn(args.clips, DIRECTIONS)
     sheet: list[Tensor] = []
     for name in judge.names:
-        pipe = new_pipeline(bundled_file("neon") if name == "neon" else None)
+        pipe = new_pipeline(args.set_folder / "neon" if name == "neon" else args.model, args.motion)
         if name == "paper":
-            pipe.load_lora_weights(bundled_file("paper"))
+            pipe.load_lora_weights(args.set_folder / "paper.safetensors")
         moved, kept, named = [], [], []
         for i, clip in enumerate(clips_of(pipe, [plain_caption(c) for c in wanted], args)):
             reading = read_clip(reader, clip)
@@ -153,7 +141,7 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     from animatediff.evaluation import camera_moves, measure
 
     def seen(clip: Tensor) -> list[Any]:
-        return camera_moves(measure((clip.permute(0, 2, 3, 1) * 255).round().byte().numpy()))
+        return camera_moves(measure(to_bytes(clip).numpy()))
 
     def strength(clip: Tensor, name: str) -> float:
         return next((move.strength for move in seen(clip) if move.name == name), 0.0)
@@ -161,9 +149,9 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     captions = [plain_caption(c) for c in drawn(args.clips, ("still",))]
     few = captions[: max(1, args.clips // 4)]
     rows, sheet = [], []
-    pipe = new_pipeline()
+    pipe = new_pipeline(args.model, args.motion)
     for name in CAMERA_MOVES:
-        pipe.load_lora_weights(bundled_file(name), adapter_name=name)
+        pipe.load_lora_weights(args.set_folder / f"{name}.safetensors", adapter_name=name)
     for name in CAMERA_MOVES:
         pipe.set_adapters([name], [1.0])
         whole = list(clips_of(pipe, captions, args))
@@ -202,13 +190,13 @@ def adapter(args: argparse.Namespace) -> list[tuple[str, str]]:
         return f"{both[0]:.2f} / {both[1]:.2f}"
 
     rows += [("drawn clips", score(clean)), ("drawn clips with the watermark", score(marked))]
-    pipe = new_pipeline()
-    pipe.load_lora_weights(bundled_file("domain_adapter"))
+    pipe = new_pipeline(args.model, args.motion)
+    pipe.load_lora_weights(args.set_folder / "domain_adapter.safetensors")
     clips = list(clips_of(pipe, captions, args))
     rows.append(("the adapter switched on", score(clips)))
     sheet += clips[:3]
     for name in ("with_adapter", "without_adapter"):
-        pipe = new_pipeline(motion=args.run / name / "motion_module.safetensors")
+        pipe = new_pipeline(args.model, args.run / name / "motion_module.safetensors")
         clips = list(clips_of(pipe, captions, args))
         moved = [read_clip(reader, clip).moved(c[2]) for clip, c in zip(clips, wanted, strict=True)]
         title = f"motion module trained {name.replace('_', ' the ')}"
@@ -237,7 +225,7 @@ def sketch_of(picture: Tensor) -> Tensor:
 
     from animatediff.control.sketch import sketch
 
-    pixels = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
+    pixels = to_bytes(picture[None])[0].numpy()
     lines = np.array(sketch(Image.fromarray(pixels), "scribble").convert("L"))
     return torch.from_numpy(lines).float()[None] / 255
 
@@ -248,12 +236,12 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
     captions = [plain_caption(c) for c in wanted]
     real = [real_clip(c, SEED - 1 - i) for i, c in enumerate(wanted)]
     sheet: list[Tensor] = []
-    pipe = new_pipeline()
+    pipe = new_pipeline(args.model, args.motion)
     free = list(clips_of(pipe, captions, args))
-    pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
+    pipe.load_sparsectrl(args.set_folder / "sparsectrl_rgb.safetensors")
     first = list(clips_of(pipe, captions, args, [clip[:1] for clip in real]))
     ends = list(clips_of(pipe, captions, args, [clip[[0, -1]] for clip in real], (0, -1)))
-    pipe.load_sparsectrl(bundled_file("sparsectrl_scribble"))
+    pipe.load_sparsectrl(args.set_folder / "sparsectrl_scribble.safetensors")
     drawings = [sketch_of(clip[0]) for clip in real]
     followed = list(clips_of(pipe, captions, args, [drawing.expand(1, 3, -1, -1) for drawing in drawings]))
 
@@ -278,9 +266,16 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
         ("sketch given: IoU of the first frame's outline", mean(outline, followed, drawings)),
         ("- without control", mean(outline, free, drawings)),
     ]
-    for clips in (real, free, first, ends, followed):
+    for clips in (real, free, first, ends):
         sheet += clips[:2]
     write_sheet(sheet, args.out / "keyframes.png")
+    write_rows(
+        [
+            [clip[0], drawing.expand(3, -1, -1), unled[0], *led[[0, 8, -1]]]
+            for clip, drawing, unled, led in zip(real[:6], drawings, free, followed, strict=False)
+        ],
+        args.out / "sketch.png",
+    )
     return rows
 
 
@@ -305,6 +300,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("claim", choices=CLAIMS)
     parser.add_argument("--run", type=Path, default=Path("outputs/bundled"), help="folder of what the stages trained")
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the table and a sheet of frames")
+    parser.add_argument("--model", type=Path, help="another image model than the bundled one")
+    parser.add_argument("--motion", type=Path, help="its motion module")
+    parser.add_argument("--set-folder", type=Path, default=set_path(), help="folder of what was trained for it")
     parser.add_argument("--clips", type=int, default=32, help="clips for each figure")
     parser.add_argument("--sampling-steps", type=int, help="steps of the sampler; default as recommended")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from animatediff.bundled.reader import load_reader, read_clip
+from animatediff.bundled.rendering import clip_of, new_pipeline, percent, write_sheet
 from animatediff.bundled.run import arguments
 from animatediff.bundled.words import DIRECTIONS, MOTIONS, Combination, caption, combinations
 
@@ -30,36 +30,16 @@ def prompts(num: int) -> list[tuple[Combination, str]]:
     return [(combination, caption(combination, rng)) for combination in drawn]
 
 
-def make_clip(pipe: Any, text: str, seed: int, args: argparse.Namespace) -> Tensor:
-    """One clip (f, 3, 64, 64) in 0..1."""
-    generator = torch.Generator().manual_seed(seed)
-    out = pipe(
-        text,
-        generator=generator,
-        num_inference_steps=args.sampling_steps,
-        guidance_scale=args.guidance,
-        output_type="pt",
-    )
-    return out.frames[0]
-
-
 def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Render and judge this share of the prompts, after those that an earlier run has judged."""
-    from animatediff.pipelines import AnimateDiffPipeline
-
-    if args.model is None:
-        pipe = AnimateDiffPipeline.from_bundled()
-    else:
-        pipe = AnimateDiffPipeline.from_pretrained(args.model, torch_dtype="float32")
-        pipe.load_motion_module(args.motion)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = new_pipeline(args.model, args.motion)
     reader = load_reader()
     path, sheet = args.run / f"measure_{args.part}.json", []
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     mine = [(i, *prompt) for i, prompt in enumerate(prompts(args.clips)) if i % args.parts == args.part]
     for i, combination, text in mine[len(rows) :]:
         began = time.perf_counter()
-        clip = make_clip(pipe, text, SEED + i, args)
+        clip = clip_of(pipe, text, SEED + i, args.sampling_steps, guidance_scale=args.guidance)
         reading = read_clip(reader, clip)
         obj, background, motion = combination
         rows.append({
@@ -74,22 +54,6 @@ def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
         print(i, text, rows[-1]["object_right"], rows[-1]["background_right"], rows[-1]["motion_right"], flush=True)
     write_sheet(sheet[: args.sheet], args.run / f"sheet_{args.part}.png")
     return rows
-
-
-def write_sheet(clips: list[Tensor], path: Path) -> None:
-    """Every third frame of some clips, one clip a row."""
-    from PIL import Image
-
-    if not clips:
-        return
-    rows = [torch.cat(list(clip[::3]), dim=2) for clip in clips]
-    picture = (torch.cat(rows, dim=1).permute(1, 2, 0) * 255).round().byte().numpy()
-    Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), Image.Resampling.NEAREST).save(path)
-
-
-def percent(right: list[bool]) -> str:
-    """The share that is right, and of how many."""
-    return f"{100 * sum(right) / max(1, len(right)):.1f} % of {len(right)}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

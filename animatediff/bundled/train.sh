@@ -25,8 +25,9 @@ train() {
 [ -f "$FOLDER/text_encoder/config.json" ] || step text --run "$FOLDER" ${STEPS:-}
 [ -f "$FOLDER/base/model_index.json" ] || step base --run "$FOLDER"
 step decoder --run "$FOLDER" --minutes "${MINUTES:-28}" --threads 1 &
+decoder=$!
 train 1-image image --set "model=$FOLDER/base"
-wait
+wait "$decoder"
 # The motion module, and both to where the package looks for them.
 train 2-motion motion --set "model=$FOLDER/image/model"
 step export --run "$FOLDER" ${MODEL:-}
@@ -38,8 +39,8 @@ step measure --run "$FOLDER" ${MODEL:-} ${CLIPS:-}
 # domain adapter with two motion modules that show what it is for.
 train look-neon neon
 train look-paper paper
-for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown; do # none rolls: still sprites are upright, see docs
-    case $move in Zoom*) strength=1.6 ;; *) strength=1 ;; esac # zooms move pixels least
+for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown RollingClockwise RollingAnticlockwise; do
+    case $move in Zoom*) strength=1.6 ;; Roll*) strength=1.2 ;; *) strength=1 ;; esac # zooms move pixels least
     train motion-lora "motion_lora/$move" --set "data.camera=$move" --set "data.camera_strength=$strength"
 done
 train sparsectrl-rgb rgb_start
@@ -51,5 +52,5 @@ train motion-watermark with_adapter --set "domain_adapter=$FOLDER/adapter/domain
 train motion-watermark without_adapter
 step export --run "$FOLDER" --set ${SET:-}
 for claim in looks cameras adapter keyframes; do
-    step claims "$claim" --run "$FOLDER" --out "$FOLDER" ${CLIPS:-}
+    step claims "$claim" --run "$FOLDER" --out "$FOLDER" ${MODEL:-} ${SET:-} ${CLIPS:-}
 done

@@ -12,7 +12,7 @@ from torch.nn import functional
 from animatediff.bundled.sprites import atlas
 from animatediff.bundled.words import BACKGROUNDS, DIRECTIONS, MOTIONS, OBJECTS, Combination, caption, combinations
 
-VERSION = 1
+VERSION = 2
 """One more whenever the same scene is drawn in another way."""
 SIZE = 64
 """Pixels of a frame, both ways."""
@@ -111,9 +111,13 @@ def scene_of(rows: list[dict[str, float]]) -> Scene:
 
 TRAIN = combinations(held_out=False)
 
+TILTED, TILT = 0.6, 50.0
+"""How many of the stills of resting sprites are held at an angle, and up to how many degrees: what a camera that rolls
+shows, and what the motion module can only show if the image model can paint it."""
+
 SHARES: dict[str, float] = {
-    "still": 0.1, "right": 0.07, "left": 0.07, "up": 0.1, "down": 0.1, "growing": 0.08, "shrinking": 0.08,
-    "spinning": 0.4,
+    "still": 0.3, "right": 0.06, "left": 0.06, "up": 0.09, "down": 0.09, "growing": 0.075, "shrinking": 0.075,
+    "spinning": 0.25,
 }  # fmt: skip
 """How often each motion is drawn. Turned sprites are the hardest to paint, above all those turned any way."""
 
@@ -130,14 +134,17 @@ def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[
     """Scenes and captions of single pictures.
 
     Travelling sprites are shown in the first 60 % of their way 85 % of the time, with room in front of them: that is
-    one of the ways in which a still shows its direction.
+    one of the ways in which a still shows its direction. Of those that rest, many are held at an angle.
     """
     rng = random.Random(seed)
     rows, texts = [], []
     for _ in range(num):
         combination = draw_combination(rng, pool)
         early = combination[2] in DIRECTIONS and rng.random() < 0.85
-        rows += poses(combination, rng, [rng.uniform(0, 0.6) if early else rng.random()])
+        (pose,) = poses(combination, rng, [rng.uniform(0, 0.6) if early else rng.random()])
+        if combination[2] == "still" and rng.random() < TILTED:
+            pose["angle"] = rng.uniform(-TILT, TILT)
+        rows.append(pose)
         texts.append(caption(combination, rng))
     return scene_of(rows), texts
 
@@ -174,8 +181,9 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """What a motion leaves behind in a still: white and dark paint, each (n, 64, 64) in 0..1.
 
     Travel: a broad soft tail. Growing: a bright halo. Shrinking: a dark halo. Spinning: a halo that is dark before the
-    sprite and bright behind it, and so turns with it. The image model is frozen when the motion module learns, so
-    motion words must show in single pictures; and what is broad is settled first, so it must tell the angle too.
+    sprite and bright behind it, and so turns with it. Resting: light above and a shadow on the ground below, which
+    say how the camera is held. The image model is frozen when the motion module learns, so motion words must show in
+    single pictures; and what is broad is settled first, so it must tell the angle too.
     """
     x, y = _grid(SIZE, view)
     col = (slice(None), None, None)
@@ -197,9 +205,16 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     def where(word: str) -> Tensor:
         return torch.tensor([float(n == word) for n in name])[col]
 
+    angle = torch.deg2rad(scene.angle)[col]
+    above, along = dx * angle.sin() - dy * angle.cos(), dx * angle.cos() + dy * angle.sin()
+    bar = torch.exp(-((along / (0.75 * size)) ** 4))
+    light, shadow = (
+        0.6 * bar * torch.exp(-(((above - side * 0.66 * size) / (0.2 * size)) ** 2)) * where("still")
+        for side in (1, -1)
+    )
     before, behind = (0.85 * halo * where("spinning") * side.clamp(min=0) for side in (turned, -turned))
-    white = 0.8 * tail * travels + 0.75 * halo * where("growing") + behind
-    dark = 0.75 * halo * where("shrinking") + before
+    white = 0.8 * tail * travels + 0.75 * halo * where("growing") + behind + light
+    dark = 0.75 * halo * where("shrinking") + before + shadow
     return white, dark
 
 
