@@ -1,7 +1,6 @@
 """Renders the strips of frames in docs/control.md and docs/bundled.md, with the commands that stand above them there.
 
-`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for the two whose
-nets do not ship: `--nets FOLDER` is where `control_nets.py` wrote `controlnet` and `ip-adapter`. Minutes on a CPU.
+`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default. Minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from PIL import Image
 
 from animatediff.bundled import world
 from animatediff.bundled.words import Combination
-from animatediff.control.sketch import sketch
 from animatediff.video import read_video
 
 HERE = Path(__file__).parent
@@ -37,11 +35,6 @@ COMMANDS = {
         '"a rocket moving up on a green background" --sparsectrl bundled/sparsectrl_scribble '
         "--control-image rocket.png --control-preprocess scribble"
     ),
-    "controlnet": (
-        '"a fox moving right on a purple background" --controlnet controlnet --controlnet-video fox.webp '
-        "--controlnet-preprocess scribble"
-    ),
-    "ip-adapter": '"moving right" --ip-adapter ip-adapter/ip-adapter.safetensors --ip-adapter-image fish.png',
     "still": '"a fox moving right on a green background" --motion-scale 0.6',
     "neon": '"a fox moving right on a green background" --model bundled/neon',
     "paper": '"a fox moving right on a green background" --lora bundled/paper',
@@ -49,26 +42,21 @@ COMMANDS = {
     "upscale": '"a fox moving right on a green background" --upscale 2 --upscale-strength 0.3',
 }  # fmt: skip
 """Options after `animatediff animate`; the seed is 3 for all."""
-NETS = ("controlnet", "ip-adapter")
-"""Those that need a net that does not ship."""
-FOLLOWED = {"controlnet": "fox.webp"}
-"""Strips that show above the clip the outlines of what it follows."""
 
 CLIPS: dict[str, Combination] = {
     "car": ("car", "blue", "right"), "fox": ("fox", "green", "right"), "rocket": ("rocket", "green", "up"),
-    "fish": ("fish", "purple", "still"),
 }  # fmt: skip
 """Drawn clips of which the commands are given pictures."""
 
 
 def write_inputs(folder: Path) -> None:
-    """What the commands are given: car.png, rocket.png, fish.png, first.png, last.png, fox.webp."""
+    """What the commands are given: car.png, first.png, last.png, rocket.png, fox.webp."""
     clips = {}
     for name, combination in CLIPS.items():
         pictures = world.render(world.clips(1, 11, [combination])[0])
         clips[name] = [Image.fromarray(p) for p in (pictures.permute(0, 2, 3, 1) * 255).round().byte().numpy()]
-    for name in ("car", "rocket", "fish"):
-        clips[name][0].save(folder / f"{name}.png")
+    clips["car"][0].save(folder / "car.png")
+    clips["rocket"][0].save(folder / "rocket.png")
     clips["fox"][0].save(folder / "first.png")
     clips["fox"][-1].save(folder / "last.png")
     first, *rest = clips["fox"]
@@ -79,32 +67,21 @@ def strip(frames: np.ndarray) -> Image.Image:
     """Some of the frames (f, h, w, 3) side by side."""
     chosen = frames[np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)]
     picture = Image.fromarray(np.concatenate(list(chosen), axis=1))
-    scale = SCALE * 64 / frames.shape[2]
+    scale = SCALE * 64 / frames.shape[1]
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="which strips; all by default")
-    parser.add_argument("--nets", type=Path, help="folder that holds what control_nets.py wrote")
-    args = parser.parse_args()
-    names = args.names or [name for name in COMMANDS if args.nets or name not in NETS]
+    names = parser.parse_args().names or list(COMMANDS)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_inputs(folder)
-        for name in NETS if args.nets else ():
-            (folder / name).symlink_to((args.nets / name).absolute())
         for name in names:
             options = [*shlex.split(COMMANDS[name]), "--seed", "3", "--out", f"{name}.webp", "--quiet"]
             subprocess.run([sys.executable, "-m", "animatediff.cli.main", "animate", *options], cwd=folder, check=True)
-            frames = read_video(folder / f"{name}.webp")[0]
-            if name in FOLLOWED:
-                lines = [
-                    np.asarray(sketch(Image.fromarray(frame), "scribble"))
-                    for frame in read_video(folder / FOLLOWED[name])[0]
-                ]
-                frames = np.concatenate([np.stack(lines), frames], axis=1)
-            strip(frames).save(HERE / "control" / f"{name}.png")
+            strip(read_video(folder / f"{name}.webp")[0]).save(HERE / "control" / f"{name}.png")
             print(f"docs/control/{name}.png")
 
 
