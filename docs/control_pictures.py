@@ -17,6 +17,7 @@ from PIL import Image
 
 from animatediff.bundled import world
 from animatediff.bundled.words import Combination
+from animatediff.pipelines.decode import to_bytes
 from animatediff.video import read_video
 
 HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ def write_inputs(folder: Path) -> None:
     clips = {}
     for name, combination in CLIPS.items():
         pictures = world.render(world.clips(1, 11, [combination])[0])
-        clips[name] = [Image.fromarray(p) for p in (pictures.permute(0, 2, 3, 1) * 255).round().byte().numpy()]
+        clips[name] = [Image.fromarray(picture) for picture in to_bytes(pictures).numpy()]
     clips["car"][0].save(folder / "car.png")
     clips["rocket"][0].save(folder / "rocket.png")
     clips["fox"][0].save(folder / "first.png")
