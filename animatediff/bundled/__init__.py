@@ -31,17 +31,17 @@ def set_path() -> Path:
     return Path(__file__).parent / "set"
 
 
-def bundled_set() -> dict[str, Path]:
-    """File or folder of each part of the bundled set, by name: `ZoomIn`, `sparsectrl_rgb`, `neon`, ...."""
-    return {path.stem: path for path in sorted(set_path().iterdir())}
+def bundled_set(folder: Path | None = None) -> dict[str, Path]:
+    """File or folder of each part of the bundled set, or of one elsewhere, by name: `ZoomIn`, `neon`, ...."""
+    return {path.stem: path for path in sorted((folder or set_path()).iterdir())}
 
 
-def bundled_file(name: str) -> Path:
-    """The file or folder of the bundled set that a name such as `paper` or `bundled/paper` means.
+def bundled_file(name: str, folder: Path | None = None) -> Path:
+    """The file or folder of the bundled set (`folder`: of one elsewhere) that a name such as `bundled/paper` means.
 
     Raises UserError for a name that is none of it.
     """
-    known, wanted = bundled_set(), name.removeprefix(PREFIX)
+    known, wanted = bundled_set(folder), name.removeprefix(PREFIX)
     if wanted not in known:
         close = nearest(wanted, known)
         hint = f"; did you mean {PREFIX}{close}?" if close else ""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from animatediff.bundled import CAMERA_MOVES, bundled_path, set_path, world
+from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, set_path, world
 from animatediff.bundled.looks import LOOKS
 from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.bundled.rendering import clip_of, new_pipeline, percent, write_rows, write_sheet
@@ -117,9 +117,9 @@ def looks(args: argparse.Namespace) -> list[tuple[str, str]]:
     wanted = drawn(args.clips, DIRECTIONS)
     sheet: list[Tensor] = []
     for name in judge.names:
-        pipe = new_pipeline(args.set_folder / "neon" if name == "neon" else args.model, args.motion)
+        pipe = new_pipeline(bundled_file("neon", args.set_folder) if name == "neon" else args.model, args.motion)
         if name == "paper":
-            pipe.load_lora_weights(args.set_folder / "paper.safetensors")
+            pipe.load_lora_weights(bundled_file("paper", args.set_folder))
         moved, kept, named = [], [], []
         for i, clip in enumerate(clips_of(pipe, [plain_caption(c) for c in wanted], args)):
             reading = read_clip(reader, clip)
@@ -151,7 +151,7 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     rows, sheet = [], []
     pipe = new_pipeline(args.model, args.motion)
     for name in CAMERA_MOVES:
-        pipe.load_lora_weights(args.set_folder / f"{name}.safetensors", adapter_name=name)
+        pipe.load_lora_weights(bundled_file(name, args.set_folder), adapter_name=name)
     for name in CAMERA_MOVES:
         pipe.set_adapters([name], [1.0])
         whole = list(clips_of(pipe, captions, args))
@@ -191,7 +191,7 @@ def adapter(args: argparse.Namespace) -> list[tuple[str, str]]:
 
     rows += [("drawn clips", score(clean)), ("drawn clips with the watermark", score(marked))]
     pipe = new_pipeline(args.model, args.motion)
-    pipe.load_lora_weights(args.set_folder / "domain_adapter.safetensors")
+    pipe.load_lora_weights(bundled_file("domain_adapter", args.set_folder))
     clips = list(clips_of(pipe, captions, args))
     rows.append(("the adapter switched on", score(clips)))
     sheet += clips[:3]
@@ -238,10 +238,10 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
     sheet: list[Tensor] = []
     pipe = new_pipeline(args.model, args.motion)
     free = list(clips_of(pipe, captions, args))
-    pipe.load_sparsectrl(args.set_folder / "sparsectrl_rgb.safetensors")
+    pipe.load_sparsectrl(bundled_file("sparsectrl_rgb", args.set_folder))
     first = list(clips_of(pipe, captions, args, [clip[:1] for clip in real]))
     ends = list(clips_of(pipe, captions, args, [clip[[0, -1]] for clip in real], (0, -1)))
-    pipe.load_sparsectrl(args.set_folder / "sparsectrl_scribble.safetensors")
+    pipe.load_sparsectrl(bundled_file("sparsectrl_scribble", args.set_folder))
     drawings = [sketch_of(clip[0]) for clip in real]
     followed = list(clips_of(pipe, captions, args, [drawing.expand(1, 3, -1, -1) for drawing in drawings]))
 
