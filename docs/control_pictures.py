@@ -1,6 +1,7 @@
 """Renders the strips of frames in docs/control.md and docs/bundled.md, with the commands that stand above them there.
 
-`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default. Minutes on a CPU.
+`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for the two whose
+nets do not ship: `--nets FOLDER` is where `control_nets.py` wrote `controlnet` and `ip-adapter`. Minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from PIL import Image
 
 from animatediff.bundled import world
 from animatediff.bundled.words import Combination
+from animatediff.control.sketch import sketch
 from animatediff.pipelines.decode import to_bytes
 from animatediff.video import read_video
 
@@ -36,6 +38,15 @@ COMMANDS = {
         '"a rocket moving up on a green background" --sparsectrl bundled/sparsectrl_scribble '
         "--control-image rocket.png --control-preprocess scribble"
     ),
+    "controlnet": (
+        '"a fox moving right on a purple background" --controlnet controlnet --controlnet-video fox.webp '
+        "--controlnet-preprocess scribble"
+    ),
+    "ip-adapter": '"moving right" --ip-adapter ip-adapter/ip-adapter.safetensors --ip-adapter-image fish.png',
+    "prompt-travel": (
+        '--prompt-head "a fox moving right" --prompt-at 0="a green background" --prompt-at 16="a blue background" '
+        '--prompt-at 32="a purple background" --num-frames 40'
+    ),
     "still": '"a fox moving right on a green background" --motion-scale 0.6',
     "neon": '"a fox moving right on a green background" --model bundled/neon',
     "paper": '"a fox moving right on a green background" --lora bundled/paper',
@@ -44,20 +55,28 @@ COMMANDS = {
 }  # fmt: skip
 """Options after `animatediff animate`; the seed is 3 for all."""
 
+NETS = ("controlnet", "ip-adapter")
+"""Those that need a net that does not ship."""
+FOLLOWED = {"controlnet": "fox.webp"}
+"""Strips that show above the clip the outlines of what it follows."""
+SEEN = {"ip-adapter": "fish.png"}
+"""Strips that begin with the picture that the clip is like."""
+
 CLIPS: dict[str, Combination] = {
     "car": ("car", "blue", "right"), "fox": ("fox", "green", "right"), "rocket": ("rocket", "green", "up"),
+    "fish": ("fish", "purple", "still"),
 }  # fmt: skip
 """Drawn clips of which the commands are given pictures."""
 
 
 def write_inputs(folder: Path) -> None:
-    """What the commands are given: car.png, first.png, last.png, rocket.png, fox.webp."""
+    """What the commands are given: car.png, rocket.png, fish.png, first.png, last.png, fox.webp."""
     clips = {}
     for name, combination in CLIPS.items():
         pictures = world.render(world.clips(1, 11, [combination])[0])
         clips[name] = [Image.fromarray(picture) for picture in to_bytes(pictures).numpy()]
-    clips["car"][0].save(folder / "car.png")
-    clips["rocket"][0].save(folder / "rocket.png")
+    for name in ("car", "rocket", "fish"):
+        clips[name][0].save(folder / f"{name}.png")
     clips["fox"][0].save(folder / "first.png")
     clips["fox"][-1].save(folder / "last.png")
     first, *rest = clips["fox"]
@@ -68,21 +87,46 @@ def strip(frames: np.ndarray) -> Image.Image:
     """Some of the frames (f, h, w, 3) side by side."""
     chosen = frames[np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)]
     picture = Image.fromarray(np.concatenate(list(chosen), axis=1))
-    scale = SCALE * 64 / frames.shape[1]
-    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    width = SCALE * 64 * FRAMES
+    return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+
+
+def above(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    """Two pictures, the lower one as wide as the upper one."""
+    lower = lower.resize((upper.width, round(lower.height * upper.width / lower.width)), Image.Resampling.LANCZOS)
+    return Image.fromarray(np.concatenate([np.asarray(upper), np.asarray(lower.convert("RGB"))]))
+
+
+def picture_of(name: str, folder: Path) -> Image.Image:
+    """The strip of a clip, below what it follows, beside what it is like, above the timeline of its prompts."""
+    picture = strip(read_video(folder / f"{name}.webp")[0])
+    if name in FOLLOWED:
+        followed = read_video(folder / FOLLOWED[name])[0]
+        lines = [np.asarray(sketch(Image.fromarray(frame), "scribble").convert("RGB")) for frame in followed]
+        picture = above(strip(np.stack(lines)), picture)
+    if name in SEEN:
+        given = Image.open(folder / SEEN[name]).convert("RGB").resize((picture.height, picture.height))
+        gap = np.full((picture.height, SCALE * 4, 3), 255, np.uint8)
+        picture = Image.fromarray(np.concatenate([np.asarray(given), gap, np.asarray(picture)], axis=1))
+    timeline = folder / f"{name}.prompts.png"
+    return above(picture, Image.open(timeline)) if timeline.exists() else picture
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="which strips; all by default")
-    names = parser.parse_args().names or list(COMMANDS)
+    parser.add_argument("--nets", type=Path, help="folder that holds what control_nets.py wrote")
+    args = parser.parse_args()
+    names = args.names or [name for name in COMMANDS if args.nets or name not in NETS]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_inputs(folder)
+        for name in NETS if args.nets else ():
+            (folder / name).symlink_to((args.nets / name).absolute())
         for name in names:
             options = [*shlex.split(COMMANDS[name]), "--seed", "3", "--out", f"{name}.webp", "--quiet"]
             subprocess.run([sys.executable, "-m", "animatediff.cli.main", "animate", *options], cwd=folder, check=True)
-            strip(read_video(folder / f"{name}.webp")[0]).save(HERE / "control" / f"{name}.png")
+            picture_of(name, folder).save(HERE / "control" / f"{name}.png")
             print(f"docs/control/{name}.png")
 
 
