@@ -11,6 +11,7 @@ import torch
 from test_render_cli import is_one_message, run
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, claims, motion_module_path
+from animatediff.bundled.look_judge import load_look_judge
 from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.bundled.watermark import banner_contrast
 from animatediff.bundled.words import DIRECTIONS
@@ -87,7 +88,7 @@ def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> N
 
 @pytest.mark.slow
 def test_image_models_that_the_motion_module_never_saw_move_and_keep_their_look() -> None:
-    reader, judge = load_reader(), claims.LookJudge(num=8)
+    reader, judge = load_reader(), load_look_judge()
     pipe = AnimateDiffPipeline.from_pretrained(bundled_file("neon"), torch_dtype="float32")
     pipe.load_motion_module(motion_module_path())
     painted = clip(pipe, "a turtle moving right on a purple background")

@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 
-from animatediff.bundled import claims, world
-from animatediff.bundled.looks import LOOKS
+from animatediff.bundled import bundled_path, claims, world
+from animatediff.bundled.look_judge import check, load_look_judge
+from animatediff.bundled.vae import load_vae
 from animatediff.bundled.words import DIRECTIONS, is_held_out
 from animatediff.training.read import load_train_config
 
@@ -17,11 +18,7 @@ RECIPES = Path(__file__).parents[1] / "configs" / "training" / "bundled"
 
 
 def test_looks_are_told_apart() -> None:
-    judge = claims.LookJudge(num=16)
-    for i, combination in enumerate(claims.drawn(4, DIRECTIONS)):
-        clip = claims.real_clip(combination, seed=50 + i)
-        for name in ("base", *LOOKS):
-            assert judge.look(judge.shown(name, clip)) == name
+    assert all(check(load_look_judge(), load_vae(bundled_path()), num=6))
 
 
 def test_prompts_of_claims_were_kept_from_training() -> None:

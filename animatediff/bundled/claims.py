@@ -21,18 +21,15 @@ import torch
 from torch import Tensor
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, set_path, world
-from animatediff.bundled.looks import LOOKS
+from animatediff.bundled.look_judge import NAMES, check, load_look_judge
 from animatediff.bundled.reader import load_reader, read_clip
 from animatediff.bundled.rendering import clip_of, new_pipeline, percent, write_rows, write_sheet
 from animatediff.bundled.vae import load_vae
 from animatediff.bundled.watermark import add_watermark, banner_contrast, watermark_score
 from animatediff.bundled.words import DIRECTIONS, Combination, combinations, plain_caption
-from animatediff.pipelines.decode import decode_pictures, encode_pictures, to_bytes
+from animatediff.pipelines.decode import to_bytes
 
 SEED = 3_000_000
-FEWER = 4
-"""Of the drawn clips that looks are judged by, every fourth frame is enough."""
-PLAIN = "base"
 PAIR = ("ZoomIn", "RollingClockwise")
 
 
@@ -70,53 +67,13 @@ def real_clip(combination: Combination, seed: int) -> Tensor:
 # -- looks -----------------------------------------------------------------------------------------------------------
 
 
-def statistics(clip: Tensor) -> Tensor:
-    """What tells looks apart without knowing what is shown: mean and spread of the colours, of their saturation, and of
-    the edges. (f, 3, h, w) -> (9,)."""
-    across, down = clip.diff(dim=3).abs().mean(), clip.diff(dim=2).abs().mean()
-    saturation = clip.amax(1) - clip.amin(1)
-    spread = clip.std((0, 2, 3)).mean()
-    return torch.stack([*clip.mean((0, 2, 3)), spread, saturation.mean(), clip.amin(), clip.amax(), across, down])
-
-
-class LookJudge:
-    """Says which look a clip has: the nearest of the looks' drawn clips in `statistics`, each divided by its spread.
-
-    The drawn clips go once through the autoencoder, which has seen the plain look alone: personalised models share it,
-    and no image of theirs can come nearer to a look than it lets them.
-    """
-
-    def __init__(self, num: int = 96, model: Path | None = None) -> None:
-        self.names = (PLAIN, *LOOKS)
-        self._vae = load_vae(model or bundled_path())
-        clips = [real_clip(c, SEED - 1 - i) for i, c in enumerate(drawn(num, DIRECTIONS))]
-        found = {name: torch.stack([statistics(self.shown(name, clip)) for clip in clips]) for name in self.names}
-        self.spread = torch.cat(list(found.values())).std(0).clamp(min=1e-4)
-        self.examples = {name: rows / self.spread for name, rows in found.items()}
-
-    @torch.no_grad()
-    def shown(self, name: str, clip: Tensor) -> Tensor:
-        """A drawn clip (f, 3, h, w) in a look, as the autoencoder gives it back: some of its frames."""
-        painted = clip[::FEWER] if name == PLAIN else LOOKS[name](clip[::FEWER])
-        return decode_pictures(self._vae, encode_pictures(self._vae, painted, torch.device("cpu")))
-
-    def look(self, clip: Tensor) -> str:
-        seen = statistics(clip) / self.spread
-        return min(self.names, key=lambda name: float((self.examples[name] - seen).norm(dim=1).min()))
-
-    def check(self, num: int = 48) -> str:
-        """The share of other drawn clips that are named right."""
-        clips = [real_clip(c, SEED + 10_000 + i) for i, c in enumerate(drawn(num, DIRECTIONS))]
-        return percent([self.look(self.shown(name, clip)) == name for clip in clips for name in self.names])
-
-
 def looks(args: argparse.Namespace) -> list[tuple[str, str]]:
     """The motion module moves image models that it has never seen."""
-    reader, judge = load_reader(), LookJudge(model=args.model)
-    rows = [("judge of looks, on drawn clips", judge.check())]
+    reader, judge = load_reader(), load_look_judge()
+    rows = [("judge of looks, on drawn clips", percent(check(judge, load_vae(args.model or bundled_path()))))]
     wanted = drawn(args.clips, DIRECTIONS)
     sheet: list[Tensor] = []
-    for name in judge.names:
+    for name in NAMES:
         pipe = new_pipeline(bundled_file("neon", args.set_folder) if name == "neon" else args.model, args.motion)
         if name == "paper":
             pipe.load_lora_weights(bundled_file("paper", args.set_folder))

@@ -55,9 +55,9 @@ def reader_path() -> Path:
 
 def save_reader(reader: FrameReader, path: Path) -> None:
     """Write the weights in float16."""
-    from safetensors.torch import save_file
+    from animatediff.weights.files import save_tensors
 
-    save_file({name: tensor.half().contiguous() for name, tensor in reader.state_dict().items()}, path)
+    save_tensors(path, {name: tensor.half() for name, tensor in reader.state_dict().items()})
 
 
 def load_reader(path: Path | None = None) -> FrameReader:

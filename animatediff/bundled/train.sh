@@ -12,6 +12,7 @@ if [ "${QUICK:-}" ]; then
     MODEL="--model $FOLDER/export/model --motion $FOLDER/export/motion_module.safetensors"
     SET="--set-folder $FOLDER/export/set"
     READER="--reader $FOLDER/export/reader.safetensors --pictures 64 --check 4"
+    JUDGE="--judge $FOLDER/export/look_judge.safetensors --pictures 8 --check 1"
 fi
 step() { name=$1; shift; "$PYTHON" -m "animatediff.bundled.$name" "$@"; }
 train() {
@@ -37,6 +38,7 @@ step measure --run "$FOLDER" ${MODEL:-} ${CLIPS:-}
 
 # The bundled set, for the model that ships: image models of another look, MotionLoRAs, SparseCtrl encoders, and a
 # domain adapter with two motion modules that show what it is for.
+step look_judge --run "$FOLDER" ${STEPS:-} ${JUDGE:-}
 train look-neon neon
 train look-paper paper
 for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown RollingClockwise RollingAnticlockwise; do
