@@ -109,12 +109,11 @@ class AtomicFile:
         self._made: list[Path] = []
 
     def __enter__(self) -> AtomicFile:
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: is a folder, expected a file name")
+        self._check()
         with write_errors(self.path):
             try:
-                self._made = _make_parents(self.path.parent)
-                self.temporary.touch(exist_ok=False)
+                self._made = _make_parents(self.path.absolute().parent)
+                self._create()
             except BaseException:
                 self._clean()
                 raise
@@ -124,48 +123,49 @@ class AtomicFile:
         try:
             if kind is None:
                 with write_errors(self.path):
-                    self.path = _publish(self.temporary, self.path, self.overwrite)
+                    self._publish()
                 self._made = []
         finally:
             self._clean()
 
     def _clean(self) -> None:
-        self.temporary.unlink(missing_ok=True)
+        self._remove()
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
+
+    # What a folder does otherwise.
+
+    def _check(self) -> None:
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder, expected a file name")
+
+    def _create(self) -> None:
+        self.temporary.touch(exist_ok=False)
+
+    def _publish(self) -> None:
+        self.path = _publish(self.temporary, self.path, self.overwrite)
+
+    def _remove(self) -> None:
+        self.temporary.unlink(missing_ok=True)
 
 
 class AtomicFolder(AtomicFile):
     """The same for a folder of frames; an existing folder is replaced only if it holds nothing but numbered frames."""
 
-    def __enter__(self) -> AtomicFolder:
+    def _check(self) -> None:
         check_folder(self.path)
-        with write_errors(self.path):
-            try:
-                self._made = _make_parents(self.path.absolute().parent)
-                self.temporary.mkdir()
-            except BaseException:
-                self._clean()
-                raise
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                with write_errors(self.path):
-                    if self.path.exists():
-                        shutil.rmtree(self.path)
-                    os.replace(self.temporary, self.path)
-                self._made = []
-        finally:
-            self._clean()
+    def _create(self) -> None:
+        self.temporary.mkdir()
 
-    def _clean(self) -> None:
+    def _publish(self) -> None:
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        os.replace(self.temporary, self.path)
+
+    def _remove(self) -> None:
         shutil.rmtree(self.temporary, ignore_errors=True)
-        for folder in self._made:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:
