@@ -30,7 +30,8 @@ from animatediff.bundled.words import DIRECTIONS, Combination, combinations, pla
 from animatediff.pipelines.decode import to_bytes
 
 SEED = 3_000_000
-PAIR = ("ZoomIn", "RollingClockwise")
+PAIR = {"ZoomIn": 1.2, "RollingClockwise": 1.0}
+"""Two MotionLoRAs that act at once, and their strengths: a zoom moves pixels less than a roll."""
 
 
 def drawn(num: int, motions: tuple[str, ...]) -> list[Combination]:
@@ -124,9 +125,11 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     pipe.set_adapters([CAMERA_MOVES[0]], [0.0])
     rest = [not seen(clip) for clip in clips_of(pipe, few, args)]
     rows.append(("strength 0: the camera stands still", percent(rest)))
-    pipe.set_adapters(list(PAIR), [1.0, 1.0])
-    both = [{move.name for move in seen(clip)} >= set(PAIR) for clip in clips_of(pipe, few, args)]
-    rows.append((f"{' + '.join(PAIR)}: both are seen", percent(both)))
+    pipe.set_adapters(list(PAIR), list(PAIR.values()))
+    together = list(clips_of(pipe, captions, args))
+    both = [{move.name for move in seen(clip)} >= set(PAIR) for clip in together]
+    rows.append((" + ".join(f"{name}:{value}" for name, value in PAIR.items()) + ": both are seen", percent(both)))
+    sheet.append(together[0])
     write_sheet(sheet, args.out / "cameras.png")
     return rows
 

@@ -42,8 +42,12 @@ step look_judge --run "$FOLDER" ${STEPS:-} ${JUDGE:-}
 train look-neon neon
 train look-paper paper
 for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown RollingClockwise RollingAnticlockwise; do
-    case $move in Zoom*) strength=1.6 ;; Roll*) strength=1.2 ;; *) strength=1 ;; esac # zooms move pixels least
-    train motion-lora "motion_lora/$move" --set "data.camera=$move" --set "data.camera_strength=$strength"
+    case $move in # zooms move pixels least, and a view that turns is hardest to paint
+        Zoom* | Roll*) strength=1.6 steps=600 ;;
+        *) strength=1 steps=300 ;;
+    esac
+    train motion-lora "motion_lora/$move" --set "data.camera=$move" --set "data.camera_strength=$strength" \
+        --set "steps=$steps"
 done
 train sparsectrl-rgb rgb_start
 train sparsectrl-rgb sparsectrl_rgb --set "start_from=$FOLDER/rgb_start/sparsectrl.safetensors" --set steps=450 \
