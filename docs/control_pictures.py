@@ -34,6 +34,7 @@ COMMANDS = {
     "zoom": '"a turtle on a yellow background" --motion-lora ZoomIn',
     "pan": '"a turtle on a yellow background" --motion-lora PanLeft',
     "roll": '"a fish on a purple background" --motion-lora RollingClockwise',
+    "two-moves": '"a duck on a yellow background" --motion-lora ZoomIn:1.2 --motion-lora RollingClockwise',
     "scribble": (
         '"a rocket moving up on a green background" --sparsectrl bundled/sparsectrl_scribble '
         "--control-image rocket.png --control-preprocess scribble"
