@@ -31,7 +31,8 @@ def centres(clip: torch.Tensor) -> torch.Tensor:
 
 def travel(pipe: AnimateDiffPipeline, words: str) -> torch.Tensor:
     """Pixels (right, down) from the first frames of a fox clip to its last."""
-    out = pipe(f"a fox {words} on a blue background", generator=torch.Generator().manual_seed(3), output_type="pt")
+    generator = torch.Generator().manual_seed(3)
+    out = pipe(f"a fox {words} on a blue background", generator=generator, num_inference_steps=8, output_type="pt")
     places = centres(out.frames[0])
     return places[-2:].mean(0) - places[:2].mean(0)
 
