@@ -48,7 +48,7 @@ def real_frames(
 ) -> tuple[Tensor, world.Scene]:
     """Frames of real clips, every second clip once through the autoencoder."""
     scene, _ = world.clips(num_clips, seed, combos)
-    frames = torch.cat([world.render(world.take(scene, slice(i, i + 64))) for i in range(0, len(scene), 64)])
+    frames = world.render_all(scene)
     vae = load_vae(folder)
     half = (torch.arange(num_clips) % 2 == 1).repeat_interleave(world.NUM_FRAMES)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def learning_frames(num: int, folder: Path) -> tuple[Tensor, world.Scene]:
         motion = "spinning" if rng.random() < 0.4 else rng.choice(MOTIONS)
         rows += world.poses(rng.choice([c for c in every if c[2] == motion]), rng, [rng.random()])
     scene = world.scene_of(rows)
-    frames = torch.cat([world.render(world.take(scene, slice(i, i + 64))) for i in range(0, num, 64)])
+    frames = world.render_all(scene)
     for i in range(0, num, 64):
         for place, paint in enumerate(LOOKS.values()):
             part = slice(i + place, min(i + 64, num), 5)

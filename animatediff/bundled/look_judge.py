@@ -71,8 +71,8 @@ def shown(vae: Any, name: str, pictures: Tensor) -> Tensor:
     than it lets them.
     """
     painted = pictures if name == PLAIN else LOOKS[name](pictures)
-    parts = [encode_pictures(vae, part, torch.device("cpu")) for part in painted.split(64)]
-    return torch.cat([decode_pictures(vae, part) for part in parts])
+    latents = encode_pictures(vae, painted, torch.device("cpu"))
+    return torch.cat([decode_pictures(vae, part) for part in latents.split(64)])
 
 
 def train(args: argparse.Namespace) -> LookJudge:
@@ -83,7 +83,7 @@ def train(args: argparse.Namespace) -> LookJudge:
     torch.manual_seed(SEED)
     rng, every, vae = random.Random(SEED), combinations(held_out=False), load_vae(args.run)
     poses = [pose for _ in range(args.pictures) for pose in world.poses(rng.choice(every), rng, [rng.random()])]
-    drawn = torch.cat([world.render(world.scene_of(poses[i : i + 64])) for i in range(0, args.pictures, 64)])
+    drawn = world.render_all(world.scene_of(poses))
     examples = torch.stack([shown(vae, name, drawn) for name in NAMES])
     judge = LookJudge()
     optimiser = torch.optim.AdamW(judge.parameters(), weight_decay=0.01)

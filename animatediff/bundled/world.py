@@ -258,6 +258,11 @@ def render(scene: Scene, sprites: Tensor | None = None, view: Tensor | None = No
     return (picture * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
 
 
+def render_all(scene: Scene, at_once: int = 64) -> Tensor:
+    """Pictures of any number of scenes, (n, 3, 64, 64) in 0..1; memory is that of `at_once` of them."""
+    return torch.cat([render(take(scene, slice(i, i + at_once))) for i in range(0, len(scene), at_once)])
+
+
 def take(scene: Scene, index: Tensor | slice) -> Scene:
     """Some pictures of a scene."""
     return replace(scene, **{f.name: getattr(scene, f.name)[index] for f in fields(Scene)})
