@@ -30,7 +30,7 @@ bench: $(VENV)/.dev  ## measure against the installed diffusers
 	@$(BIN)/python benchmarks/compare_diffusers.py
 
 bundled: $(VENV)/.dev  ## train the bundled model again (hours); every step resumes
-	@sh animatediff/bundled/train.sh $(BIN)/python outputs/bundled
+	@sh recipes/bundled/train.sh $(BIN)/python outputs/bundled
 
 clean:  ## remove the environment and what tools left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

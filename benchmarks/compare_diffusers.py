@@ -36,8 +36,8 @@ def components(dtype: Any) -> dict[str, Any]:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from animatediff.weights.base import tokenizers
-    from animatediff.weights.sizes import shipped_config
+    from animatediff.weights.base.model_configs import shipped_config
+    from animatediff.weights.base.single_file import tokenizers
 
     with torch.device("meta"):
         parts = {

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from animatediff.media import VideoWriter, read_video
+from animatediff.media.decode import VideoFile
 from animatediff.training.data.clip import choose_frames, draw, to_clip
 from animatediff.training.data.config import DataConfig
-from animatediff.video import VideoWriter, read_video
-from animatediff.video.decode import VideoFile
 
 FPS, SECONDS, HEIGHT, WIDTH = 24, 20, 360, 640
 

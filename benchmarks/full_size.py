@@ -57,7 +57,7 @@ def load(path: Path, dtype: str) -> dict[str, float]:
     """Load a single file in this process. Returns seconds, and MiB of resident memory: before, peak, of the weights."""
     import torch
 
-    from animatediff.weights.base import build, load_base_single_file  # noqa: F401  # imports are not the load
+    from animatediff.weights.base.single_file import build, load_base_single_file  # noqa: F401  # imports are not the load
 
     for name in ("diffusers", "transformers", "accelerate"):
         __import__(name)

@@ -114,12 +114,12 @@ def model(config: Any) -> Any:
     """The stage's module at full size: frozen parts in 16 bits, and the parameters that train."""
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
-    from animatediff.control.sparsectrl import SparseCtrl
+    from animatediff.models.sparsectrl import SparseCtrl
     from animatediff.motion import MotionAdapter, attach
     from animatediff.training.objective import ClipLoss, Objective
     from animatediff.training.stages.low_rank import IMAGE, SPATIAL, TEMPORAL, LowRank
     from animatediff.training.stages.sparsectrl import SteeredLoss
-    from animatediff.weights.sizes import shipped_config
+    from animatediff.weights.base.model_configs import shipped_config
 
     unet = UNet2DConditionModel.from_config(shipped_config("sd1", "unet")).requires_grad_(False)
     adapter = None

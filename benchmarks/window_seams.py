@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from animatediff.media import write_video
 from animatediff.motion.windows import uniform_windows
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.video import write_video
 
 WINDOW = 16
 

@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from animatediff.bundled import bundled_path, world
-from animatediff.bundled.claims import sketch_of
-from animatediff.bundled.gates import states
-from animatediff.bundled.run import cosine, set_rate
-from animatediff.bundled.vae import encode
-from animatediff.bundled.words import DIRECTIONS, MOTIONS
+from animatediff.bundled import bundled_path
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.sprites import world
+from animatediff.sprites.words import DIRECTIONS, MOTIONS
 from animatediff.training.objective import Objective
-from animatediff.weights.files import save_tensors
+from animatediff.weights.storage.files import save_tensors
+from recipes.bundled.results import sketch_of
+from recipes.bundled.run import cosine, set_rate
+from recipes.bundled.sanity import states
+from recipes.bundled.vae import encode
 
 SEED = 12_000
 TOKENS, WIDTH = 4, 64

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from animatediff.bundled import world
-from animatediff.bundled.words import Combination
-from animatediff.control.sketch import sketch
-from animatediff.pipelines.decode import to_bytes
-from animatediff.video import read_video
+from animatediff.media import read_video
+from animatediff.media.sketch import sketch
+from animatediff.pipelines.vae import to_bytes
+from animatediff.sprites import world
+from animatediff.sprites.words import Combination
 
 HERE = Path(__file__).parent
 FRAMES = 8

@@ -122,7 +122,7 @@ import json, resource, signal, sys
 from pathlib import Path
 from typer.testing import CliRunner
 from animatediff.cli.main import app
-from animatediff.pipelines import render
+from animatediff.render import render
 sys.path.insert(0, sys.argv[1])
 from test_bad_input import noise_pipeline
 render.build_pipeline = lambda request: noise_pipeline()
@@ -174,8 +174,8 @@ def test_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("moment", ["render", "write"])
 def test_ctrl_c_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """A real SIGINT, while a clip is rendered and while its file is written."""
-    from animatediff.pipelines import render
-    from animatediff.video.encode import CodecEncoder
+    from animatediff.media.encode import CodecEncoder
+    from animatediff.render import render
 
     def interrupt(*_: Any) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -16,15 +16,15 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from animatediff.cli.main import app
-from animatediff.config import AnimateRequest, build_request, load_config, load_result
 from animatediff.errors import UserError
+from animatediff.media import read_video
 from animatediff.motion import MotionAdapter
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.build import build_pipeline, complete, pipeline_key
-from animatediff.pipelines.render import render, render_runs
-from animatediff.video import read_video
+from animatediff.render import AnimateRequest, build_request, load_config, load_result
+from animatediff.render.models import build_pipeline, complete, pipeline_key
+from animatediff.render.render import render, render_runs
 from animatediff.weights.families import FAMILIES
-from animatediff.weights.lora import lora_names
+from animatediff.weights.lora.load import lora_names
 from animatediff.weights.motion import save_motion_module
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -137,7 +137,7 @@ def test_from_repeats_the_bundled_model(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_runs_that_agree_share_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from animatediff.pipelines import render as module
+    from animatediff.render import render as module
 
     monkeypatch.chdir(tmp_path)
     built: list[AnimateRequest] = []
@@ -166,7 +166,7 @@ WRONG = {
 def test_the_wrong_file_of_the_last_run_stops_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    from animatediff.pipelines import render as module
+    from animatediff.render import render as module
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "build_pipeline", lambda request: pytest.fail("a model was loaded"))
@@ -227,7 +227,7 @@ def test_single_file_with_its_parts_beside_it(tmp_path: Path, monkeypatch: pytes
 
 def test_no_negative_prompt_is_what_the_base_model_was_trained_with() -> None:
     """SDXL was trained with zeros in place of an empty prompt, which an empty text is not."""
-    from animatediff.pipelines.render import _frames
+    from animatediff.render.render import _frames
 
     seen: list[Any] = []
 

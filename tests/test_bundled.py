@@ -8,11 +8,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from animatediff.bundled import bundled_path, motion_module_path, world
-from animatediff.bundled.tokenizer import vocabulary
-from animatediff.bundled.words import BACKGROUNDS, MOTIONS, OBJECTS, caption, combinations, corpus_words
+from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.cli.main import app
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.sprites import world
+from animatediff.sprites.words import BACKGROUNDS, MOTIONS, OBJECTS, caption, combinations, corpus_words
+from recipes.bundled.tokenizer import vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,18 @@ import pytest
 import torch
 from test_render_cli import is_one_message, run
 
-from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, claims, motion_module_path
-from animatediff.bundled.look_judge import load_look_judge
-from animatediff.bundled.reader import load_reader, read_clip
-from animatediff.bundled.watermark import banner_contrast
-from animatediff.bundled.words import DIRECTIONS
+from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, motion_module_path
 from animatediff.errors import UserError
 from animatediff.evaluation import camera_move, measure
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.sprites.classifier import load_reader, read_clip
+from animatediff.sprites.watermark import banner_contrast
+from animatediff.sprites.words import DIRECTIONS
 from animatediff.training.config import TrainConfig
 from animatediff.training.loop import train
 from animatediff.weights.recognise import recognise
+from recipes.bundled import results as claims
+from recipes.bundled.style_classifier import load_look_judge
 
 STEPS = 6
 

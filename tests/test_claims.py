@@ -8,11 +8,13 @@ import pytest
 import torch
 import yaml
 
-from animatediff.bundled import bundled_path, claims, world
-from animatediff.bundled.look_judge import check, load_look_judge
-from animatediff.bundled.vae import load_vae
-from animatediff.bundled.words import DIRECTIONS, is_held_out
+from animatediff.bundled import bundled_path
+from animatediff.sprites import world
+from animatediff.sprites.words import DIRECTIONS, is_held_out
 from animatediff.training.read import load_train_config
+from recipes.bundled import results as claims
+from recipes.bundled.style_classifier import check, load_look_judge
+from recipes.bundled.vae import load_vae
 
 RECIPES = Path(__file__).parents[1] / "configs" / "training" / "bundled"
 

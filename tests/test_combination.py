@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from test_render_cli import run
 
-from animatediff.video import read_video
+from animatediff.media import read_video
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from animatediff.config import AnimateRequest, build_request, load_config, load_result, parse_config, to_original
-from animatediff.config.original import KNOWN
 from animatediff.errors import UserError
+from animatediff.render import AnimateRequest, build_request, load_config, load_result, parse_config, to_original
+from animatediff.render.read.original import KNOWN
 
 PROMPTS = Path(__file__).parents[1] / "configs" / "prompts"
 

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.cli.main import app
-from animatediff.config import load_config, load_result, parse_config, to_original
-from animatediff.control.sparsectrl import SparseCtrl
 from animatediff.errors import UserError
+from animatediff.media import read_video
+from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines import render as render_module
 from animatediff.pipelines.keyframes import at_work
-from animatediff.video import read_video
+from animatediff.render import load_config, load_result, parse_config, to_original
+from animatediff.render import render as render_module
 from animatediff.weights.sparsectrl import save_sparsectrl
 
 GOLDEN = Path(__file__).parent / "golden" / "v3"

@@ -18,13 +18,13 @@ from test_pipeline import GOLDEN, seeded
 from test_render_cli import is_one_message, run
 
 from animatediff.bundled import bundled_path
-from animatediff.control.controlnet import ControlNetInput, NetControl, frame_shares, net_pictures
 from animatediff.errors import UserError
+from animatediff.media import read_video, write_video
 from animatediff.motion import MotionAdapter
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.sampling import UNetInputs
-from animatediff.video import read_video, write_video
-from animatediff.weights.controlnet import check_controlnet, load_controlnet
+from animatediff.sampling.controlnet import ControlNetInput, NetControl, frame_shares, net_pictures
+from animatediff.weights.addons.controlnet import check_controlnet, load_controlnet
 from animatediff.weights.recognise import recognise
 
 SETTINGS: dict[str, Any] = {

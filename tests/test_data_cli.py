@@ -9,9 +9,9 @@ from PIL import Image
 from videos import number_of, numbered_video
 
 from animatediff.cli.main import main
+from animatediff.media import read_video
 from animatediff.training.data.config import DataConfig, build_data_config
 from animatediff.training.data.preview import preview
-from animatediff.video import read_video
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from videos import HEIGHT, WIDTH, number_of, numbered_frame, numbered_video
 
+from animatediff.media import write_video
+from animatediff.media.decode import VideoFile
+from animatediff.media.kinds import BadMedia, read_picture
 from animatediff.training.data.clip import Draw, choose_frames, cut, draw, to_clip
 from animatediff.training.data.config import DataConfig
-from animatediff.video import write_video
-from animatediff.video.decode import VideoFile
-from animatediff.video.media import BadMedia, read_picture
 
 MIDDLE = Draw(start=0.5, x=0.5, y=0.5, mirrored=False)
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from videos import numbered_video
 
 from animatediff.errors import UserError
+from animatediff.media.kinds import BadMedia
 from animatediff.training.data import ClipDataset, ClipIndex, ClipLoader, ClipSampler, DataConfig, open_dataset
-from animatediff.video.media import BadMedia
 
 
 class Counted(ClipDataset):

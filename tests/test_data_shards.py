@@ -20,10 +20,10 @@ import torch
 from videos import numbered_video, numbers, write_shard
 
 from animatediff.errors import UserError
+from animatediff.media.kinds import BadMedia
 from animatediff.training.data import ClipLoader, DataConfig, ShardClips, check_data, open_dataset
 from animatediff.training.data import tar as tar_module
 from animatediff.training.data.tar import expand, read_samples
-from animatediff.video.media import BadMedia
 
 SMALL: dict[str, Any] = {"num_frames": 2, "stride": 1, "height": 48, "width": 96, "shuffle_block": 3}
 SIZES = (5, 1, 7, 4)

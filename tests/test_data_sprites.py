@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from animatediff.bundled import world
-from animatediff.bundled.looks import LOOKS
-from animatediff.bundled.watermark import LEFT, TOP, add_watermark, banner_contrast, watermark_score
-from animatediff.bundled.words import OBJECTS, is_held_out
 from animatediff.errors import UserError
+from animatediff.sprites import world
+from animatediff.sprites.styles import LOOKS
+from animatediff.sprites.watermark import LEFT, TOP, add_watermark, banner_contrast, watermark_score
+from animatediff.sprites.words import OBJECTS, is_held_out
 from animatediff.training.data import ClipLoader, DataConfig, camera_clip, check_data, open_dataset
 from animatediff.training.data.camera import MOVES, ROLL_DEGREES, TRAVEL, ZOOM, camera_path
 

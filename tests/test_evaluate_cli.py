@@ -15,13 +15,13 @@ from moving import filmed, texture
 from rich.console import Console
 from typer.testing import CliRunner
 
-from animatediff.bundled import world
-from animatediff.bundled.reader import Reading, load_reader, read_clip, reader_path
-from animatediff.bundled.words import BACKGROUNDS, MOTIONS, OBJECTS, combinations
 from animatediff.cli.evaluate import _table
 from animatediff.cli.main import app
 from animatediff.evaluation import evaluate_file
-from animatediff.video import write_video
+from animatediff.media import write_video
+from animatediff.sprites import world
+from animatediff.sprites.classifier import Reading, load_reader, read_clip, reader_path
+from animatediff.sprites.words import BACKGROUNDS, MOTIONS, OBJECTS, combinations
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from moving import filmed, texture
 
-from animatediff.bundled import world
-from animatediff.bundled.words import combinations
 from animatediff.errors import UserError
 from animatediff.evaluation import Measurement, camera_move, camera_moves, measure
 from animatediff.evaluation.moves import NAMES
+from animatediff.sprites import world
+from animatediff.sprites.words import combinations
 
 TOLERANCE = {"pan": (0.04, 0.01), "tilt": (0.04, 0.01), "zoom": (0.1, 0.02), "roll": (0.05, 0.01)}
 """What docs/evaluation.md states for textured pictures: absolute (pixels, percent, degrees) plus relative.

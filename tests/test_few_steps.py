@@ -15,10 +15,10 @@ from weight_files import published, write_hollow
 
 from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.weights.few_steps import few_step_lora
-from animatediff.weights.files import load_tensors, read_header, save_tensors
 from animatediff.weights.inspect import describe
+from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.recognise import recognise
+from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "v2"
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from animatediff.motion import Attachment, attach
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.weights.lora import load_lora, remove_lora, set_lora_scales
+from animatediff.weights.lora.load import load_lora, remove_lora, set_lora_scales
 from animatediff.weights.motion import load_motion_module
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,11 +12,11 @@ import torch
 from test_pipeline import pipeline, seeded
 from test_render_cli import run, watched
 
-from animatediff.config import load_result, parse_config
 from animatediff.errors import UserError
 from animatediff.motion import BLENDS, frames_of, plan_windows
 from animatediff.motion.windows import window_weights
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.render import load_result, parse_config
 from animatediff.sampling import Residuals, UNetInputs, windowed
 from animatediff.sampling.chunks import layers_in_chunks
 from animatediff.sampling.controls import blended_residuals

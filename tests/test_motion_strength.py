@@ -12,14 +12,14 @@ from test_long_clips import SMALL
 from test_pipeline import GOLDEN, pipeline, seeded
 from test_render_cli import run, watched
 
-from animatediff.config import build_request, load_result, parse_config
-from animatediff.control.curve import frame_curve
 from animatediff.errors import UserError
+from animatediff.frames import frame_curve
 from animatediff.motion import MotionAdapter, MotionModule
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.build import build_pipeline, complete
-from animatediff.weights.download import MOTION_LORAS, motion_lora_file
-from animatediff.weights.lora import lora_names
+from animatediff.render import build_request, load_result, parse_config
+from animatediff.render.models import build_pipeline, complete
+from animatediff.weights.hub import MOTION_LORAS, motion_lora_file
+from animatediff.weights.lora.load import lora_names
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ from test_pipeline import pipeline, seeded
 from test_render_cli import FakePipeline, is_one_message, run
 
 from animatediff.bundled import bundled_path, motion_module_path
-from animatediff.config import build_request, load_config, load_result
-from animatediff.control.pictures import as_tensor
 from animatediff.errors import UserError
-from animatediff.pipelines import render as render_module
-from animatediff.pipelines.decode import decode_pictures, encode_pictures
-from animatediff.pipelines.moving_pictures import choose_route
-from animatediff.sampling.hold import between, hold_shares
-from animatediff.video import read_video
+from animatediff.media import read_video
+from animatediff.media.images import as_tensor
+from animatediff.pipelines.image_to_video import choose_route
+from animatediff.pipelines.vae import decode_pictures, encode_pictures
+from animatediff.render import build_request, load_config, load_result
+from animatediff.render import render as render_module
+from animatediff.sampling.keep_frames import between, hold_shares
 from animatediff.weights.find_sparsectrl import find_rgb_encoder
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,9 +11,9 @@ from test_long_clips import SMALL
 from test_pipeline import pipeline, seeded
 from test_render_cli import run, watched
 
-from animatediff.config import load_result
 from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.render import load_result
 from animatediff.sampling import FreeInit, draw_noise, free_init
 from animatediff.sampling.free_init import FILTERS, mix
 

@@ -10,8 +10,8 @@ import pytest
 import tiny_models
 
 from animatediff.cli.original import main
-from animatediff.config import load_config
-from animatediff.video import read_video
+from animatediff.media import read_video
+from animatediff.render import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "prompts"
 

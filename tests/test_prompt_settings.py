@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 from test_render_cli import run
 
-from animatediff.config import build_request, load_config, load_result, parse_config, to_original
 from animatediff.errors import UserError
+from animatediff.media import read_video
 from animatediff.prompts import PromptTravel
-from animatediff.video import read_video
+from animatediff.render import build_request, load_config, load_result, parse_config, to_original
 
 SEASONS = {0: "spring", 12: "summer", 24: "autumn"}
 

@@ -17,8 +17,8 @@ from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.encode import encode
-from animatediff.prompts.frames import FrameStates, slerp
-from animatediff.prompts.timeline import timeline, timeline_picture
+from animatediff.prompts.travel_states import FrameStates, slerp
+from animatediff.render.timeline import timeline, timeline_picture
 
 SEASONS = {0: "spring", 12: "summer", 24: "autumn"}
 KEYS = st.dictionaries(st.integers(0, 40), st.sampled_from("abcdef"), min_size=1)

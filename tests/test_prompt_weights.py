@@ -16,12 +16,12 @@ from test_render_cli import run
 from torch import Tensor
 
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.texts import encode_texts
+from animatediff.pipelines.prompts import encode_texts
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.encode import encode, is_plain, weighted
-from animatediff.prompts.frames import FrameStates
 from animatediff.prompts.grammar import is_unweighted, parse
 from animatediff.prompts.tokens import chunks_of
+from animatediff.prompts.travel_states import FrameStates
 
 CPU = torch.device("cpu")
 

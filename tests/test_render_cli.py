@@ -21,9 +21,9 @@ from weight_files import published, write_hollow
 from animatediff.cli.main import app
 from animatediff.cli.original import main as original
 from animatediff.cli.original import parse
-from animatediff.config import build_request, load_config, load_result
-from animatediff.pipelines import render as render_module
-from animatediff.video import read_metadata, read_video
+from animatediff.media import read_metadata, read_video
+from animatediff.render import build_request, load_config, load_result
+from animatediff.render import render as render_module
 
 
 class FakePipeline:
@@ -184,7 +184,7 @@ def test_mistakes_are_one_message(place: Path, arguments: list[str], message: st
 def test_nothing_half_written_stays(
     place: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
-    from animatediff.video.encode import CodecEncoder
+    from animatediff.media.encode import CodecEncoder
 
     def fail(self: object) -> None:
         raise error
@@ -276,7 +276,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
 
 
 def test_settings_of_the_request_are_all_options() -> None:
-    from animatediff.config import FIELDS
+    from animatediff.render import FIELDS
 
     text = CliRunner().invoke(app, ["animate", "--help"], env={"COLUMNS": "200"}).stdout
     names = {"loras": "lora", "motion_loras": "motion-lora", "embeddings": "embedding", "prompt": "PROMPT"}

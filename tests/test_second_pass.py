@@ -13,13 +13,14 @@ from test_moving_pictures import RED, through_the_vae
 from test_pipeline import pipeline, seeded
 from test_render_cli import run
 
-from animatediff.bundled import bundled_path, world
-from animatediff.control.controlnet import ControlNetInput
+from animatediff.bundled import bundled_path
 from animatediff.errors import UserError
-from animatediff.pipelines.decode import decode_pictures, encode_pictures
+from animatediff.media import read_video
 from animatediff.pipelines.output import Listener
-from animatediff.pipelines.second_pass import enlarged, tiling
-from animatediff.video import read_video
+from animatediff.pipelines.upscale import enlarged, tiling
+from animatediff.pipelines.vae import decode_pictures, encode_pictures
+from animatediff.sampling.controlnet import ControlNetInput
+from animatediff.sprites import world
 
 SMALL: dict[str, Any] = {"num_frames": 3, "height": 16, "width": 24, "num_inference_steps": 4, "output_type": "pt"}
 

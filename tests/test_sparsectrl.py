@@ -14,10 +14,10 @@ from test_golden import GOLDEN, TOLERANCE, assert_close, case, expected, load_at
 from test_motion import tiny_unet
 
 from animatediff.bundled import bundled_path
-from animatediff.control.sparse import SparseControl, embed
-from animatediff.control.sparsectrl import SparseCtrl
+from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.motion import MotionAdapter, MotionNumerics, attach
 from animatediff.sampling import Residuals, UNetInputs
+from animatediff.sampling.sparsectrl import SparseControl, embed
 from animatediff.weights.sparsectrl import load_sparsectrl
 
 KINDS = ("rgb", "scribble")

@@ -13,13 +13,13 @@ from test_weights_motion import SD15, SDXL
 from weight_files import published, write_hollow
 
 from animatediff.bundled import bundled_path
-from animatediff.control.sparsectrl import SparseConfig, SparseCtrl
 from animatediff.errors import UserError
+from animatediff.models.sparsectrl import SparseConfig, SparseCtrl
 from animatediff.weights.convert import convert
-from animatediff.weights.files import load_tensors, save_tensors
 from animatediff.weights.motion import load_motion_module
 from animatediff.weights.recognise import recognise
 from animatediff.weights.sparsectrl import internal_entries, load_sparsectrl, original_entries, save_sparsectrl
+from animatediff.weights.storage.files import load_tensors, save_tensors
 
 GOLDEN = Path(__file__).parent / "golden" / "v3"
 KINDS = ("rgb", "scribble")

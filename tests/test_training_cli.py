@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from animatediff.cli import original_train
 from animatediff.cli.main import app
-from animatediff.video.write import write_video
+from animatediff.media.write import write_video
 
 CSV = "videoid,name,page_dir\n0,right,a\n1,left,a\n2,up,b\n"
 

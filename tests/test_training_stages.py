@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from training_clips import MODEL, MOTION, SIZE, SquareClips, run, settings
 from weight_files import published
 
-from animatediff.control.sparsectrl import SparseCtrl
 from animatediff.errors import UserError
+from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.motion import MotionAdapter, MotionNumerics, attach
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.training.config import TrainConfig
@@ -25,14 +25,14 @@ from animatediff.training.signals import StopRequest
 from animatediff.training.stages import make_stage
 from animatediff.training.stages.low_rank import SPATIAL, TEMPORAL, LowRank
 from animatediff.training.stages.sparsectrl import SparseCtrlStage
-from animatediff.weights.components import empty_model
+from animatediff.weights.base.components import empty_model
+from animatediff.weights.base.model_configs import shipped_config
 from animatediff.weights.convert import convert
-from animatediff.weights.files import read_header
-from animatediff.weights.lora_keys import lora_to_internal
+from animatediff.weights.lora.motion_keys import lora_to_internal
 from animatediff.weights.motion import expected_shapes, original_tensors
 from animatediff.weights.recognise import recognise
-from animatediff.weights.sizes import shipped_config
 from animatediff.weights.sparsectrl import original_entries
+from animatediff.weights.storage.files import read_header
 
 STAGES: dict[str, dict[str, Any]] = {
     "motion": {"stage": "motion", "learning_rate": 5e-3},
@@ -112,7 +112,7 @@ def test_motion_goes_on_from_weights(tmp_path: Path) -> None:
 
 
 def load_file_any(path: Path) -> dict[str, torch.Tensor]:
-    from animatediff.weights.files import load_tensors
+    from animatediff.weights.storage.files import load_tensors
 
     return load_tensors(path)
 

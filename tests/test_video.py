@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from animatediff.errors import UserError
-from animatediff.video import VideoWriter, check_writable, make_grid, read_metadata, read_video, write_video
-from animatediff.video.animated import ticks
+from animatediff.media import VideoWriter, check_writable, make_grid, read_metadata, read_video, write_video
+from animatediff.media.animated import ticks
 
 METADATA = {"animatediff": "0", "request": {"prompt": ["ein Füchslein, “rennt” 🦊"], "seed": [2**64 - 1]}}
 LOSSY = ("mp4", "webm", "gif", "webp")

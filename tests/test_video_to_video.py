@@ -17,14 +17,14 @@ from test_pipeline import PUBLISHED, SMALL, pipeline, seeded
 from test_render_cli import FakePipeline, run
 from videos import number_of, numbered_frame
 
-from animatediff.control.pictures import shaped, size_like
-from animatediff.control.source import open_source
 from animatediff.errors import UserError
-from animatediff.pipelines import render as render_module
-from animatediff.pipelines import sources
-from animatediff.pipelines.beginning import video_latents, video_tensor
+from animatediff.media import read_video, write_video
+from animatediff.media.images import shaped, size_like
+from animatediff.media.source import open_source
+from animatediff.pipelines.init_latents import video_latents, video_tensor
+from animatediff.render import render as render_module
+from animatediff.render import sources
 from animatediff.sampling import SCHEDULERS, begin_at, make_scheduler, noised, set_steps
-from animatediff.video import read_video, write_video
 
 RATE = 44_100
 

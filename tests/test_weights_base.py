@@ -14,13 +14,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from animatediff.errors import UserError
-from animatediff.weights import base, base_folder, ldm
-from animatediff.weights.base import generation_of, load_base, load_base_single_file, load_vae
-from animatediff.weights.base_folder import load_base_folder
-from animatediff.weights.components import empty_model, problems
-from animatediff.weights.files import Header, TensorInfo
-from animatediff.weights.parts import text_component, vae_component
-from animatediff.weights.prediction import probe_prediction
+from animatediff.weights.base import folder as base_folder
+from animatediff.weights.base import ldm
+from animatediff.weights.base import single_file as base
+from animatediff.weights.base.components import empty_model, problems
+from animatediff.weights.base.folder import load_base_folder
+from animatediff.weights.base.prediction import probe_prediction
+from animatediff.weights.base.replacements import text_component, vae_component
+from animatediff.weights.base.single_file import generation_of, load_base, load_base_single_file, load_vae
+from animatediff.weights.storage.files import Header, TensorInfo
 
 GENERATIONS = ("sd1", "sd2", "sdxl")
 KEY_SHAPES = Path(__file__).parent / "data" / "key_shapes.json.gz"

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from animatediff.cli.main import app
 from animatediff.errors import UserError
 from animatediff.weights.convert import convert
-from animatediff.weights.files import load_tensors, read_header, save_tensors
-from animatediff.weights.lora_keys import lora_to_internal
-from animatediff.weights.lora_names import read_pairs
+from animatediff.weights.lora.motion_keys import lora_to_internal
+from animatediff.weights.lora.pairs import read_pairs
 from animatediff.weights.motion import load_motion_module
 from animatediff.weights.recognise import recognise
+from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = ("v1", "v2", "v3", "sdxl", "hotshot")

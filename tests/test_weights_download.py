@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from animatediff.cli.main import app
 from animatediff.errors import UserError
-from animatediff.weights.download import KNOWN_FILES, fetch
+from animatediff.weights.hub import KNOWN_FILES, fetch
 
 GOLDEN = Path(__file__).parent / "golden"
 CONTENT = b"weights" * 1000

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from animatediff.errors import UserError
-from animatediff.weights.base import tokenizers
-from animatediff.weights.embeddings import load_embedding
+from animatediff.weights.addons.embeddings import load_embedding
+from animatediff.weights.base.single_file import tokenizers
 
 VECTORS = torch.arange(3 * 64, dtype=torch.float32).view(3, 64) / 100
 

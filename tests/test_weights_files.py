@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from animatediff.errors import UserError
-from animatediff.weights.files import load_tensors, read_header, save_tensors
 from animatediff.weights.motion import load_motion_module
+from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
 
 HAS_RUN: list[str] = []
 
@@ -234,7 +234,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
 def test_full_disk(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import animatediff.weights.files as files
+    import animatediff.weights.storage.files as files
 
     def half(path: Path, *args: Any) -> None:
         path.write_bytes(b"half a file")

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, MotionNumerics, attach
-from animatediff.weights.base_folder import load_base_folder
-from animatediff.weights.components import empty_model
-from animatediff.weights.files import load_tensors
-from animatediff.weights.lora import load_lora, remove_lora, set_lora_scales
+from animatediff.weights.base.components import empty_model
+from animatediff.weights.base.folder import load_base_folder
+from animatediff.weights.lora.load import load_lora, remove_lora, set_lora_scales
+from animatediff.weights.storage.files import load_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -16,10 +16,10 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout
 from animatediff.weights.convert import convert
 from animatediff.weights.families import FAMILIES
-from animatediff.weights.files import load_tensors, save_tensors
 from animatediff.weights.keys import to_internal, to_original
-from animatediff.weights.lora_keys import lora_to_diffusers, lora_to_internal, lora_to_original
+from animatediff.weights.lora.motion_keys import lora_to_diffusers, lora_to_internal, lora_to_original
 from animatediff.weights.motion import load_motion_module, original_tensors, save_motion_module
+from animatediff.weights.storage.files import load_tensors, save_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 SDXL = {

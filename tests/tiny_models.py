@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from animatediff.motion import MotionAdapter
 from animatediff.weights.families import FAMILIES
-from animatediff.weights.files import save_tensors
-from animatediff.weights.lora_keys import lora_to_original
+from animatediff.weights.lora.motion_keys import lora_to_original
 from animatediff.weights.motion import save_motion_module
+from animatediff.weights.storage.files import save_tensors
 
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1, "cross_attention_dim": 64},

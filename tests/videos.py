@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from animatediff.video import write_video
+from animatediff.media import write_video
 
 HEIGHT, WIDTH = 48, 96
 BITS = 8

@@ -285,8 +285,8 @@ def run(
     quiet: bool = False,
 ) -> None:
     """Render what the settings ask for, on top of a configuration or an earlier result; print the files' names."""
-    from animatediff.config import build_request, load_config, load_result, resolve
     from animatediff.errors import UserError
+    from animatediff.render import build_request, load_config, load_result, resolve
 
     if config and result:
         raise UserError("--config and --from both say what to render; give one of them")
@@ -306,7 +306,7 @@ def run(
 
     with messages(quiet), progress_bar(quiet) as on_progress:
         # imported here: it is seconds, and mistakes in the settings are told before
-        from animatediff.pipelines.render import render, render_runs
+        from animatediff.render.render import render, render_runs
 
         if config and len(requests) == 1 and requests[0].out:
             done = render(requests[0], on_progress=on_progress)
@@ -367,7 +367,7 @@ def _with_token(text: str) -> dict[str, Any]:
 
 
 def _print_words() -> None:
-    from animatediff.bundled import words
+    from animatediff.sprites import words
 
     print("objects:     " + ", ".join(words.OBJECTS))
     print("backgrounds: " + ", ".join(words.BACKGROUNDS))

@@ -33,8 +33,8 @@ def data(
 
     config = build_data_config({"path": path, "kind": kind, **dict(_setting(text) for text in set_ or [])})
     if preview:
-        from animatediff.video import check_writable
-        from animatediff.video.formats import format_of
+        from animatediff.media import check_writable
+        from animatediff.media.formats import format_of
 
         format_of(preview)
         check_writable(preview)

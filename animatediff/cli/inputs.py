@@ -83,8 +83,8 @@ UpscaleSteps = Annotated[Number, _of_second_pass("Steps of its whole schedule (a
 
 def keyframes(texts: list[str] | None) -> list[dict[str, Any]] | None:
     """`8=c.png` and the like as the request takes them. Raises UserError for anything else."""
-    from animatediff.config.inputs import keyframe_of
     from animatediff.errors import UserError
+    from animatediff.render.request_inputs import keyframe_of
 
     try:
         return [keyframe_of(text) for text in texts or []] or None

@@ -93,7 +93,7 @@ def overrides(flags: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     from animatediff.cli.animate import run
-    from animatediff.config import resolve
+    from animatediff.render import resolve
 
     try:
         with reporting():

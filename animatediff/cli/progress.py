@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from animatediff.pipelines.render import OnProgress, RenderProgress
+    from animatediff.render.render import OnProgress, RenderProgress
 
 
 @contextmanager

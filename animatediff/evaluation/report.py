@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError
 from animatediff.evaluation.measure import Measurement, OnStep, measure
 from animatediff.evaluation.moves import Move, camera_moves
-from animatediff.video import read_video
+from animatediff.media import read_video
 
 if TYPE_CHECKING:
-    from animatediff.bundled.reader import Reading
     from animatediff.evaluation.sprites import SpriteWorld
+    from animatediff.sprites.classifier import Reading
 
 
 @dataclass(frozen=True, kw_only=True)

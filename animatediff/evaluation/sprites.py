@@ -9,14 +9,14 @@ import numpy as np
 from animatediff.errors import UserError
 
 if TYPE_CHECKING:
-    from animatediff.bundled.reader import Reading
+    from animatediff.sprites.classifier import Reading
 
 
 class SpriteWorld:
     """The reader of the bundled world, loaded once."""
 
     def __init__(self) -> None:
-        from animatediff.bundled.reader import load_reader
+        from animatediff.sprites.classifier import load_reader
 
         self._reader = load_reader()
 
@@ -24,8 +24,8 @@ class SpriteWorld:
         """Read a clip: uint8 (f, h, w, 3), square frames of any size. Raises UserError for others."""
         import torch
 
-        from animatediff.bundled.reader import read_clip
-        from animatediff.bundled.world import SIZE
+        from animatediff.sprites.classifier import read_clip
+        from animatediff.sprites.world import SIZE
 
         height, width = frames.shape[1:3]
         if height != width:

@@ -9,22 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animatediff.control.controlnet import ControlNetInput
-from animatediff.control.curve import Curve, frame_curve
 from animatediff.errors import UserError
+from animatediff.frames import Curve, frame_curve
 from animatediff.pipelines.assemble import is_sdxl
-from animatediff.pipelines.beginning import clip_size, video_latents, video_size, video_strength, video_tensor
 from animatediff.pipelines.checks import as_list, check_call, check_clip_skip, travelling
-from animatediff.pipelines.clip_sampler import ClipSampler
-from animatediff.pipelines.decode import decode
+from animatediff.pipelines.controlnets import net_controls, net_inputs
+from animatediff.pipelines.image_to_video import adapter_states, moving_pictures
+from animatediff.pipelines.init_latents import clip_size, video_latents, video_size, video_strength, video_tensor
 from animatediff.pipelines.keyframes import at_work, keyframes
 from animatediff.pipelines.loading import LoadedPipeline
 from animatediff.pipelines.long_clips import long_clip
-from animatediff.pipelines.moving_pictures import adapter_states, moving_pictures
-from animatediff.pipelines.nets import net_controls, net_inputs
 from animatediff.pipelines.output import AnimateDiffOutput, Listener, Progress
-from animatediff.pipelines.second_pass import UPSCALE_STRENGTH, in_two_passes
-from animatediff.pipelines.texts import encode_texts
+from animatediff.pipelines.prompts import encode_texts
+from animatediff.pipelines.upscale import UPSCALE_STRENGTH, in_two_passes
+from animatediff.pipelines.vae import decode
 from animatediff.prompts import PromptTravel
 from animatediff.sampling import (
     ClipPredictor,
@@ -38,7 +36,9 @@ from animatediff.sampling import (
     set_steps,
     windowed,
 )
+from animatediff.sampling.controlnet import ControlNetInput
 from animatediff.sampling.predict import Predict
+from animatediff.sampling.sample import ClipSampler
 
 DECODE_CHUNK_SIZE = 4
 

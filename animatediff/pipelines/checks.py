@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.pipelines.decode import OUTPUT_TYPES
+from animatediff.pipelines.vae import OUTPUT_TYPES
 from animatediff.prompts import PromptTravel
 
 

@@ -11,15 +11,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from animatediff.control.indices import frame_indices
-from animatediff.control.pictures import LATENT_CHANNELS, as_tensor
-from animatediff.control.sparse import SparseControl, check_pictures, embed
 from animatediff.errors import UserError
-from animatediff.pipelines.decode import encode_pictures
+from animatediff.frames import frame_indices
+from animatediff.media.images import LATENT_CHANNELS, as_tensor
+from animatediff.pipelines.vae import encode_pictures
 from animatediff.sampling import active_timesteps
+from animatediff.sampling.sparsectrl import SparseControl, check_pictures, embed
 
 if TYPE_CHECKING:
-    from animatediff.control.sparsectrl import SparseCtrl
+    from animatediff.models.sparsectrl import SparseCtrl
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,13 +22,13 @@ from animatediff.pipelines.checks import as_list
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.sampling import make_scheduler, scheduler_name
-from animatediff.weights.quiet import quiet_loading
+from animatediff.weights.silence import quiet_loading
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
     from typing_extensions import Self
 
-    from animatediff.control.sparsectrl import SparseCtrl
+    from animatediff.models.sparsectrl import SparseCtrl
     from animatediff.pipelines.assemble import ImagePipeline
     from animatediff.weights.families import Family, Recommended
 
@@ -83,7 +83,7 @@ class LoadedPipeline:
         Raises UserError for anything that is not a complete Stable Diffusion model.
         """
         from animatediff.bundled import named
-        from animatediff.weights.base import load_base
+        from animatediff.weights.base.single_file import load_base
 
         source = named(pretrained_model_name_or_path)
         parts = load_base(source, dtype=as_dtype(torch_dtype, default_device()), **settings)
@@ -97,7 +97,7 @@ class LoadedPipeline:
 
         `settings`: `vae` and others of `weights.base.load_base_single_file`. Raises UserError as `from_pretrained`.
         """
-        from animatediff.weights.base import load_base_single_file
+        from animatediff.weights.base.single_file import load_base_single_file
 
         parts = load_base_single_file(path, dtype=as_dtype(torch_dtype, default_device()), **settings)
         return cls(image_pipeline(parts))
@@ -119,7 +119,7 @@ class LoadedPipeline:
         Raises UserError if it is another kind of file or made for another kind of base model.
         """
         from animatediff.bundled import motion_module_path
-        from animatediff.weights.few_steps import few_steps
+        from animatediff.weights.lora.few_steps import few_steps
         from animatediff.weights.motion import load_motion_module
 
         path = motion_module_path() if path == "bundled" else path
@@ -153,10 +153,10 @@ class LoadedPipeline:
         model.
         """
         from animatediff.bundled import named
-        from animatediff.weights.download import KNOWN_FILES, fetch, motion_lora_file
-        from animatediff.weights.few_steps import few_step_lora, few_steps
-        from animatediff.weights.files import read_header
-        from animatediff.weights.lora import load_lora, lora_file
+        from animatediff.weights.hub import KNOWN_FILES, fetch, motion_lora_file
+        from animatediff.weights.lora.few_steps import few_step_lora, few_steps
+        from animatediff.weights.lora.load import load_lora, lora_file
+        from animatediff.weights.storage.files import read_header
 
         self._check_in_memory()
         encoders = self._text_encoders
@@ -181,7 +181,7 @@ class LoadedPipeline:
 
     def set_adapters(self, adapter_names: Sequence[str] | str, adapter_weights: Sequence[float] | float = 1.0) -> None:
         """Set the strengths of loaded LoRAs; those that are not named are switched off, as in diffusers."""
-        from animatediff.weights.lora import lora_names, set_lora_scales
+        from animatediff.weights.lora.load import lora_names, set_lora_scales
 
         names = as_list(adapter_names)
         weights = [adapter_weights] * len(names) if isinstance(adapter_weights, int | float) else list(adapter_weights)
@@ -194,7 +194,7 @@ class LoadedPipeline:
 
     def unload_lora_weights(self, adapter_name: str | None = None) -> None:
         """Remove one LoRA, or all; what they were loaded into is exactly as it was before."""
-        from animatediff.weights.lora import lora_names, remove_lora
+        from animatediff.weights.lora.load import lora_names, remove_lora
 
         for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):
             remove_lora(self._lora_models, name)
@@ -224,7 +224,7 @@ class LoadedPipeline:
         Each call may give each of them frames to follow.
         Raises UserError for anything else, and for one of another base model.
         """
-        from animatediff.weights.controlnet import load_controlnet
+        from animatediff.weights.addons.controlnet import load_controlnet
 
         net = load_controlnet(path, unet=self.unet, dtype=self.unet.dtype)
         self.controlnets.append(net.to(self.unet.device))
@@ -240,7 +240,7 @@ class LoadedPipeline:
         Its strength is set by `set_ip_adapter_scale`; `unload_ip_adapter` takes it out. Raises UserError for another
         kind of file, another base model's, or a missing image encoder.
         """
-        from animatediff.weights.ip_adapter import load_ip_adapter
+        from animatediff.weights.addons.ip_adapter import load_ip_adapter
 
         self._check_in_memory()
         load_ip_adapter(self.image, path, self.unet, image_encoder)
@@ -250,7 +250,7 @@ class LoadedPipeline:
 
         Raises UserError for another kind of file, another base model's, or a word that is known already.
         """
-        from animatediff.weights.embeddings import load_embedding
+        from animatediff.weights.addons.embeddings import load_embedding
 
         tokenizers = [t for n in ("tokenizer", "tokenizer_2") if (t := getattr(self.image, n, None)) is not None]
         return load_embedding(path, tokenizers=tokenizers, text_encoders=self._text_encoders, token=token).token

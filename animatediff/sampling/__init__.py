@@ -6,7 +6,7 @@ from animatediff.sampling.loop import Cancelled, clip_noise, denoise, one_genera
 from animatediff.sampling.noise import NOISES, draw_noise
 from animatediff.sampling.predict import ClipPredictor, guided, windowed
 from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name, set_steps
-from animatediff.sampling.start import begin_at, check_strength, noised
+from animatediff.sampling.timesteps import begin_at, check_strength, noised
 
 __all__ = [
     "NOISES",

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from animatediff.models.residuals import Residuals
 from animatediff.motion import Window
-
-
-class Residuals(NamedTuple):
-    """What is added to what the UNet keeps on its way down, and to the output of its mid block."""
-
-    down: tuple[Tensor, ...]
-    """(b*f, c, h, w) each, in the order of the UNet."""
-    mid: Tensor
-    """(b*f, c, h, w)."""
-
-    def scaled(self, by: float) -> Residuals:
-        """All of them times `by`."""
-        return Residuals(tuple(part * by for part in self.down), self.mid * by)
-
-    def plus(self, other: Residuals) -> Residuals:
-        """The sum of two controls."""
-        return Residuals(tuple(a + b for a, b in zip(self.down, other.down, strict=True)), self.mid + other.mid)
 
 
 @dataclass(frozen=True, kw_only=True)

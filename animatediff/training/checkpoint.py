@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from animatediff.errors import UserError
+from animatediff.files import AtomicFile
 from animatediff.training.config import SAME_ON_RESUME, TrainConfig
-from animatediff.video.atomic import AtomicFile
 
 logger = logging.getLogger(__name__)
 

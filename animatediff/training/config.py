@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from animatediff.config import WeightRef
-from animatediff.config.request import Count, Finite, Name, Size
+from animatediff.render import WeightRef
+from animatediff.render.request import Count, Finite, Name, Size
 from animatediff.training.data.config import DataConfig
 
 Stage = Literal["adapter", "motion", "motion_lora", "sparsectrl", "image"]

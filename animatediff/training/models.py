@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def model_source(model: str) -> Path:
     """The file or folder that a model name means; a hub id is fetched (only that uses the network)."""
     from animatediff.bundled import bundled_path, named
-    from animatediff.weights.base_folder import HUB_ID, current_id, download_base
+    from animatediff.weights.base.folder import HUB_ID, current_id, download_base
 
     path = Path(named(model)).expanduser()
     if model == "bundled":
@@ -32,7 +32,7 @@ def model_source(model: str) -> Path:
 def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
     """The image model of the configuration, without motion modules. Raises UserError for what is no such model."""
     from animatediff.pipelines import AnimateDiffPipeline
-    from animatediff.weights.unet import load_unet
+    from animatediff.weights.base.unet import load_unet
 
     supplied: dict[str, Any] = {} if config.vae is None else {"vae": config.vae}
     pipe = AnimateDiffPipeline.from_pretrained(model_source(config.model), torch_dtype=torch.float32, **supplied)

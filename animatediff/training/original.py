@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from animatediff.config.request import unknown_key
 from animatediff.errors import UserError
+from animatediff.render.request import unknown_key
 
 RENAMED = {
     "pretrained_model_path": "model",

@@ -11,9 +11,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from animatediff.config.files import find, parse_yaml, read_text
-from animatediff.config.request import unknown_key
 from animatediff.errors import UserError
+from animatediff.files import find, parse_yaml, read_text
+from animatediff.render.request import unknown_key
 from animatediff.training.config import ONLY_FOR, TrainConfig
 from animatediff.training.original import from_original, is_original
 

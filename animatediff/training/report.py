@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from animatediff.video.atomic import write_errors, write_text
+from animatediff.files import write_errors, write_text
 
 CURVE = "curve.jsonl"
 SECONDS_BETWEEN_LINES = 10.0

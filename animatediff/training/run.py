@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from animatediff.errors import UserError
-from animatediff.video.atomic import check_writable, write_errors, write_text
+from animatediff.files import check_writable, write_errors, write_text
 
 if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig

@@ -142,6 +142,6 @@ class Validation:
 
 
 def _write(folder: Path, index: int, frames: Any, fps: float) -> Path:
-    from animatediff.video.write import write_video
+    from animatediff.media.write import write_video
 
     return write_video(frames, folder / f"{index}.{'mp4' if len(frames) > 1 else 'png'}", fps=fps)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
-from animatediff.weights import lora_dots
 from animatediff.weights.families import family_named
-from animatediff.weights.files import load_tensors, save_tensors
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
-from animatediff.weights.lora_keys import lora_to_diffusers, lora_to_internal, lora_to_original
+from animatediff.weights.lora import kohya_paths as lora_dots
+from animatediff.weights.lora.motion_keys import lora_to_diffusers, lora_to_internal, lora_to_original
 from animatediff.weights.motion import check_tensors, expected_shapes, find_header
 from animatediff.weights.recognise import Recognised, recognise_header
+from animatediff.weights.storage.files import load_tensors, save_tensors
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
@@ -147,7 +147,7 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
 
 
 def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
-    from animatediff.control.sparsectrl import SparseCtrl
+    from animatediff.models.sparsectrl import SparseCtrl
     from animatediff.weights import sparsectrl
 
     header = found.header

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.weights.files import Header, read_header
-from animatediff.weights.folders import weights_file
 from animatediff.weights.recognise import recognise_header
+from animatediff.weights.storage.files import Header, read_header
+from animatediff.weights.storage.folders import weights_file
 
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".bin")
 CROSS_ATTENTION = ".attn2.to_k.weight"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
-from animatediff.weights.few_steps import few_step_lora
-from animatediff.weights.files import Header, read_header
-from animatediff.weights.folders import read_json
+from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import OPTIONS, Recognised, recognise_header
+from animatediff.weights.storage.files import Header, read_header
+from animatediff.weights.storage.folders import read_json
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}

@@ -14,10 +14,10 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.weights.families import Family, family_named
-from animatediff.weights.files import Header, load_tensors, read_header, save_tensors
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, rename, to_internal, to_original
-from animatediff.weights.pickles import Place
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
+from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
+from animatediff.weights.storage.pickles import Place
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -165,7 +165,7 @@ def find_header(source: str | Path) -> Header:
 
 
 def _folder_header(folder: Path) -> Header:
-    from animatediff.weights.folders import read_json, weights_file
+    from animatediff.weights.storage.folders import read_json, weights_file
 
     inner = folder / "unet" if (folder / "unet").is_dir() else folder  # HotshotXL is published as a whole model
     header = read_header(weights_file(inner))
@@ -184,7 +184,7 @@ def _folder_header(folder: Path) -> Header:
 
 
 def _is_hub_id(name: str) -> bool:
-    from animatediff.weights.base_folder import HUB_ID
+    from animatediff.weights.base.folder import HUB_ID
 
     return HUB_ID.fullmatch(name) is not None and Path(name).suffix not in (
         ".ckpt",

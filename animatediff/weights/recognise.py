@@ -13,8 +13,8 @@ from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.weights.families import FAMILIES, LIGHTNING_FILE, Family, family_of_metadata
-from animatediff.weights.files import Header, read_header
 from animatediff.weights.keys import MOTION_KEY, dialect_of, layout_of, num_positions, to_internal
+from animatediff.weights.storage.files import Header, read_header
 
 TITLES = {
     "motion_module": "motion module",
@@ -219,7 +219,7 @@ def _family_name(dialect: str, levels: int, mid: bool, positions: int | None) ->
 def _base_model(header: Header) -> Recognised | None:
     if not (key := _any(header, r"^model\.diffusion_model\.")):
         return None
-    from animatediff.weights.base import generation_of
+    from animatediff.weights.base.single_file import generation_of
 
     try:
         generation = generation_of(header)

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from animatediff.control.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
 from animatediff.errors import UserError
-from animatediff.weights.files import Header, load_tensors, save_tensors
-from animatediff.weights.folders import read_json
+from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
+from animatediff.weights.base.model_configs import Generation, unet_config
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
 from animatediff.weights.motion import check_tensors, find_header, original_tensors
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
-from animatediff.weights.sizes import Generation, unet_config
+from animatediff.weights.storage.files import Header, load_tensors, save_tensors
+from animatediff.weights.storage.folders import read_json
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

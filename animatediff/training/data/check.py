@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from animatediff.errors import UserError
+from animatediff.media.decode import VideoFile
+from animatediff.media.kinds import PICTURE_SUFFIXES, BadMedia
 from animatediff.training.data.clip import Draw, choose_frames
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.dataset import read_frames
@@ -16,8 +18,6 @@ from animatediff.training.data.items import Findings
 from animatediff.training.data.shards import list_shards, parts_of
 from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list_items
 from animatediff.training.data.tar import is_remote, read_samples
-from animatediff.video.decode import VideoFile
-from animatediff.video.media import PICTURE_SUFFIXES, BadMedia
 
 CHECKED_SHARDS = 4
 """So many shards, spread over all of them, have their first samples read."""

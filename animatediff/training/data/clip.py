@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from animatediff.media.kinds import BadMedia
 from animatediff.training.data.camera import camera_clip
 from animatediff.training.data.config import DataConfig
-from animatediff.video.media import BadMedia
 
 
 @dataclass(frozen=True)

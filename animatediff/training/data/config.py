@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from animatediff.bundled.words import MOTIONS
-from animatediff.config.request import unknown_key
 from animatediff.errors import UserError, nearest
+from animatediff.render.request import unknown_key
+from animatediff.sprites.words import MOTIONS
 
 Kind = Literal["auto", "csv", "folder", "jsonl", "pictures", "webdataset", "sprites"]
 Count = Annotated[int, Field(ge=1)]
@@ -88,7 +88,7 @@ class DataConfig(BaseModel):
     def _check_sprites(self) -> None:
         given: list[tuple[str, str, Any]] = [("motions", motion, MOTIONS) for motion in self.motions or ()]
         if self.look is not None:
-            from animatediff.bundled.looks import LOOKS
+            from animatediff.sprites.styles import LOOKS
 
             given.append(("look", self.look, LOOKS))
         for setting, word, known in given:

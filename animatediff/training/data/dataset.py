@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from animatediff.errors import UserError
+from animatediff.media.decode import VideoFile
+from animatediff.media.kinds import PICTURE_SUFFIXES, BadMedia, read_picture, reason
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
 from animatediff.training.data.items import Item, Listing
-from animatediff.video.decode import VideoFile
-from animatediff.video.media import PICTURE_SUFFIXES, BadMedia, read_picture, reason
 
 MAX_TRIES = 10
 """How many unusable items in a row are replaced by others before training stops."""

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from animatediff.media import make_grid, write_video
 from animatediff.training.data.config import DataConfig
 from animatediff.training.data.dataset import ClipDataset
 from animatediff.training.data.loader import ClipLoader
 from animatediff.training.data.open import open_dataset
-from animatediff.video import make_grid, write_video
 
 
 class Preview(NamedTuple):

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 
 from animatediff.errors import UserError
+from animatediff.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
 from animatediff.training.data.dataset import MAX_TRIES, ClipItem, read_frames
 from animatediff.training.data.sources import TEXT_KEYS, caption_of
 from animatediff.training.data.tar import Sample, expand, is_remote, read_samples
-from animatediff.video.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 
 logger = logging.getLogger(__name__)
 

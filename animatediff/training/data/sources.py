@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError, nearest
+from animatediff.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.items import Findings, Item, Listing, printable
-from animatediff.video.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 
 FILE_KEYS = ("video", "file", "path", "file_name", "image")
 TEXT_KEYS = ("text", "caption", "prompt")

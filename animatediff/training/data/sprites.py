@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from animatediff.bundled import world
-from animatediff.bundled.looks import LOOKS
-from animatediff.bundled.watermark import add_watermark
+from animatediff.sprites import world
+from animatediff.sprites.styles import LOOKS
+from animatediff.sprites.watermark import add_watermark
 from animatediff.training.data.camera import camera_path
 from animatediff.training.data.config import DataConfig
 from animatediff.training.data.dataset import ClipDataset

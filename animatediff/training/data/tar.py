@@ -18,7 +18,7 @@ from http.client import HTTPException
 from typing import Any, BinaryIO, cast
 
 from animatediff.errors import UserError
-from animatediff.video.media import BadMedia, reason, sniff
+from animatediff.media.kinds import BadMedia, reason, sniff
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from animatediff.training.models import model_source
 from animatediff.training.stages.base import Stage
 from animatediff.training.stages.low_rank import CONVOLUTIONS, IMAGE, LowRank
-from animatediff.weights.files import save_tensors
-from animatediff.weights.unet import load_unet, save_image_model
+from animatediff.weights.base.unet import load_unet, save_image_model
+from animatediff.weights.storage.files import save_tensors
 
 
 class ImageStage(Stage):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from animatediff.training.stages.base import Stage
 from animatediff.training.stages.low_rank import SPATIAL, TEMPORAL, LowRank
 from animatediff.training.stages.motion import load_frozen_motion
-from animatediff.weights.files import save_tensors
+from animatediff.weights.storage.files import save_tensors
 
 
 class AdapterStage(Stage):

@@ -13,8 +13,8 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionNumerics
 from animatediff.training.stages.base import Stage
 from animatediff.weights.families import FAMILIES, Family, Recommended
-from animatediff.weights.files import save_tensors
 from animatediff.weights.motion import original_tensors
+from animatediff.weights.storage.files import save_tensors
 
 
 class MotionStage(Stage):

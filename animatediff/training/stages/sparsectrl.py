@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from animatediff.bundled import named
-from animatediff.control.sketch import sketch
-from animatediff.control.sparsectrl import SparseCtrl
+from animatediff.media.sketch import sketch
+from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.training.draws import generator_for
 from animatediff.training.objective import ClipLoss, Objective
 from animatediff.training.stages.base import Stage
 from animatediff.training.stages.motion import load_frozen_motion
-from animatediff.weights.files import save_tensors
 from animatediff.weights.sparsectrl import config_metadata, load_sparsectrl, original_entries
+from animatediff.weights.storage.files import save_tensors
 
 if TYPE_CHECKING:
     from animatediff.training.data import Batch

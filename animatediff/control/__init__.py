@@ -1,1 +1,0 @@
-"""What steers a clip besides its text: pictures and sketches at single frames (SparseCtrl)."""

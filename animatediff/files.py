@@ -1,0 +1,288 @@
+"""Files: found by name, read as text, YAML or JSON, and written whole or not at all.
+
+What is written stands under another name beside its place until it is complete, and is then renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from animatediff.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+"""The root of a source checkout; the folder of packages where installed."""
+
+OF_TEXTS = ("prompt", "prompt_travel", "prompt_map")
+"""Keys that hold texts at frames: a frame given twice there is a mistake as well."""
+
+FRAME_NAME = re.compile(r"\d{5,}\.png")
+"""Names of the files in a folder of frames."""
+
+Lines = dict[tuple[Any, ...], int]
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file. Raises UserError if it is missing, a folder, over 16 MB, or no UTF-8."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected a file")
+    try:
+        if path.stat().st_size > 1 << 24:
+            raise UserError(f"{path}: is larger than 16 MB, this is no configuration file")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text file (byte {error.start} is no UTF-8)") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
+    """Plain values of a YAML text, and the line (from 1) of each key down to the second level.
+
+    Raises UserError for anything that is not valid YAML, and for a key given twice.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: Lines = {}
+        _collect_lines(node, (), lines, where)
+        return yaml.safe_load(text), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: is not valid YAML ({error.problem or error.context})") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError, KeyError) as error:
+        # PyYAML lets errors of int(), datetime() and of its own constructors through
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{where}: is not valid YAML ({str(error)[:200]})") from error
+
+
+def _collect_lines(node: yaml.Node | None, path: tuple[Any, ...], lines: Lines, where: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*path, key.value if isinstance(key, yaml.ScalarNode) else None)
+            line = key.start_mark.line + 1
+            if place in lines and key.tag != "tag:yaml.org,2002:merge" and place[-1] is not None:
+                raise UserError(f"{where}, line {line}: {place[-1]!r} is given twice (first in line {lines[place]})")
+            lines[place] = line
+            if len(place) < 2 or place[-1] in OF_TEXTS:
+                _collect_lines(value, place, lines, where)
+    elif isinstance(node, yaml.SequenceNode) and (not path or path[-1] in OF_TEXTS):
+        for index, item in enumerate(node.value):
+            place = (*path, index)
+            lines[place] = item.start_mark.line + 1
+            _collect_lines(item, place, lines, where)
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Plain values of a JSON text. Raises UserError for anything else, and for a key given twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{where}: {twice!r} is given twice")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not valid JSON ({error})") from error
+
+
+def find(name: str, folders: Sequence[Path], kind: str = "") -> str:
+    """The existing file or folder that `name` means, or `name` itself (a hub id, or missing: whoever opens it says so).
+
+    Relative names are tried in `folders`, in the working directory, and in a source checkout; and, where `kind` is a
+    folder of models/, also there under the last part of the name.
+    """
+    try:
+        path = Path(name).expanduser()
+        if path.is_absolute():
+            return str(path)
+        for folder in (*folders, Path(), REPOSITORY):
+            if (folder / path).exists():
+                return str(folder / path)
+        if kind and path.suffix:
+            for root in (Path(), REPOSITORY):
+                candidate = root / "models" / kind / path.name
+                if candidate.is_file():
+                    return str(candidate)
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, an unknown home: no such file, then
+        pass
+    return name
+
+
+def write_error(path: Path, error: BaseException) -> UserError:
+    """The message for an OSError met while `path` was written."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{path}: the disk is full; nothing was left behind. Free some space or choose another place with --out"
+        )
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(f"{path}: cannot be written ({reason}); choose another place with --out")
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn any OSError of the body into the UserError of `write_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise UserError unless `path` can be made: its nearest existing folder takes new files. Leaves nothing behind."""
+    path = Path(path)
+    folder = path.absolute().parent
+    with write_errors(path):
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file, not a folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def check_folder(path: str | Path) -> None:
+    """Raise UserError if a folder of frames cannot be named `path`: a file is, or a folder that holds other files."""
+    path = Path(path)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"{path}: is a file, expected the name of a folder for the frames")
+    with write_errors(path):
+        others = [entry.name for entry in path.iterdir() if not FRAME_NAME.fullmatch(entry.name)]
+    if others:
+        raise UserError(f"{path}: holds other files ({others[0]}); choose an empty or a new folder for the frames")
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Make `folder`; returns the folders that were not there before, deepest first."""
+    made = []
+    missing = folder
+    while not missing.exists():
+        made.append(missing)
+        missing = missing.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _publish(temporary: Path, path: Path, overwrite: bool) -> Path:
+    """Rename `temporary` to `path`, or, unless `overwrite`, to the first free `name-2`, ...; returns it."""
+    if overwrite:
+        os.replace(temporary, path)
+        return path
+    number, place = 1, path
+    while True:
+        try:
+            os.link(temporary, place)  # fails if the name is taken, also by a run that finishes at the same moment
+        except FileExistsError:
+            number += 1
+            place = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        except OSError:  # file systems without hard links
+            if not place.exists():
+                os.replace(temporary, place)
+                return place
+            number += 1
+            place = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        else:
+            temporary.unlink()
+            return place
+
+
+class AtomicFile:
+    """A context: write to `.temporary`; when the body ends well, the file appears as `.path`, otherwise nothing stays.
+
+    With `overwrite=False` a taken name is left alone and `.path` becomes `name-2`, `name-3`, ... Raises UserError where
+    the place cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = True) -> None:
+        self.path = Path(path)
+        self.overwrite = overwrite
+        self.temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._made: list[Path] = []
+
+    def __enter__(self) -> AtomicFile:
+        self._check()
+        with write_errors(self.path):
+            try:
+                self._made = _make_parents(self.path.absolute().parent)
+                self._create()
+            except BaseException:
+                self._clean()
+                raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if kind is None:
+                with write_errors(self.path):
+                    self._publish()
+                self._made = []
+        finally:
+            self._clean()
+
+    def _clean(self) -> None:
+        self._remove()
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+    # What a folder does otherwise.
+
+    def _check(self) -> None:
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder, expected a file name")
+
+    def _create(self) -> None:
+        self.temporary.touch(exist_ok=False)
+
+    def _publish(self) -> None:
+        self.path = _publish(self.temporary, self.path, self.overwrite)
+
+    def _remove(self) -> None:
+        self.temporary.unlink(missing_ok=True)
+
+
+class AtomicFolder(AtomicFile):
+    """The same for a folder of frames; an existing folder is replaced only if it holds nothing but numbered frames."""
+
+    def _check(self) -> None:
+        check_folder(self.path)
+
+    def _create(self) -> None:
+        self.temporary.mkdir()
+
+    def _publish(self) -> None:
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        os.replace(self.temporary, self.path)
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small UTF-8 text file, whole or not at all. Raises UserError where it cannot be written."""
+    with AtomicFile(path) as file, write_errors(file.path):
+        file.temporary.write_text(text, encoding="utf-8")

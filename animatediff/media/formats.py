@@ -1,0 +1,56 @@
+"""The video formats this project writes, by file name."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+from animatediff.errors import UserError, nearest
+
+FORMATS = {
+    ".mp4": "mp4",
+    ".webm": "webm",
+    ".gif": "gif",
+    ".webp": "webp",
+    ".apng": "apng",
+    ".png": "apng",  # an APNG is a PNG, and is commonly named so
+}
+FOLDER = "folder"
+"""A folder of numbered PNG files."""
+
+METADATA_KEY = "animatediff"
+"""Keyword of the text chunk that holds the request in PNG files."""
+
+
+def format_of(path: str | Path) -> str:
+    """The format that a path asks for: one of the values of FORMATS, or FOLDER where the name has no suffix.
+
+    Raises UserError for a suffix that is not written here.
+    """
+    text = str(path)
+    path = Path(path)
+    if text.endswith(("/", "\\")) or path.is_dir() or not path.suffix:
+        return FOLDER
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        close = nearest(suffix, FORMATS)
+        hint = f"did you mean {path.with_suffix(close).name}? " if close else ""
+        known = ", ".join(FORMATS)
+        raise UserError(
+            f"{path}: cannot write {suffix!r}; {hint}known: {known}, or a name without a dot for a folder of PNG"
+        )
+    return FORMATS[suffix]
+
+
+def frame_rate(fps: float | Fraction) -> Fraction:
+    """Frames per second as a fraction that every container can hold. Raises UserError unless 0 < fps <= 240."""
+    if not 0 < fps <= 240:
+        raise UserError(f"fps={fps}: expected more than 0 and at most 240 frames per second")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def check_quality(quality: int) -> int:
+    """`quality` itself. Raises UserError unless it is from 0 to 100."""
+    if not 0 <= quality <= 100:
+        raise UserError(f"quality={quality}: expected 0 (smallest file) to 100 (best picture)")
+    return quality

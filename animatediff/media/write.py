@@ -1,0 +1,163 @@
+"""Write frames to a video file or a folder, whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from animatediff.errors import UserError
+from animatediff.files import AtomicFile, AtomicFolder, write_error
+from animatediff.media.animated import ApngEncoder, FolderEncoder, GifEncoder, WebpEncoder
+from animatediff.media.audio import CODECS as SOUND_CODECS
+from animatediff.media.audio import Sound, add_sound
+from animatediff.media.encode import CodecEncoder
+from animatediff.media.formats import FOLDER, check_quality, format_of, frame_rate
+
+Encoder = CodecEncoder | GifEncoder | WebpEncoder | ApngEncoder | FolderEncoder
+
+
+def write_video(
+    frames: np.ndarray | Iterable[np.ndarray],
+    path: str | Path,
+    *,
+    fps: float | Fraction = 8,
+    quality: int = 80,
+    metadata: Mapping[str, Any] | None = None,
+    loop: int = 0,
+    overwrite: bool = True,
+    sound: Sound | None = None,
+) -> Path:
+    """Write frames to `path` in the format its suffix names, and return the path written.
+
+    frames: uint8 (f, h, w, 3), or an iterable of such chunks or of single frames (h, w, 3); only one is held at a time.
+    quality: 0 to 100; H.264 and VP9 rate factor, WebP quality with 100 lossless; GIF and PNG do not use it.
+    metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
+    sound: what is heard meanwhile, in mp4 and webm.
+    With `overwrite=False` a taken file name gets `-2`, `-3`, ... Raises UserError where the file cannot be written.
+    """
+    with VideoWriter(
+        path, fps=fps, quality=quality, metadata=metadata, loop=loop, overwrite=overwrite, sound=sound
+    ) as writer:
+        for chunk in frames:
+            writer.write(chunk)
+    return writer.path
+
+
+def check_takes_sound(path: str | Path) -> None:
+    """Raise UserError for a format without sound."""
+    if format_of(path) not in SOUND_CODECS:
+        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave --audio out")
+
+
+class VideoWriter:
+    """A context that takes frames as they come; `.path` is the file once the body has ended well.
+
+    Arguments and errors as for `write_video`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: float | Fraction = 8,
+        quality: int = 80,
+        metadata: Mapping[str, Any] | None = None,
+        loop: int = 0,
+        overwrite: bool = True,
+        sound: Sound | None = None,
+    ) -> None:
+        self._format = format_of(path)
+        if sound is not None:
+            check_takes_sound(path)
+        self._sound = sound
+        self._fps = frame_rate(fps)
+        self._quality = check_quality(quality)
+        if not 0 <= loop < 65536:
+            raise UserError(f"loop={loop}: expected 0 (for ever) to 65535 times")
+        self._loop = loop
+        self._text = json.dumps(metadata or {}, separators=(",", ":"))  # ASCII, which every container can hold
+        self._file = AtomicFolder(path) if self._format == FOLDER else AtomicFile(path, overwrite=overwrite)
+        self._encoder: Encoder | None = None
+        self._size: tuple[int, int] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, or will be."""
+        return self._file.path
+
+    def __enter__(self) -> VideoWriter:
+        self._file.__enter__()
+        return self
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append uint8 frames, (f, h, w, 3) or (h, w, 3), all of one size."""
+        if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+            raise ValueError(f"frames must be uint8 (f, h, w, 3), got {frames.dtype} {frames.shape}")
+        for frame in frames if frames.ndim == 4 else frames[None]:
+            if self._size is None:
+                self._size = frame.shape[0], frame.shape[1]
+                self._encode(self._open)
+            if frame.shape[:2] != self._size:
+                raise ValueError(f"all frames must have one size: first {self._size}, now {frame.shape[:2]}")
+            assert self._encoder is not None
+            self._encode(functools.partial(self._encoder.add, frame))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            if kind is None:
+                if self._encoder is None:
+                    raise UserError(f"{self.path}: there are no frames to write")
+                self._encode(self._encoder.finish)
+                if self._sound is not None:
+                    self._encode(functools.partial(self._add, self._sound))
+        except BaseException as failure:
+            self._abandon()
+            self._file.__exit__(type(failure), failure, None)
+            raise
+        if kind is not None:
+            self._abandon()
+        self._file.__exit__(kind, error, trace)
+
+    def _add(self, sound: Sound) -> None:
+        mute = self._file.temporary
+        heard = mute.with_name(f"{mute.name}.sound")
+        try:
+            add_sound(mute, self._format, sound, heard)
+            os.replace(heard, mute)
+        finally:
+            heard.unlink(missing_ok=True)
+
+    def _open(self) -> None:
+        assert self._size is not None
+        path, text = self._file.temporary, self._text
+        if self._format == FOLDER:
+            self._encoder = FolderEncoder(path, self._fps, text)
+        elif self._format == "gif":
+            self._encoder = GifEncoder(path, self._size, self._fps, self._loop, text)
+        elif self._format == "webp":
+            self._encoder = WebpEncoder(path, self._size, self._fps, self._quality, self._loop, text)
+        elif self._format == "apng":
+            self._encoder = ApngEncoder(path, self._size, self._fps, self._loop, text)
+        else:
+            self._encoder = CodecEncoder(path, self._format, self._size, self._fps, self._quality, text)
+
+    def _encode(self, step: Any) -> None:
+        from av.error import FFmpegError
+
+        try:
+            step()
+        except (OSError, FFmpegError) as error:
+            raise write_error(self.path, error) from error
+
+    def _abandon(self) -> None:
+        if self._encoder is not None:
+            with suppress(Exception):  # the first error is the one to report; the temporary file goes anyway
+                self._encoder.abandon()

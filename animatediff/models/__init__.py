@@ -1,0 +1,1 @@
+"""The networks that this project defines besides the motion modules."""

@@ -1,0 +1,24 @@
+"""What a control network adds to the skip connections of a UNet."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Residuals(NamedTuple):
+    """What is added to what the UNet keeps on its way down, and to the output of its mid block."""
+
+    down: tuple[Tensor, ...]
+    """(b*f, c, h, w) each, in the order of the UNet."""
+    mid: Tensor
+    """(b*f, c, h, w)."""
+
+    def scaled(self, by: float) -> Residuals:
+        """All of them times `by`."""
+        return Residuals(tuple(part * by for part in self.down), self.mid * by)
+
+    def plus(self, other: Residuals) -> Residuals:
+        """The sum of two controls."""
+        return Residuals(tuple(a + b for a, b in zip(self.down, other.down, strict=True)), self.mid + other.mid)

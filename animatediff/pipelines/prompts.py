@@ -1,0 +1,100 @@
+"""Prompts as the UNet takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from animatediff.pipelines.assemble import is_sdxl
+from animatediff.prompts import PromptTravel
+from animatediff.prompts.clip_skip import skipped_states
+from animatediff.prompts.encode import is_plain
+from animatediff.prompts.encode_prompts import encode_clips
+from animatediff.prompts.travel_states import FrameStates
+
+if TYPE_CHECKING:
+    from animatediff.pipelines.assemble import ImagePipeline
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Encoded prompts, one a clip; with guidance, the negative ones come first."""
+
+    embeddings: Tensor | FrameStates
+    """(b, n, d); where a prompt travels, what gives (b*f, n, d) for the frames it is asked for."""
+    pooled: Tensor | FrameStates | None = None
+    """(b, d) of SDXL, likewise."""
+    time_ids: Tensor | None = None
+    """(b, 6) sizes and crops of SDXL."""
+
+
+def encode_texts(
+    image: ImagePipeline,
+    prompts: Sequence[str | PromptTravel],
+    negatives: list[str] | None,
+    *,
+    num_frames: int,
+    guidance: bool,
+    clip_skip: int | None,
+    plain: bool,
+    size: tuple[int, int],
+    device: torch.device,
+) -> Texts:
+    """Encode the prompts, and where there is guidance the negative ones. `size`: (height, width) in pixels.
+
+    plain: brackets are letters and long prompts are cut, as in diffusers and in the original AnimateDiff.
+    """
+    still = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if len(still) == len(prompts) and (
+        plain or all(is_plain(image, text) for text in (*still, *(negatives or ()) * guidance))
+    ):
+        embeddings, pooled = _by_diffusers(image, still, negatives, guidance, clip_skip, device)
+    else:
+        embeddings, pooled = encode_clips(
+            image,
+            prompts,
+            (negatives or [""] * len(prompts)) if guidance else None,
+            nothing_is_zero=negatives is None and is_sdxl(image) and bool(image.config["force_zeros_for_empty_prompt"]),
+            num_frames=num_frames,
+            clip_skip=clip_skip,
+            plain=plain,
+            device=device,
+        )
+    if not is_sdxl(image):
+        return Texts(embeddings)
+    sdxl: Any = image
+    states = embeddings.states if isinstance(embeddings, FrameStates) else embeddings
+    time_ids = sdxl._get_add_time_ids(size, (0, 0), size, states.dtype, sdxl.text_encoder_2.config.projection_dim).to(
+        device
+    )
+    return Texts(embeddings, pooled, time_ids.repeat(len(prompts) * (1 + guidance), 1))
+
+
+def _by_diffusers(
+    image: ImagePipeline,
+    prompts: list[str],
+    negatives: list[str] | None,
+    guidance: bool,
+    clip_skip: int | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor | None]:
+    anyhow: Any = image  # SD and SDXL differ in what they return
+    texts: dict[str, Any] = {"prompt": prompts, "negative_prompt": negatives, "clip_skip": clip_skip or None}
+    if clip_skip and not is_sdxl(image):
+        texts = {"prompt": None, "prompt_embeds": skipped_states(image, prompts, clip_skip, device)}
+        if guidance:
+            empty = [""] * len(prompts)
+            texts["negative_prompt_embeds"] = skipped_states(image, negatives or empty, clip_skip, device)
+    encoded = anyhow.encode_prompt(
+        device=device, num_images_per_prompt=1, do_classifier_free_guidance=guidance, **texts
+    )
+    positive, negative = encoded[:2]
+    embeddings = torch.cat([negative, positive]) if guidance else positive
+    if not is_sdxl(image):
+        return embeddings, None
+    pooled, negative_pooled = encoded[2:]
+    return embeddings, torch.cat([negative_pooled, pooled]) if guidance else pooled

@@ -1,0 +1,73 @@
+"""The texts of several clips, which may travel, have weights, or be long, made ready for one batch of the UNet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from animatediff.prompts.encode import Encoded, chunks_needed, encode
+from animatediff.prompts.travel import Blend, PromptTravel
+from animatediff.prompts.travel_states import FrameStates
+
+States = Tensor | FrameStates
+
+
+def encode_clips(
+    image: Any,
+    prompts: Sequence[str | PromptTravel],
+    negatives: Sequence[str] | None,
+    *,
+    nothing_is_zero: bool,
+    num_frames: int,
+    clip_skip: int | None,
+    plain: bool,
+    device: torch.device,
+) -> tuple[States, States | None]:
+    """States and, of SDXL, pooled states of all prompts, one a clip, behind those of the negative ones.
+
+    negatives: one a clip, None without guidance. nothing_is_zero: take zeros in their place, as SDXL was trained. All
+    are padded to as many chunks as the longest needs, negative or not. Tensors (b, n, d) and (b, d) where nothing
+    travels, else what gives them frame by frame.
+    """
+    clips = [_blends(prompt, num_frames) for prompt in prompts]
+    texts = list(dict.fromkeys(text for clip in clips for blend in clip for text in (blend.first, blend.second)))
+    avoided = list(dict.fromkeys(negatives or ()))
+    length = chunks_needed(image, [*texts, *([] if nothing_is_zero else avoided)], plain=plain)
+    found = encode(image, texts, num_chunks=length, clip_skip=clip_skip, plain=plain, device=device)
+    rows = [[(texts.index(b.first), texts.index(b.second), b.share) for b in clip] for clip in clips]
+    arcs = [isinstance(prompt, PromptTravel) and prompt.interpolation == "slerp" for prompt in prompts]
+    if negatives is not None:
+        if nothing_is_zero:
+            less = Encoded(torch.zeros_like(found.states[:1]), _zeros(found.pooled))
+        else:
+            # diffusers reads negative prompts of SDXL from the same layer whatever clip_skip is, and so it is here
+            skip = clip_skip if found.pooled is None else None
+            less = encode(image, avoided, num_chunks=length, clip_skip=skip, plain=plain, device=device)
+        found = _joined(found, less)
+        places = [len(texts) + (0 if nothing_is_zero else avoided.index(text)) for text in negatives]
+        rows = [[(place, place, 0.0)] * num_frames for place in places] + rows
+        arcs = [False] * len(places) + arcs
+    return _by_frame(found.states, rows, arcs), None if found.pooled is None else _by_frame(found.pooled, rows, arcs)
+
+
+def _blends(prompt: str | PromptTravel, num_frames: int) -> list[Blend]:
+    return [Blend(prompt, prompt, 0.0)] * num_frames if isinstance(prompt, str) else prompt.blends(num_frames)
+
+
+def _zeros(pooled: Tensor | None) -> Tensor | None:
+    return None if pooled is None else torch.zeros_like(pooled[:1])
+
+
+def _joined(a: Encoded, b: Encoded) -> Encoded:
+    pooled = None if a.pooled is None or b.pooled is None else torch.cat([a.pooled, b.pooled])
+    return Encoded(torch.cat([a.states, b.states]), pooled)
+
+
+def _by_frame(states: Tensor, rows: list[list[tuple[int, int, float]]], arcs: list[bool]) -> States:
+    if all(len(set(row)) == 1 for row in rows):
+        return states[torch.tensor([row[0][0] for row in rows], device=states.device)]
+    first, second, share = (torch.tensor([[frame[i] for frame in row] for row in rows]) for i in range(3))
+    return FrameStates(states, first.to(states.device), second.to(states.device), share, arcs)

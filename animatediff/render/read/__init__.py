@@ -1,0 +1,1 @@
+"""Requests from files: YAML of the original and ours, travel JSON, results made before."""

@@ -1,0 +1,73 @@
+"""Other looks of the sprite world, for personalised models: transforms of rendered pictures that keep what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from animatediff.sprites.world import SIZE
+
+Look = Callable[[Tensor], Tensor]
+"""Pictures (n, 3, 64, 64) in 0..1 to such pictures, each by itself and with no chance involved."""
+
+
+def _blur(pictures: Tensor, sigma: float) -> Tensor:
+    reach = max(1, round(3 * sigma))
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    line = (line / line.sum()).to(pictures.dtype)
+    channels = pictures.shape[1]
+    padded = functional.pad(pictures, (reach,) * 4, mode="replicate")
+    across = functional.conv2d(padded, line.expand(channels, 1, 1, -1), groups=channels)
+    return functional.conv2d(across, line.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+
+def _edges(pictures: Tensor) -> Tensor:
+    """How fast the picture changes, strongest channel: (n, 1, h, w)."""
+    padded = functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
+    across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+    down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    return (across**2 + down**2).sqrt().amax(1, keepdim=True)
+
+
+def _saturated(pictures: Tensor, amount: float) -> Tensor:
+    grey = pictures.mean(1, keepdim=True)
+    return (grey + (pictures - grey) * amount).clamp(0, 1)
+
+
+def neon(pictures: Tensor) -> Tensor:
+    """Night: everything dark, outlines glow in the colours that they enclose."""
+    lines = (_edges(pictures) * 1.6).clamp(0, 1)
+    smooth = _blur(pictures, 1.0)
+    colour = _saturated(smooth, 2.0)
+    colour = colour / colour.amax(1, keepdim=True).clamp(min=0.35)
+    glow = _blur(lines * colour, 1.6)
+    night = _saturated(pictures, 1.3) ** 1.5 * 0.3
+    return (night + 0.85 * lines * colour + 0.7 * glow).clamp(0, 1)
+
+
+@cache
+def _grain() -> Tensor:
+    """Fibres of a sheet of paper, (1, 1, 64, 64) around 0; always the same sheet."""
+    noise = torch.randn(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
+    grain = _blur(noise, 0.8) - _blur(noise, 3.0)
+    return grain / grain.std()
+
+
+def paper(pictures: Tensor) -> Tensor:
+    """Pastel on paper: pale warm colours in few steps, soft brown outlines, grain."""
+    smooth = _blur(pictures, 0.6)
+    steps = 6.0
+    flat = (smooth * steps).round() / steps
+    pale = 0.36 + 0.64 * _saturated(flat * 0.5 + smooth * 0.5, 0.85)
+    pale = pale * torch.tensor([1.0, 0.97, 0.9]).view(1, 3, 1, 1)
+    ink = (_blur(_edges(smooth), 0.5) * 1.2).clamp(0, 0.85)
+    brown = torch.tensor([0.36, 0.24, 0.18]).view(1, 3, 1, 1)
+    drawn = pale * (1 - ink) + brown * ink
+    return (drawn + 0.015 * _grain()).clamp(0, 1)
+
+
+LOOKS: dict[str, Look] = {"neon": neon, "paper": paper}

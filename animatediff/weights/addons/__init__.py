@@ -1,0 +1,1 @@
+"""ControlNets, IP-Adapters and textual inversions from files."""

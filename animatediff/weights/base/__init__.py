@@ -1,0 +1,1 @@
+"""Image models: single files and folders, their components and configurations."""

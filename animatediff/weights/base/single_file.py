@@ -1,0 +1,229 @@
+"""Image models from single files: SD 1.x, SD 2.x and SDXL in the LDM layout, with no network.
+
+Everything is decided from the file's header: which generation it is, how large its parts are, what is missing. Only
+then are tensors read, straight into the one copy that the model keeps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from animatediff.errors import UserError
+from animatediff.weights.base import ldm
+from animatediff.weights.base.components import Component, build, planned_shapes
+from animatediff.weights.base.model_configs import CONFIGS, Generation, shipped_config, unet_config
+from animatediff.weights.base.prediction import PREDICTION_TYPES, SD2_BASE_SIZE, declared_prediction, probe_prediction
+from animatediff.weights.base.replacements import text_component, vae_component
+from animatediff.weights.storage.files import Header, read_header
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from animatediff.weights.base.replacements import Part
+
+logger = logging.getLogger(__name__)
+
+LATENT_CHANNELS = 4
+OTHER_INPUTS = {
+    9: "an inpainting model (9 input channels: noise, mask and masked picture)",
+    8: "a picture-editing model (8 input channels: noise and the picture to change)",
+    5: "a depth-guided model (5 input channels)",
+    7: "an upscaler (7 input channels)",
+}
+NEWER = ("joint_blocks.", "double_blocks.", "context_refiner.", "x_embedder.", "t_block.")
+"""First names in the transformers of SD 3, Flux and their kin."""
+
+
+def generation_of(header: Header) -> Generation:
+    """Which Stable Diffusion a single file holds, by the structure of its UNet.
+
+    Raises UserError that says what the file is when it is not an SD 1.x, SD 2.x or SDXL base model in the LDM layout.
+    """
+    path, tensors = header.path, header.tensors
+    names = ldm.strip(tensors, ldm.UNET_PREFIX)
+    if not names:
+        raise _instead(header)
+    if any(name.startswith(NEWER) for name in names):
+        raise UserError(
+            f"{path}: a newer kind of model (SD 3, Flux or the like); only SD 1.x, SD 2.x and SDXL are supported"
+        )
+    conv_in = tensors.get(f"{ldm.UNET_PREFIX}input_blocks.0.0.weight")
+    if conv_in is None or len(conv_in.shape) != 4:
+        raise UserError(f"{path}: no {ldm.UNET_PREFIX}input_blocks.0.0.weight: not a Stable Diffusion UNet")
+    if (channels := conv_in.shape[1]) != LATENT_CHANNELS:
+        what = OTHER_INPUTS.get(channels, f"a model with {channels} input channels")
+        raise UserError(f"{path}: {what}; motion modules need a text-to-image base model with {LATENT_CHANNELS}")
+    if any(name.startswith("label_emb.") for name in names):
+        refiner = any(key.startswith("conditioner.embedders.0.model.") for key in tensors)
+        label = tensors.get(f"{ldm.UNET_PREFIX}label_emb.0.0.weight")
+        if refiner or (label is not None and label.shape[1] == 2560):  # 1280 of OpenCLIP + 5 sizes of 256
+            raise UserError(f"{path}: the SDXL refiner, which has no motion module; give the SDXL base model")
+        return "sdxl"
+    projections = [tensors[ldm.UNET_PREFIX + name] for name in names if name.endswith(".proj_in.weight")]
+    return "sd2" if projections and len(projections[0].shape) == 2 else "sd1"  # SD 2.x has linear projections
+
+
+def _instead(header: Header) -> UserError:
+    """The message for a file that is no base model: what it is and where it belongs."""
+    keys = header.tensors
+    if any(key.startswith(("down_blocks.", "unet.down_blocks.")) and ".resnets." in key for key in keys):
+        return UserError(
+            f"{header.path}: only a UNet, in the diffusers layout, not a whole model; put it in a diffusers folder as "
+            "unet/diffusion_pytorch_model.safetensors and give that folder, or give the single file in the LDM layout"
+        )
+    if any(key.startswith(ldm.EMA_PREFIX) for key in keys):
+        return UserError(
+            f"{header.path}: has only averaged weights ({ldm.EMA_PREFIX}*), no {ldm.UNET_PREFIX}*; give the whole file"
+        )
+    from animatediff.weights.recognise import recognise_header, wrong_kind
+
+    return wrong_kind(recognise_header(header), "base_model")
+
+
+def load_base_single_file(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    vae: str | Path | nn.Module | None = None,
+    text_encoder: str | Path | nn.Module | None = None,
+    text_encoder_2: str | Path | nn.Module | None = None,
+    prediction_type: str | None = None,
+    use_ema: bool = False,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The components of an SD 1.x, SD 2.x or SDXL single file, named as in diffusers, without network.
+
+    `vae`, `text_encoder`, `text_encoder_2`: a file, a diffusers folder or a module that is taken instead of what the
+    file has; needed where the file has none. `prediction_type`: "epsilon" or "v_prediction"; by default what the file
+    says, and for an SD 2.x file that says nothing what its UNet does when tried. `use_ema` takes the averaged UNet
+    weights. `config`: by component, replaces the configuration found from the shapes. `dtype=None` keeps the file's.
+    Raises UserError, before anything is read, that lists all missing and unknown keys by component.
+    """
+    if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
+        raise UserError(f"prediction_type={prediction_type!r}: expected one of {', '.join(PREDICTION_TYPES)}")
+    header = read_header(path)
+    generation = generation_of(header)
+    given = dict(config or {})
+    parts: dict[str, Part] = {"unet": _unet(header, generation, use_ema=use_ema, config=given.get("unet"))}
+    parts["vae"] = vae_component(header, vae, generation=generation, config=given.get("vae"))
+    supplied = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
+    for name in ldm.TEXT_PREFIXES[generation]:
+        parts[name] = text_component(header, supplied.pop(name), name, generation=generation, config=given.get(name))
+    if unused := [name for name, value in supplied.items() if value is not None]:
+        raise UserError(f"{path}: an {generation} model has no {unused[0]}; leave {unused[0]} out")
+    _tell_unused(header, generation)
+    _fit_time_ids(parts)
+    built = build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
+    components: dict[str, Any] = {name: built.get(name, part) for name, part in parts.items()}
+    components |= tokenizers(generation)
+    if dtype is not None:
+        for name, part in parts.items():
+            if not isinstance(part, Component):
+                components[name] = part.to(dtype)
+    prediction_type = prediction_type or declared_prediction(header)
+    if prediction_type is None:
+        prediction_type = probe_prediction(components["unet"], header.path) if generation == "sd2" else "epsilon"
+    if generation == "sd2" and prediction_type == "epsilon":
+        components["unet"].register_to_config(sample_size=SD2_BASE_SIZE)
+    zero_snr = any(key == "ztsnr" for key in header.tensors)
+    components["scheduler"] = scheduler(generation, prediction_type, zero_snr=zero_snr)
+    return components
+
+
+def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapping[str, Any] | None) -> Component:
+    names = ldm.strip(header.tensors, ldm.UNET_PREFIX)
+    plan, unknown = ldm.unet_plan(names)
+    if use_ema:
+        plan = {target: ldm.Source(key=ldm.ema_key(source.key)) for target, source in plan.items()}
+        missing = [source.key for source in plan.values() if source.key not in header.tensors]
+        if missing:
+            raise UserError(
+                f"{header.path}: use_ema was asked for, but {len(missing)} of {len(plan)} averaged weights are missing "
+                f"(first {missing[0]}); load without use_ema"
+            )
+    else:
+        plan = ldm.with_prefix(plan, ldm.UNET_PREFIX)
+    chosen = dict(config) if config is not None else unet_config(planned_shapes(header, plan), generation)
+    return Component(
+        name="unet", header=header, plan=plan, config=chosen, unknown=[ldm.UNET_PREFIX + name for name in unknown]
+    )
+
+
+def _fit_time_ids(parts: Mapping[str, Part]) -> None:
+    """SDXL: the width of each of the six size numbers is what the pooled text leaves of the added embedding."""
+    unet: Part = parts["unet"]
+    text: Any = parts.get("text_encoder_2")
+    if not isinstance(unet, Component) or "add_embedding.linear_1.weight" not in unet.plan or text is None:
+        return
+    pooled = text.config["projection_dim"] if isinstance(text, Component) else text.config.projection_dim
+    unet.config["addition_time_embed_dim"] = (unet.config["projection_class_embeddings_input_dim"] - pooled) // 6
+
+
+def _tell_unused(header: Header, generation: Generation) -> None:
+    prefixes = [prefix for found in ldm.TEXT_PREFIXES[generation].values() for prefix in found]
+    known = (ldm.UNET_PREFIX, ldm.VAE_PREFIX, "cond_stage_model.", *prefixes)
+    odd = [key for key in header.tensors if not key.startswith(known) and not ldm.IGNORED_TOP.match(key)]
+    if odd:
+        logger.warning("%s: %d tensors of no known component are not used, first %s", header.path, len(odd), odd[:3])
+
+
+def tokenizers(generation: Generation) -> dict[str, Any]:
+    """The CLIP tokenizers of a generation, from the vocabulary that ships."""
+    from transformers import CLIPTokenizer
+
+    names = ("tokenizer", "tokenizer_2") if generation == "sdxl" else ("tokenizer",)
+    made = {}
+    for name in names:
+        settings = shipped_config(generation, name)
+        settings.pop("tokenizer_class")
+        made[name] = CLIPTokenizer.from_pretrained(CONFIGS / "clip", local_files_only=True, **settings)
+    return made
+
+
+def scheduler(generation: Generation, prediction_type: str, *, zero_snr: bool = False) -> Any:
+    """The scheduler a generation is published with, for a model that predicts `prediction_type`."""
+    import diffusers
+
+    settings = shipped_config(generation, "scheduler") | {"prediction_type": prediction_type}
+    if zero_snr:
+        settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return getattr(diffusers, settings["_class_name"]).from_config(settings)
+
+
+def load_vae(
+    path: str | Path,
+    *,
+    base: Generation = "sd1",
+    dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """An AutoencoderKL from a VAE file (LDM or diffusers keys), a base model's single file, or a diffusers folder.
+
+    `base` decides the scaling factor where the file has none to say ("sdxl": 0.13025, else 0.18215).
+    """
+    part = vae_component(None, path, generation=base, config=config)
+    if not isinstance(part, Component):
+        return part
+    return build([part], dtype=dtype)["vae"]
+
+
+def load_base(name: str | Path, *, dtype: torch.dtype | None = None, **supplied: Any) -> dict[str, Any]:
+    """The components of a base model: a single file, a diffusers folder, or a hub id (only that uses the network).
+
+    `supplied`: `vae`, `text_encoder`, `text_encoder_2`, for a single file also `prediction_type`, `use_ema`, `config`,
+    for a folder or id also `variant`.
+    """
+    from animatediff.weights.base.folder import HUB_ID, current_id, download_base, load_base_folder
+
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return load_base_folder(path, dtype=dtype, **supplied)
+    if path.is_file() or not HUB_ID.fullmatch(current_id(str(name))) or path.suffix in (".safetensors", ".ckpt"):
+        return load_base_single_file(path, dtype=dtype, **supplied)
+    return load_base_folder(
+        download_base(str(name), dtype=dtype, variant=supplied.get("variant")), dtype=dtype, **supplied
+    )

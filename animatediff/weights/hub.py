@@ -1,0 +1,131 @@
+"""The files that the original's users know by name: where they lie, and how to get them when asked to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from animatediff.errors import UserError, nearest
+from animatediff.files import REPOSITORY
+
+MOTION_LORAS = (
+    "ZoomIn",
+    "ZoomOut",
+    "PanLeft",
+    "PanRight",
+    "TiltUp",
+    "TiltDown",
+    "RollingClockwise",
+    "RollingAnticlockwise",
+)
+
+
+WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A published file: its hub repository, and the folder below models/ where the original keeps it."""
+
+    repository: str
+    folder: str
+    megabytes: int
+    """About; for messages."""
+
+
+KNOWN_FILES: dict[str, KnownFile] = {
+    "mm_sd_v14.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 1670),
+    "mm_sd_v15.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 1670),
+    "mm_sd_v15_v2.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 1820),
+    "v3_sd15_mm.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 1670),
+    "mm_sdxl_v10_beta.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 950),
+    "v3_sd15_adapter.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 102),
+    **{f"v2_lora_{name}.ckpt": KnownFile("guoyww/animatediff", "MotionLoRA", 78) for name in MOTION_LORAS},
+    "v3_sd15_sparsectrl_rgb.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1850),
+    "v3_sd15_sparsectrl_scribble.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1860),
+}
+"""File name -> where it is."""
+
+
+def motion_lora_file(name: str | Path, *folders: Path) -> str:
+    """The file that a short name such as `ZoomIn` or `zoom-in` means; any other name is returned as it is.
+
+    One of that name in `folders` comes first, then one in models/MotionLoRA, whatever its suffix and with or without
+    the published prefix, then the published one, which `fetch` finds. Raises UserError for a short name that is none of
+    these.
+    """
+    path = Path(name)
+    if path.exists() or path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) != 1:
+        return str(name)
+    wanted = _plain(path.name)
+    roots = (Path(), REPOSITORY)
+    for folder in (*folders, *(root / "models" / "MotionLoRA" for root in roots)):
+        for file in sorted(folder.glob("*")):
+            if file.suffix.lower() in WEIGHT_SUFFIXES and wanted in (_plain(file.stem), _short(file.stem)):
+                return str(file)
+    for move in MOTION_LORAS:
+        if wanted in (_plain(move), _plain(f"v2_lora_{move}")):
+            return f"v2_lora_{move}.ckpt"
+    close = nearest(wanted, {_plain(move): move for move in MOTION_LORAS})
+    hint = next((f"did you mean {move}? " for move in MOTION_LORAS if _plain(move) == close), "")
+    raise UserError(
+        f"{name}: no MotionLoRA of this name in models/MotionLoRA, and none is published; {hint}Give a file, or one of "
+        f"{', '.join(MOTION_LORAS)}"
+    )
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone, small."""
+    return "".join(char for char in name.lower() if char.isalnum())
+
+
+def _short(stem: str) -> str:
+    return _plain(stem).removeprefix(_plain("v2_lora_"))
+
+
+def fetch(name: str | Path, *, download: bool) -> Path:
+    """The file of a known name: from models/, from the hub's cache, or, if `download`, from the hub.
+
+    HF_ENDPOINT names another hub. Raises UserError for a name that is not known, a file that is not here and may not be
+    fetched, and a download that fails.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = KNOWN_FILES.get(path.name)
+    if known is None:
+        close = nearest(path.name, {key.lower(): key for key in KNOWN_FILES})
+        hint = next((f"; did you mean {key}?" for key in KNOWN_FILES if key.lower() == close), "")
+        raise UserError(f"{name}: no such file{hint or ', and no published file has this name; give its full path'}")
+    place = Path("models") / known.folder / path.name
+    for root in (Path(), REPOSITORY):
+        if (root / place).is_file():
+            return root / place
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(known.repository, path.name)
+    if isinstance(cached, str):
+        return Path(cached)
+    if not download:
+        raise UserError(
+            f"{name}: not here; put it at {place}, or add --download to fetch it from {known.repository} on the hub "
+            f"(about {known.megabytes:,} MB)"
+        )
+    return _download(known, path.name, place)
+
+
+def _download(known: KnownFile, name: str, place: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    try:
+        return Path(hf_hub_download(known.repository, name, endpoint=endpoint))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
+        # Network errors come as OSError, an incomplete transfer as OSError, others of its own as the rest.
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{name}: could not be fetched from {known.repository}{f' at {endpoint}' if endpoint else ''}: {reason} "
+            f"Put the file at {place} by hand, or try again"
+        ) from error

@@ -1,0 +1,1 @@
+"""LoRAs in every key format, through PEFT, removed exactly."""

@@ -1,0 +1,1 @@
+"""Weight files as data: bytes, header, tensors; folders of them."""

@@ -1,0 +1,99 @@
+"""Step 6: what the bundled model does with 256 prompts whose combinations and seeds training never used.
+
+`python -m recipes.bundled.measure` prints the table of `docs/bundled.md`. The judge is `reader.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from animatediff.sprites.classifier import load_reader, read_clip
+from animatediff.sprites.words import DIRECTIONS, MOTIONS, Combination, caption, combinations
+from recipes.bundled.rendering import clip_of, new_pipeline, percent, write_sheet
+from recipes.bundled.run import arguments
+
+SEED = 2_000_000
+
+
+def prompts(num: int) -> list[tuple[Combination, str]]:
+    """Held-out combinations, each motion equally often, and one way of saying each."""
+    held_out = combinations(held_out=True)
+    rng = random.Random(SEED)
+    drawn = [rng.choice([c for c in held_out if c[2] == MOTIONS[i % len(MOTIONS)]]) for i in range(num)]
+    return [(combination, caption(combination, rng)) for combination in drawn]
+
+
+def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Render and judge this share of the prompts, after those that an earlier run has judged."""
+    pipe = new_pipeline(args.model, args.motion)
+    reader = load_reader()
+    path, sheet = args.run / f"measure_{args.part}.json", []
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    mine = [(i, *prompt) for i, prompt in enumerate(prompts(args.clips)) if i % args.parts == args.part]
+    for i, combination, text in mine[len(rows) :]:
+        began = time.perf_counter()
+        clip = clip_of(pipe, text, SEED + i, args.sampling_steps, guidance_scale=args.guidance)
+        reading = read_clip(reader, clip)
+        obj, background, motion = combination
+        rows.append({
+            "prompt": text, "object": obj, "background": background, "motion": motion, "read": reading.__dict__,
+            "object_right": reading.obj == obj,
+            "object_right_grey": read_clip(reader, clip.mean(1, keepdim=True).expand_as(clip)).obj == obj,
+            "background_right": reading.background == background,
+            "motion_right": reading.moved(motion), "seconds": time.perf_counter() - began,
+        })  # fmt: skip
+        sheet.append(clip)
+        path.write_text(json.dumps(rows))
+        print(i, text, rows[-1]["object_right"], rows[-1]["background_right"], rows[-1]["motion_right"], flush=True)
+    write_sheet(sheet[: args.sheet], args.run / f"sheet_{args.part}.png")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The figures of the issue, as a Markdown table."""
+
+    def share(name: str, motions: tuple[str, ...]) -> str:
+        return percent([row[name] for row in rows if row["motion"] in motions])
+
+    lines = [
+        ("background right", share("background_right", MOTIONS), "98 %"),
+        ("object right", share("object_right", MOTIONS), "85 %"),
+        ("object right, judged without colour", share("object_right_grey", MOTIONS), ""),
+        ("moves more than 4 px in the direction named", share("motion_right", DIRECTIONS), "95 %"),
+        *((f"- {word}", share("motion_right", (word,)), "") for word in DIRECTIONS),
+        *((word, share("motion_right", (word,)), "80 %") for word in ("growing", "shrinking", "spinning")),
+        ("no motion word, or still: moves less than 2 px", share("motion_right", ("still",)), "100 %"),
+    ]
+    head = "| over clips of held-out combinations and seeds | measured | goal |\n|---|---|---|\n"
+    return head + "\n".join(f"| {name} | {value} | {goal} |" for name, value, goal in lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = arguments(__doc__ or "", steps=0, batch=1)
+    parser.add_argument("--clips", type=int, default=256, help="prompts in all")
+    parser.add_argument("--sampling-steps", type=int, help="steps of the sampler; default as recommended")
+    parser.add_argument("--guidance", type=float, help="guidance scale; default as recommended")
+    parser.add_argument("--part", type=int, default=0, help="which share of the prompts to render")
+    parser.add_argument("--parts", type=int, default=1, help="in how many shares to divide them")
+    parser.add_argument("--model", type=Path, help="another image model than the bundled one")
+    parser.add_argument("--motion", type=Path, help="its motion module")
+    parser.add_argument("--sheet", type=int, default=12, help="clips to show on the sheet of frames")
+    parser.add_argument("--join", action="store_true", help="only join the shares that were rendered before")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    if args.join:
+        rows = [row for path in sorted(args.run.glob("measure_*.json")) for row in json.loads(path.read_text())]
+    else:
+        rows = judge(args)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
