@@ -1,16 +1,57 @@
-"""What can go wrong by a user's hand, in one type."""
+"""What a user can cause, in one type, and the hints that go with it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+
+_SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
 class UserError(ValueError):
-    """A mistake in a file, a setting or an argument; its message says what was found and what to do."""
+    """A mistake in a file, a setting or an argument; its message says what was found and what to do.
+
+    Messages name settings as Python does, in backquotes (`num_frames`); a front end that has other names for them puts
+    those in their place by `renamed`.
+    """
+
+
+class Cancelled(Exception):  # noqa: N818 - a request that was granted, not an error
+    """Raised where the caller no longer wants the result."""
+
+
+def renamed(message: str, names: Mapping[str, str]) -> str:
+    """`message` with every setting in backquotes that `names` holds under its name there.
+
+    >>> renamed("take fewer `num_frames`", {"num_frames": "--num-frames"})
+    'take fewer --num-frames'
+    """
+    return _SETTING.sub(lambda found: names.get(found[1], found[0]), message)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` was most likely meant to be, or None if none is close."""
     matches = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'linear'? ` for the known word that is near, or nothing.
+
+    >>> did_you_mean("liner", ["linear", "slerp"])
+    "did you mean 'linear'? "
+    """
+    close = nearest(word, known)
+    return f"did you mean {close!r}? " if close else ""
+
+
+def unknown(kind: str, word: object, known: Iterable[str]) -> UserError:
+    """The error for a word that is none of those known.
+
+    >>> str(unknown("interpolation", "liner", ["linear", "slerp"]))
+    "unknown interpolation 'liner'; did you mean 'linear'? known are linear, slerp"
+    """
+    known = list(known)
+    hint = did_you_mean(word, known) if isinstance(word, str) else ""
+    return UserError(f"unknown {kind} {word!r}; {hint}known are {', '.join(known)}")

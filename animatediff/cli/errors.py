@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from animatediff.errors import UserError
+from animatediff.errors import Cancelled, UserError
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -41,9 +41,9 @@ def reporting() -> Iterator[None]:
         if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
             _fail(f"{error.filename}: {error.strerror}")
         raise
+    except Cancelled:
+        _fail("cancelled", INTERRUPTED)
     except Exception as error:  # by name, so that torch need not be imported to report a missing file
-        if type(error).__name__ == "Cancelled":
-            _fail("cancelled", INTERRUPTED)
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             _fail(OUT_OF_MEMORY)
         raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from animatediff.sampling import Cancelled
+from animatediff.errors import Cancelled
 
 
 @dataclass(frozen=True, kw_only=True)

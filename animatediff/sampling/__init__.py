@@ -1,8 +1,10 @@
 """From noise to latents: samplers by name, the denoising loop, and windows over long clips."""
 
-from animatediff.sampling.controls import Control, Residuals, UNetInputs, active_timesteps
+from animatediff.errors import Cancelled
+from animatediff.models.residuals import Residuals
+from animatediff.sampling.controls import Control, UNetInputs, active_timesteps
 from animatediff.sampling.free_init import FreeInit, free_init
-from animatediff.sampling.loop import Cancelled, clip_noise, denoise, one_generator_each
+from animatediff.sampling.loop import clip_noise, denoise, one_generator_each
 from animatediff.sampling.noise import NOISES, draw_noise
 from animatediff.sampling.predict import ClipPredictor, guided, windowed
 from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name, set_steps

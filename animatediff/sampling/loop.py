@@ -12,10 +12,6 @@ from animatediff.errors import UserError
 from animatediff.sampling.predict import Predict
 
 
-class Cancelled(Exception):  # noqa: N818 - a request that was granted, not an error
-    """Raised between two steps when the caller no longer wants the result."""
-
-
 def one_generator_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int
 ) -> list[torch.Generator]:
