@@ -42,7 +42,7 @@ class Arguments:
     num_frames: int | None = ranged(None, ge=1)
     height: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
     width: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
-    num_inference_steps: int | None = ranged(None, ge=1, le=1000)
+    num_inference_steps: int | None = ranged(None, ge=1)
     guidance_scale: float | None = ranged(None, ge=0, le=1000)
     """At most 1 renders without negative prompts, at half the cost."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None
@@ -63,7 +63,7 @@ class Arguments:
     """Fuse method: weights of frames where windows overlap."""
     closed_loop: bool = False
     """The first frame follows the last."""
-    long_mode: str = ranged("unet", choices="animatediff.pipelines.long_clips.LONG_MODES")
+    long_mode: str = ranged("unet", choices="animatediff.pipelines.windows.LONG_MODES")
     """Context windows over the whole UNet, at the memory of one window; or inside the motion modules alone, so that the
     image layers see each frame once a step, at the memory of the whole clip's feature maps."""
     motion_scale: Curve = 1.0
@@ -100,7 +100,7 @@ class Arguments:
     """Fraction of the steps by which the video is changed; at 1 nothing of it is left."""
     images: Any = None
     """An image for frame 0, or {frame: image}, negatives counted from the end."""
-    image_mode: str | None = ranged(None, choices="animatediff.pipelines.image_to_video.ROUTES")
+    image_mode: str | None = ranged(None, choices="animatediff.pipelines.conditions.image.ROUTES")
     """Route by which the images are shown; None is the first that has its weights loaded."""
     ip_adapter_image: Any = None
     """Images for a loaded IP-Adapter; None is `images`."""
