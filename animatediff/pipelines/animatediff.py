@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import wraps
+from inspect import Parameter, signature
 from typing import Any, Concatenate, ParamSpec
 
 import torch
@@ -33,6 +34,9 @@ def _takes(arguments: Callable[P, Arguments]) -> Callable[[Callable[..., Any]], 
         def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
             return method(self, arguments(*args, **kwargs))
 
+        own = signature(arguments)
+        first = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+        call.__signature__ = own.replace(parameters=[first, *own.parameters.values()])  # pyright: ignore
         return call
 
     return decorate
