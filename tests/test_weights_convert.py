@@ -123,7 +123,7 @@ def test_lightning_is_written_into_the_file_with_its_steps(tmp_path: Path, targe
 
 def test_what_has_no_family_or_an_unknown_one(tmp_path: Path) -> None:
     for source, family, message in (
-        (motion_file("v2"), "lightening", "did you mean lightning?"),
+        (motion_file("v2"), "lightening", "did you mean 'lightning'?"),
         (GOLDEN / "v2" / "motion_lora.ckpt", "v2", "only motion modules have a family"),
     ):
         done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "a.ckpt"), "--family", family])

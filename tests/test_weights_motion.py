@@ -164,7 +164,7 @@ def test_family_overrides_what_was_recognised() -> None:
     adapter, facts = load_motion_module(golden_file("v2"), family="lightning")
     assert (facts.name, facts.recommended.scheduler) == ("lightning", "euler_trailing")
     assert adapter.numerics.max_positions == 32
-    with pytest.raises(UserError, match="did you mean hotshot"):
+    with pytest.raises(UserError, match="did you mean 'hotshot'"):
         load_motion_module(golden_file("v2"), family="hotshit")
 
 

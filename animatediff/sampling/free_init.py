@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, unknown
 
 FILTERS = ("butterworth", "gaussian", "ideal", "box")
 BUTTERWORTH_ORDER = 4
@@ -35,9 +35,7 @@ class FreeInit:
         if self.iterations < 1:
             raise UserError(f"freeinit={self.iterations}: a clip is sampled at least once, with FreeInit 2 to 5 times")
         if self.filter not in FILTERS:
-            close = nearest(self.filter, FILTERS)
-            hint = f"did you mean {close!r}? " if close else ""
-            raise UserError(f"unknown freeinit_filter {self.filter!r}; {hint}known are {', '.join(FILTERS)}")
+            raise unknown("freeinit_filter", self.filter, FILTERS)
         for name, stop in (("freeinit_ds", self.spatial_stop), ("freeinit_dt", self.temporal_stop)):
             if not 0 < stop <= 1:
                 raise UserError(f"{name}={stop}: expected a share of the frequencies, above 0 and at most 1")

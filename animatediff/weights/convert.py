@@ -22,10 +22,9 @@ from animatediff.weights.lora import kohya_paths as lora_dots
 from animatediff.weights.lora.motion_keys import lora_to_diffusers, lora_to_internal, lora_to_original
 from animatediff.weights.motion import check_tensors, expected_shapes, find_header
 from animatediff.weights.recognise import Recognised, recognise_header
-from animatediff.weights.storage.files import load_tensors, save_tensors
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES, load_tensors, save_tensors
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 LORA_NAMES: dict[str, Callable[[str], str]] = {
     "original": lora_to_original,
     "diffusers": lora_to_diffusers,
@@ -117,7 +116,7 @@ def _check_target(source: Path, target: Path, as_folder: bool) -> None:
 def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, family: str | None) -> _Result:
     header, facts = found.header, found.family
     assert facts is not None, "motion modules have a family"
-    shapes = {key: info.shape for key, info in header.tensors.items()}
+    shapes = header.shapes
     table_length = num_positions(shapes)
     if family is not None:
         facts = family_named(family).with_positions(table_length).with_steps_of(header.path.name)
@@ -154,7 +153,7 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     config = sparsectrl.config_of(found)
     with torch.device("meta"):
         expected = {key: tuple(value.shape) for key, value in SparseCtrl(config).state_dict().items()}
-    shapes = sparsectrl.internal_entries({key: info.shape for key, info in header.tensors.items()})
+    shapes = sparsectrl.internal_entries(header.shapes)
     check_tensors(shapes, expected, header.path, sparsectrl.WHAT)
     folder = sparsectrl.diffusers_config(config, header.path) if to == "diffusers" else None
     names = sparsectrl.internal_entries({key: key for key in header.tensors})

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, unknown
 from animatediff.motion import MotionNumerics
 
 FAMILY_KEY = "animatediff.family"
@@ -184,9 +184,7 @@ def family_named(name: str) -> Family:
     """The family of that name. Raises UserError, with the nearest known name, for any other."""
     if name in FAMILIES:
         return FAMILIES[name]
-    close = nearest(name, FAMILIES)
-    hint = f"did you mean {close}? " if close else ""
-    raise UserError(f"unknown family of motion modules {name!r}; {hint}known are {', '.join(FAMILIES)}")
+    raise unknown("family of motion modules", name, FAMILIES)
 
 
 def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None:

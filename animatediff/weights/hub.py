@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean, nearest
 from animatediff.files import REPOSITORY
 
 MOTION_LORAS = (
@@ -67,11 +67,9 @@ def motion_lora_file(name: str | Path, *folders: Path) -> str:
     for move in MOTION_LORAS:
         if wanted in (_plain(move), _plain(f"v2_lora_{move}")):
             return f"v2_lora_{move}.ckpt"
-    close = nearest(wanted, {_plain(move): move for move in MOTION_LORAS})
-    hint = next((f"did you mean {move}? " for move in MOTION_LORAS if _plain(move) == close), "")
     raise UserError(
-        f"{name}: no MotionLoRA of this name in models/MotionLoRA, and none is published; {hint}Give a file, or one of "
-        f"{', '.join(MOTION_LORAS)}"
+        f"{name}: no MotionLoRA of this name in models/MotionLoRA, and none is published; "
+        f"{did_you_mean(wanted, MOTION_LORAS)}give a file, or one of {', '.join(MOTION_LORAS)}"
     )
 
 

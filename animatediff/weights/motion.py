@@ -55,7 +55,7 @@ def load_motion_module(
     adapter = _empty(layout, facts)
     sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    check_tensors(to_internal({key: info.shape for key, info in header.tensors.items()}), expected, header.path)
+    check_tensors(to_internal(header.shapes), expected, header.path)
     tensors = load_tensors(header, sources.values(), dtype=dtype)
     adapter.load_state_dict({key: tensors[name].view(expected[key]) for key, name in sources.items()}, assign=True)
     logger.info("%s: %s; %s", header.path, facts.title, ", ".join(found.evidence))
@@ -122,7 +122,7 @@ def _is_weight(key: str) -> bool:
 
 
 def _layout(found: Recognised, facts: Family) -> MotionLayout:
-    shapes = to_internal({key: info.shape for key, info in found.header.tensors.items()})
+    shapes = to_internal(found.header.shapes)
     layout = layout_of(shapes, norm_groups=facts.norm_groups)
     if layout is None:
         raise UserError(

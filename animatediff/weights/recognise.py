@@ -93,10 +93,6 @@ def wrong_kind(found: Recognised, wanted: str) -> UserError:
     return UserError(text)
 
 
-def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
-    return {key: info.shape for key, info in header.tensors.items()}
-
-
 def _any(header: Header, pattern: str) -> str | None:
     search = re.compile(pattern).search
     return next((key for key in header.tensors if search(key)), None)
@@ -168,11 +164,11 @@ def _motion_relatives(header: Header) -> Recognised | None:
 
 
 def _motion_module(header: Header) -> Recognised | None:
-    internal = to_internal(_shapes(header))
+    internal = to_internal(header.shapes)
     if not internal:
         return None
     dialect = dialect_of(header.tensors)
-    positions = num_positions(_shapes(header))
+    positions = num_positions(header.shapes)
     evidence = [f"{len(internal)} tensors of motion modules in the {dialect} grammar"]
     stated = family_of_metadata(header.metadata, str(header.path))
     if stated is not None:

@@ -62,7 +62,7 @@ def load_sparsectrl(
     with torch.device("meta"):
         encoder = SparseCtrl(config)
     expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    shapes = internal_entries(_shapes(header))
+    shapes = internal_entries(header.shapes)
     if unet is not None:
         _check_fit(shapes, expected, header.path)
     check_tensors(shapes, expected, header.path, WHAT)
@@ -116,7 +116,7 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
     Raises UserError for metadata or a config.json that cannot be read.
     """
     header = found.header
-    shapes = internal_entries(_shapes(header))
+    shapes = internal_entries(header.shapes)
     kind = cast(Kind, found.variant)
     first = shapes.get(f"controlnet_cond_embedding.{'weight' if kind == 'rgb' else 'conv_in.weight'}", ())
     if len(first) != 4:
@@ -136,7 +136,7 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
             motion_mid_block=any(key.startswith("mid_block.") for key in motion),
             num_attentions=2 if any(".attn2." in key for key in motion) else 1,
             num_heads=int(said.get("num_heads", 8)),
-            max_positions=num_positions(_shapes(header)) or int(said.get("max_positions", 32)),
+            max_positions=num_positions(header.shapes) or int(said.get("max_positions", 32)),
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error
@@ -229,10 +229,6 @@ def _widths(gates: Shapes) -> str:
 def _rung(key: str) -> int:
     number = re.search(r"\.blocks\.(\d+)\.", key)
     return int(number[1]) if number else -1
-
-
-def _shapes(header: Header) -> Shapes:
-    return {key: info.shape for key, info in header.tensors.items()}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def find_encoder(adapter: str | Path, given: str | Path | None = None) -> Path:
     raise UserError(
         f"{places[0]}: no image encoder here (config.json and weights of a CLIPVisionModelWithProjection); an "
         "IP-Adapter needs the one it was trained with, which its hub repository holds: name its folder with "
-        "--ip-adapter-encoder"
+        "`ip_adapter_encoder`"
     )
 
 
@@ -86,7 +86,7 @@ def load_ip_adapter(
 def _check_encoder(path: Path, folder: Path) -> None:
     """Raise UserError for an image encoder of another width than the adapter reads."""
     config = read_json(folder / "config.json")
-    shapes = {key: info.shape for key, info in read_header(path).tensors.items()}
+    shapes = read_header(path).shapes
     for key, name in ((f"{PROJECTION}proj.weight", "projection_dim"), (f"{PROJECTION}proj_in.weight", "hidden_size")):
         if key in shapes and shapes[key][1] != config.get(name):
             raise UserError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean
 from animatediff.weights.lora.pairs import Kind, Pair, Place, kind_of, read_pairs
 from animatediff.weights.storage.files import load_tensors, read_header
 
@@ -86,9 +86,8 @@ def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, float]) ->
     known = lora_names(models)
     for name in scales:
         if name not in known:
-            close = nearest(name, known)
-            hint = f"; did you mean {close!r}?" if close else f"; loaded are {', '.join(known) or 'none'}"
-            raise UserError(f"no LoRA named {name!r} is loaded{hint}")
+            loaded = ", ".join(known) or "none"
+            raise UserError(f"no LoRA named {name!r} is loaded; {did_you_mean(name, known)}loaded are {loaded}")
     for model in models:
         for _, layer in _lora_layers(model):
             for name, scale in scales.items():
