@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from animatediff.cli.main import app
 from animatediff.errors import UserError
 from animatediff.weights.convert import convert
-from animatediff.weights.lora.motion_keys import lora_to_internal
+from animatediff.weights.lora.key_formats import lora_to_internal
 from animatediff.weights.lora.pairs import read_pairs
 from animatediff.weights.motion import load_motion_module
 from animatediff.weights.recognise import recognise

@@ -18,8 +18,13 @@ from animatediff.motion import MotionLayout, frame_positions
 from animatediff.weights.families import family_named
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
-from animatediff.weights.lora import kohya_paths as lora_dots
-from animatediff.weights.lora.motion_keys import lora_to_diffusers, lora_to_internal, lora_to_original
+from animatediff.weights.lora.key_formats import (
+    image_lora_to_diffusers,
+    image_lora_to_kohya,
+    lora_to_diffusers,
+    lora_to_internal,
+    lora_to_original,
+)
 from animatediff.weights.motion import check_tensors, expected_shapes, find_header
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, load_tensors, save_tensors
@@ -260,7 +265,7 @@ def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
 
 def _image_lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
-    spell = lora_dots.to_diffusers if to == "diffusers" else lora_dots.to_kohya
+    spell = image_lora_to_diffusers if to == "diffusers" else image_lora_to_kohya
     tensors = spell(load_tensors(header), header.metadata, str(header.path))
     tensors = {key: tensor.to(dtype) if dtype else tensor for key, tensor in tensors.items()}
     # What diffusers writes about its own LoRAs is in the weights or beside them by now.

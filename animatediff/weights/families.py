@@ -108,7 +108,7 @@ FAMILIES: dict[str, Family] = {
             base="sd1",
             recommended=SD15,
             notes="has a module in the mid block; so has AnimateDiff-Lightning: for it, under another name than its "
-            "published one, give --family lightning",
+            "published one, give `family` lightning",
         ),
         Family(
             name="v3",

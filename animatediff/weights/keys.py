@@ -1,6 +1,6 @@
 """Motion-module keys in three dialects: `original` (guoyww/AnimateDiff), `internal` (ours), `diffusers`.
 
-Internal keys are those of diffusers' `MotionAdapter`, less its position tables. HotshotXL's spelling can be read.
+Internal keys are those of diffusers' `MotionAdapter`, less its position tables. HotshotXL's names can be read.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.weights.families import Family, family_named
+from animatediff.weights.hub import fetch_folder, is_hub_id
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, rename, to_internal, to_original
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
+"""Number of down blocks -> base model."""
+HUB_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors")
+"""What is fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
 
 
 def load_motion_module(
@@ -133,7 +137,7 @@ def _layout(found: Recognised, facts: Family) -> MotionLayout:
 
 def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognised) -> None:
     wanted = MotionLayout.from_unet(unet, mid_block=layout.mid is not None)
-    if (wanted.down, wanted.mid, wanted.up) == (layout.down, layout.mid, layout.up):
+    if layout.stands_as(wanted):
         return
     made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
     if made_for != given:
@@ -159,8 +163,8 @@ def find_header(source: str | Path) -> Header:
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder_header(path)
-    if not path.exists() and _is_hub_id(str(source)):
-        return _folder_header(_from_hub(str(source)))
+    if not path.exists() and is_hub_id(str(source)):
+        return _folder_header(fetch_folder(str(source), lambda files: HUB_FILES))
     return read_header(path)
 
 
@@ -181,29 +185,3 @@ def _folder_header(folder: Path) -> Header:
     nowhere = Place(offset=0, nbytes=0)
     table = replace(header.tensors[first], shape=(1, positions, header.tensors[first].shape[0]), place=nowhere)
     return replace(header, tensors={**header.tensors, f"{first.removesuffix('attn1.to_q.weight')}pos_embed.pe": table})
-
-
-def _is_hub_id(name: str) -> bool:
-    from animatediff.weights.base.folder import HUB_ID
-
-    return HUB_ID.fullmatch(name) is not None and Path(name).suffix not in (
-        ".ckpt",
-        ".safetensors",
-        ".pt",
-        ".pth",
-        ".bin",
-    )
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = ["config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a file or folder here nor a model that could be had from the hub: {reason}"
-        ) from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
 from animatediff.weights.base.components import Component, build, empty_model, planned_shapes, problems
+from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import read_json, weights_file
 
@@ -78,8 +79,6 @@ def _plan(header: Header) -> tuple[ldm.Plan, list[str]]:
     else:
         plan, unknown = ldm.controlnet_plan(names)
     if not {"conv_in.weight", f"{EYES}conv_in.weight", "controlnet_mid_block.weight"} <= plan.keys():
-        from animatediff.weights.recognise import recognise_header, wrong_kind
-
         found = recognise_header(header)
         if found.kind != "controlnet":
             raise wrong_kind(found, "controlnet")

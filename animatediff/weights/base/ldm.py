@@ -62,49 +62,58 @@ class Source:
 
 Plan = dict[str, Source]
 
-_RESNET = (  # LDM -> diffusers, inside one UNet ResNet block
-    ("in_layers.0.", "norm1."),
-    ("in_layers.2.", "conv1."),
-    ("emb_layers.1.", "time_emb_proj."),
-    ("out_layers.0.", "norm2."),
-    ("out_layers.3.", "conv2."),
-    ("skip_connection.", "conv_shortcut."),
+_RESNET = {  # LDM -> diffusers, inside one UNet ResNet block
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_UNET_FIXED = {
+    "input_blocks.0.0": "conv_in",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+_UNET_LAYER = re.compile(
+    r"(?P<side>input|output)_blocks[._](?P<block>\d+)[._](?P<child>[012])[._](?P<rest>.+)"
+    r"|middle_block[._](?P<middle>[012])[._](?P<inside>.+)"
 )
-_UNET_FIXED = (
-    ("input_blocks.0.0.", "conv_in."),
-    ("time_embed.0.", "time_embedding.linear_1."),
-    ("time_embed.2.", "time_embedding.linear_2."),
-    ("label_emb.0.0.", "add_embedding.linear_1."),
-    ("label_emb.0.2.", "add_embedding.linear_2."),
-    ("out.0.", "conv_norm_out."),
-    ("out.2.", "conv_out."),
-)
-_BLOCK = re.compile(r"(input_blocks|output_blocks|middle_block)\.(\d+)\.(.+)")
-_MIDDLE = {0: "resnets.0.", 1: "attentions.0.", 2: "resnets.1."}
 
 
-def _replace_start(name: str, table: Iterable[tuple[str, str]]) -> str | None:
-    return next((new + name[len(old) :] for old, new in table if name.startswith(old)), None)
+def unet_layer(name: str, per_level: int, *, dot: str = ".") -> str | None:
+    """Rename a layer of an LDM UNet; None for a name that is not understood.
 
+    per_level: blocks of the down path that make one diffusers block. dot: what stands between the parts of a name, in
+    the result too; LoRAs for the original's web pages have underscores.
 
-def _unet_block(side: str, number: int, rest: str, per_level: int) -> str | None:
-    """Name of a tensor of one numbered LDM block; `per_level` blocks of the down path make one diffusers block."""
-    if side == "middle_block":
-        place = _MIDDLE.get(number)
-        name = rest if number == 1 else _replace_start(rest, _RESNET)
-        return None if place is None or name is None else f"mid_block.{place}{name}"
-    child, _, name = rest.partition(".")
-    index = number - 1 if side == "input_blocks" else number
-    level, layer = divmod(index, per_level)
-    block = f"{'down' if side == 'input_blocks' else 'up'}_blocks.{level}."
-    if child == "0" and name.startswith("op."):
-        return f"{block}downsamplers.0.conv.{name[3:]}"
-    if name.startswith("conv.") and child in ("1", "2"):
-        return f"{block}upsamplers.0.{name}"
-    if child == "0":
-        resnet = _replace_start(name, _RESNET)
-        return None if resnet is None else f"{block}resnets.{layer}.{resnet}"
-    return f"{block}attentions.{layer}.{name}" if child == "1" else None
+    >>> unet_layer("input_blocks.4.0.in_layers.2", 3), unet_layer("output_blocks_5_2_conv", 3, dot="_")
+    ('down_blocks.1.resnets.0.conv1', 'up_blocks_1_upsamplers_0_conv')
+    """
+    resnet = {old.replace(".", dot): new for old, new in _RESNET.items()}
+    fixed = {old.replace(".", dot): new for old, new in _UNET_FIXED.items()}
+    if name in fixed:
+        return fixed[name].replace(".", dot)
+    if not (found := _UNET_LAYER.fullmatch(name)):
+        return None
+    if found["middle"] is not None:
+        block, rest = "mid_block", found["inside"]
+        kind, layer = ("attentions", 0) if found["middle"] == "1" else ("resnets", int(found["middle"]) // 2)
+    else:
+        number, rest = int(found["block"]), found["rest"]
+        level, layer = divmod(number - 1 if found["side"] == "input" else number, per_level)
+        block = f"{'down' if found['side'] == 'input' else 'up'}_blocks{dot}{level}"
+        if found["child"] == "0" and rest == "op":
+            return dot.join((block, "downsamplers", "0", "conv"))
+        if found["child"] in ("1", "2") and rest == "conv":
+            return dot.join((block, "upsamplers", "0", "conv"))
+        kind = {"0": "resnets", "1": "attentions", "2": None}[found["child"]]
+    inside = resnet.get(rest) if kind == "resnets" else rest
+    return None if kind is None or inside is None else dot.join((block, kind, str(layer), inside))
 
 
 def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
@@ -116,13 +125,11 @@ def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     plan: Plan = {}
     unknown = []
     for name in names:
-        target = _replace_start(name, _UNET_FIXED)
-        if target is None and (found := _BLOCK.fullmatch(name)):
-            target = _unet_block(found[1], int(found[2]), found[3], per_level)
-        if target is None:
+        layer, dot, parameter = name.rpartition(".")
+        if (target := unet_layer(layer, per_level)) is None:
             unknown.append(name)
         else:
-            plan[target] = Source(key=name)
+            plan[target + dot + parameter] = Source(key=name)
     return plan, unknown
 
 
@@ -228,6 +235,10 @@ _CLIP_KNOWN = re.compile(r"(embeddings|encoder|final_layer_norm)\.")
 _CLIP_IGNORED = re.compile(  # buffers of older libraries, and the picture half of CLIP
     r"embeddings\.position_ids$|logit_scale$|(vision_model|visual|visual_projection)\.|attn_mask$|text_projection(\.weight)?$"
 )
+
+
+def _replace_start(name: str, table: Iterable[tuple[str, str]]) -> str | None:
+    return next((new + name[len(old) :] for old, new in table if name.startswith(old)), None)
 
 
 def text_plan(names: Iterable[str], *, projection: bool, num_layers: int | None = None) -> tuple[Plan, list[str]]:

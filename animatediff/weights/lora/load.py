@@ -1,4 +1,4 @@
-"""LoRAs of every grammar on a live model: through PEFT, scaled at run time, removed without a trace.
+"""LoRAs of every key format on a live model: through PEFT, scaled at run time, removed without a trace.
 
 The weights of the model are never changed. Everything about a file is checked before the first layer is touched.
 """
@@ -151,9 +151,9 @@ def _refuse_other_files(keys: list[str], label: str) -> None:
     if any("lora" in key or ".hada_" in key or ".lokr_" in key or ".oft_" in key for key in keys):
         return
     if any("motion_modules." in key or "temporal_attentions." in key for key in keys):
-        raise UserError(f"{label}: a motion module, not a LoRA; give it as motion module (--motion-module)")
+        raise UserError(f"{label}: a motion module, not a LoRA; give it as motion module (`motion_module`)")
     if any(key.startswith("model.diffusion_model.") for key in keys):
-        raise UserError(f"{label}: a whole image model, not a LoRA; give it as base model (--model)")
+        raise UserError(f"{label}: a whole image model, not a LoRA; give it as base model (`model`)")
     first = ", ".join(keys[:3]) or "nothing"
     raise UserError(f"{label}: not a LoRA: no key has `lora` in it (found {first})")
 
@@ -209,7 +209,7 @@ def _match(
     has_motion = any("motion_modules_" in name for name in modules["unet"])
     has_mid = any(name.startswith("mid_block_motion_modules_") for name in modules["unet"])
     if kind == "motion_lora" and not has_motion:
-        raise UserError(f"{label}: a MotionLoRA, but there are no motion modules yet; load one first (--motion-module)")
+        raise UserError(f"{label}: a MotionLoRA, but there are no motion modules yet; load one first (`motion_module`)")
     for pair in pairs:
         if pair.module.startswith("mid_block_motion_modules_") and not has_mid:
             skipped.append(pair.key)
