@@ -315,7 +315,7 @@ def test_a_link_to_a_folder_above_ends(folder: Path, tmp_path: Path) -> None:
         ({}, "path is missing"),
         ({"path": "x", "look": "neon"}, "look is for kind: sprites"),
         ({"kind": "sprites", "look": "neom"}, "did you mean 'neon'"),
-        ({"kind": "sprites", "motions": ["moving"]}, "unknown motions 'moving'; known are "),
+        ({"kind": "sprites", "motions": ["moving"]}, "unknown motions 'moving'; did you mean 'growing'\\? known are "),
         ({"path": "x", "flip": True, "camera": "PanLeft"}, "would turn PanLeft into its opposite"),
         ({"path": "x", "num_frame": 3}, "Extra inputs are not permitted"),
         ({"path": "x", "stride": 0}, "greater than or equal to 1"),

@@ -22,12 +22,12 @@ def bundled_path() -> Path:
 
 
 def motion_module_path() -> Path:
-    """File of the bundled motion module, in the original key grammar."""
+    """File of the bundled motion module, in the original key format."""
     return Path(__file__).parent / "motion_module.safetensors"
 
 
 def set_path() -> Path:
-    """Folder of what was trained for the bundled model: camera moves, encoders, an adapter, two other looks."""
+    """Folder of what was trained for the bundled model: camera moves, encoders, an adapter, two other styles."""
     return Path(__file__).parent / "set"
 
 
@@ -49,7 +49,7 @@ def bundled_file(name: str, folder: Path | None = None) -> Path:
 
 
 def named(path: str | Path) -> str | Path:
-    """What a name means where weights are asked for: `bundled/paper` is a part of the set, all others are themselves.
+    """Resolve a name of weights: `bundled/paper` is a part of the set, all others are themselves.
 
     Raises UserError as `bundled_file`.
     """

@@ -1,4 +1,4 @@
-"""The sound of one video put beside the pictures of another."""
+"""The sound of one video put beside the images of another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE = 48_000
 
 @dataclass(frozen=True)
 class Sound:
-    """A part of what is heard in a video."""
+    """A part of the sound of a video."""
 
     path: Path
     start: float
@@ -23,7 +23,7 @@ class Sound:
 
 
 def add_sound(video: Path, container: str, sound: Sound, target: Path) -> None:
-    """Write `target` with the pictures of `video`, bit for bit, and as much of the sound as they last.
+    """Write `target` with the images of `video`, bit for bit, and as much of the sound as they last.
 
     container: mp4 or webm. Raises UserError for a source without sound, or that cannot be read.
     """

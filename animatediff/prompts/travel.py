@@ -1,4 +1,4 @@
-"""A prompt that changes on the way: which texts a frame shows, and how much of each. No tensors here."""
+"""Prompt travel: the two texts of each frame, and how much of the second. No tensors here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from animatediff.frames import frame_number, neighbours
 
 INTERPOLATIONS = ("linear", "slerp")
 DEFAULT_HOLD = 0.5
-"""As in animatediff-cli-prompt-travel: half of a stretch shows its text, the other half is on the way to the next."""
+"""As in animatediff-cli-prompt-travel: half of a stretch holds its text, the other half blends to the next."""
 
 
 class Blend(NamedTuple):
-    """What one frame shows: (1 - share) of `first` and `share` of `second`."""
+    """The prompt of one frame: (1 - share) of `first` and `share` of `second`."""
 
     first: str
     second: str
@@ -38,7 +38,7 @@ class PromptTravel:
     tail: str = field(default="", kw_only=True)
     """Put after every text."""
     interpolation: str = field(default="linear", kw_only=True)
-    """`linear`, or `slerp`: along the arc, which keeps the length of the text states."""
+    """`linear`, or `slerp`: along the arc, which keeps the length of the prompt embeddings."""
     hold: float = field(default=DEFAULT_HOLD, kw_only=True)
     """Share of each stretch that shows its text before it blends: 0 blends all the way, 1 switches at the next text."""
     loop: bool = field(default=False, kw_only=True)
@@ -68,7 +68,7 @@ class PromptTravel:
         return min((later - frame for frame, later in pairwise(frames)), default=None)
 
     def blends(self, num_frames: int) -> list[Blend]:
-        """What each of `num_frames` frames shows, in whole texts.
+        """Compute the prompt of each of `num_frames` frames, in whole texts.
 
         >>> [round(blend.share, 2) for blend in PromptTravel({0: "a", 4: "b"}, hold=0.5).blends(6)]
         [0.0, 0.0, 0.0, 0.5, 0.0, 0.0]

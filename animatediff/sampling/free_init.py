@@ -21,7 +21,7 @@ BUTTERWORTH_ORDER = 4
 
 @dataclass(frozen=True, kw_only=True)
 class FreeInit:
-    """How often a clip is sampled, and what passes from one time to the next. Raises UserError if out of range."""
+    """Settings of FreeInit: number of iterations, and the filter between them. Raises UserError if out of range."""
 
     iterations: int = 3
     """Times that the clip is sampled; 1 is once, as without FreeInit."""
@@ -41,7 +41,7 @@ class FreeInit:
                 raise UserError(f"{name}={stop}: expected a share of the frequencies, above 0 and at most 1")
 
     def low_pass(self, num_frames: int, height: int, width: int) -> Tensor:
-        """How much of each frequency passes, (f, h, w) in 0..1, in the order of `torch.fft`."""
+        """Transfer function of the low-pass filter, (f, h, w) in 0..1, in the order of `torch.fft`."""
         # frequencies in units of the highest there is; over frames stretched so that one stop is right for all axes
         along = [2 * torch.fft.fftfreq(n) for n in (num_frames, height, width)]
         f, h, w = torch.meshgrid(*along, indexing="ij")

@@ -45,10 +45,10 @@ class _Result:
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
-    """What goes into config.json of a diffusers folder."""
+    """Content of config.json of a diffusers folder."""
     folder_file: str = ADAPTER_FILE
     title: str = ""
-    """What the family is called."""
+    """Name of the family, for messages."""
     wrapper: str = "state_dict"
     """The entry of a .ckpt in which readers look for the tensors."""
     note: str = ""
@@ -62,7 +62,7 @@ def convert(
     dtype: torch.dtype | None = None,
     family: str | None = None,
 ) -> str:
-    """Write `source` as `target` in the layout `to`; says in one sentence what was done.
+    """Write `source` as `target` in the layout `to`; returns one sentence about it.
 
     Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout, LoRAs of an image model between
     "diffusers" and "kohya"; any other weight file can change format and precision (`to="original"` keeps its names).
@@ -254,7 +254,7 @@ def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
     names = {key: lora_to_internal(key) for key in header.tensors}
     if unknown := [key for key, name in names.items() if name is None]:
-        raise UserError(f"{header.path}: {len(unknown)} keys of no known LoRA grammar, first {unknown[0]}")
+        raise UserError(f"{header.path}: {len(unknown)} keys of no known LoRA key format, first {unknown[0]}")
     state = _renamed(load_tensors(header), names)
     folded = _fold_alphas(state, header.path)
     spell = LORA_NAMES[to]
@@ -278,7 +278,7 @@ def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str | None]) -> 
 
 
 def _fold_alphas(state: dict[str, Tensor], path: Path) -> int:
-    """The original's grammar has no alpha: what it would do is done to `up`. Returns how many layers that changed."""
+    """Multiply alpha into `up`, as the original's key format has none. Returns how many layers that changed."""
     changed = 0
     for key in [key for key in state if key.endswith(".alpha")]:
         alpha, stem = float(state.pop(key)), key.removesuffix(".alpha")

@@ -1,8 +1,8 @@
 """The published families of motion modules, one row of facts each: what they need in order to run as they were trained.
 
 A family is chosen by what is in a file (`recognise.py`); a file's name is asked where no tensor can tell, for Lightning
-alone. Sources: the inference settings of
-the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff and HotshotXL, and the golden cases.
+alone. Sources: the inference settings of the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM,
+LongAnimateDiff and HotshotXL, and the golden cases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from animatediff.motion import MotionNumerics
 
 FAMILY_KEY = "animatediff.family"
 NUMERICS_KEY = "animatediff.numerics"
-"""Where files of ours say in their metadata what their tensors cannot."""
+"""Metadata of files of ours, for facts that no tensor tells."""
 
 STEPS_IN_NAME = re.compile(r"(?<!\d)([1248])[ _-]?steps?(?![a-z])", re.IGNORECASE)
 """AnimateDiff-Lightning is published for 1, 2, 4 and 8 steps, in files of one shape."""
@@ -79,7 +79,7 @@ class Family:
         return replace(self, recommended=replace(self.recommended, num_inference_steps=int(found[1])))
 
     def metadata(self) -> dict[str, str]:
-        """What a file of ours says about itself, so that it is known again whatever its shape."""
+        """Metadata that a file of ours carries, so that its family is known whatever its shape."""
         facts = {
             **asdict(self.numerics),
             "betas": dict(self.betas) if self.betas is not None else None,
@@ -196,20 +196,20 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
     if facts is None:
         return FAMILIES.get(name) if name is not None else None
     try:
-        said = json.loads(facts)
+        stated = json.loads(facts)
         numerics = MotionNumerics(
-            image_norm_over_frames=bool(said["image_norm_over_frames"]),
-            motion_norm_over_frames=bool(said["motion_norm_over_frames"]),
-            max_positions=int(said["max_positions"]),
+            image_norm_over_frames=bool(stated["image_norm_over_frames"]),
+            motion_norm_over_frames=bool(stated["motion_norm_over_frames"]),
+            max_positions=int(stated["max_positions"]),
         )
         return replace(
             FAMILIES.get(name or "", FAMILIES["custom"]),
             name=name or "custom",
             title=FAMILIES[name].title if name in FAMILIES else f"motion module of family {name}",
             numerics=numerics,
-            betas=None if said["betas"] is None else dict(said["betas"]),
-            norm_groups=int(said["norm_groups"]),
-            recommended=Recommended(**said["recommended"]),
+            betas=None if stated["betas"] is None else dict(stated["betas"]),
+            norm_groups=int(stated["norm_groups"]),
+            recommended=Recommended(**stated["recommended"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{label}: its metadata {NUMERICS_KEY} cannot be read ({error}); was it edited?") from error

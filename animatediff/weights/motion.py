@@ -1,4 +1,4 @@
-"""Motion modules from files, and into files."""
+"""Load motion modules from files, and save them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def save_motion_module(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write motion modules in the original key grammar, position tables included, the family in the metadata.
+    """Write motion modules in the original key format, position tables included, the family in the metadata.
 
     `convert.convert` makes diffusers folders of it.
     """
@@ -84,7 +84,7 @@ def save_motion_module(
 
 
 def original_tensors(state: Mapping[str, Tensor], num_positions: int | None) -> dict[str, Tensor]:
-    """Internal tensors under original names, with the position tables (1, L, c) that other programs want to see."""
+    """Internal tensors under original names, with the position tables (1, L, c) that other programs expect."""
     tensors = to_original(state)
     if num_positions is not None:
         for key, weight in list(tensors.items()):

@@ -1,4 +1,4 @@
-"""What is this file? Answered from the names and shapes in its header, with the evidence, not from its name.
+"""Recognise a weight file by the names and shapes in its header, not by its own name, and give the evidence.
 
 One exception: AnimateDiff-Lightning has the very shape of v2, says nothing about itself, and renders badly as v2. A
 file of v2's shape under Lightning's published name is taken as Lightning, and the evidence says so.

@@ -1,4 +1,4 @@
-"""SparseCtrl encoders from files, and into files.
+"""Load SparseCtrl encoders from files, and save and find them.
 
 An encoder's file holds image layers, under diffusers' names in every dialect, and motion modules, under the names that
 motion modules have in that dialect.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_KEY = "animatediff.sparsectrl"
-"""Where files of ours say in their metadata what the encoder is made of."""
+"""Metadata of files of ours: the configuration of the encoder."""
 WRAPPER = "controlnet"
 """The entry of a .ckpt in which the original looks for an encoder."""
 WHAT = "SparseCtrl encoder"
@@ -51,7 +51,7 @@ def load_sparsectrl(
 ) -> SparseCtrl:
     """Load an encoder from a file of the original or of ours, or a diffusers `SparseControlNetModel` folder or hub id.
 
-    The file says whether it takes pictures or sketches. `unet`: the image UNet that it is to steer; checked before any
+    The file says whether it takes images or sketches. `unet`: the UNet of the base model; checked before any
     tensor is read. `dtype` None keeps the file's. Raises UserError for another kind of file, for missing, unknown or
     misshapen tensors, and for an encoder of another base model.
     """
@@ -81,7 +81,7 @@ def save_sparsectrl(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an encoder in the original key grammar, position tables included, its configuration in the metadata.
+    """Write an encoder in the original key format, position tables included, its configuration in the metadata.
 
     `convert.convert` makes diffusers folders of it. Raises UserError if it cannot be written.
     """
@@ -146,12 +146,12 @@ def original_entries(state: Mapping[str, Tensor], positions: int | None) -> dict
 
 
 def config_metadata(config: SparseConfig) -> dict[str, str]:
-    """What a file says about its encoder, so that it can be built again without the base model beside it."""
+    """Metadata that describes an encoder, so that it can be built again without the base model beside it."""
     return {CONFIG_KEY: json.dumps({**asdict(config), "unet": _plain(config.unet)})}
 
 
 def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> SparseConfig:
-    """What the encoder in a file is made of: what its tensors tell, and for the rest `unet`, its metadata or folder.
+    """Configuration of the encoder in a file, from its tensors, and for the rest `unet`, its metadata or folder.
 
     Raises UserError for metadata or a config.json that cannot be read.
     """

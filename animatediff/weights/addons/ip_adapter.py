@@ -36,7 +36,7 @@ def find_encoder(adapter: str | Path, given: str | Path | None = None) -> Path:
 
 
 def check_ip_adapter(path: str | Path, encoder: str | Path | None = None) -> int:
-    """The width of the text states it was made for, by its header. Raises UserError for another kind of file."""
+    """The width of the prompt embeddings it was made for, by its header. Raises UserError for another kind of file."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected the file of an IP-Adapter, such as ip-adapter_sd15.safetensors")
@@ -64,7 +64,7 @@ def load_ip_adapter(
     width = check_ip_adapter(path, encoder)
     if width != unet.config["cross_attention_dim"]:
         raise UserError(
-            f"{path}: an IP-Adapter for base models with text states of {width}, this one has "
+            f"{path}: an IP-Adapter for base models with prompt embeddings of width {width}, this one has "
             f"{unet.config['cross_attention_dim']}; take the one made for it (SD 1.5: 768, SDXL: 2048)"
         )
     folder = find_encoder(path, encoder)

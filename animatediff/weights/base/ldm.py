@@ -1,4 +1,4 @@
-"""Key names of Stable Diffusion single files (the LDM layout), told in diffusers' words.
+"""Rename keys of Stable Diffusion single files (the LDM layout) to diffusers' names.
 
 Only names are handled here: every function maps the keys of a file to those of a diffusers model, so that all of a file
 is checked from its header before one tensor is read. The tests hold these tables against diffusers' own converters.
@@ -31,7 +31,7 @@ IGNORED_TOP = re.compile(  # what trainers leave beside the three models: noise 
 
 
 class Part(Enum):
-    """What of a file's tensor becomes the model's tensor."""
+    """Part of a file's tensor that becomes the model's tensor."""
 
     WHOLE = "whole"
     CONV_TO_LINEAR = "a 1x1 convolution (or a trailing axis of one) as a matrix"
@@ -43,7 +43,7 @@ class Part(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a model's tensor comes from."""
+    """Source of a model's tensor: a key of the file and the part that is taken."""
 
     key: str
     """Key in the file."""
@@ -133,24 +133,24 @@ def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     return plan, unknown
 
 
-_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
+_CONDITIONING = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0\.(weight|bias)")
 
 
 def controlnet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     """Rename the keys of a ControlNet in its original names (without prefix). Returns the plan and what is unknown.
 
-    Original file: `cldm/cldm.py` of lllyasviel/ControlNet. Its way down is a UNet's; in front of it are convolutions
-    with an activation after each, and a 1x1 convolution behind each of its outputs.
+    Original file: `cldm/cldm.py` of lllyasviel/ControlNet. Its down path is a UNet's; before it comes the conditioning
+    embedding, and behind each of its outputs a zero convolution.
     """
     names = list(names)
-    last_hint = max((int(found[1]) for name in names if (found := _HINT.fullmatch(name))), default=0)
+    last_layer = max((int(found[1]) for name in names if (found := _CONDITIONING.fullmatch(name))), default=0)
     plan: Plan = {}
     trunk = []
     for name in names:
-        if found := _HINT.fullmatch(name):
+        if found := _CONDITIONING.fullmatch(name):
             layer = int(found[1]) // 2
-            place = {0: "conv_in", last_hint // 2: "conv_out"}.get(layer, f"blocks.{layer - 1}")
+            place = {0: "conv_in", last_layer // 2: "conv_out"}.get(layer, f"blocks.{layer - 1}")
             plan[f"controlnet_cond_embedding.{place}.{found[2]}"] = Source(key=name)
         elif found := _ZERO_CONV.fullmatch(name):
             plan[f"controlnet_down_blocks.{found[1]}.{found[2]}"] = Source(key=name)
@@ -232,7 +232,7 @@ _OPENCLIP_CHILD = (
     ("attn.out_proj.", "self_attn.out_proj."),
 )
 _CLIP_KNOWN = re.compile(r"(embeddings|encoder|final_layer_norm)\.")
-_CLIP_IGNORED = re.compile(  # buffers of older libraries, and the picture half of CLIP
+_CLIP_IGNORED = re.compile(  # buffers of older libraries, and the image half of CLIP
     r"embeddings\.position_ids$|logit_scale$|(vision_model|visual|visual_projection)\.|attn_mask$|text_projection(\.weight)?$"
 )
 

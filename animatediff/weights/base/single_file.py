@@ -142,7 +142,7 @@ def _tell_unused(header: Header, generation: Generation) -> None:
 
 
 def tokenizers(generation: Generation) -> dict[str, Any]:
-    """The CLIP tokenizers of a generation, from the vocabulary that ships."""
+    """The CLIP tokenizers of a base model version, from the vocabulary that ships."""
     from transformers import CLIPTokenizer
 
     names = ("tokenizer", "tokenizer_2") if generation == "sdxl" else ("tokenizer",)
@@ -155,7 +155,7 @@ def tokenizers(generation: Generation) -> dict[str, Any]:
 
 
 def scheduler(generation: Generation, prediction_type: str, *, zero_snr: bool = False) -> Any:
-    """The scheduler a generation is published with, for a model that predicts `prediction_type`."""
+    """The scheduler a base model version is published with, for a model that predicts `prediction_type`."""
     import diffusers
 
     settings = shipped_config(generation, "scheduler") | {"prediction_type": prediction_type}

@@ -39,9 +39,9 @@ def load_unet(unet: nn.Module, path: str | Path) -> None:
         found = recognise_header(header)
         if found.kind not in ("unet", "motion_module"):
             raise wrong_kind(found, "unet")
-        told = f"{len(missing)} tensors missing (first {missing[0]})" if missing else ""
-        told += f"{', ' if told else ''}{len(unknown)} unknown (first {unknown[0]})" if unknown else ""
-        raise UserError(f"{path}: not the UNet of this image model: {told}")
+        differences = f"{len(missing)} tensors missing (first {missing[0]})" if missing else ""
+        differences += f"{', ' if differences else ''}{len(unknown)} unknown (first {unknown[0]})" if unknown else ""
+        raise UserError(f"{path}: not the UNet of this image model: {differences}")
     for name, key in names.items():
         if (shape := header.tensors[key].shape) != tuple(state[name].shape):
             raise UserError(f"{path}: {key} has shape {shape}, the image model's {tuple(state[name].shape)}")

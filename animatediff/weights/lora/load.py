@@ -28,7 +28,7 @@ _INSIDE_PEFT = re.compile(r"\.(base_layer|lora_A|lora_B|lora_embedding_A|lora_em
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedLora:
-    """What was loaded."""
+    """A LoRA that was loaded."""
 
     name: str
     """Adapter name, for `set_lora_scales` and `remove_lora`."""

@@ -77,7 +77,7 @@ class Pair:
 
 
 def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:
-    """Where a module of a LoRA key is, and its underscored path."""
+    """The target model of a module of a LoRA key, and its underscored path there."""
     place: Place = "unet"
     for prefix, of in _PLACES:
         if module.startswith(prefix):
@@ -93,7 +93,7 @@ def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:
 
 
 def _alphas_of_metadata(metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """What diffusers writes beside PEFT weights: `unet.lora_alpha`, `unet.alpha_pattern` and so on."""
+    """Metadata that diffusers writes beside PEFT weights: `unet.lora_alpha`, `unet.alpha_pattern` and so on."""
     try:
         found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except ValueError:
@@ -146,7 +146,7 @@ def read_pairs(
 
 
 def kind_of(pairs: list[Pair], keys: list[str]) -> Kind:
-    """What a LoRA file is for: the motion modules, the image layers as the domain adapter is, or anything else."""
+    """Tell LoRAs of the motion modules, of the image layers in the original's format, and all others apart."""
     if any("_motion_modules_" in pair.module for pair in pairs):
         return "motion_lora"
     original = all(".processor." in key and "_lora." in key for key in keys)

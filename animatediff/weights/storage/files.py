@@ -23,9 +23,9 @@ WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 WRAPPERS = ("state_dict", "controlnet", "module", "model")
 """Entries of a checkpoint that hold the weights; they may be nested."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every key."""
+"""Prefixes of every key from DistributedDataParallel and torch.compile."""
 METADATA_ENTRY = "animatediff_metadata"
-"""Where a .ckpt of ours keeps what safetensors keeps in its metadata."""
+"""Entry of a .ckpt of ours for the metadata that safetensors has a place for."""
 SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16",
@@ -57,7 +57,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is known of a weight file without reading a single tensor."""
+    """Facts about a weight file, without a single tensor read."""
 
     path: Path
     format: Literal["safetensors", "pickle"]
