@@ -194,7 +194,7 @@ def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tm
         (tmp_path / "empty", "no config.json in this folder"),
         (tmp_path / "none", "no such file or folder"),
         (bundled_path() / "unet", "holds a UNet2DConditionModel, expected a ControlNetModel"),
-        (GOLDEN / "v3" / "motion_module.ckpt", "not a ControlNet .*; give it to --motion-module"),
+        (GOLDEN / "v3" / "motion_module.ckpt", "not a ControlNet .*; give it to `motion_module`"),
     ):
         with pytest.raises(UserError, match=message):
             pipe.load_controlnet(path)

@@ -122,5 +122,5 @@ def test_files_that_are_no_ip_adapter_or_of_another_model(adapter: Path, tmp_pat
     with pytest.raises(UserError, match="no image encoder here"):
         pipe.load_ip_adapter_file(tmp_path / "alone.safetensors")
     pipe.load_ip_adapter_file(tmp_path / "alone.safetensors", image_encoder=adapter.parent / "image_encoder")
-    with pytest.raises(UserError, match=r"text states of \d+, this one has 128"):
+    with pytest.raises(UserError, match=r"prompt embeddings of width \d+, this one has 128"):
         AnimateDiffPipeline.from_bundled().load_ip_adapter_file(adapter)

@@ -119,7 +119,7 @@ def test_short_names_of_motion_loras(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert motion_lora_file(move) == f"v2_lora_{move}.ckpt"
     for name in ("a/b", "mine.safetensors", "./ZoomIn.ckpt"):
         assert motion_lora_file(name) == name
-    with pytest.raises(UserError, match=r"no MotionLoRA of this name.*did you mean ZoomIn.*PanLeft"):
+    with pytest.raises(UserError, match=r"no MotionLoRA of this name.*did you mean 'ZoomIn'.*PanLeft"):
         motion_lora_file("ZomIn")
     folder = Path("models/MotionLoRA")
     folder.mkdir(parents=True)

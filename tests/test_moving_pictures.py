@@ -26,7 +26,7 @@ from animatediff.pipelines.vae import decode_images, encode_images
 from animatediff.render import build_request, load_config, load_result
 from animatediff.render import render as render_module
 from animatediff.sampling.keep_frames import between, keep_fractions
-from animatediff.weights.find_sparsectrl import find_rgb_encoder
+from animatediff.weights.sparsectrl import find_rgb_encoder
 
 GOLDEN = Path(__file__).parent / "golden"
 SHORT: dict[str, Any] = {"num_inference_steps": 4, "height": 32, "width": 32, "output_type": "pt"}

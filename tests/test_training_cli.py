@@ -86,7 +86,7 @@ def test_the_originals_script_and_yaml(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--launcher is not needed" in out.err and "scale_lr has no effect" in out.err
     assert (run / "samples" / "step-00000002" / "0.mp4").is_file()
     assert original_train.main(["--confg", "x"]) == 2
-    assert "did you mean --config" in capsys.readouterr().err
+    assert "did you mean '--config'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from animatediff.training.stages.sparsectrl import SparseCtrlStage
 from animatediff.weights.base.components import empty_model
 from animatediff.weights.base.model_configs import shipped_config
 from animatediff.weights.convert import convert
-from animatediff.weights.lora.motion_keys import lora_to_internal
+from animatediff.weights.lora.key_formats import lora_to_internal
 from animatediff.weights.motion import expected_shapes, original_tensors
 from animatediff.weights.recognise import recognise
 from animatediff.weights.sparsectrl import original_entries
@@ -104,7 +104,7 @@ def test_motion_goes_on_from_weights(tmp_path: Path) -> None:
     assert start.keys() == found.keys()
     learned = [key for key in start if not key.endswith(".pe")]  # position tables are computed, not copied
     assert all(torch.allclose(start[key].float(), found[key], atol=1e-6) for key in learned)
-    with pytest.raises(UserError, match="give it to --motion-lora"):
+    with pytest.raises(UserError, match="give it to `motion_loras`"):
         run("motion", tmp_path / "other", start_from=str(MOTION.with_name("motion_lora.ckpt")))
     data = settings("motion", tmp_path)["data"] | {"num_frames": 40}
     with pytest.raises(UserError, match="knows 32 frame positions"):
@@ -177,7 +177,7 @@ def test_frames_that_are_given_are_drawn_for_each_clip(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_stage_or_model_is_called_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"domain adapter.*not a MotionLoRA.*--domain-adapter"):
+    with pytest.raises(UserError, match=r"domain adapter.*not a MotionLoRA.*`domain_adapter`"):
         run("motion_lora", tmp_path / "a", start_from=str(MOTION.with_name("domain_adapter.ckpt")))
     with pytest.raises(UserError, match="MotionLoRA, not a domain adapter"):
         run("adapter", tmp_path / "b", start_from=str(MOTION.with_name("motion_lora.ckpt")))

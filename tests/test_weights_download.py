@@ -75,7 +75,7 @@ def test_every_file_of_the_original_is_known() -> None:
 
 
 def test_nothing_is_fetched_unasked(fake_hub: list[str]) -> None:
-    with pytest.raises(UserError, match=r"models.Motion_Module.mm_sd_v15_v2\.ckpt.*--download"):
+    with pytest.raises(UserError, match=r"models.Motion_Module.mm_sd_v15_v2\.ckpt.*add `download`"):
         fetch("mm_sd_v15_v2.ckpt", download=False)
     assert fake_hub == []
 

@@ -17,7 +17,7 @@ from animatediff.motion import MotionAdapter, MotionLayout
 from animatediff.weights.convert import convert
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.keys import to_internal, to_original
-from animatediff.weights.lora.motion_keys import lora_to_diffusers, lora_to_internal, lora_to_original
+from animatediff.weights.lora.key_formats import lora_to_diffusers, lora_to_internal, lora_to_original
 from animatediff.weights.motion import load_motion_module, original_tensors, save_motion_module
 from animatediff.weights.storage.files import load_tensors, save_tensors
 
@@ -164,7 +164,7 @@ def test_family_overrides_what_was_recognised() -> None:
     adapter, facts = load_motion_module(golden_file("v2"), family="lightning")
     assert (facts.name, facts.recommended.scheduler) == ("lightning", "euler_trailing")
     assert adapter.numerics.max_positions == 32
-    with pytest.raises(UserError, match="did you mean hotshot"):
+    with pytest.raises(UserError, match="did you mean 'hotshot'"):
         load_motion_module(golden_file("v2"), family="hotshit")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean
 
 PREFIX = "bundled/"
 """Before the names of the bundled set, so that `bundled/paper` can stand where a file or folder is asked for."""
@@ -22,12 +22,12 @@ def bundled_path() -> Path:
 
 
 def motion_module_path() -> Path:
-    """File of the bundled motion module, in the original key grammar."""
+    """File of the bundled motion module, in the original key format."""
     return Path(__file__).parent / "motion_module.safetensors"
 
 
 def set_path() -> Path:
-    """Folder of what was trained for the bundled model: camera moves, encoders, an adapter, two other looks."""
+    """Folder of what was trained for the bundled model: camera moves, encoders, an adapter, two other styles."""
     return Path(__file__).parent / "set"
 
 
@@ -43,14 +43,13 @@ def bundled_file(name: str, folder: Path | None = None) -> Path:
     """
     known, wanted = bundled_set(folder), name.removeprefix(PREFIX)
     if wanted not in known:
-        close = nearest(wanted, known)
-        hint = f"; did you mean {PREFIX}{close}?" if close else ""
-        raise UserError(f"{name}: is not in the bundled set ({', '.join(known)}){hint}")
+        names = [PREFIX + part for part in known]
+        raise UserError(f"{name}: not in the bundled set; {did_you_mean(name, names)}known are {', '.join(names)}")
     return known[wanted]
 
 
 def named(path: str | Path) -> str | Path:
-    """What a name means where weights are asked for: `bundled/paper` is a part of the set, all others are themselves.
+    """Resolve a name of weights: `bundled/paper` is a part of the set, all others are themselves.
 
     Raises UserError as `bundled_file`.
     """

@@ -32,7 +32,7 @@ def with_encoder(request: AnimateRequest) -> AnimateRequest:
     if not request.pictures or request.sparsectrl is not None or request.image_mode not in (None, "sparsectrl"):
         return request
     from animatediff.bundled import bundled_path, set_path
-    from animatediff.weights.find_sparsectrl import find_rgb_encoder
+    from animatediff.weights.sparsectrl import find_rgb_encoder
 
     model = str(bundled_path()) if request.model == "bundled" else request.model or ""
     folders = [root / "models" / "SparseCtrl" for root in (Path(), REPOSITORY)]

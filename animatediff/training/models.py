@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 def model_source(model: str) -> Path:
     """The file or folder that a model name means; a hub id is fetched (only that uses the network)."""
     from animatediff.bundled import bundled_path, named
-    from animatediff.weights.base.folder import HUB_ID, current_id, download_base
+    from animatediff.weights.base.folder import download_base
+    from animatediff.weights.hub import is_hub_id
 
     path = Path(named(model)).expanduser()
     if model == "bundled":
         return bundled_path()
-    hub = HUB_ID.fullmatch(current_id(model)) and path.suffix not in (".safetensors", ".ckpt")
-    return path if path.exists() or not hub else download_base(model)
+    return path if path.exists() or not is_hub_id(model) else download_base(model)
 
 
 def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:

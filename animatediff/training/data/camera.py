@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import unknown
 from animatediff.training.data.config import Move
 
 MOVES: tuple[str, ...] = get_args(Move)
@@ -33,9 +33,7 @@ def camera_path(move: str, num_frames: int, strength: float = 1.0) -> Tensor:
     pans pass through the plain view halfway; rolls begin with it. Raises UserError for an unknown move.
     """
     if move not in MOVES:
-        close = nearest(move, MOVES)
-        hint = f"did you mean {close}? " if close else ""
-        raise UserError(f"camera move {move!r} is not known; {hint}known: {', '.join(MOVES)}")
+        raise unknown("camera move", move, MOVES)
     zooms, x, y, angles = (torch.zeros(num_frames, dtype=torch.float64) for _ in range(4))
     share = torch.linspace(0, 1, num_frames, dtype=torch.float64) * strength
     middle = share - strength / 2

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, unknown
 from animatediff.render.request import unknown_key
 from animatediff.sprites.words import MOTIONS
 
@@ -93,9 +93,7 @@ class DataConfig(BaseModel):
             given.append(("look", self.look, LOOKS))
         for setting, word, known in given:
             if word not in known:
-                close = nearest(word, known)
-                hint = f"did you mean {close!r}? " if close else ""
-                raise ValueError(f"{setting}: {word!r} is not known; {hint}known: {', '.join(known)}")
+                raise unknown(setting, word, known)
 
     def is_remote(self) -> bool:
         """Whether the data comes over the network."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean, nearest
 from animatediff.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.items import Findings, Item, Listing, printable
@@ -71,11 +71,10 @@ def _must_exist(path: Path) -> None:
     if path.exists():
         return
     try:
-        close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+        hint = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()]).rstrip()
     except OSError:
-        close = None
-    hint = f"; did you mean {path.with_name(close)}?" if close else ""
-    raise UserError(f"{path}: no such file or folder{hint}")
+        hint = ""
+    raise UserError(f"{path}: no such file or folder{f'; {hint}' if hint else ''}")
 
 
 def caption_of(content: bytes) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from animatediff.bundled import named
 from animatediff.errors import UserError
 from animatediff.training.draws import generator_for
+from animatediff.weights.lora.key_formats import lora_to_original
 from animatediff.weights.lora.load import load_lora
-from animatediff.weights.lora.motion_keys import lora_to_original
 
 if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
