@@ -293,6 +293,7 @@ def test_loading_behind_the_back_of_sequential_offload_is_refused() -> None:
             load(GOLDEN / "v3" / ("motion_module.ckpt" if load == hidden.load_motion_module else "motion_lora.ckpt"))
 
 
+@pytest.mark.exact  # the disturbance is not to be traced
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # tracing waits for a busy machine
 def test_loras_on_a_compiled_unet() -> None:

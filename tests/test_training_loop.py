@@ -94,6 +94,7 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.exact  # the other process is not disturbed
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     run("motion", tmp_path / "straight", steps=12)
@@ -122,6 +123,7 @@ def test_four_accumulated_are_a_batch_of_four(tmp_path: Path) -> None:
     assert_same_update(tmp_path, "batch", "accumulated")
 
 
+@pytest.mark.exact  # the other processes are not disturbed
 def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
     common: dict[str, Any] = {"steps": 3, "stratified": True, "ema": 0.9, "validate_at": [3], "epsilon": 1e-3}
     run("motion", tmp_path / "one", batch=4, **common)
