@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from support.close import relative
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, MotionNumerics, attach
@@ -141,7 +142,7 @@ def test_style_lora_of_kohya_reaches_unet_and_text_encoder() -> None:
     before = encode()
     loaded = load_lora(folder / "style_lora_kohya.safetensors", unet=unet, text_encoders=[text])
     assert (loaded.name, loaded.kind, loaded.num_layers) == ("style_lora_kohya", "lora", 14)
-    assert not torch.equal(encode(), before)
+    assert relative(encode(), before) > 1e-2
     set_lora_scales([unet, text], {"style_lora_kohya": 0.0})
     assert torch.equal(encode(), before)
     remove_lora([unet, text], "style_lora_kohya")
@@ -206,9 +207,9 @@ def test_kohya_alpha_and_convolutions(names: str) -> None:
         changes[path] = delta(down, up, 0.7 * (1.0 if alpha is None else alpha / down.shape[0]))
     before = forward(unet)
     wanted = forward(merged(unet, changes))
-    assert (wanted - before).abs().max() > 1e-3
+    assert relative(wanted, before) > 1e-2
     assert load_lora(state, unet=unet, adapter_name="style", scale=0.7).num_layers == 4
-    assert torch.allclose(forward(unet), wanted, atol=1e-5)
+    assert relative(forward(unet), wanted) < 5e-5
     remove_lora([unet], "style")
     assert torch.equal(forward(unet), before)
 
@@ -222,7 +223,7 @@ def test_peft_file_of_diffusers_with_its_metadata(tmp_path: Path) -> None:
     save_file(state, tmp_path / "pytorch_lora_weights.safetensors", metadata=metadata)
     wanted = forward(merged(unet, {path: delta(down, up, 2.0)}))
     load_lora(tmp_path, unet=unet)
-    assert torch.allclose(forward(unet), wanted, atol=1e-5)
+    assert relative(forward(unet), wanted) < 5e-5
 
 
 def text_encoder(name: str):
