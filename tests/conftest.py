@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _noise(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests pass whatever the last bits are: ANIMATEDIFF_TEST_NOISE changes them, except in tests marked `exact`."""
-    if NOISE and request.node.get_closest_marker("exact") is None:
-        from diffusers import UNet2DConditionModel
-        from support.disturb import disturbing
+    with pytest.MonkeyPatch.context() as patch:  # not that of the test, which may undo it
+        if NOISE and request.node.get_closest_marker("exact") is None:
+            from diffusers import UNet2DConditionModel
+            from support.disturb import disturbing
 
-        monkeypatch.setattr(UNet2DConditionModel, "forward", disturbing(UNet2DConditionModel.forward, NOISE))
+            patch.setattr(UNet2DConditionModel, "forward", disturbing(UNet2DConditionModel.forward, NOISE))
+        yield
 
 
 @pytest.fixture(scope="session")
