@@ -123,6 +123,7 @@ def test_a_checkpoint_with_the_old_names_of_settings_goes_on(tmp_path: Path, cap
     assert sum("the old name still works" in text for text in told) == len(OLD_NAMES)
 
 
+@pytest.mark.exact  # the other process is not disturbed
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     run("motion", tmp_path / "straight", steps=12)
@@ -151,6 +152,7 @@ def test_four_accumulated_are_a_batch_of_four(tmp_path: Path) -> None:
     assert_same_update(tmp_path, "batch", "accumulated")
 
 
+@pytest.mark.exact  # the other processes are not disturbed
 def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
     common: dict[str, Any] = {"steps": 3, "stratified": True, "ema": 0.9, "validate_at": [3], "epsilon": 1e-3}
     run("motion", tmp_path / "one", batch_size=4, **common)

@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.close import relative
 from training_clips import MODEL, MOTION, SIZE, SquareClips, run, settings
 from weight_files import published
 
@@ -92,7 +93,7 @@ def test_motion_goes_from_training_to_the_sampler(tmp_path: Path) -> None:
     trained = clip(pipe)
     assert trained.isfinite().all()
     pipe.set_motion_adapter(MotionAdapter.from_unet(pipe.unet), family)
-    assert not torch.equal(clip(pipe), trained)
+    assert relative(clip(pipe), trained) > 2e-3
     metadata = read_header(done.weights).metadata
     assert json.loads(metadata["animatediff.training"])["stage"] == "motion"
     assert metadata["animatediff.step"] == "4"
@@ -125,7 +126,7 @@ def test_loras_go_from_training_to_the_sampler(tmp_path: Path, stage: str) -> No
     pipe.load_motion_module(MOTION)
     without = clip(pipe)
     name = pipe.load_lora_weights(done.weights)
-    assert not torch.equal(clip(pipe), without)
+    assert relative(clip(pipe), without) > 5e-4
     pipe.set_adapters([name], 0.0)
     assert torch.equal(clip(pipe), without)
     # Going on from it starts where it stopped, whatever alpha was.
@@ -146,7 +147,7 @@ def test_sparsectrl_goes_from_training_to_the_sampler_and_to_diffusers(tmp_path:
     without = clip(pipe)
     pipe.load_sparsectrl(done.weights)
     assert torch.equal(clip(pipe), without)
-    assert not torch.equal(clip(pipe, conditioning_frames=torch.rand(3, SIZE, SIZE)), without)
+    assert relative(clip(pipe, conditioning_frames=torch.rand(3, SIZE, SIZE)), without) > 2e-3
     convert(done.weights, tmp_path / "peer", to="diffusers")
     _, info = diffusers.SparseControlNetModel.from_pretrained(tmp_path / "peer", output_loading_info=True)
     assert not any(info.values())
@@ -216,7 +217,7 @@ def test_an_image_lora_loads_in_the_sampler_and_in_diffusers(tmp_path: Path, con
         without = clip(pipe)
         pipe.load_lora_weights(done.weights, adapter_name="look")
         ours = clip(pipe)
-        assert not torch.equal(ours, without)
+        assert relative(ours, without) > 5e-4
         peer = diffusers.StableDiffusionPipeline.from_pretrained(MODEL, safety_checker=None)
         peer.load_lora_weights(str(done.weights), adapter_name="look")
         layers = {name: layer for name, layer in peer.unet.named_modules() if hasattr(layer, "lora_A")}
