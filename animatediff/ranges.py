@@ -20,6 +20,8 @@ class Range:
     le: float | None = None
     multiple_of: int | None = None
     unit: str = ""
+    why: str = ""
+    """Reason for the bounds, for the message."""
     vocabulary: str | None = None
     """Full name of the collection of words that the setting takes, imported when it is first asked for."""
 
@@ -44,7 +46,9 @@ class Range:
             raise UserError(f"{name} is a number, got {value!r}") from None
         above = finite and (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         if not (above and (self.le is None or value <= self.le)):
-            raise UserError(f"{name}={value:g}: expected {self}" if self.le else f"{name} must be {self}, got {value}")
+            if self.le is None:
+                raise UserError(f"{name} must be {self}, got {value}")
+            raise UserError(f"{name}={value:g}: {self.why + '; ' if self.why else ''}expected {self}")
         if self.multiple_of and value % self.multiple_of:
             near = max(self.multiple_of, round(value / self.multiple_of) * self.multiple_of)
             raise UserError(f"{name} must be {self}, got {value}; {near} is near")

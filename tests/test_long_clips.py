@@ -184,7 +184,7 @@ def test_a_closed_loop_does_not_know_where_it_begins(pipe: AnimateDiffPipeline) 
     [
         ({"long_mode": "motoin"}, "unknown long_mode 'motoin'; did you mean 'motion'"),
         ({"blend": "linear"}, "unknown blend 'linear'; .*known are pyramid"),
-        ({"stride": 0}, "stride must be at least 1"),
+        ({"stride": 0}, "stride=0: expected 1 to 16"),
         ({"window": 33}, "window must be 1 to 32"),
         ({"window": 4, "overlap": 4}, "overlap must be at least 0 and less than the window of 4"),
     ],

@@ -120,7 +120,7 @@ def test_free_noise_in_the_pipeline(pipe: AnimateDiffPipeline) -> None:
         ({"noise": "freenoise", "latents": torch.zeros(1, 4, 4, 8, 8)}, "latents are given, and noise='freenoise'"),
         ({"freeinit": 0}, "freeinit=0: a clip is sampled at least once"),
         ({"freeinit": 2, "freeinit_filter": "gauss"}, "unknown freeinit_filter 'gauss'; did you mean 'gaussian'"),
-        ({"freeinit": 2, "freeinit_dt": 0.0}, "freeinit_dt=0.0: expected a share"),
+        ({"freeinit": 2, "freeinit_dt": 0.0}, "freeinit_dt=0: expected more than 0 and at most 1"),
         ({"freeinit": 2, "video": torch.zeros(1, 4, 4, 8, 8)}, "freeinit=2 samples from noise alone, and strength=0.6"),
     ],
 )

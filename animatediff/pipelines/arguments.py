@@ -71,7 +71,7 @@ class Arguments:
     `{0: 1.0, 15: 0.3}` with straight lines between, or one number a frame."""
     noise: str = ranged("default", choices="animatediff.sampling.noise.NOISES")
     """`freenoise` shuffles the noise of the first window for the frames behind it (arXiv 2310.15169)."""
-    freeinit: int = ranged(1, ge=1, le=20)
+    freeinit: int = ranged(1, ge=1, le=20, why="a clip is sampled at least once, with FreeInit 2 to 5 times")
     """Times that the clip is sampled, each time from noise with the low frequencies of the time before (arXiv
     2312.07537)."""
     freeinit_filter: str = ranged("butterworth", choices="animatediff.sampling.free_init.FILTERS")
