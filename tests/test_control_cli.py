@@ -22,7 +22,7 @@ from animatediff.errors import UserError
 from animatediff.media import read_video
 from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.keyframes import at_work
+from animatediff.pipelines.conditions import on_device
 from animatediff.render import load_config, load_result, parse_config, to_original
 from animatediff.render import render as render_module
 from animatediff.weights.sparsectrl import save_sparsectrl
@@ -266,7 +266,7 @@ def test_half_precision_and_an_encoder_that_is_kept_elsewhere(place: Path) -> No
     assert pipe.to(torch.float32).sparsectrl.dtype == torch.float32
     moves: list[Any] = []
     encoder = SimpleNamespace(device="home", to=moves.append)
-    with pytest.raises(KeyError), at_work([encoder], "work"):  # type: ignore[arg-type]
+    with pytest.raises(KeyError), on_device([encoder], "work"):  # type: ignore[arg-type]
         raise KeyError
     assert moves == ["work", "home"], "brought back whatever happens"
 

@@ -76,7 +76,7 @@ def reference(pipe: AnimateDiffPipeline, frame: int, loaded: Any, **given: Any) 
     """The picture that diffusers' own ControlNet pipeline makes."""
     assert pipe.attachment is not None
     pipe.attachment.frames.num_frames = 1
-    parts = {**pipe.image.components, "safety_checker": None, "feature_extractor": None, "controlnet": loaded}
+    parts = {**pipe.base.components, "safety_checker": None, "feature_extractor": None, "controlnet": loaded}
     own = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
     own.set_progress_bar_config(disable=True)
     return own("a cat", latents=LATENTS[:, :, frame], **given, **SETTINGS).images[0]

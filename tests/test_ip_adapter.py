@@ -51,7 +51,7 @@ def reference(pipe: AnimateDiffPipeline, latents: torch.Tensor, picture: Any) ->
     assert pipe.attachment is not None
     pipe.attachment.frames.num_frames = 1
     arguments = {**ONE, "latents": latents, "ip_adapter_image": picture, "output_type": "pt"}
-    return pipe.image("a cat", negative_prompt="", **arguments).images[0]
+    return pipe.base("a cat", negative_prompt="", **arguments).images[0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.4])

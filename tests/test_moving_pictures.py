@@ -21,11 +21,11 @@ from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.errors import UserError
 from animatediff.media import read_video
 from animatediff.media.images import as_tensor
-from animatediff.pipelines.image_to_video import choose_route
-from animatediff.pipelines.vae import decode_pictures, encode_pictures
+from animatediff.pipelines.conditions.image import choose_route
+from animatediff.pipelines.vae import decode_images, encode_images
 from animatediff.render import build_request, load_config, load_result
 from animatediff.render import render as render_module
-from animatediff.sampling.keep_frames import between, hold_shares
+from animatediff.sampling.keep_frames import between, keep_fractions
 from animatediff.weights.sparsectrl import find_rgb_encoder
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,7 +44,7 @@ RED, BLUE = colour(220, 20, 20), colour(20, 20, 220)
 def through_the_vae(pipe: Any, picture: Image.Image) -> torch.Tensor:
     with torch.no_grad():
         pixels = as_tensor(picture, 32, 32)[0].transpose(0, 1)
-        return decode_pictures(pipe.vae, encode_pictures(pipe.vae, pixels, torch.device("cpu")))[0]
+        return decode_images(pipe.vae, encode_images(pipe.vae, pixels, torch.device("cpu")))[0]
 
 
 # -- by way of latents -----------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_the_clip_shows_its_pictures_exactly_and_the_other_frames_are_its_own(sc
 
 
 def test_how_long_frames_are_held_and_what_to() -> None:
-    shares = hold_shares(20, [0, 19])
+    shares = keep_fractions(20, [0, 19])
     assert shares[0] == shares[-1] == 1.0 and shares == shares[::-1]
     assert 1 > shares[1] > shares[2] > shares[5] > 0 and shares[9] == shares[10] == 0
     latents = torch.tensor([10.0, 0.0, 4.0]).reshape(1, 1, 3, 1, 1)  # at frames 4, 0 and 6

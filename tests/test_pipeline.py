@@ -270,12 +270,12 @@ def test_offloading(pipe: AnimateDiffPipeline, monkeypatch: pytest.MonkeyPatch) 
     offloaded.load_motion_module(GOLDEN / "v3" / "motion_module.ckpt")
     freed: list[bool] = []
     hooks = []
-    for name in offloaded.image.model_cpu_offload_seq.split("->"):
-        if isinstance(part := getattr(offloaded.image, name, None), torch.nn.Module):
+    for name in offloaded.base.model_cpu_offload_seq.split("->"):
+        if isinstance(part := getattr(offloaded.base, name, None), torch.nn.Module):
             _, hook = cpu_offload_with_hook(part, torch.device("cpu"), prev_module_hook=hooks[-1] if hooks else None)
             hooks.append(hook)
     assert len(hooks) == 3
-    monkeypatch.setattr(offloaded.image, "maybe_free_model_hooks", lambda: freed.append(True))
+    monkeypatch.setattr(offloaded.base, "maybe_free_model_hooks", lambda: freed.append(True))
     expected = pipe("a cat", generator=seeded(1), **SMALL).frames
     assert torch.equal(offloaded("a cat", generator=seeded(1), **SMALL).frames, expected)
     assert freed == [True]

@@ -148,7 +148,7 @@ class Told:
 
 
 def one(pipe: AnimateDiffPipeline, text: str) -> torch.Tensor:
-    return encode(pipe.image, [text], num_chunks=1, clip_skip=None, device=torch.device("cpu")).states[0]
+    return encode(pipe.base, [text], num_chunks=1, clip_skip=None, device=torch.device("cpu")).states[0]
 
 
 def test_one_text_all_along_is_the_plain_prompt() -> None:
@@ -220,8 +220,7 @@ def test_pooled_texts_of_sdxl_travel_too(xl: AnimateDiffPipeline) -> None:
     with Told(xl) as told:
         xl(PromptTravel({0: "a cat", 2: "a dog"}, hold=0), **TINY)
     cat, dog = (
-        encode(xl.image, [text], num_chunks=1, clip_skip=None, device=torch.device("cpu"))
-        for text in ("a cat", "a dog")
+        encode(xl.base, [text], num_chunks=1, clip_skip=None, device=torch.device("cpu")) for text in ("a cat", "a dog")
     )
     assert cat.pooled is not None and dog.pooled is not None
     (pooled,), (states,) = told.pooled, told.states

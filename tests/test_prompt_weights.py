@@ -16,7 +16,7 @@ from test_render_cli import run
 from torch import Tensor
 
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.prompts import encode_texts
+from animatediff.pipelines.prompts import encode_prompts
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.encode import encode, is_plain, weighted
 from animatediff.prompts.grammar import is_unweighted, parse
@@ -150,7 +150,7 @@ def texts(
 ) -> tuple[Tensor, Tensor | None]:
     """(states, pooled) of negative prompts and prompts, of the first frame where one travels."""
     settings = {"num_frames": 4, "guidance": True, "clip_skip": None, "plain": False} | settings
-    found = encode_texts(pipe.image, prompts, negatives, size=(64, 64), device=CPU, **settings)
+    found = encode_prompts(pipe.base, prompts, negatives, size=(64, 64), device=CPU, **settings)
     first = [part([0]) if isinstance(part, FrameStates) else part for part in (found.embeddings, found.pooled)]
     assert first[0] is not None
     return first[0], first[1]
@@ -205,7 +205,7 @@ def test_prompts_of_40_80_160_tokens_and_negatives_as_long(
 def test_a_short_prompt_beside_a_long_one_is_padded_with_empty_chunks(models: dict[str, AnimateDiffPipeline]) -> None:
     pipe = models["sd1"]
     states = texts(pipe, ["sea", words(80)], ["fog", "fog"])[0]
-    empty = encode(pipe.image, [""], num_chunks=1, clip_skip=None, device=CPU).states[0]
+    empty = encode(pipe.base, [""], num_chunks=1, clip_skip=None, device=CPU).states[0]
     assert states.shape[:2] == (4, 154)
     for row in states[:3]:
         assert torch.allclose(row[77:], empty, atol=1e-6)
@@ -231,8 +231,8 @@ def test_weights_change_the_states_of_their_words(models: dict[str, AnimateDiffP
 def test_weights_and_length_within_a_travel(models: dict[str, AnimateDiffPipeline]) -> None:
     pipe = models["sdxl"]
     travel = PromptTravel({0: "a (red:1.5) fox", 2: words(80)}, hold=0)
-    found = encode_texts(
-        pipe.image, [travel], None, num_frames=3, guidance=True, clip_skip=None, plain=False, size=(64, 64), device=CPU
+    found = encode_prompts(
+        pipe.base, [travel], None, num_frames=3, guidance=True, clip_skip=None, plain=False, size=(64, 64), device=CPU
     )
     assert isinstance(found.embeddings, FrameStates) and isinstance(found.pooled, FrameStates)
     states, pooled = found.embeddings([0, 1, 2]), found.pooled([0, 1, 2])
@@ -241,8 +241,8 @@ def test_weights_and_length_within_a_travel(models: dict[str, AnimateDiffPipelin
     assert torch.allclose(states[5], texts(pipe, [words(80)])[0][1], atol=1e-6)
     assert torch.allclose(states[4], (states[3] + states[5]) / 2, atol=1e-6)
     assert torch.allclose(pooled[4], (pooled[3] + pooled[5]) / 2, atol=1e-6)
-    cut = encode_texts(
-        pipe.image, [travel], None, num_frames=3, guidance=True, clip_skip=None, plain=True, size=(64, 64), device=CPU
+    cut = encode_prompts(
+        pipe.base, [travel], None, num_frames=3, guidance=True, clip_skip=None, plain=True, size=(64, 64), device=CPU
     )
     assert isinstance(cut.embeddings, FrameStates) and cut.embeddings([0]).shape[1] == 77
 
@@ -255,8 +255,8 @@ def test_words_of_textual_inversions_may_be_weighted(tmp_path: Path) -> None:
     pipe = AnimateDiffPipeline.from_single_file(tmp_path / "sd1.safetensors", torch_dtype=torch.float32)
     save_file({"emb_params": torch.randn(3, 64)}, tmp_path / "glow.safetensors")
     pipe.load_textual_inversion(tmp_path / "glow.safetensors", token="glowbug")
-    assert is_plain(pipe.image, "a glowbug fox") and not is_plain(pipe.image, " ".join(["glowbug"] * 26))
-    (chunk,) = chunks_of(pipe.image, pipe.image.tokenizer, "a (glowbug:1.2) fox")
+    assert is_plain(pipe.base, "a glowbug fox") and not is_plain(pipe.base, " ".join(["glowbug"] * 26))
+    (chunk,) = chunks_of(pipe.base, pipe.base.tokenizer, "a (glowbug:1.2) fox")
     assert chunk.weights == [1.0, 1.2, 1.2, 1.2, 1.0]
     assert len(set(chunk.ids[1:4])) == 3
 

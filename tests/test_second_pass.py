@@ -16,9 +16,9 @@ from test_render_cli import run
 from animatediff.bundled import bundled_path
 from animatediff.errors import UserError
 from animatediff.media import read_video
-from animatediff.pipelines.output import Listener
+from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.upscale import enlarged, tiling
-from animatediff.pipelines.vae import decode_pictures, encode_pictures
+from animatediff.pipelines.vae import decode_images, encode_images
 from animatediff.sampling.controlnet import ControlNetInput
 from animatediff.sprites import world
 
@@ -37,7 +37,8 @@ def test_the_result_is_larger_and_the_more_its_own_the_stronger() -> None:
     passes = {s: pipe("a cat", generator=seeded(1), upscale_strength=s, **call).frames for s in (0.25, 1.0)}
     assert passes[1.0].shape == (1, 4, 3, 16, 24)
     with torch.no_grad(), tiling(pipe.vae):
-        start = enlarged(pipe, first, 32, 48, Listener())
+        start = enlarged(pipe.vae, first.flatten(0, 1), 3, (32, 48), torch.device("cpu"), Callbacks())
+        start = start.unflatten(0, (1, 3)).transpose(1, 2)
     distance = {strength: float((latents - start).pow(2).mean()) for strength, latents in passes.items()}
     assert distance[0.25] < distance[1.0] / 2, "with little strength it is the first pass, enlarged"
     assert not pipe.vae.use_tiling, "as it was"
@@ -132,11 +133,11 @@ def drawn_large(size: int) -> torch.Tensor:
 @torch.no_grad()
 def test_what_fits_into_one_tile_is_taken_whole(bundled_vae: Any) -> None:
     pictures, cpu = drawn_large(128), torch.device("cpu")
-    latents = encode_pictures(bundled_vae, pictures, cpu)
-    decoded = decode_pictures(bundled_vae, latents)
+    latents = encode_images(bundled_vae, pictures, cpu)
+    decoded = decode_images(bundled_vae, latents)
     with tiling(bundled_vae):
-        assert torch.equal(encode_pictures(bundled_vae, pictures, cpu), latents)
-        assert torch.equal(decode_pictures(bundled_vae, latents), decoded)
+        assert torch.equal(encode_images(bundled_vae, pictures, cpu), latents)
+        assert torch.equal(decode_images(bundled_vae, latents), decoded)
 
 
 @torch.no_grad()
@@ -144,11 +145,11 @@ def test_what_fits_into_one_tile_is_taken_whole(bundled_vae: Any) -> None:
 def test_tiles_leave_no_seams_and_no_stripes(bundled_vae: Any, size: tuple[int, int]) -> None:
     """The fault of narrow rests: diffusers' own tiles are wrong by ten times as much, above all at the edges."""
     pictures, cpu = drawn_large(384)[..., : size[0], : size[1]], torch.device("cpu")
-    latents = encode_pictures(bundled_vae, pictures, cpu)
-    decoded = decode_pictures(bundled_vae, latents)
+    latents = encode_images(bundled_vae, pictures, cpu)
+    decoded = decode_images(bundled_vae, latents)
     with tiling(bundled_vae):
-        tiles = encode_pictures(bundled_vae, pictures, cpu)
-        tiled = decode_pictures(bundled_vae, latents)
+        tiles = encode_images(bundled_vae, pictures, cpu)
+        tiled = decode_images(bundled_vae, latents)
         of_diffusers = (bundled_vae.decode(latents / bundled_vae.config["scaling_factor"]).sample / 2 + 0.5).clamp(0, 1)
     assert tiles.shape == latents.shape and tiled.shape == pictures.shape
     for edge in (slice(None), slice(-16, None)):

@@ -21,7 +21,7 @@ from animatediff.errors import UserError
 from animatediff.media import read_video, write_video
 from animatediff.media.images import shaped, size_like
 from animatediff.media.source import open_source
-from animatediff.pipelines.init_latents import video_latents, video_tensor
+from animatediff.pipelines.conditions.video import video_latents, video_tensor
 from animatediff.render import render as render_module
 from animatediff.render import sources
 from animatediff.sampling import SCHEDULERS, begin_at, make_scheduler, noised, set_steps

@@ -19,20 +19,20 @@ NEIGHBOUR = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hold:
+class KeepFrames:
     """Known latents, and for how many steps each frame is replaced by them, with as much noise as the others have."""
 
     known: Tensor
     """(b, c, f, h, w)."""
     noise: Tensor
     """(b, c, f, h, w), the initial noise of the clip."""
-    shares: Sequence[float]
+    fractions: Sequence[float]
     """Fraction of the steps, one a frame; with 1 the known frame itself comes out in the end."""
 
     def before_step(self, index: int, latents: Tensor, scheduler: Any, timesteps: Tensor) -> Tensor:
         """The latents that step `index` begins with; `index` after the last step is the end."""
         count = len(timesteps)
-        held = torch.tensor([share >= 1 or round(share * count) > index for share in self.shares])
+        held = torch.tensor([share >= 1 or round(share * count) > index for share in self.fractions])
         if not held.any():
             return latents
         known = self.known
@@ -41,10 +41,10 @@ class Hold:
         return torch.where(held.to(latents.device)[:, None, None], known, latents)
 
 
-def hold_shares(num_frames: int, keyframes: Sequence[int]) -> list[float]:
+def keep_fractions(num_frames: int, keyframes: Sequence[int]) -> list[float]:
     """Fractions of the steps for which each frame is replaced: a keyframe always, its neighbours less and less.
 
-    >>> hold_shares(5, [0])[0], hold_shares(32, [0])[20]
+    >>> keep_fractions(5, [0])[0], keep_fractions(32, [0])[20]
     (1.0, 0.0)
     """
     distances = [min(abs(frame - key) for key in keyframes) for frame in range(num_frames)]

@@ -42,8 +42,8 @@ class ClipPredictor:
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
     """(f,) for the frames of the whole clip: how much of what the motion modules say is added to each."""
-    pictures: Sequence[Tensor] = ()
-    """What IP-Adapters see, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for those of the whole clip."""
+    image_embeds: Sequence[Tensor] = ()
+    """Image embeddings of IP-Adapters, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for all frames."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
@@ -68,8 +68,8 @@ class ClipPredictor:
             else total_residuals(self.controls, inputs)
         )
         added: dict[str, object] | None = None if conditions is None else dict(conditions)
-        if self.pictures:
-            seen = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.pictures]
+        if self.image_embeds:
+            seen = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.image_embeds]
             seen = [part.expand(-1, num_frames, *part.shape[2:]).flatten(0, 1) for part in seen]
             added = {**(added or {}), "image_embeds": seen}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]

@@ -28,14 +28,14 @@ class Encoder:
 
     def __init__(self, pipe: AnimateDiffPipeline, device: torch.device, cache: str | None = None) -> None:
         """`cache`: a folder for latents and text states, found again by the weights that made them."""
-        self._image: Any = pipe.image
+        self._image: Any = pipe.base
         self._vae: Any = pipe.vae
         self._device = device
         self._known: dict[str, States] = {}
         self.latent_cache = self._text_cache = None
         if cache is not None:
             self.latent_cache = LatentCache(cache, f"latents {fingerprint(pipe.vae, pipe.vae.config.scaling_factor)}")
-            texts = [fingerprint(encoder) for encoder in pipe._text_encoders]
+            texts = [fingerprint(encoder) for encoder in pipe.text_encoders]
             self._text_cache = LatentCache(cache, f"text {texts}")
 
     def clips(self, batch: Batch) -> Tensor:

@@ -121,7 +121,7 @@ class Trainer:
         if config.compile:
             self.pipe.unet.compile()
 
-        schedule = self.pipe._base_schedule.config
+        schedule = self.pipe.sampler.base.config
         self.objective = Objective(schedule, betas=self.stage.betas, min_snr=config.min_snr)
         self._prepare(checkpoint)
         self._rate = learning_rate(config)

@@ -44,7 +44,7 @@ def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
         schedule: Any = pipe.scheduler
         pipe.scheduler = type(schedule).from_config(schedule.config, prediction_type=config.prediction)
     pipe.set_progress_bar_config(disable=True)
-    factor = pipe.image.vae_scale_factor
+    factor = pipe.base.vae_scale_factor
     for name in ("height", "width"):
         if (size := getattr(config.data, name)) % factor:
             raise UserError(f"data.{name}={size}: must be a multiple of {factor}, as the VAE of the model divides it")
@@ -58,6 +58,6 @@ def narrow_frozen(pipe: AnimateDiffPipeline, trained: Iterable[nn.Parameter], dt
         if id(parameter) not in kept:
             parameter.data = parameter.data.to(dtype)
     overflows = dtype == torch.float16 and bool(pipe.vae.config.get("force_upcast"))
-    for part in [*pipe._text_encoders, *([] if overflows else [pipe.vae])]:
+    for part in [*pipe.text_encoders, *([] if overflows else [pipe.vae])]:
         if part.dtype != dtype:
             part.to(dtype)

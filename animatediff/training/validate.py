@@ -135,7 +135,7 @@ class Validation:
         if trainer.pipe.attachment is not None:
             out = trainer.pipe(prompt, num_frames=config.num_frames or data.num_frames, **settings).frames[0]
         else:
-            image: Any = trainer.pipe.image
+            image: Any = trainer.pipe.base
             image.scheduler = trainer.stage.picture_scheduler()
             out = image(prompt, **settings).images
         return (out * 255).round().astype("uint8")

@@ -43,7 +43,7 @@ class Stage(ABC):
     def __init__(self, config: TrainConfig, pipe: AnimateDiffPipeline) -> None:
         self.config = config
         self.pipe = pipe
-        for part in (pipe.unet, pipe.vae, *pipe._text_encoders):
+        for part in (pipe.unet, pipe.vae, *pipe.text_encoders):
             part.requires_grad_(False)
         self.betas: Mapping[str, Any] | None = schedule_betas(config)
         """Noise schedule laid over the image model's; None leaves that as it is."""
@@ -87,7 +87,7 @@ class Stage(ABC):
 
     def picture_scheduler(self) -> Any:
         """The sampler of validation pictures, on the schedule that is trained with."""
-        return make_scheduler("ddim", self.pipe._base_schedule.config, self.betas)
+        return make_scheduler("ddim", self.pipe.sampler.base.config, self.betas)
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained weights as they are now, whole, on the CPU. With FSDP every process must call this."""

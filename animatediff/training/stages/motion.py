@@ -49,7 +49,7 @@ class MotionStage(Stage):
                 "train on at most as many frames"
             )
         pipe.family = self.family
-        pipe._renew_scheduler()
+        pipe.renew_scheduler()
         load_domain_adapter(self)
         assert pipe.attachment is not None
         return dict(pipe.attachment.adapter.float().named_parameters())
@@ -100,6 +100,6 @@ def load_frozen_motion(stage: Stage) -> Family:
     else:
         family = replace(family, betas=stage.betas)
         stage.pipe.family = family
-        stage.pipe._renew_scheduler()
+        stage.pipe.renew_scheduler()
     load_domain_adapter(stage)
     return family

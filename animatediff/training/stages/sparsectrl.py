@@ -61,7 +61,7 @@ class SparseCtrlStage(Stage):
         self.family = load_frozen_motion(self)
         assert pipe.attachment is not None
         self.needs_frames = config.condition == "scribble"
-        factor = pipe.image.vae_scale_factor
+        factor = pipe.base.vae_scale_factor
         if config.start_from is None:
             adapter = pipe.attachment.adapter
             encoder = SparseCtrl.from_unet(pipe.unet, adapter, kind=config.condition, vae_scale_factor=factor)
