@@ -15,6 +15,7 @@ from animatediff.prompts.clip_skip import skipped_states
 from animatediff.prompts.encode import is_plain
 from animatediff.prompts.encode_prompts import encode_clips
 from animatediff.prompts.travel_states import FrameStates
+from animatediff.sampling.conditions import size_time_ids
 
 if TYPE_CHECKING:
     from animatediff.pipelines.parts import BasePipeline
@@ -66,12 +67,9 @@ def encode_prompts(
         )
     if not is_sdxl(base):
         return PromptEmbeds(embeddings)
-    sdxl: Any = base
-    states = embeddings.states if isinstance(embeddings, FrameStates) else embeddings
-    time_ids = sdxl._get_add_time_ids(size, (0, 0), size, states.dtype, sdxl.text_encoder_2.config.projection_dim).to(
-        device
-    )
-    return PromptEmbeds(embeddings, pooled, time_ids.repeat(len(prompts) * (1 + guidance), 1))
+    dtype = (embeddings.states if isinstance(embeddings, FrameStates) else embeddings).dtype
+    time_ids = size_time_ids(size, len(prompts) * (1 + guidance), dtype=dtype, device=device)
+    return PromptEmbeds(embeddings, pooled, time_ids)
 
 
 def _by_diffusers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from animatediff.motion.windows import plan_windows
+from animatediff.sampling.latents import encode_images as encode_chunks
+from animatediff.sampling.latents import latent_means
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -43,22 +46,16 @@ def encode_images(
 ) -> Tensor:
     """Scaled latents (n, c, h, w), float32, of images (n, 3, H, W) in 0..1; `after_image(done, of how many)`.
 
-    The mean of what the VAE would draw from, so that a image has the same latents every time; the original draws.
+    One image at a time, tiled if that is on.
     """
 
-    def run(ahead: Tensor) -> Tensor:
-        return vae.encode(ahead, return_dict=False)[0].mode()
+    def encode(vae: Any, image: Tensor) -> Tensor:
+        return in_tiles(vae, partial(latent_means, vae), image, shrink=pixels_per_latent(vae))
 
-    latents: list[Tensor] = []
     with wide_enough(vae):
-        for image in images.split(1):
-            # how a image lies in memory must not decide the last bits of its latents
-            ahead = (image * 2 - 1).to(device, vae.dtype).contiguous()
-            mean = in_tiles(vae, run, ahead, shrink=pixels_per_latent(vae))
-            latents.append(mean.float() * vae.config["scaling_factor"])
-            if after_image is not None:
-                after_image(len(latents), len(images))
-    return torch.cat(latents)
+        return encode_chunks(
+            vae, images, device=device, chunk_size=1, unit_range=True, encode=encode, after_chunk=after_image
+        )
 
 
 def pixels_per_latent(vae: Any) -> int:

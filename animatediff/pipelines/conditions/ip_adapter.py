@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.frames import frame_indices
+from animatediff.frames import frame_indices, neighbours
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting
@@ -101,11 +101,8 @@ def travelling_embeds(
     ]
     if len(embeds) == 1:
         return embeds
-    places = torch.tensor(list(images), dtype=torch.float32)
-    order = places.argsort()
-    places, stacked = places[order], torch.cat([embeds[i] for i in order.tolist()], dim=1)  # (b, n, ...)
-    frames = torch.arange(num_frames, dtype=torch.float32).clamp(float(places[0]), float(places[-1]))
-    after = torch.searchsorted(places, frames).clamp(1, len(places) - 1)
-    share = ((frames - places[after - 1]) / (places[after] - places[after - 1])).to(device, stacked.dtype)
-    share = share.view(1, -1, *[1] * (stacked.ndim - 2))
-    return [torch.lerp(stacked[:, after - 1], stacked[:, after], share)]
+    before, after, fraction = zip(*neighbours(list(images), num_frames), strict=True)
+    stacked = torch.cat(embeds, dim=1)  # (b, n, ...)
+    weight = torch.tensor(fraction, dtype=torch.float32).to(device, stacked.dtype)
+    weight = weight.view(1, -1, *[1] * (stacked.ndim - 2))
+    return [torch.lerp(stacked[:, list(before)], stacked[:, list(after)], weight)]
