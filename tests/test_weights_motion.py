@@ -137,10 +137,10 @@ def test_module_of_other_widths_is_refused() -> None:
 @pytest.mark.parametrize(
     ("file", "what", "option"),
     [
-        ("v2/motion_lora.ckpt", "MotionLoRA, not a motion module", "--motion-lora"),
-        ("v3/domain_adapter.ckpt", "domain adapter", "--domain-adapter"),
-        ("v1/style_lora_kohya.safetensors", "LoRA of an image model", "--lora"),
-        ("v1/sd/vae/diffusion_pytorch_model.safetensors", "VAE, not a motion module", "--vae"),
+        ("v2/motion_lora.ckpt", "MotionLoRA, not a motion module", "`motion_loras`"),
+        ("v3/domain_adapter.ckpt", "domain adapter", "`domain_adapter`"),
+        ("v1/style_lora_kohya.safetensors", "LoRA of an image model", "`loras`"),
+        ("v1/sd/vae/diffusion_pytorch_model.safetensors", "VAE, not a motion module", "`vae`"),
     ],
 )
 def test_other_files_are_named_with_their_option(file: str, what: str, option: str) -> None:
