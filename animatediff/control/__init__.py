@@ -1,0 +1,1 @@
+"""Former places of `models.sparsectrl` and `sampling.controlnet`."""

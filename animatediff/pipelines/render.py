@@ -1,0 +1,5 @@
+"""Former place of `animatediff.render.render`."""
+
+from animatediff.moved import former
+
+__getattr__ = former(__name__, "animatediff.render.render")
