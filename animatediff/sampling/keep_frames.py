@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from animatediff.frames import neighbours
 from animatediff.sampling.timesteps import noised
 
 FALLOFF = 8
@@ -50,18 +51,11 @@ def hold_shares(num_frames: int, keyframes: Sequence[int]) -> list[float]:
     return [1.0 if d == 0 else max(0.0, NEIGHBOUR * (1 - (d - 1) / FALLOFF)) for d in distances]
 
 
-def between(pictures: Tensor, keyframes: Sequence[int], num_frames: int) -> Tensor:
+def between(images: Tensor, keyframes: Sequence[int], num_frames: int) -> Tensor:
     """A guess at all frames of a clip from the latents of some: (b, c, n, h, w) -> (b, c, f, h, w).
 
     Between two keyframes they are mixed; before the first and after the last, that one stands.
     """
-    order = sorted(range(len(keyframes)), key=lambda place: keyframes[place])
-    places = torch.tensor([float(keyframes[place]) for place in order])
-    pictures = pictures[:, :, order]
-    if len(order) == 1:
-        return pictures.expand(-1, -1, num_frames, -1, -1)
-    frames = torch.arange(num_frames, dtype=torch.float32).clamp(float(places[0]), float(places[-1]))
-    after = torch.searchsorted(places, frames).clamp(1, len(order) - 1)
-    share = (frames - places[after - 1]) / (places[after] - places[after - 1])
-    share = share.to(pictures.device, pictures.dtype)[:, None, None]
-    return torch.lerp(pictures[:, :, after - 1], pictures[:, :, after], share)
+    before, after, fraction = zip(*neighbours(keyframes, num_frames), strict=True)
+    weight = torch.tensor(fraction, dtype=torch.float32).to(images.device, images.dtype)[:, None, None]
+    return torch.lerp(images[:, :, list(before)], images[:, :, list(after)], weight)
