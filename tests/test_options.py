@@ -219,6 +219,12 @@ def test_options_of_the_model_are_those_that_decide_what_is_loaded() -> None:
     assert set(BY_NAME["dtype"].choices or ()) <= set(DTYPES)
 
 
+def test_the_help_names_the_strength_that_a_video_gets() -> None:
+    from animatediff.pipelines.init_latents import VIDEO_STRENGTH
+
+    assert BY_NAME["strength"].unset == f"{VIDEO_STRENGTH:g}"
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -21,7 +21,7 @@ SPARSECTRL, IMAGE, CONTROLNET, VIDEO = "Images to show", "Animate an image", "Co
 UPSCALE, MACHINE, OUTPUT = "Upscale", "Machine", "Output"
 
 DTYPES = ("float32", "float16", "bfloat16")
-"""Of `weights` and computation, by the names under which a result records them."""
+"""Number formats of weights and computation, by the names that a result records."""
 MAX_SEED = 2**64 - 1
 """The largest seed that torch takes; the original's files hold seeds above 2**63."""
 
@@ -162,7 +162,7 @@ class AnimateOptions:
     control_images: tuple[ImageInput, ...] = option(
         "Image that the clip shows; may be repeated.",
         panel=SPARSECTRL, flag="--control-image", metavar="FILE", argument="conditioning_frames", prepared=True,
-        folder="", in_memory="image", default=(), convert=values.images,
+        folder="", in_memory="image", default=(),
     )
     control_indices: tuple[int, ...] = option(
         "At which frame, once an image; -1 is the last.",
@@ -210,7 +210,6 @@ class AnimateOptions:
     ip_adapter_image: tuple[ImageInput, ...] = option(
         "Image for the IP-Adapter; may be repeated.",
         panel=IMAGE, metavar="FILE", prepared=True, folder="", in_memory="image", default=(), unset="`image`",
-        convert=values.images,
     )
     ip_adapter_scale: float = option("How strongly it acts.", panel=IMAGE, part_of_model=True, default=1.0)
     ip_adapter_encoder: str | None = option(

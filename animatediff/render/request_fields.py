@@ -15,6 +15,7 @@ from animatediff.ranges import Range
 from animatediff.render import request_inputs
 from animatediff.render.declare import Option
 from animatediff.render.options import OPTIONS, AnimateOptions
+from animatediff.render.values import listed
 
 UNKNOWN_WORD, REFUSED = "unknown_word", "out_of_range"
 _WORDS = dict.fromkeys(("Method", "Resize"), str)
@@ -46,15 +47,11 @@ def _given(option: Option, value: Any) -> Any:
     if option.many:
         if empty and option.default == ():
             return ()
-        return option.convert(value) if option.convert is not None else value if _is_list(value) else [value]
+        return (option.convert or listed)(value)
     if empty and "None" in option.annotation:
         return None
     value = request_inputs.file_name(value) if option.folder is not None else value
     return value if option.convert is None else option.convert(value)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def _checked(option: Option, hint: Any) -> Any:

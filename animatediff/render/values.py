@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.frames import parse_curve
+from animatediff.frames import at_frame, parse_curve
+from animatediff.prompts.travel import frame_of
 
 curve = parse_curve
 
 
 def listed(value: Any) -> Sequence[Any]:
-    """The entries of a list; one that is none is a list of one."""
+    """A list as it is; any other value as a list of one."""
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -67,14 +68,12 @@ def texts_at_frames(items: Sequence[str]) -> dict[str, str]:
     >>> texts_at_frames(["12=summer", '24="autumn, rain"'])
     {'12': 'summer', '24': 'autumn, rain'}
     """
-    from animatediff.prompts.travel import frame_of
-
     found: dict[str, str] = {}
     for item in items:
-        frame, equals, text = item.partition("=")
-        if not equals:
+        if "=" not in item:
             raise UserError(f'expected a frame and a text, as in 12="summer", got {item!r}')
-        if (key := str(frame_of(frame))) in found:
+        frame, text = at_frame(item)
+        if (key := str(frame_of(str(frame)))) in found:
             raise UserError(f"frame {key} has two texts, {found[key]!r} and {text!r}; keep one of them")
         quoted = len(text) > 1 and text[0] == text[-1] == '"'
         found[key] = text[1:-1] if quoted else text
@@ -94,16 +93,13 @@ def keyframe(text: str) -> dict[str, Any]:
     >>> keyframe("-1=end.png")
     {'frame': -1, 'path': 'end.png'}
     """
-    number, equals, path = text.partition("=")
     try:
-        return {"frame": int(number), "path": path.strip()} if equals and path.strip() else {"frame": int("")}
-    except ValueError:
-        raise UserError(f"expected FRAME=FILE, such as 8=c.png, got {text!r}") from None
-
-
-def images(value: Any) -> Any:
-    """One image, or a list of them."""
-    return listed(value)
+        frame, path = at_frame(text)
+    except UserError:
+        frame, path = 0, ""
+    if not path.strip():
+        raise UserError(f"expected FRAME=FILE, such as 8=c.png, got {text!r}")
+    return {"frame": frame, "path": path.strip()}
 
 
 def videos(value: Any) -> Any:
