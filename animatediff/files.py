@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,21 @@ from animatediff.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The root of a source checkout; the folder of packages where installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roots:
+    """Folders in which models are looked for and results are written; relative ones are those of the command line."""
+
+    models: tuple[Path, ...] = (Path("models"), REPOSITORY / "models")
+    """Folders like the original's models/, the first one first."""
+    samples: Path = Path("samples")
+    files: tuple[Path, ...] = (Path(), REPOSITORY)
+    """Folders that relative names of files are tried in."""
+
+
+HERE = Roots()
+"""Those of the working directory, and of a source checkout."""
 
 OF_TEXTS = ("prompt", "prompt_travel", "prompt_map")
 """Keys that hold texts at frames: a frame given twice there is a mistake as well."""
@@ -106,22 +122,22 @@ def parse_json(text: str, where: str) -> Any:
         raise UserError(f"{where}: is not valid JSON ({error})") from error
 
 
-def find(name: str, folders: Sequence[Path], kind: str = "") -> str:
+def find(name: str, folders: Sequence[Path], kind: str = "", roots: Roots = HERE) -> str:
     """The existing file or folder that `name` means, or `name` itself (a hub id, or missing: whoever opens it says so).
 
-    Relative names are tried in `folders`, in the working directory, and in a source checkout; and, where `kind` is a
-    folder of models/, also there under the last part of the name.
+    Relative names are tried in `folders` and in `roots.files`; and, where `kind` is a folder of `roots.models`, also
+    there under the last part of the name.
     """
     try:
         path = Path(name).expanduser()
         if path.is_absolute():
             return str(path)
-        for folder in (*folders, Path(), REPOSITORY):
+        for folder in (*folders, *roots.files):
             if (folder / path).exists():
                 return str(folder / path)
         if kind and path.suffix:
-            for root in (Path(), REPOSITORY):
-                candidate = root / "models" / kind / path.name
+            for models in roots.models:
+                candidate = models / kind / path.name
                 if candidate.is_file():
                     return str(candidate)
     except (OSError, ValueError, RuntimeError):  # too long, a null byte, an unknown home: no such file, then

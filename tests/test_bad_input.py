@@ -71,7 +71,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "no frames": ([*MODEL, *MODULE, "--num-frames", "0"], "num_frames=0"),
     "negative frames": ([*MODEL, *MODULE, "--num-frames", "-3"], "num_frames=-3"),
-    "size 100": ([*MODEL, *MODULE, "--width", "100"], "width=100: input should be a multiple of 8"),
+    "size 100": ([*MODEL, *MODULE, "--width", "100"], "width=100: expected a positive multiple of 8 pixels"),
     "empty prompt list": (["--config", "none.yaml"], "no prompt"),
     "unknown scheduler": ([*MODEL, *MODULE, "--scheduler", "eulr"], "did you mean 'euler'?"),
     "seed beyond 64 bits": ([*MODEL, *MODULE, "--seed", str(2**64)], "64 bits"),

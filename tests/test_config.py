@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from animatediff.errors import UserError
+from animatediff.files import Roots
 from animatediff.render import AnimateRequest, build_request, load_config, load_result, parse_config, to_original
 from animatediff.render.read.original import KNOWN
 
@@ -98,6 +99,19 @@ def test_paths_are_tried_beside_the_file_first(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path / "here")
     (request,) = load_config(tmp_path / "there" / "run.yaml")
     assert Path(request.model).exists() and Path(request.motion_module) == tmp_path / "there" / "mm.ckpt"
+
+
+def test_roots_decide_where_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("cwd/models", "served"):
+        (tmp_path / place / "Motion_Module").mkdir(parents=True)
+        (tmp_path / place / "Motion_Module" / "mm.ckpt").touch()
+    (tmp_path / "run.yaml").write_text("{prompt: a, motion_module: mm.ckpt, vae: models/Motion_Module/mm.ckpt}")
+    monkeypatch.chdir(tmp_path / "cwd")
+    (here,) = load_config(tmp_path / "run.yaml")
+    assert here.motion_module == here.vae == "models/Motion_Module/mm.ckpt"
+    (served,) = load_config(tmp_path / "run.yaml", roots=Roots(models=(tmp_path / "served",), files=()))
+    assert served.motion_module == str(tmp_path / "served" / "Motion_Module" / "mm.ckpt")
+    assert served.vae == "models/Motion_Module/mm.ckpt", "as it is written: there is none"
 
 
 @pytest.mark.parametrize("path", sorted(PROMPTS.rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")

@@ -335,7 +335,7 @@ def test_a_clip_with_pictures_at_single_frames(place: Path) -> None:
         ([*NET, "--controlnet-scale", "1", "--controlnet-scale", "2"], "2 x controlnet_scale for 1 x controlnet"),
         ([*NET, "--controlnet-start", "0.5", "--controlnet-end", "0.2"], "controlnet_start=0.5 is after"),
         ([*NET, "--controlnet-end", "2"], "controlnet_end[0]=2"),
-        ([*NET, "--controlnet-preprocess", "depth"], "controlnet_preprocess[0]='depth'"),
+        ([*NET, "--controlnet-preprocess", "depth"], "unknown controlnet_preprocess[0] 'depth'"),
     ],
 )
 def test_mistakes_are_one_message_and_leave_nothing(place: Path, arguments: list[str], message: str) -> None:

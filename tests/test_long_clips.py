@@ -201,7 +201,7 @@ def test_settings_from_yaml_and_the_seam_from_the_command_line(tmp_path: Path, m
     )
     assert (request.window, request.overlap, request.stride, request.blend) == (12, 3, 2, "flat")
     assert request.closed_loop and request.long_mode == "unet"
-    with pytest.raises(UserError, match=r"line 2: blend='linear'"):
+    with pytest.raises(UserError, match=r"line 2: unknown blend 'linear'"):
         parse_config("prompt: a\nfuse_method: linear")
     given = watched(monkeypatch)
     arguments = ["--closed-loop", "--stride", "2", "--blend", "gauss", "--long-mode", "motion", "--out", "a.gif"]

@@ -25,7 +25,7 @@ SEASONS = {0: "spring", 12: "summer", 24: "autumn"}
 
 
 def texts(request: Any, index: int = 0) -> dict[int, str]:
-    return dict(request.shown(index).texts)
+    return dict(request.prompt_of(index).texts)
 
 
 def test_all_ways_to_say_it_are_one_request() -> None:
@@ -40,16 +40,16 @@ def test_all_ways_to_say_it_are_one_request() -> None:
         assert (request.prompt, request.prompt_travel) == (("spring",), ({12: "summer", 24: "autumn"},))
         assert texts(request) == SEASONS
     assert texts(build_request({"prompt_travel": {6: "a", 9: "b"}})) == {0: "a", 6: "a", 9: "b"}
-    assert build_request({"prompt": {0: "a"}}).shown() == "a"
-    assert not request.shown().loop
+    assert build_request({"prompt": {0: "a"}}).prompt_of() == "a"
+    assert not request.prompt_of().loop
     for loop in ("prompt_loop", "closed_loop"):  # a clip whose end meets its start ends on its first text
-        assert build_request({"prompt": SEASONS, loop: True}).shown().loop
-    assert build_request({"prompt": ["a", "b"], "prompt_tail": "c"}).shown(1) == "b, c"
+        assert build_request({"prompt": SEASONS, loop: True}).prompt_of().loop
+    assert build_request({"prompt": ["a", "b"], "prompt_tail": "c"}).prompt_of(1) == "b, c"
 
 
 def test_a_travel_for_each_clip_or_one_for_all() -> None:
     mixed = build_request({"prompt": ["a", {0: "b", 3: "c"}], "seed": [1, 2]})
-    assert (mixed.shown(0), texts(mixed, 1)) == ("a", {0: "b", 3: "c"})
+    assert (mixed.prompt_of(0), texts(mixed, 1)) == ("a", {0: "b", 3: "c"})
     shared = build_request({"prompt": ["a", "b"], "prompt_travel": {3: "c"}})
     assert [texts(shared, index) for index in (0, 1)] == [{0: "a", 3: "c"}, {0: "b", 3: "c"}]
     with pytest.raises(UserError, match="2 prompts want 1 or 2 mappings"):
@@ -75,7 +75,7 @@ def test_yaml_says_it_in_our_words_and_in_those_of_prompt_travel() -> None:
     """
     (request,), (other,) = parse_config(ours), parse_config(theirs)
     assert request == other
-    assert request.shown() == PromptTravel(
+    assert request.prompt_of() == PromptTravel(
         {0: "spring", 12: "summer"}, head="a meadow", tail="oil painting", hold=0.25, interpolation="slerp"
     )
     assert parse_config(yaml.safe_dump([to_original(request)])) == [request]
@@ -103,7 +103,7 @@ def test_options_win_over_the_file() -> None:
     text = "prompt: {0: a, 8: b}\nseed: 1"
     assert texts(parse_config(text, {"prompt_travel": {"4": "x"}})[0]) == {0: "a", 4: "x"}
     assert texts(parse_config(text, {"prompt_travel": {"0": "y", "4": "x"}})[0]) == {0: "y", 4: "x"}
-    assert parse_config(text, {"prompt": ["other"]})[0].shown() == "other"
+    assert parse_config(text, {"prompt": ["other"]})[0].prompt_of() == "other"
 
 
 JSON = {
@@ -122,7 +122,7 @@ def test_a_json_file_of_prompt_travel(tmp_path: Path, caplog: pytest.LogCaptureF
     path.write_text(json.dumps(JSON, indent="\t"))
     (request,) = load_config(path, {"num_frames": 24})
     assert caplog.text == ""
-    assert request.shown() == PromptTravel(
+    assert request.prompt_of() == PromptTravel(
         {0: "spring", 12: "summer"}, head="a meadow", tail="oil painting", hold=0.25, interpolation="slerp"
     )
     assert request.stored() | {"prompt_travel": None} == {
@@ -200,7 +200,7 @@ def test_pictures_for_an_ip_adapter(tmp_path: Path, caplog: pytest.LogCaptureFix
     (request,) = load_config(path)
     assert request.ip_adapter == "models/IP-Adapter/ip-adapter-plus_sd15.safetensors"
     assert (request.image_mode, request.ip_adapter_scale) == ("ip-adapter", 0.4)
-    assert request.pictures == [(frame, str(tmp_path / "style" / f"{frame:04d}.png")) for frame in (0, 8)]
+    assert request.images == [(frame, str(tmp_path / "style" / f"{frame:04d}.png")) for frame in (0, 8)]
     assert "prompt_fixed_ratio: the pictures blend all the way" in caplog.text
     path.write_text(json.dumps(JSON | {"ip_adapter_map": block | {"is_plus": False}}))
     assert load_config(path)[0].ip_adapter == "models/IP-Adapter/ip-adapter_sd15.safetensors"
@@ -283,7 +283,7 @@ def test_runs_of_a_file_keep_their_travels(place: Path) -> None:
     assert (folder / "sample" / "0-a-fox.prompts.png").exists()
     assert not (folder / "sample" / "1-a-star.prompts.png").exists()
     (again,) = load_config(folder / "config.yaml")
-    assert (texts(again, 0), again.shown(1)) == ({0: "a fox", 3: "a boat"}, "a star")
+    assert (texts(again, 0), again.prompt_of(1)) == ({0: "a fox", 3: "a boat"}, "a star")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,10 @@ def test_runs_of_a_file_keep_their_travels(place: Path) -> None:
         (("--prompt-at", "2=b", "--prompt-at", "02=c"), "frame 2 has two texts"),
         (("--prompt-at", "0=b"), "frame 0 has two texts"),
         (("--prompt-at", "2=b", "--prompt-hold", "2"), "prompt_hold=2.0"),
-        (("--prompt-at", "2=b", "--prompt-interpolation", "cubic"), "'linear' or 'slerp'"),
+        (
+            ("--prompt-at", "2=b", "--prompt-interpolation", "cubic"),
+            "unknown prompt_interpolation 'cubic'; known are linear, slerp",
+        ),
     ],
 )
 def test_mistakes_on_the_command_line(place: Path, options: tuple[str, ...], words: str) -> None:

@@ -112,7 +112,7 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for arguments, message in (
         (["--upscale", "1"], "upscale=1.0"),
         (["--upscale", "2", "--upscale-strength", "0"], "upscale_strength=0.0"),
-        (["--upscale-steps", "9"], "upscale_steps is a setting of the second pass; add upscale"),
+        (["--upscale-steps", "9"], "upscale_steps is a setting of the second pass; add --upscale"),
     ):
         code, out, err = run("a fox", *arguments, "--out", "c.png")
         assert (code, out) == (2, "") and message in err and not Path("c.png").exists()

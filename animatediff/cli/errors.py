@@ -4,35 +4,39 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NoReturn
 
 import typer
 
-from animatediff.errors import Cancelled, UserError
+from animatediff.errors import Cancelled, UserError, renamed
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 OUT_OF_MEMORY = (
-    "out of memory: try fewer frames (--num-frames), a smaller --width and --height, --decode-chunk-size 1,"
-    " --cpu-offload, or --dtype float16"
+    "out of memory: try fewer frames (`num_frames`), a smaller `width` and `height`, `decode_chunk_size` 1,"
+    " `cpu_offload`, or `dtype` float16"
 )
 
 
 @contextmanager
-def reporting() -> Iterator[None]:
-    """Print what a user can do about an error on stderr and exit; errors of ours keep their traceback."""
+def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Print what a user can do about an error on stderr and exit; errors of ours keep their traceback.
+
+    flags: setting -> its flag, which stands in messages in place of the setting.
+    """
+    flags = flags or {}
     try:
         yield
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except UserError as error:
-        _fail(str(error))
+        _fail(renamed(str(error), flags))
     except MemoryError:
-        _fail(OUT_OF_MEMORY)
+        _fail(renamed(OUT_OF_MEMORY, flags))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _fail(f"{error.filename or 'writing'}: the disk is full")
@@ -45,7 +49,7 @@ def reporting() -> Iterator[None]:
         _fail("cancelled", INTERRUPTED)
     except Exception as error:  # by name, so that torch need not be imported to report a missing file
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-            _fail(OUT_OF_MEMORY)
+            _fail(renamed(OUT_OF_MEMORY, flags))
         raise
 
 

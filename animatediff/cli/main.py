@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from animatediff.cli.animate import animate
+from animatediff.cli import animate
 from animatediff.cli.convert import convert
 from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
@@ -15,8 +16,19 @@ from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
 from animatediff.cli.train import train
 
+
+class Commands(TyperGroup):
+    """The commands; `animate`, which has a parameter for every option, is made when that word is typed."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The name, the command, and the arguments that are left for it."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, animate.command() if name == "animate" else found, rest
+
+
 app = typer.Typer(
     name="animatediff",
+    cls=Commands,
     help="Motion modules that make any Stable Diffusion image model move.",
     no_args_is_help=True,
     add_completion=False,
@@ -42,7 +54,11 @@ def options(
     """Motion modules that make any Stable Diffusion image model move."""
 
 
-app.command()(animate)
+@app.command("animate", help=animate.HELP)
+def _animate() -> None:
+    """Stand for the command in the list of commands."""
+
+
 app.command()(inspect)
 app.command()(convert)
 app.command()(train)

@@ -19,31 +19,45 @@ UNNEEDED = {
 }
 
 
+SETTINGS = {
+    "motion_module": (("--motion-module-path", "--motion-module"), "FILE"),
+    "inference_config": (("--inference-config", "--base-config"), "FILE"),
+    "num_frames": (("--L",), "FRAMES"),
+    "width": (("--W",), "PIXELS"),
+    "height": (("--H",), "PIXELS"),
+    "out": (("--out",), "FILE"),
+    "device": (("--device",), None),
+    "dtype": (("--dtype",), None),
+    "download": (("--download",), None),
+}
+"""Option of a request -> its flags here, and their metavar."""
+FLAGS = {name: flags[0] for name, (flags, _) in SETTINGS.items()} | {"motion_loras": "--motion-lora-path"}
+
+
 class QuietParser(argparse.ArgumentParser):
-    """Mistakes in the flags are errors of the user, told as all others are."""
+    """Report mistakes in the flags as all other errors of a user."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from animatediff.render.options import BY_NAME
+
     parser = QuietParser(
         prog="scripts.animate", description="Render the runs of a configuration file.", allow_abbrev=False
     )
     add = parser.add_argument
     add("--config", "--exp-config", required=True, metavar="FILE", help="YAML of runs")
     add("--pretrained-model-path", metavar="MODEL", help="file, diffusers folder or hub id")
-    add("--motion-module-path", "--motion-module", metavar="FILE", help="in place of the configuration's")
     add("--motion-lora-path", metavar="FILE", action="append", help="may be repeated")
     add("--motion-lora-scale", metavar="X", type=float, action="append", help="1.0 if left out")
-    add("--inference-config", "--base-config", metavar="FILE", help="not needed; compared with what the weights say")
-    add("--L", type=int, metavar="FRAMES")
-    add("--W", type=int, metavar="PIXELS")
-    add("--H", type=int, metavar="PIXELS")
-    add("--out", metavar="FILE", help="a video file, or a folder of PNG, instead of samples/")
-    add("--device")
-    add("--dtype", choices=("float32", "float16", "bfloat16"))
-    add("--download", action="store_true", help="fetch known files that are missing")
+    for setting, (names, metavar) in SETTINGS.items():
+        option = BY_NAME[setting]
+        if option.entry is bool:
+            add(*names, dest=setting, action="store_true", default=None, help=option.usage)
+        else:
+            add(*names, dest=setting, type=option.entry, choices=option.choices, metavar=metavar, help=option.usage)
     add("--quiet", action="store_true")
     for flag, reason in UNNEEDED.items():
         add(flag, action="store_true", help=f"accepted; {reason}")
@@ -73,19 +87,10 @@ def overrides(flags: argparse.Namespace) -> dict[str, Any]:
     if (len(scales) > 1 and len(scales) != len(paths)) or (scales and not paths):
         raise UserError(f"{len(scales)} x --motion-lora-scale for {len(paths)} x --motion-lora-path; give one for each")
     scales = scales * len(paths) if len(scales) == 1 else scales or [1.0] * len(paths)
-    given = {
-        "motion_module": flags.motion_module_path,
-        "motion_loras": [{"path": p, "scale": s} for p, s in zip(paths, scales, strict=True)] or None,
-        "inference_config": flags.inference_config,
-        "num_frames": flags.L,
-        "width": flags.W,
-        "height": flags.H,
-        "out": flags.out,
-        "device": flags.device,
-        "dtype": flags.dtype,
-        "download": flags.download or None,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+    given = {name: value for name in SETTINGS if (value := getattr(flags, name)) is not None}
+    if paths:
+        given["motion_loras"] = [{"path": path, "scale": scale} for path, scale in zip(paths, scales, strict=True)]
+    return given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from animatediff.render import resolve
 
     try:
-        with reporting():
+        with reporting(FLAGS):
             flags = parse(sys.argv[1:] if arguments is None else arguments)
             for flag, reason in UNNEEDED.items():
                 if getattr(flags, flag.removeprefix("--").replace("-", "_")):

@@ -1,13 +1,26 @@
-"""What a user can ask for: validated, unknown keys named, the original's YAML accepted."""
+"""From requests to files: what a user can ask for, validated. Its names are imported when first asked for."""
 
-from animatediff.render.read.load import load_config, load_result, parse_config, resolve, sidecar_of
-from animatediff.render.read.original import to_original
-from animatediff.render.request import FIELDS, AnimateRequest, EmbeddingRef, WeightRef, build_request
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from animatediff.render.declare import Option
+    from animatediff.render.options import FIELDS, OPTIONS, AnimateOptions
+    from animatediff.render.read.merge import resolve
+    from animatediff.render.read.original import to_original
+    from animatediff.render.read.result import load_result, sidecar_of
+    from animatediff.render.read.yaml import load_config, parse_config
+    from animatediff.render.request import AnimateRequest, build_request
+    from animatediff.render.request_inputs import EmbeddingRef, Keyframe, WeightRef
 
 __all__ = [
     "FIELDS",
+    "OPTIONS",
+    "AnimateOptions",
     "AnimateRequest",
     "EmbeddingRef",
+    "Keyframe",
+    "Option",
     "WeightRef",
     "build_request",
     "load_config",
@@ -17,3 +30,20 @@ __all__ = [
     "sidecar_of",
     "to_original",
 ]
+
+_PLACES = {
+    **dict.fromkeys(("FIELDS", "OPTIONS", "AnimateOptions"), "options"),
+    **dict.fromkeys(("AnimateRequest", "build_request"), "request"),
+    **dict.fromkeys(("EmbeddingRef", "Keyframe", "WeightRef"), "request_inputs"),
+    **dict.fromkeys(("load_config", "parse_config"), "read.yaml"),
+    **dict.fromkeys(("load_result", "sidecar_of"), "read.result"),
+    "Option": "declare",
+    "resolve": "read.merge",
+    "to_original": "read.original",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.files import write_text
-from animatediff.render.read.load import sidecar_of
+from animatediff.render.read.result import sidecar_of
 from animatediff.render.request import AnimateRequest
 
 SAMPLES = Path("samples")

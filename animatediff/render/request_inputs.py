@@ -1,222 +1,112 @@
-"""What a clip starts from or follows: the settings for videos and pictures, a part of every request."""
+"""Entries of a request: files with a strength or a word, and images and videos, by file name or in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+import hashlib
+import os
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from animatediff.frames import frame_indices
-
-PathName = Annotated[str, Field(min_length=1)]
-OptionalPath = Annotated[str | None, BeforeValidator(lambda v: None if isinstance(v, str) and not v.strip() else v)]
-Strength = Annotated[float, Field(gt=0, le=1)]
+NOTE = "in_memory"
+"""Key of the note that stands in a record for an image or a video that was in memory."""
 
 
-class VideoSettings(BaseModel):
-    """A video that the clip starts from."""
-
-    video: OptionalPath = None
-    """A video, an animated picture, or a folder of pictures; the clip takes its length, its rate and its shape."""
-    strength: Strength | None = None
-    """How much of it is changed, as a share of the steps: more than 0, and at 1 nothing of it is left."""
-    video_fps: Annotated[float, Field(gt=0, le=240, allow_inf_nan=False)] | None = None
-    """Frames to take a second; None is all of them."""
-    video_start: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Seconds."""
-    video_duration: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Seconds."""
-    resize: Literal["crop", "pad", "stretch"] = "crop"
-    """How videos and pictures of another shape than the clip's are brought to it."""
-    audio: bool = False
-    """Whether the result is heard as the video is."""
-
-    def _check_video(self, followed: bool) -> None:
-        """Raise ValueError for settings that mean nothing alone; `followed`: whether a ControlNet has a video."""
-        if self.video is None:
-            of_parts = () if followed else ("video_fps", "video_start", "video_duration")
-            for name in ("strength", "audio", *of_parts):
-                if getattr(self, name) != VideoSettings.model_fields[name].default:
-                    raise ValueError(f"{name} is a setting of video, but no video is given; add --video FILE")
+def file_name(value: Any) -> Any:
+    """Text of a path object; other values as they are."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-class Keyframe(BaseModel):
-    """A picture file and the frame that shows it; negatives count from the end."""
+def _image(value: Any) -> Any:
+    """A file name, or an image in memory as it is."""
+    value = file_name(value)
+    if not (isinstance(value, str) and value) and not is_pixels(value):
+        raise ValueError("expected the name of a file, a PIL image, an array or a tensor")
+    return value
+
+
+def _video(value: Any) -> Any:
+    """A file name, or frames in memory as they are."""
+    if isinstance(value, list | tuple) and value and all(map(is_pixels, value)):
+        return list(value)
+    return _image(value)
+
+
+def is_pixels(value: Any) -> bool:
+    """Whether a value is a PIL image, an array or a tensor. Imports none of them."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
+    return bool(kinds & {"PIL", "numpy", "torch"}) and (hasattr(value, "tobytes") or hasattr(value, "numpy"))
+
+
+Name = Annotated[str | None, BeforeValidator(lambda v: None if isinstance(v, str) and not v.strip() else v)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=8, multiple_of=8)]
+Count = Annotated[int, Field(ge=1)]
+PathName = Annotated[str, BeforeValidator(file_name), Field(min_length=1)]
+ImageInput = Annotated[Any, PlainValidator(_image), WithJsonSchema({"type": "string", "format": "path"})]
+"""Name of a file, or an image in memory: PIL, uint8 (h, w, c) or a tensor in 0..1."""
+VideoInput = Annotated[Any, PlainValidator(_video), WithJsonSchema({"type": "string", "format": "path"})]
+"""Name of a file or a folder, or frames in memory: a list of PIL images, or an array or a tensor of all of them."""
+
+
+class Entry(BaseModel):
+    """Base of what a request holds: frozen, and without room for unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    frame: int
+
+class WeightRef(Entry):
+    """A LoRA file and how strongly it acts."""
+
     path: PathName
+    scale: Finite = 1.0
 
 
-def _keyframes(value: Any) -> Any:
-    """`{0: a.png}`, or a list of `0=a.png`, as entries of frame and path."""
-    if value is None or value == "":
-        return ()
-    if isinstance(value, Mapping) and not {"frame", "path"} & set(value):
-        return [{"frame": frame, "path": path} for frame, path in value.items()]
-    listed = value if isinstance(value, (list, tuple)) else [value]
-    return [keyframe_of(item) if isinstance(item, str) else item for item in listed]
+class EmbeddingRef(Entry):
+    """A textual inversion file; `token` overrides the word that it stands for."""
+
+    path: PathName
+    token: Name = None
 
 
-def keyframe_of(text: str) -> dict[str, Any]:
-    """`8=c.png` as a frame and its picture. Raises ValueError for anything else.
+class Keyframe(Entry):
+    """An image and the frame that shows it; negatives count from the end."""
 
-    >>> keyframe_of("-1=end.png")
-    {'frame': -1, 'path': 'end.png'}
-    """
-    number, equals, path = text.partition("=")
-    try:
-        return {"frame": int(number), "path": path.strip()} if equals and path.strip() else {"frame": int("")}
-    except ValueError:
-        raise ValueError(f"keyframes: expected FRAME=FILE, such as 8=c.png, got {text!r}") from None
+    frame: int
+    path: ImageInput
 
 
-def _paths(value: Any) -> Any:
-    return () if value is None or value == "" else value if isinstance(value, (list, tuple)) else [value]
+def noted(value: Any) -> Any:
+    """`value` with a note of kind, size and SHA-256 of the pixels in place of each image and video in memory."""
+    if isinstance(value, Keyframe):
+        path = noted(value.path)
+        return value if path is value.path else value.model_copy(update={"path": path})
+    if is_pixels(value):
+        shape, content = _content(value)
+        kind = "an image" if len(shape) < 4 else "a video"
+        return {NOTE: kind, "shape": shape, "sha256": hashlib.sha256(content).hexdigest()}
+    if isinstance(value, list) and value and all(map(is_pixels, value)):  # frames of one video
+        parts = [_content(frame) for frame in value]
+        digest = hashlib.sha256(b"".join(content for _, content in parts)).hexdigest()
+        return {NOTE: "a video", "shape": [len(parts), *parts[0][0]], "sha256": digest}
+    if isinstance(value, tuple):
+        return tuple(noted(item) for item in value)
+    return value
 
 
-class PictureSettings(BaseModel):
-    """Pictures that the clip shows, and what an IP-Adapter sees."""
-
-    image: OptionalPath = None
-    """Picture of the first frame."""
-    last_image: OptionalPath = None
-    """Picture of the last frame."""
-    keyframes: Annotated[tuple[Keyframe, ...], BeforeValidator(_keyframes)] = ()
-    image_mode: Literal["sparsectrl", "ip-adapter", "latents"] | None = None
-    """By which route they are shown; None is the best that the files at hand allow."""
-    ip_adapter: OptionalPath = None
-    """IP-Adapter file."""
-    ip_adapter_encoder: OptionalPath = None
-    """Folder of its CLIP image encoder; None is `image_encoder` beside it or one folder up."""
-    ip_adapter_image: Annotated[tuple[PathName, ...], BeforeValidator(_paths)] = ()
-    """What it sees; none are the pictures that the clip shows."""
-    ip_adapter_scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-
-    @property
-    def pictures(self) -> list[tuple[int, str]]:
-        """(frame, file) of all pictures that the clip shows."""
-        ends = [(frame, path) for frame, path in ((0, self.image), (-1, self.last_image)) if path is not None]
-        return [*ends, *((keyframe.frame, keyframe.path) for keyframe in self.keyframes)]
-
-    def _check_pictures(self, num_frames: int | None) -> None:
-        """Raise ValueError for settings that mean nothing together."""
-        frames = [frame for frame, _ in self.pictures]
-        if frames:
-            frame_indices(frames, len(frames), num_frames)
-        elif self.image_mode is not None:
-            raise ValueError(f"image_mode={self.image_mode} is given, but no picture; add --image FILE")
-        if self.ip_adapter is None:
-            for name in ("ip_adapter_image", "ip_adapter_encoder"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} is given, but no IP-Adapter; add ip_adapter (--ip-adapter FILE)")
-            if self.image_mode == "ip-adapter":
-                raise ValueError("image_mode=ip-adapter takes an IP-Adapter; add ip_adapter (--ip-adapter FILE)")
-        elif not self.ip_adapter_image and not frames:
-            raise ValueError(
-                "an IP-Adapter is given, but no picture for it; add ip_adapter_image (--ip-adapter-image FILE), or "
-                "image (--image FILE)"
-            )
+def is_note(value: Any) -> bool:
+    """Whether a value, or an entry of it, stands in a record for an image or a video that was in memory."""
+    if isinstance(value, dict):
+        return NOTE in value or is_note(value.get("path"))
+    return isinstance(value, list | tuple) and any(map(is_note, value))
 
 
-Scales = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(_paths), Field(min_length=1)
-]
-Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_paths), Field(min_length=1)]
-Sketches = Annotated[tuple[Literal["none", "scribble", "canny"], ...], BeforeValidator(_paths), Field(min_length=1)]
-
-
-def _spreads(value: Any) -> Any:
-    """One spread for all ControlNets, or a list of them; each a list of numbers, or a text such as "0.5,0.3"."""
-    if value is None or value == "":
-        return (None,)
-    if not isinstance(value, (list, tuple)) or all(isinstance(item, (int, float)) for item in value):
-        value = [value]
-    return [_spread(item) for item in value]
-
-
-def _spread(value: Any) -> Any:
-    if isinstance(value, str):
-        return None if value.strip() in ("", "none") else [part.strip() for part in value.split(",")]
-    return [value] if isinstance(value, (int, float)) else value
-
-
-Spread = tuple[Annotated[float, Field(allow_inf_nan=False)], ...]
-Spreads = Annotated[tuple[Spread | None, ...], BeforeValidator(_spreads), Field(min_length=1)]
-
-
-class ControlNetSettings(BaseModel):
-    """ControlNets and what they follow. Lists have one entry a ControlNet, or one for all."""
-
-    controlnet: Annotated[tuple[PathName, ...], BeforeValidator(_paths)] = ()
-    """Files or diffusers folders."""
-    controlnet_video: Annotated[tuple[PathName, ...], BeforeValidator(_paths)] = ()
-    """Videos or folders of pictures; `video_fps`, `video_start`, `video_duration` and `resize` hold for them too."""
-    controlnet_preprocess: Sketches = ("none",)
-    """How sketches are made of their frames."""
-    controlnet_scale: Scales = (1.0,)
-    controlnet_start: Shares = (0.0,)
-    """Share of the steps from which on they steer."""
-    controlnet_end: Shares = (1.0,)
-    controlnet_spread: Spreads = (None,)
-    """For a folder of pictures whose names are frames of the clip: how strongly each steers the frames beside its own,
-    the nearest first; None for pictures of all frames."""
-
-    def of_net(self, name: str, index: int) -> Any:
-        """The entry of a setting for one of the ControlNets."""
-        values = getattr(self, name)
-        return values[index % len(values)]
-
-    def _check_nets(self) -> None:
-        """Raise ValueError for lists that do not go together."""
-        count = len(self.controlnet)
-        if bool(count) != bool(self.controlnet_video):
-            given, missing = ("controlnet", "controlnet_video") if count else ("controlnet_video", "controlnet")
-            raise ValueError(f"{given} is given without {missing}; add --{missing.replace('_', '-')}")
-        for name in ControlNetSettings.model_fields:
-            values = getattr(self, name)
-            if len(values) not in (1, count) and (count or values):
-                raise ValueError(f"{len(values)} x {name} for {count} x controlnet; give one for each, or one for all")
-        for index in range(count):
-            start, end = self.of_net("controlnet_start", index), self.of_net("controlnet_end", index)
-            if start > end:
-                raise ValueError(f"controlnet_start={start} is after controlnet_end={end}")
-
-
-class SecondPassSettings(BaseModel):
-    """The clip again, at a larger size, begun with what the first pass made of it."""
-
-    upscale: Annotated[float, Field(gt=1, le=8)] | None = None
-    """How many times as wide and high the result is."""
-    upscale_strength: Strength = 0.5
-    """Share of the steps that the second pass makes."""
-    upscale_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """Of the whole schedule; None are as many as in the first pass."""
-
-    def larger_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size of the result, for a first pass of this size in pixels; multiples of 8."""
-        factor = self.upscale or 1.0
-        return max(8, round(width * factor / 8) * 8), max(8, round(height * factor / 8) * 8)
-
-    def _check_second_pass(self) -> None:
-        """Raise ValueError for settings of a second pass without one."""
-        if self.upscale is None:
-            for name in ("upscale_strength", "upscale_steps"):
-                if getattr(self, name) != SecondPassSettings.model_fields[name].default:
-                    raise ValueError(f"{name} is a setting of the second pass; add upscale (--upscale 2)")
-
-
-INPUT_PATHS = {
-    "controlnet": "ControlNet",
-    "controlnet_video": "",
-    "video": "",
-    "image": "",
-    "last_image": "",
-    "keyframes": "",
-    "ip_adapter": "IP-Adapter",
-    "ip_adapter_encoder": "",
-    "ip_adapter_image": "",
-}
-"""Those of these settings that name a file, as PATH_FIELDS."""
+def _content(pixels: Any) -> tuple[list[int], bytes]:
+    """Shape and bytes of an image or a video, the same for PIL images and their arrays."""
+    if hasattr(pixels, "detach"):  # a tensor
+        pixels = pixels.detach().cpu()
+        pixels = (pixels if pixels.dtype.is_complex or pixels.itemsize != 2 else pixels.float()).numpy()
+    if hasattr(pixels, "getbands"):
+        bands = len(pixels.getbands())
+        return [pixels.height, pixels.width, *([bands] if bands > 1 else [])], pixels.tobytes()
+    return list(pixels.shape), pixels.tobytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.files import REPOSITORY, find
+from animatediff.files import HERE, Roots, find
 from animatediff.media.numbered import numbered_pictures
 
 CONTROLNETS = {
@@ -47,7 +47,9 @@ IP_ADAPTERS = {
 SUFFIXES = ("", ".safetensors", ".pth", ".bin", ".ckpt")
 
 
-def travel_controlnets(block: Any, where: str, folders: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
+def travel_controlnets(
+    block: Any, where: str, folders: Sequence[Path], roots: Roots = HERE
+) -> tuple[dict[str, Any], list[str]]:
     """Settings of `controlnet_map`, and what of it has to be left out. Blocks without pictures do nothing, as there."""
     if not isinstance(block, Mapping):
         return {}, []
@@ -57,7 +59,7 @@ def travel_controlnets(block: Any, where: str, folders: Sequence[Path]) -> tuple
     nets: dict[str, list[Any]] = {}
     odd = []
     for name, entry in on.items():
-        folder = Path(find(f"{block['input_image_dir']}/{name}", folders))
+        folder = Path(find(f"{block['input_image_dir']}/{name}", folders, roots=roots))
         if name not in CONTROLNETS:
             odd.append(f"controlnet_map ({name})")
             continue
@@ -70,7 +72,7 @@ def travel_controlnets(block: Any, where: str, folders: Sequence[Path]) -> tuple
             if entry.get(key):
                 odd.append(f"controlnet_map ({name}: {key})")
         for setting, value in {
-            "controlnet": weights(CONTROLNETS[name], "ControlNet"),
+            "controlnet": weights(CONTROLNETS[name], "ControlNet", roots),
             "controlnet_video": str(folder),
             "controlnet_preprocess": SKETCHES.get(name, "none") if drawn else "none",
             "controlnet_scale": entry.get("controlnet_conditioning_scale", 1.0),
@@ -82,17 +84,19 @@ def travel_controlnets(block: Any, where: str, folders: Sequence[Path]) -> tuple
     return nets, odd
 
 
-def travel_ip_adapter(block: Any, where: str, folders: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
+def travel_ip_adapter(
+    block: Any, where: str, folders: Sequence[Path], roots: Roots = HERE
+) -> tuple[dict[str, Any], list[str]]:
     """Settings of `ip_adapter_map`: pictures that the adapter goes through with the clip."""
     if not isinstance(block, Mapping) or not block.get("enable"):
         return {}, []
     if not block.get("input_image_dir"):
         raise _no_folder(where, "ip_adapter_map")
-    pictures = numbered_pictures(find(block["input_image_dir"], folders))
+    pictures = numbered_pictures(find(block["input_image_dir"], folders, roots=roots))
     kind = next((kind for flag, kind in IP_ADAPTERS.items() if block.get(flag)), "ip-adapter_sd15")
     held = block.get("prompt_fixed_ratio")
     settings = {
-        "ip_adapter": weights(kind, "IP-Adapter"),
+        "ip_adapter": weights(kind, "IP-Adapter", roots),
         "ip_adapter_scale": block.get("scale", 0.5),
         "keyframes": {frame: str(path) for frame, path in pictures.items()},
         "image_mode": "ip-adapter",
@@ -104,8 +108,8 @@ def _no_folder(where: str, name: str) -> UserError:
     return UserError(f"{where}: {name} is on, but its input_image_dir is missing: the folder of the pictures")
 
 
-def weights(name: str, folder: str) -> str:
+def weights(name: str, folder: str, roots: Roots = HERE) -> str:
     """Where the file or diffusers folder of this name is under models/; if nowhere, where to put it."""
-    places = [root / "models" / folder / f"{name}{suffix}" for root in (Path(), REPOSITORY) for suffix in SUFFIXES]
-    found = next((place for place in places if place.exists()), Path("models") / folder / f"{name}.safetensors")
+    places = [models / folder / f"{name}{suffix}" for models in roots.models for suffix in SUFFIXES]
+    found = next((place for place in places if place.exists()), roots.models[0] / folder / f"{name}.safetensors")
     return str(found)

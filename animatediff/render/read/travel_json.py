@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.files import HERE, Roots
 from animatediff.render.prompts_form import normal_prompts
 from animatediff.render.read.travel_images import travel_controlnets, travel_ip_adapter
 from animatediff.render.request import unknown_key
@@ -62,10 +63,12 @@ def is_travel_json(data: Any) -> bool:
     return isinstance(data, Mapping) and any(key in MARKS for key in data)
 
 
-def settings_of_travel(data: Mapping[str, Any], where: str, folders: Sequence[Path] = ()) -> dict[str, Any]:
+def settings_of_travel(
+    data: Mapping[str, Any], where: str, folders: Sequence[Path] = (), roots: Roots = HERE
+) -> dict[str, Any]:
     """The settings that such a file asks for, by the names of AnimateRequest; not validated here.
 
-    folders: where the folders of pictures that it names are looked for.
+    folders: where the folders of images that it names are looked for; roots: of `models/`.
     One clip, as that tool makes without `--repeats`: the first seed and the first negative prompt. What is not
     supported is named in one warning. Raises UserError for an unknown key, naming the nearest.
     """
@@ -93,8 +96,8 @@ def settings_of_travel(data: Mapping[str, Any], where: str, folders: Sequence[Pa
     if motion:
         values["motion_loras"] = motion
     values |= _video(given.get("img2img_map"), where)
-    nets, odd_nets = travel_controlnets(given.get("controlnet_map"), where, folders)
-    adapter, odd_adapter = travel_ip_adapter(given.get("ip_adapter_map"), where, folders)
+    nets, odd_nets = travel_controlnets(given.get("controlnet_map"), where, folders, roots)
+    adapter, odd_adapter = travel_ip_adapter(given.get("ip_adapter_map"), where, folders, roots)
     values |= nets | adapter
     output = given.get("output")
     if isinstance(output, Mapping) and output.get("fps"):
@@ -138,7 +141,7 @@ def _unsupported(given: Mapping[str, Any]) -> Iterator[str]:
         yield "is_single_prompt_mode"
     output = given.get("output")
     if isinstance(output, Mapping) and (odd := [key for key in output if key != "fps"]):
-        yield f"output ({', '.join(odd)}: say --out FILE.mp4, --quality)"
+        yield f"output ({', '.join(odd)}: say `out`, `quality`)"
     texts = [*(given.get("prompt_map") or {}).values(), given.get("head_prompt"), given.get("tail_prompt")]
     if found := [word for text in texts if isinstance(text, str) for word in WILDCARD.findall(text)]:
         yield f"wildcards ({', '.join(dict.fromkeys(found))}: read as words)"

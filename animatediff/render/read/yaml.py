@@ -1,0 +1,115 @@
+"""Requests from configurations: the original's YAML in all its forms, and our own mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from animatediff.errors import UserError
+from animatediff.files import HERE, Lines, Roots, parse_json, parse_yaml, read_text
+from animatediff.render.read.merge import merge, resolve
+from animatediff.render.read.original import ALIASES, RENAMED, is_run, settings_of
+from animatediff.render.read.travel_json import DATA, is_travel_json, settings_of_travel
+from animatediff.render.request import AnimateRequest, build_request
+
+
+def load_config(
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    pretrained_model_path: str | None = None,
+    roots: Roots = HERE,
+) -> list[AnimateRequest]:
+    """The requests of a configuration file, in order.
+
+    Taken are the original's list of runs, its 2023 mapping of names to runs, and a mapping that is one run; keys are
+    the original's or those of AnimateRequest. A list under `motion_module` gives one request for each. JSON files of
+    animatediff-cli-prompt-travel give one.
+    overrides: settings that win over the file's; pretrained_model_path: replaces the file's, not its dreambooth_path;
+    roots: where files are looked for that are not beside this one.
+    Raises UserError that names the file, the line, and the nearest known key.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".json" and is_travel_json(data := parse_json(read_text(path), str(path))):
+        folders = [path.parent, *(root / DATA for root in roots.files)]
+        values = resolve(settings_of_travel(data, str(path), folders, roots), folders, roots)
+        if pretrained_model_path:
+            values["model"] = pretrained_model_path
+        return [build_request(merge(values, overrides or {}), str(path))]
+    return parse_config(
+        read_text(path),
+        overrides,
+        where=str(path),
+        folder=path.parent,
+        pretrained_model_path=pretrained_model_path,
+        roots=roots,
+    )
+
+
+def parse_config(
+    text: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    where: str = "configuration",
+    folder: Path = Path(),
+    pretrained_model_path: str | None = None,
+    roots: Roots = HERE,
+) -> list[AnimateRequest]:
+    """The same for a text; `folder` is where its relative paths are tried first."""
+    data, lines = parse_yaml(text, where)
+    requests = []
+    for label, run, run_lines in _runs(data, lines, where):
+        place = f"{where}, {label}" if label else where
+        values, known_lines = _settings(run, run_lines, place, pretrained_model_path)
+        values = merge(resolve(values, [folder], roots), overrides or {})
+        known_lines = {key: line for key, line in known_lines.items() if key not in (overrides or {})}
+        modules = values.pop("motion_module", None)
+        listed = modules if isinstance(modules, list) and modules else [modules]
+        requests += [build_request({**values, "motion_module": module}, place, known_lines) for module in listed]
+    return requests
+
+
+def _runs(data: Any, lines: Lines, where: str) -> list[tuple[str, Mapping[Any, Any], dict[str, int]]]:
+    """(label, run, line of each key) for every run of a parsed file."""
+    if isinstance(data, list):
+        named = [(f"run {index + 1}", index, run) for index, run in enumerate(data)]
+    elif isinstance(data, Mapping) and data and not is_run(data) and all(isinstance(v, Mapping) for v in data.values()):
+        named = [(f"run {str(key)[:40]!r}", key, run) for key, run in data.items()]
+    elif isinstance(data, Mapping) and data:
+        return [("", data, {key[0]: line for key, line in lines.items() if len(key) == 1})]
+    else:
+        raise UserError(f"{where}: expected a list of runs or a mapping of settings, found {_kind(data)}")
+    if not named:
+        raise UserError(f"{where}: holds no runs")
+    for label, _, run in named:
+        if not isinstance(run, Mapping):
+            raise UserError(f"{where}, {label}: expected settings as `key: value`, found {_kind(run)}")
+    return [
+        (label, run, {key[1]: line for key, line in lines.items() if len(key) == 2 and key[0] == index})
+        for label, index, run in named
+    ]
+
+
+def _kind(value: Any) -> str:
+    if value is None or value in ({}, []):
+        return "nothing"
+    return {"str": "text", "list": "a list", "dict": "a mapping"}.get(type(value).__name__, f"a {type(value).__name__}")
+
+
+def _settings(
+    run: Mapping[Any, Any], lines: Mapping[str, int], where: str, pretrained_model_path: str | None
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The settings of a run, and the line of each, by the names of AnimateRequest."""
+    if pretrained_model_path:
+        run = {k: v for k, v in run.items() if k not in ("base_model_path", "model", "base")}
+        run["pretrained_model_path"] = pretrained_model_path
+    try:
+        values = settings_of(run, f"{where}: ")
+    except UserError as error:
+        unknown = next((key for key in lines if f"setting {key!r}" in str(error)), None)
+        if unknown is None:
+            raise
+        raise UserError(str(error).replace(f"{where}: ", f"{where}, line {lines[unknown]}: ", 1)) from error
+    names = {**RENAMED, **ALIASES}
+    return values, {**lines, **{names[key]: line for key, line in lines.items() if key in names}}

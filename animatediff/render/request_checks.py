@@ -1,0 +1,130 @@
+"""What the settings of a request must be together: one check for each room of settings, each raises UserError."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from animatediff.errors import UserError
+from animatediff.frames import frame_curve, frame_indices
+from animatediff.prompts.travel import check_frames
+from animatediff.render.options import BY_NAME, CONTROLNET, OPTIONS, PER_CLIP
+
+if TYPE_CHECKING:
+    from animatediff.render.request import AnimateRequest
+
+_OF_CONTROLNETS = tuple(item.name for item in OPTIONS if item.panel == CONTROLNET)
+
+
+def check_clips(request: AnimateRequest) -> None:
+    """One value for all clips, or one for each."""
+    counts = {name: len(getattr(request, name)) for name in PER_CLIP}
+    several = {name: count for name, count in counts.items() if count > 1}
+    if len(set(several.values())) > 1:
+        found = ", ".join(f"{count} x {name}" for name, count in several.items())
+        raise UserError(f"{found}: expected one for all clips, or as many as there are clips")
+
+
+def check_windows(request: AnimateRequest) -> None:
+    """Windows that advance, and FreeInit where nothing of a video is left."""
+    if request.window is not None and request.overlap is not None and request.overlap >= request.window:
+        raise UserError(f"overlap={request.overlap} must be less than window={request.window}")
+    if request.freeinit > 1 and request.video is not None and (request.strength is None or request.strength < 1):
+        raise UserError(
+            f"freeinit={request.freeinit} samples from noise alone, but a strength below 1 leaves something of the "
+            "video; take one of the two"
+        )
+
+
+def check_frames_exist(request: AnimateRequest) -> None:
+    """Values and texts at frames that the clip has."""
+    if not isinstance(request.motion_scale, dict) or request.num_frames is not None:
+        frame_curve(request.motion_scale, request.num_frames or 1, "motion_scale")
+    if request.num_frames is not None:
+        for texts in request.prompt_travel:
+            check_frames(texts, request.num_frames)
+
+
+def check_sparsectrl(request: AnimateRequest) -> None:
+    """An encoder with images, at frames of their own."""
+    if not request.control_images:
+        if request.sparsectrl is not None and not request.images:
+            raise UserError(
+                "a SparseCtrl encoder is given (`sparsectrl`, or controlnet_path), but no pictures for it; add "
+                "`control_images` (controlnet_images)"
+            )
+        return
+    if request.sparsectrl is None:
+        raise UserError(
+            "control_images are given, but no SparseCtrl encoder to read them; add `sparsectrl` (controlnet_path)"
+        )
+    if request.control_start > request.control_end:
+        raise UserError(f"control_start={request.control_start} is after control_end={request.control_end}")
+    frame_indices(request.control_indices, len(request.control_images), request.num_frames)
+
+
+def check_video(request: AnimateRequest) -> None:
+    """Settings of a video with a video, to start from or for ControlNets."""
+    if request.video is None:
+        _refuse(request, ("strength", "audio"), "video, but no video is given; add `video`")
+        if not request.controlnet_video:
+            parts = ("video_fps", "video_start", "video_duration")
+            _refuse(request, parts, "video, but no video is given; add `video`")
+
+
+def check_controlnets(request: AnimateRequest) -> None:
+    """One entry for each ControlNet, or one for all."""
+    count = len(request.controlnet)
+    if bool(count) != bool(request.controlnet_video):
+        given, missing = ("controlnet", "controlnet_video") if count else ("controlnet_video", "controlnet")
+        raise UserError(f"{given} is given without {missing}; add `{missing}`")
+    for name in _OF_CONTROLNETS:
+        values = getattr(request, name)
+        if len(values) not in (1, count) and (count or values):
+            raise UserError(f"{len(values)} x {name} for {count} x controlnet; give one for each, or one for all")
+    for index in range(count):
+        start, end = (request.of_controlnet(name, index) for name in ("controlnet_start", "controlnet_end"))
+        if start > end:
+            raise UserError(f"controlnet_start={start} is after controlnet_end={end}")
+
+
+def check_upscale(request: AnimateRequest) -> None:
+    """Settings of a second pass with one."""
+    if request.upscale is None:
+        _refuse(request, ("upscale_strength", "upscale_steps"), "the second pass; add `upscale`")
+
+
+def check_images(request: AnimateRequest) -> None:
+    """Images at frames of their own, and an IP-Adapter with images."""
+    frames = [frame for frame, _ in request.images]
+    if frames:
+        frame_indices(frames, len(frames), request.num_frames)
+    elif request.image_mode is not None:
+        raise UserError(f"image_mode={request.image_mode} is given, but no picture; add `image`")
+    if request.ip_adapter is None:
+        for name in ("ip_adapter_image", "ip_adapter_encoder"):
+            if getattr(request, name):
+                raise UserError(f"{name} is given, but no IP-Adapter; add `ip_adapter`")
+        if request.image_mode == "ip-adapter":
+            raise UserError("image_mode=ip-adapter takes an IP-Adapter; add `ip_adapter`")
+    elif not request.ip_adapter_image and not frames:
+        raise UserError("an IP-Adapter is given, but no picture for it; add `ip_adapter_image`, or `image`")
+
+
+def _refuse(request: AnimateRequest, names: Iterable[str], of: str) -> None:
+    """Raise UserError for the first of the settings that is given. of: the setting that they need."""
+    for name in names:
+        if getattr(request, name) != BY_NAME[name].default:
+            raise UserError(f"{name} is a setting of {of}")
+
+
+CHECKS = (
+    check_clips,
+    check_windows,
+    check_frames_exist,
+    check_sparsectrl,
+    check_video,
+    check_controlnets,
+    check_upscale,
+    check_images,
+)
