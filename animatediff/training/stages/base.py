@@ -17,7 +17,7 @@ from animatediff.training.objective import ClipLoss, Objective
 from animatediff.weights.families import LINEAR
 
 if TYPE_CHECKING:
-    from animatediff.motion import FrameCount
+    from animatediff.motion import FrameContext
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.training.config import TrainConfig
     from animatediff.training.data.loader import Batch
@@ -61,7 +61,7 @@ class Stage(ABC):
         """Write the trained weights, given by internal name on the CPU, so that the sampler and its peers load them."""
 
     @property
-    def frames(self) -> FrameCount | None:
+    def frames(self) -> FrameContext | None:
         """The frame count of the motion modules, where there are any."""
         return self.pipe.attachment.frames if self.pipe.attachment is not None else None
 
