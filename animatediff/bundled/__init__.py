@@ -1,4 +1,4 @@
-"""The small model that ships with the package, what was trained for it, and the sprite world it was trained on."""
+"""Names and files of the small model that ships with the package, and of the set that was trained for it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def bundled_path() -> Path:
 
 
 def motion_module_path() -> Path:
-    """File of the bundled motion module, in the original key grammar."""
+    """File of the bundled motion module, in the original key format."""
     return Path(__file__).parent / "motion_module.safetensors"
 
 
 def set_path() -> Path:
-    """Folder of what was trained for the bundled model: camera moves, encoders, an adapter, two other looks."""
+    """Folder of the bundled set: MotionLoRAs, SparseCtrl encoders, a domain adapter, two image models of other styles."""
     return Path(__file__).parent / "set"
 
 
@@ -50,7 +50,7 @@ def bundled_file(name: str, folder: Path | None = None) -> Path:
 
 
 def named(path: str | Path) -> str | Path:
-    """What a name means where weights are asked for: `bundled/paper` is a part of the set, all others are themselves.
+    """Path of a name that is given for weights: that of its file for `bundled/paper`, any other name itself.
 
     Raises UserError as `bundled_file`.
     """
