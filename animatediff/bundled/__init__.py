@@ -27,7 +27,7 @@ def motion_module_path() -> Path:
 
 
 def set_path() -> Path:
-    """Folder of the bundled set: MotionLoRAs, SparseCtrl encoders, a domain adapter, two image models of other styles."""
+    """Folder of the bundled set: MotionLoRAs, SparseCtrl encoders, a domain adapter, image models of other styles."""
     return Path(__file__).parent / "set"
 
 
