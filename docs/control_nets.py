@@ -1,14 +1,14 @@
 """Trains a ControlNet and an IP-Adapter for the bundled model, small ones that do not ship, for strips of control.md.
 
-`python docs/control_nets.py controlnet FOLDER` writes a diffusers folder, `... ip-adapter FOLDER` a file in the grammar
-of the published ones and its image encoder: ten minutes each on one CPU core.
+`python docs/control_nets.py controlnet FOLDER` writes a diffusers folder, `... ip-adapter FOLDER` a file in the key
+format of the published ones and its image encoder: ten minutes each on one CPU core.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,81 +22,76 @@ from animatediff.sprites import world
 from animatediff.sprites.words import DIRECTIONS, MOTIONS
 from animatediff.training.objective import Objective
 from animatediff.weights.storage.files import save_tensors
+from recipes.bundled.fit import Schedule, fit
 from recipes.bundled.results import sketch_of
-from recipes.bundled.run import cosine, set_rate
-from recipes.bundled.sanity import states
+from recipes.bundled.sanity import embed
 from recipes.bundled.vae import encode
 
 SEED = 12_000
 TOKENS, WIDTH = 4, 64
-"""What the picture becomes, as in the published IP-Adapters, and how wide the image encoder's answer is."""
+"""Tokens of an image, as in the published IP-Adapters, and the width of the image encoder's embedding."""
 
 Draw = Callable[[random.Random, int], tuple[Tensor, list[str], Tensor]]
-"""How many of what to learn from: pictures (n, 3, 64, 64), their words, and what the net sees, (n, 3, 64, 64)."""
+"""Draws n training samples: images (n, 3, 64, 64), their captions, and the conditioning images (n, 3, 64, 64)."""
 Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Noisy latents, timesteps, text states and what the net sees to the UNet's answer."""
+"""Noisy latents, timesteps, prompt embeddings and conditioning images -> the UNet's prediction."""
 
 
-def learn(
-    pipe: Any, parameters: Iterable[nn.Parameter], draw: Draw, predict: Predict, args: argparse.Namespace
-) -> None:
-    """Train the parameters; everything else is frozen."""
+def learn(pipe: Any, module: nn.Module, draw: Draw, predict: Predict, args: argparse.Namespace) -> None:
+    """Train the parameters of `module`; everything else is frozen."""
     objective, rng = Objective(pipe.scheduler.config), random.Random(SEED)
-    optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99))
-    generator, losses = torch.Generator().manual_seed(SEED), []
-    for step in range(args.steps):
-        set_rate(optimiser, cosine(step, args.steps, args.rate, warmup=min(30, args.steps)))
-        pictures, texts, seen = draw(rng, args.batch)
-        latents, heard = encode(pipe.vae, pictures), states(pipe, texts).detach()
+    generator = torch.Generator().manual_seed(SEED)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        images, texts, conditions = draw(rng, args.batch)
+        latents, embeddings = encode(pipe.vae, images), embed(pipe, texts).detach()
         noise = torch.randn(latents.shape, generator=generator)
         t = (objective.num_timesteps * torch.rand(args.batch, generator=generator) ** 0.6).long()
-        answer = predict(objective.noisy(latents, noise, t), t, heard, seen)
-        loss = functional.mse_loss(answer, objective.target(latents, noise, t))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(float(loss.detach()))
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1} of {args.steps}: loss {sum(losses[-50:]) / 50:.4f}", flush=True)
+        prediction = predict(objective.noisy(latents, noise, t), t, embeddings, conditions)
+        return functional.mse_loss(prediction, objective.target(latents, noise, t)), {}
+
+    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99))
+    schedule = Schedule(peak=args.rate, steps=args.steps, warmup_steps=min(30, args.steps))
+    fit(module, optimizer, loss, schedule, log_every=50)
 
 
 def outlined(rng: random.Random, num: int) -> tuple[Tensor, list[str], Tensor]:
-    """Pictures, what they show, and their outlines, as `--controlnet-preprocess scribble` draws them."""
+    """Images, their captions, and their outlines, as `--controlnet-preprocess scribble` draws them."""
     scene, texts = world.stills(num, rng.getrandbits(30))
-    pictures = world.render(scene)
-    return pictures, texts, torch.stack([sketch_of(picture).expand(3, -1, -1) for picture in pictures])
+    images = world.render(scene)
+    return images, texts, torch.stack([sketch_of(image).expand(3, -1, -1) for image in images])
 
 
 def alike(rng: random.Random, num: int) -> tuple[Tensor, list[str], Tensor]:
-    """Pictures, how things move in them and no more, and other pictures of the same thing before the same ground."""
+    """Images, captions of their motion alone, and other images of the same object on the same background."""
     shown = [world.draw_combination(rng) for _ in range(num)]
     others = [(obj, background, rng.choice(MOTIONS)) for obj, background, _ in shown]
-    pictures, seen = (
+    images, conditions = (
         world.render(world.scene_of([pose for c in some for pose in world.poses(c, rng, [rng.random()])]))
         for some in (shown, others)
     )
     texts = [f"moving {motion}" if motion in DIRECTIONS else motion.replace("still", "") for _, _, motion in shown]
-    return pictures, texts, seen
+    return images, texts, conditions
 
 
-def controlnet(pipe: Any, args: argparse.Namespace) -> None:
-    """A ControlNet that sees outlines."""
+def train_controlnet(pipe: Any, args: argparse.Namespace) -> None:
+    """Train a ControlNet that takes outlines."""
     from diffusers import ControlNetModel
 
     # One of Stable Diffusion goes down by 8, as its VAE; the bundled one goes down by 4.
-    net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(16, 32, 96)).train()
+    controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(16, 32, 96)).train()
 
-    def predict(noisy: Tensor, t: Tensor, heard: Tensor, seen: Tensor) -> Tensor:
-        down, middle = net(noisy, t, heard, seen, return_dict=False)
+    def predict(noisy: Tensor, t: Tensor, embeddings: Tensor, conditions: Tensor) -> Tensor:
+        down, middle = controlnet(noisy, t, embeddings, conditions, return_dict=False)
         residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-        return pipe.unet(noisy, t, heard, **residuals).sample
+        return pipe.unet(noisy, t, embeddings, **residuals).sample
 
-    learn(pipe, net.parameters(), outlined, predict, args)
-    net.save_pretrained(args.folder)
+    learn(pipe, controlnet, outlined, predict, args)
+    controlnet.save_pretrained(args.folder)
 
 
-def ip_adapter(pipe: Any, args: argparse.Namespace) -> None:
-    """An IP-Adapter of four tokens, and its image encoder, which learns with it."""
+def train_ip_adapter(pipe: Any, args: argparse.Namespace) -> None:
+    """Train an IP-Adapter of four tokens together with its image encoder."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
@@ -123,11 +118,11 @@ def ip_adapter(pipe: Any, args: argparse.Namespace) -> None:
     for parameter in trained.values():
         parameter.requires_grad_(True)
 
-    def predict(noisy: Tensor, t: Tensor, heard: Tensor, seen: Tensor) -> Tensor:
-        read = encoder((seen - mean) / std).image_embeds
-        return pipe.unet(noisy, t, heard, added_cond_kwargs={"image_embeds": [read[:, None]]}).sample
+    def predict(noisy: Tensor, t: Tensor, embeddings: Tensor, conditions: Tensor) -> Tensor:
+        image_embeds = encoder((conditions - mean) / std).image_embeds
+        return pipe.unet(noisy, t, embeddings, added_cond_kwargs={"image_embeds": [image_embeds[:, None]]}).sample
 
-    learn(pipe, [*encoder.parameters(), *trained.values()], alike, predict, args)
+    learn(pipe, nn.ModuleList([encoder, nn.ParameterList(trained.values())]), alike, predict, args)
     state = {}
     for name, parameter in trained.items():
         if "encoder_hid_proj" in name:
@@ -152,7 +147,7 @@ def main() -> None:
     pipe: Any = AnimateDiffPipeline.from_pretrained(bundled_path(), torch_dtype="float32")
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.requires_grad_(False)
-    (controlnet if args.kind == "controlnet" else ip_adapter)(pipe, args)
+    (train_controlnet if args.kind == "controlnet" else train_ip_adapter)(pipe, args)
 
 
 if __name__ == "__main__":

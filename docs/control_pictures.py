@@ -1,7 +1,8 @@
 """Renders the strips of frames in docs/control.md and docs/bundled.md, with the commands that stand above them there.
 
-`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for the two whose
-nets do not ship: `--nets FOLDER` is where `control_nets.py` wrote `controlnet` and `ip-adapter`. Minutes on a CPU.
+`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for the two that
+need a ControlNet or an IP-Adapter, which do not ship: `--nets FOLDER` is where `control_nets.py` wrote `controlnet` and
+`ip-adapter`. Minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -57,25 +58,25 @@ COMMANDS = {
 """Options after `animatediff animate`; the seed is 3 for all."""
 
 NETS = ("controlnet", "ip-adapter")
-"""Those that need a net that does not ship."""
+"""Strips that need a ControlNet or an IP-Adapter that does not ship."""
 FOLLOWED = {"controlnet": "fox.webp"}
 """Strips that show above the clip the outlines of what it follows."""
 SEEN = {"ip-adapter": "fish.png"}
-"""Strips that begin with the picture that the clip is like."""
+"""Strips that begin with the image prompt of the clip."""
 
 CLIPS: dict[str, Combination] = {
     "car": ("car", "blue", "right"), "fox": ("fox", "green", "right"), "rocket": ("rocket", "green", "up"),
     "fish": ("fish", "purple", "still"),
 }  # fmt: skip
-"""Drawn clips of which the commands are given pictures."""
+"""Drawn clips whose frames are inputs of the commands."""
 
 
 def write_inputs(folder: Path) -> None:
-    """What the commands are given: car.png, rocket.png, fish.png, first.png, last.png, fox.webp."""
+    """Write the inputs of the commands: car.png, rocket.png, fish.png, first.png, last.png, fox.webp."""
     clips = {}
     for name, combination in CLIPS.items():
-        pictures = world.render(world.clips(1, 11, [combination])[0])
-        clips[name] = [Image.fromarray(picture) for picture in to_bytes(pictures).numpy()]
+        images = world.render(world.clips(1, 11, [combination])[0])
+        clips[name] = [Image.fromarray(image) for image in to_bytes(images).numpy()]
     for name in ("car", "rocket", "fish"):
         clips[name][0].save(folder / f"{name}.png")
     clips["fox"][0].save(folder / "first.png")
@@ -87,30 +88,30 @@ def write_inputs(folder: Path) -> None:
 def strip(frames: np.ndarray) -> Image.Image:
     """Some of the frames (f, h, w, 3) side by side."""
     chosen = frames[np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)]
-    picture = Image.fromarray(np.concatenate(list(chosen), axis=1))
+    image = Image.fromarray(np.concatenate(list(chosen), axis=1))
     width = SCALE * 64 * FRAMES
-    return picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+    return image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
 
 
 def above(upper: Image.Image, lower: Image.Image) -> Image.Image:
-    """Two pictures, the lower one as wide as the upper one."""
+    """Stack two images, the lower one as wide as the upper one."""
     lower = lower.resize((upper.width, round(lower.height * upper.width / lower.width)), Image.Resampling.LANCZOS)
     return Image.fromarray(np.concatenate([np.asarray(upper), np.asarray(lower.convert("RGB"))]))
 
 
-def picture_of(name: str, folder: Path) -> Image.Image:
-    """The strip of a clip, below what it follows, beside what it is like, above the timeline of its prompts."""
-    picture = strip(read_video(folder / f"{name}.webp")[0])
+def strip_of(name: str, folder: Path) -> Image.Image:
+    """The strip of a clip, with the outlines, the image prompt or the timeline of prompts that belong to it."""
+    image = strip(read_video(folder / f"{name}.webp")[0])
     if name in FOLLOWED:
         followed = read_video(folder / FOLLOWED[name])[0]
         lines = [np.asarray(sketch(Image.fromarray(frame), "scribble").convert("RGB")) for frame in followed]
-        picture = above(strip(np.stack(lines)), picture)
+        image = above(strip(np.stack(lines)), image)
     if name in SEEN:
-        given = Image.open(folder / SEEN[name]).convert("RGB").resize((picture.height, picture.height))
-        gap = np.full((picture.height, SCALE * 4, 3), 255, np.uint8)
-        picture = Image.fromarray(np.concatenate([np.asarray(given), gap, np.asarray(picture)], axis=1))
+        given = Image.open(folder / SEEN[name]).convert("RGB").resize((image.height, image.height))
+        gap = np.full((image.height, SCALE * 4, 3), 255, np.uint8)
+        image = Image.fromarray(np.concatenate([np.asarray(given), gap, np.asarray(image)], axis=1))
     timeline = folder / f"{name}.prompts.png"
-    return above(picture, Image.open(timeline)) if timeline.exists() else picture
+    return above(image, Image.open(timeline)) if timeline.exists() else image
 
 
 def main() -> None:
@@ -127,7 +128,7 @@ def main() -> None:
         for name in names:
             options = [*shlex.split(COMMANDS[name]), "--seed", "3", "--out", f"{name}.webp", "--quiet"]
             subprocess.run([sys.executable, "-m", "animatediff.cli.main", "animate", *options], cwd=folder, check=True)
-            picture_of(name, folder).save(HERE / "control" / f"{name}.png")
+            strip_of(name, folder).save(HERE / "control" / f"{name}.png")
             print(f"docs/control/{name}.png")
 
 

@@ -14,14 +14,14 @@ from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, motion_
 from animatediff.errors import UserError
 from animatediff.evaluation import camera_move, measure
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.sprites.classifier import load_reader, read_clip
+from animatediff.sprites.classifier import classify_clip, load_classifier
 from animatediff.sprites.watermark import banner_contrast
 from animatediff.sprites.words import DIRECTIONS
 from animatediff.training.config import TrainConfig
 from animatediff.training.loop import train
 from animatediff.weights.recognise import recognise
-from recipes.bundled import results as claims
-from recipes.bundled.style_classifier import load_look_judge
+from recipes.bundled import results
+from recipes.bundled.style_classifier import load_style_classifier
 
 STEPS = 6
 
@@ -90,16 +90,16 @@ def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> N
 
 
 @pytest.mark.slow
-def test_image_models_that_the_motion_module_never_saw_move_and_keep_their_look() -> None:
-    reader, judge = load_reader(), load_look_judge()
+def test_image_models_that_the_motion_module_never_saw_move_and_keep_their_style() -> None:
+    classifier, style_classifier = load_classifier(), load_style_classifier()
     pipe = AnimateDiffPipeline.from_pretrained(bundled_file("neon"), torch_dtype="float32")
     pipe.load_motion_module(motion_module_path())
     painted = clip(pipe, "a turtle moving right on a purple background")
-    assert judge.look(painted) == "neon" and read_clip(reader, painted).moved("right")
+    assert style_classifier.style(painted) == "neon" and classify_clip(classifier, painted).moved("right")
     pipe = AnimateDiffPipeline.from_bundled()
     pipe.load_lora_weights(bundled_file("paper"))
     painted = clip(pipe, "a turtle moving right on a purple background")
-    assert judge.look(painted) == "paper" and read_clip(reader, painted).moved("right")
+    assert style_classifier.style(painted) == "paper" and classify_clip(classifier, painted).moved("right")
 
 
 @pytest.mark.slow
@@ -122,10 +122,10 @@ def test_the_first_frame_is_the_picture_that_was_given(pipe: AnimateDiffPipeline
     gained: list[float] = []
     pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
     try:
-        for i, combination in enumerate(claims.drawn(2, ("right", "left"))):
-            text, real = claims.plain_caption(combination), claims.real_clip(combination, seed=70 + i)
+        for i, combination in enumerate(results.drawn(2, ("right", "left"))):
+            text, real = results.plain_caption(combination), results.real_clip(combination, seed=70 + i)
             free, given = (clip(pipe, text, i, conditioning_frames=frames) for frames in (None, real[:1]))
-            gained.append(claims.psnr(given[0], real[0]) - claims.psnr(free[0], real[0]))
+            gained.append(results.psnr(given[0], real[0]) - results.psnr(free[0], real[0]))
     finally:
         pipe.set_sparsectrl(None)
     assert sum(gained) / len(gained) > 2, gained
@@ -137,12 +137,12 @@ def test_a_sketch_is_followed(pipe: AnimateDiffPipeline) -> None:
     gained: list[float] = []
     pipe.load_sparsectrl("bundled/sparsectrl_scribble")
     try:
-        for i, combination in enumerate(claims.drawn(6, DIRECTIONS)):
-            text, real = claims.plain_caption(combination), claims.real_clip(combination, seed=70 + i)
-            wanted = claims.sketch_of(real[0])
+        for i, combination in enumerate(results.drawn(6, DIRECTIONS)):
+            text, real = results.plain_caption(combination), results.real_clip(combination, seed=70 + i)
+            wanted = results.sketch_of(real[0])
             sketches = (None, wanted.expand(1, 3, -1, -1))
             free, steered = (clip(pipe, text, i, num_frames=4, conditioning_frames=given) for given in sketches)
-            ious = [claims.overlap(claims.sketch_of(frames[0]), wanted) for frames in (free, steered)]
+            ious = [results.overlap(results.sketch_of(frames[0]), wanted) for frames in (free, steered)]
             gained.append(ious[1] - ious[0])
     finally:
         pipe.set_sparsectrl(None)

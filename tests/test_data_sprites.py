@@ -13,7 +13,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.sprites import world
-from animatediff.sprites.styles import LOOKS
+from animatediff.sprites.styles import STYLES
 from animatediff.sprites.watermark import LEFT, TOP, add_watermark, banner_contrast, watermark_score
 from animatediff.sprites.words import OBJECTS, is_held_out
 from animatediff.training.data import ClipLoader, DataConfig, camera_clip, check_data, open_dataset
@@ -67,7 +67,7 @@ def test_stills_sizes_and_motions() -> None:
     assert motions == {"spinning", "still"}
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", STYLES)
 def test_looks_differ_and_keep_what_is_shown(look: str) -> None:
     plain, other = first(24), first(24, look=look)
     assert [a["text"] for a in plain] == [b["text"] for b in other]
@@ -76,7 +76,7 @@ def test_looks_differ_and_keep_what_is_shown(look: str) -> None:
     assert min((a - b).abs().mean().item() for a, b in pairs) > 0.15
     scene, _ = world.stills(24, 3)
     bare = world.render(scene, torch.zeros(24, 4, 80, 80))
-    shown = (LOOKS[look](world.render(scene)) - LOOKS[look](bare)).abs().amax(1) > 0.12
+    shown = (STYLES[look](world.render(scene)) - STYLES[look](bare)).abs().amax(1) > 0.12
     inside = world.sprite_layer(scene)[:, 3] > 0.5
     overlap = (shown & inside).sum((1, 2)) / (shown | inside).sum((1, 2))
     assert overlap.mean() > 0.6  # the sprite stands out where it was, and little else does
@@ -84,7 +84,7 @@ def test_looks_differ_and_keep_what_is_shown(look: str) -> None:
 
 def test_looks_can_be_told_apart_by_their_brightness() -> None:
     pictures = world.render(world.stills(64, 1)[0])
-    means = {look: LOOKS[look](pictures).mean().item() for look in LOOKS}
+    means = {look: STYLES[look](pictures).mean().item() for look in STYLES}
     assert means["neon"] < pictures.mean() - 0.15 and means["paper"] > pictures.mean() + 0.06
 
 

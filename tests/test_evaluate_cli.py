@@ -20,7 +20,7 @@ from animatediff.cli.main import app
 from animatediff.evaluation import evaluate_file
 from animatediff.media import write_video
 from animatediff.sprites import world
-from animatediff.sprites.classifier import Reading, load_reader, read_clip, reader_path
+from animatediff.sprites.classifier import Classification, classifier_path, classify_clip, load_classifier
 from animatediff.sprites.words import BACKGROUNDS, MOTIONS, OBJECTS, combinations
 
 
@@ -170,11 +170,11 @@ def test_enlarged_clips_and_the_table_of_the_world(tmp_path: Path) -> None:
 
 def test_the_reader_is_right_on_real_clips() -> None:
     """Every frame read alone gives object, place and size; the clips give background and motion."""
-    reader = load_reader()
+    classifier = load_classifier()
     made = [clip for seed in range(6) for clip in world_clips(MOTIONS, seed=1000 + seed)]
     right = 0
     for (obj, background, motion), frames in made:
-        reading = read_clip(reader, torch.from_numpy(frames).permute(0, 3, 1, 2) / 255)
+        reading = classify_clip(classifier, torch.from_numpy(frames).permute(0, 3, 1, 2) / 255)
         right += reading.obj == obj
         assert (reading.background, reading.motion) == (background, motion)
         assert reading.moved(motion)
@@ -183,7 +183,7 @@ def test_the_reader_is_right_on_real_clips() -> None:
 
 def test_what_a_trajectory_is_called() -> None:
     def named(travel: tuple[float, float] = (0.0, 0.0), growth: float = 1.0, turn: float = 0.0) -> str:
-        return Reading(obj=OBJECTS[0], background=BACKGROUNDS[0], travel=travel, growth=growth, turn=turn).motion
+        return Classification(obj=OBJECTS[0], background=BACKGROUNDS[0], travel=travel, growth=growth, turn=turn).motion
 
     assert named() == "still"
     assert named(travel=(20, 3)) == "right" and named(travel=(-20, 3)) == "left"
@@ -196,4 +196,4 @@ def test_what_a_trajectory_is_called() -> None:
 
 
 def test_the_reader_is_small() -> None:
-    assert reader_path().stat().st_size < 1e6
+    assert classifier_path().stat().st_size < 1e6

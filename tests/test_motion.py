@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from support.close import relative
 
-from animatediff.motion import MotionAdapter, MotionNumerics, attach, detach, frames_of
+from animatediff import motion, weights
+from animatediff.motion import MotionAdapter, MotionLayout, MotionNumerics, attach, detach, frames_of
 
 
 def tiny_unet() -> UNet2DConditionModel:
@@ -161,6 +165,27 @@ def test_modules_whose_layers_are_offloaded_one_by_one() -> None:
     cpu_offload(unet, torch.device("cpu"))
     assert all(parameter.is_meta for parameter in unet.parameters())
     assert torch.equal(run(unet), expected)
+
+
+@pytest.mark.parametrize(("base", "counts"), [("sd1", (8, 12)), ("sd2", (8, 12)), ("sdxl", (6, 9))])
+def test_as_many_modules_as_the_table_of_attach_says(base: str, counts: tuple[int, int]) -> None:
+    config = json.loads((Path(weights.__file__).parent / "base" / "configs" / base / "unet.json").read_text())
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(config)
+    layout = MotionLayout.from_unet(unet)
+    assert (sum(map(len, layout.down)), sum(map(len, layout.up))) == counts and len(layout) == sum(counts)
+    assert len(MotionLayout.from_unet(unet, mid_block=True)) == sum(counts) + 1
+
+
+def test_names_of_earlier_versions_warn_once() -> None:
+    with pytest.warns(FutureWarning, match="FrameContext"):
+        old = motion.FrameCount
+    assert old is motion.FrameContext
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert motion.FrameCount is old
+    with pytest.raises(AttributeError):
+        _ = motion.FrameCounts
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from training_clips import MODEL, SIZE
 
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.vae import encode_pictures
+from animatediff.pipelines.vae import encode_images
 from animatediff.sampling.conditions import added_conditions, per_frame, size_time_ids
 from animatediff.sampling.latents import encode_images
 from animatediff.training.encode import Encoder
@@ -47,7 +47,7 @@ def test_latents_are_those_of_the_sampler() -> None:
     pipe: Any = AnimateDiffPipeline.from_pretrained(MODEL, torch_dtype="float32")
     frames = torch.rand(2, 3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     device = torch.device("cpu")
-    expected = encode_pictures(pipe.vae, frames.flatten(0, 1), device)
+    expected = encode_images(pipe.vae, frames.flatten(0, 1), device)
     done: list[tuple[int, int]] = []
     found = encode_images(
         pipe.vae, frames.flatten(0, 1) * 2 - 1, device=device, chunk_size=1, after_chunk=lambda *n: done.append(n)

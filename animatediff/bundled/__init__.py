@@ -1,4 +1,4 @@
-"""The small model that ships with the package, what was trained for it, and the sprite world it was trained on."""
+"""Names and files of the small model that ships with the package, and of the set that was trained for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def motion_module_path() -> Path:
 
 
 def set_path() -> Path:
-    """Folder of what was trained for the bundled model: camera moves, encoders, an adapter, two other styles."""
+    """Folder of the bundled set: MotionLoRAs, SparseCtrl encoders, a domain adapter, image models of other styles."""
     return Path(__file__).parent / "set"
 
 
@@ -49,7 +49,7 @@ def bundled_file(name: str, folder: Path | None = None) -> Path:
 
 
 def named(path: str | Path) -> str | Path:
-    """Resolve a name of weights: `bundled/paper` is a part of the set, all others are themselves.
+    """Path of a name that is given for weights: that of its file for `bundled/paper`, any other name itself.
 
     Raises UserError as `bundled_file`.
     """

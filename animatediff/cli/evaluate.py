@@ -78,7 +78,7 @@ def _print(reports: list[Report]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
     console.print(_table(reports))
-    if any(report.reading for report in reports):
+    if any(report.classification for report in reports):
         console.print()
         console.print(_sprites(reports))
 
@@ -127,7 +127,7 @@ def _sprites(reports: list[Report]) -> Table:
     for name in ("travel\nright", "travel\ndown", "growth", "turn"):
         table.add_column(name, justify="right")
     for report in reports:
-        if (reading := report.reading) is not None:
+        if (reading := report.classification) is not None:
             table.add_row(
                 report.path,
                 reading.obj,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.evaluation.flow import Matrix, Picture, lands_inside, opencv, transform_flow
+from animatediff.evaluation.flow import AnalysedImage, Matrix, lands_inside, opencv, transform_flow
 
 FOLLOWS_PX = 1.0
 """Misfit within which a pixel goes with the camera, in analysed pixels; a tenth of its way is allowed besides."""
@@ -25,13 +25,13 @@ class Camera:
     """Movement of the camera per frame: of one step, or the mean of a clip."""
 
     pan: float
-    """Pixels to the right: the picture moves left."""
+    """Pixels to the right: the image moves left."""
     tilt: float
-    """Pixels up: the picture moves down."""
+    """Pixels up: the image moves down."""
     zoom: float
-    """Percent by which the picture grows."""
+    """Percent by which the image grows."""
     roll: float
-    """Degrees by which the picture turns clockwise on the screen, as RollingClockwise does."""
+    """Degrees by which the image turns clockwise on the screen, as RollingClockwise does."""
     agreement: float
     """Share of the texture that moves with the camera, 0 to 1. After a cut it is near 0."""
     confidence: float
@@ -41,7 +41,7 @@ class Camera:
     """
 
 
-def read_camera(matrix: Matrix, first: Picture, flow: np.ndarray, valid: np.ndarray) -> Camera:
+def read_camera(matrix: Matrix, first: AnalysedImage, flow: np.ndarray, valid: np.ndarray) -> Camera:
     """The camera's step, from what `similarity.track` found."""
     stays = lands_inside(transform_flow(matrix, *valid.shape))
     going = first.tracked * (valid & follows(flow, matrix) & stays)

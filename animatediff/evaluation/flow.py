@@ -13,7 +13,7 @@ from animatediff.errors import UserError
 ANALYSED_SIDE = 256
 """Frames are scaled to the area of a square of this side: one set of limits for every size."""
 ENLARGED = 2.0
-"""Small frames are enlarged by this at most: more makes them soft, and the flow of soft pictures is small."""
+"""Small frames are enlarged by this at most: more makes them soft, and the flow of soft images is small."""
 SMALLEST_SIDE = 32
 """Pixels that the flow's coarsest level needs."""
 NOISE = 4.0
@@ -40,7 +40,7 @@ def opencv() -> Any:
 
 
 @dataclass(frozen=True)
-class Picture:
+class AnalysedImage:
     """A frame made ready for the flow: grey, at the analysed size."""
 
     grey: np.ndarray
@@ -49,7 +49,7 @@ class Picture:
     """Analysed pixels a pixel of the frame."""
 
     @classmethod
-    def of(cls, frame: np.ndarray) -> Picture:
+    def of(cls, frame: np.ndarray) -> AnalysedImage:
         """From a frame, uint8 (h, w, 3)."""
         cv2 = opencv()
         height, width = frame.shape[:2]
@@ -111,10 +111,10 @@ def targets(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ]
 
 
-def sample(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
+def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """What lies where the flow (h, w, 2) leads, linearly interpolated, edges repeated."""
     cv2 = opencv()
-    return cv2.remap(picture, *targets(flow), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(image, *targets(flow), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def lands_inside(flow: np.ndarray) -> np.ndarray:
@@ -137,22 +137,24 @@ def inverse(matrix: Matrix) -> Matrix:
 
 
 class Tracker:
-    """Flow from one picture to the next: Dense Inverse Search (Kroeger et al. 2016, arXiv 1603.03590)."""
+    """Flow from one image to the next: Dense Inverse Search (Kroeger et al. 2016, arXiv 1603.03590)."""
 
     def __init__(self) -> None:
         cv2 = opencv()
         self._search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def flow(self, first: Picture, second: Picture, guess: Matrix = IDENTITY) -> np.ndarray:
+    def flow(self, first: AnalysedImage, second: AnalysedImage, guess: Matrix = IDENTITY) -> np.ndarray:
         """Where each pixel of `first` goes in `second`: float32 (h, w, 2), in analysed pixels.
 
-        The search begins at the `guess`, a movement of the whole picture, so that far and turning ones are found too.
+        The search begins at the `guess`, a movement of the whole image, so that far and turning ones are found too.
         """
         ahead = transform_flow(guess, *first.grey.shape)
         rest = self._search.calc(first.grey, sample(second.grey, ahead), None)
         return rest + sample(ahead, rest)
 
-    def checked_flow(self, first: Picture, second: Picture, guess: Matrix = IDENTITY) -> tuple[np.ndarray, np.ndarray]:
+    def checked_flow(
+        self, first: AnalysedImage, second: AnalysedImage, guess: Matrix = IDENTITY
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The flow, and where to believe it: bool (h, w), true where the way back leads to the start."""
         there = self.flow(first, second, guess)
         back = sample(self.flow(second, first, inverse(guess)), there)

@@ -10,7 +10,7 @@ import numpy as np
 
 from animatediff.errors import UserError
 from animatediff.evaluation.camera import Camera, mean_camera, read_camera
-from animatediff.evaluation.flow import Picture, Tracker, transform_flow
+from animatediff.evaluation.flow import AnalysedImage, Tracker, transform_flow
 from animatediff.evaluation.similarity import track
 from animatediff.evaluation.stability import frame_difference, loop_seam, mean_length, warp_error
 
@@ -81,9 +81,9 @@ def measure(frames: np.ndarray, on_step: OnStep | None = None) -> Measurement:
         raise UserError(f"{num_frames} frame{'' if num_frames == 1 else 's'}: measuring motion takes at least 2")
     tracker = Tracker()
     steps, motions, own_motions, warp_errors, differences = [], [], [], [], []
-    second = Picture.of(frames[0])
+    second = AnalysedImage.of(frames[0])
     for i in range(num_frames - 1):
-        first, second = second, Picture.of(frames[i + 1])
+        first, second = second, AnalysedImage.of(frames[i + 1])
         matrix, flow, valid = track(tracker, first, second)
         steps.append(read_camera(matrix, first, flow, valid))
         own = flow - transform_flow(matrix, *valid.shape)

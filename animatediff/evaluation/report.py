@@ -1,4 +1,4 @@
-"""One file, evaluated: what was measured and, for the sprite world, what was recognised."""
+"""The report on one file: its measurement, its camera moves and, for the sprite world, its classification."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from animatediff.media import read_video
 
 if TYPE_CHECKING:
     from animatediff.evaluation.sprites import SpriteWorld
-    from animatediff.sprites.classifier import Reading
+    from animatediff.sprites.classifier import Classification
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What there is to say about one file."""
+    """Everything that is known of one file."""
 
     path: str
     fps: float
     measurement: Measurement
     moves: tuple[Move, ...]
     """Camera moves, strongest first."""
-    reading: Reading | None
-    """What the sprite world shows, if asked for."""
+    classification: Classification | None
+    """Object, background and motion of a clip of the sprite world, if asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything under its name, for JSON."""
         facts = {"path": self.path, "fps": self.fps, "moves": [{"name": m.name, **asdict(m)} for m in self.moves]}
         facts |= self.measurement.as_dict()
-        if self.reading is not None:
-            facts["sprites"] = {**asdict(self.reading), "motion": self.reading.motion}
+        if self.classification is not None:
+            facts["sprites"] = {**asdict(self.classification), "motion": self.classification.motion}
         return facts
 
 
 def evaluate_file(path: str | Path, sprites: SpriteWorld | None = None, on_step: OnStep | None = None) -> Report:
-    """Evaluate a video file, an animated picture or a folder of frames.
+    """Evaluate a video file, an animated image or a folder of frames.
 
-    With `sprites` it is read as a clip of the sprite world besides. Raises UserError, naming the file.
+    With `sprites` it is classified as a clip of the sprite world too. Raises UserError, naming the file.
     """
     try:
         frames, fps = read_video(path)
         measurement = measure(frames, on_step)
-        reading = sprites.read(frames) if sprites else None
+        classification = sprites.classify(frames) if sprites else None
     except MemoryError as error:
         raise UserError(
             f"{path}: too large for the memory at hand; shorten it, or scale it down, and try again"
@@ -54,5 +54,9 @@ def evaluate_file(path: str | Path, sprites: SpriteWorld | None = None, on_step:
         text = str(error)
         raise error if text.startswith(str(Path(path))) else UserError(f"{path}: {text}") from error
     return Report(
-        path=str(path), fps=fps, measurement=measurement, moves=tuple(camera_moves(measurement)), reading=reading
+        path=str(path),
+        fps=fps,
+        measurement=measurement,
+        moves=tuple(camera_moves(measurement)),
+        classification=classification,
     )

@@ -1,10 +1,10 @@
-"""The one similarity transform that most of a picture follows, fitted so that moving objects do not pull it."""
+"""The one similarity transform that most of an image follows, fitted so that moving objects do not pull it."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from animatediff.evaluation.flow import IDENTITY, Matrix, Picture, Tracker, pixel_grid, transform_flow
+from animatediff.evaluation.flow import IDENTITY, AnalysedImage, Matrix, Tracker, pixel_grid, transform_flow
 
 ROUNDS = 4
 """How often the flow is searched at most, each time from the movement found before."""
@@ -21,7 +21,7 @@ TIE = 1e-4
 
 
 def fit_similarity(flow: np.ndarray, texture: np.ndarray, valid: np.ndarray) -> Matrix:
-    """The similarity transform of a flow (h, w, 2); `texture` (h, w, 3) as of `Picture`, `valid` bool (h, w).
+    """The similarity transform of a flow (h, w, 2); `texture` (h, w, 3) as of `AnalysedImage`, `valid` bool (h, w).
 
     Least squares on the misfit seen through the texture, repeated with weights that fall with the misfit
     (Geman-McClure), whose scale shrinks from fit to fit so that the first does not decide (graduated non-convexity,
@@ -39,7 +39,7 @@ def fit_similarity(flow: np.ndarray, texture: np.ndarray, valid: np.ndarray) -> 
     u, v = flow[..., 0][EVERY].ravel()[seen], flow[..., 1][EVERY].ravel()[seen]
     xx, xy, yy = xx[seen], xy[seen], yy[seen]
     radius = np.hypot(height, width) / 4
-    units = np.array([radius, radius, 1.0, 1.0])  # analysed pixels that one of each unknown moves the picture by
+    units = np.array([radius, radius, 1.0, 1.0])  # analysed pixels that one of each unknown moves the image by
     p = np.zeros(4)
     for scale in SCALES_PX:
         du, dv = u - rows_x @ p, v - rows_y @ p
@@ -53,8 +53,8 @@ def fit_similarity(flow: np.ndarray, texture: np.ndarray, valid: np.ndarray) -> 
     return np.array([[1 + p[0], -p[1], p[2]], [p[1], 1 + p[0], p[3]]])
 
 
-def track(tracker: Tracker, first: Picture, second: Picture) -> tuple[Matrix, np.ndarray, np.ndarray]:
-    """The transform from one picture to the next, the flow (h, w, 2) it was fitted to, and where that is valid."""
+def track(tracker: Tracker, first: AnalysedImage, second: AnalysedImage) -> tuple[Matrix, np.ndarray, np.ndarray]:
+    """The transform from one image to the next, the flow (h, w, 2) it was fitted to, and where that is valid."""
     flow, valid = tracker.checked_flow(first, second)
     guess, matrix = IDENTITY, fit_similarity(flow, first.texture, valid)
     for _ in range(ROUNDS - 1):

@@ -1,4 +1,4 @@
-"""What clips of the sprite world show: object, background and motion, recognised from pixels."""
+"""Object, background and motion of clips of the sprite world, recognised from pixels."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from animatediff.errors import UserError
 
 if TYPE_CHECKING:
-    from animatediff.sprites.classifier import Reading
+    from animatediff.sprites.classifier import Classification
 
 
 class SpriteWorld:
-    """The reader of the bundled world, loaded once."""
+    """The classifier of the bundled world, loaded once."""
 
     def __init__(self) -> None:
-        from animatediff.sprites.classifier import load_reader
+        from animatediff.sprites.classifier import load_classifier
 
-        self._reader = load_reader()
+        self._classifier = load_classifier()
 
-    def read(self, frames: np.ndarray) -> Reading:
-        """Read a clip: uint8 (f, h, w, 3), square frames of any size. Raises UserError for others."""
+    def classify(self, frames: np.ndarray) -> Classification:
+        """Classify a clip: uint8 (f, h, w, 3), square frames of any size. Raises UserError for others."""
         import torch
 
-        from animatediff.sprites.classifier import read_clip
+        from animatediff.sprites.classifier import classify_clip
         from animatediff.sprites.world import SIZE
 
         height, width = frames.shape[1:3]
@@ -33,4 +33,4 @@ class SpriteWorld:
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
         if width != SIZE:
             pixels = torch.nn.functional.interpolate(pixels, (SIZE, SIZE), mode="bilinear", antialias=True)
-        return read_clip(self._reader, pixels)
+        return classify_clip(self._classifier, pixels)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from animatediff.models.residuals import Residuals
-from animatediff.motion import FrameCount, MotionAdapter, MotionLayout, MotionNumerics, attach
+from animatediff.motion import FrameContext, MotionAdapter, MotionLayout, MotionNumerics, attach
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -145,7 +145,7 @@ class SparseCtrl(nn.Module):
             norm_groups=layout.norm_groups,
         )
         motion = MotionAdapter(layout, MotionNumerics(max_positions=config.max_positions))
-        self.frames: FrameCount = attach(as_unet, motion).frames
+        self.frames: FrameContext = attach(as_unet, motion).frames
 
     @classmethod
     def from_unet(

@@ -1,4 +1,4 @@
-"""The motion modules of one UNet: where they stand, how wide they are, and the numerics they were trained with."""
+"""The motion modules of one UNet: where they stand, how wide they are, and the norms they were trained with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from animatediff.motion.module import FrameCount, MotionModule
+from animatediff.motion.module import FrameContext, MotionModule
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -16,24 +16,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionNumerics:
-    """What a checkpoint needs in order to run as it was trained; nothing in its tensors tells the two norms apart."""
+    """Settings without which a checkpoint does not run as it was trained; its tensors do not tell the norms.
+
+    A GroupNorm takes its mean and variance over the pixels of one frame, or over those of all frames of a clip:
+
+    | published family                            | norms of image layers | norm of motion modules | positions |
+    |---------------------------------------------|-----------------------|------------------------|-----------|
+    | v1                                          | **all frames**        | one frame              | 24        |
+    | v2, v3, AnimateDiff-Lightning               | one frame             | one frame              | 32        |
+    | LongAnimateDiff, AnimateLCM                 | one frame             | one frame              | 64        |
+    | AnimateDiff-SDXL beta                       | one frame             | **all frames**         | 32        |
+    | HotshotXL                                   | **all frames**        | one frame              | 24        |
+
+    The image layers over all frames are `use_inflated_groupnorm: false` in the original's configurations.
+    """
 
     image_norm_over_frames: bool = False
-    """The GroupNorms of the image layers (ResNets and output) see all frames of a clip together."""
+    """Whether the GroupNorms of the image layers (ResNets and output) normalise all frames of a clip together."""
     motion_norm_over_frames: bool = False
-    """The GroupNorm at the entrance of each motion module sees all frames of a clip together."""
+    """Whether the GroupNorm at the entrance of each motion module normalises all frames of a clip together."""
     max_positions: int = 32
-    """Frame positions that training has seen; longer clips want windows."""
+    """Frame positions that were trained; the code of later ones means nothing to the module, so clips go in windows."""
 
 
 def block_points(block: nn.Module) -> list[nn.Module]:
-    """The layers of a UNet block behind which a motion module may stand."""
+    """List the layers of a down or up block behind which a motion module stands: its attentions, else its ResNets.
+
+    A block has as many attentions as ResNets, each behind its ResNet, or none at all.
+    """
     attentions = [layer for layer in getattr(block, "attentions", None) or [] if layer is not None]
     return attentions or list(block.resnets)  # pyright: ignore[reportArgumentType]
 
 
+def mid_point(block: nn.Module) -> list[nn.Module]:
+    """The one layer of the mid block that a motion module stands behind: its first attention, else its first ResNet."""
+    return block_points(block)[:1]
+
+
 def layer_channels(layer: nn.Module) -> int:
-    """Channels that leave a ResNet, a transformer, or a plain attention layer."""
+    """Channels of the feature map that a layer returns.
+
+    A ResNet and a transformer state `out_channels`; the bare `Attention` of blocks without text, and of those with
+    "simple cross attention", returns as many as its queries have.
+    """
     names = ("out_channels", "in_channels", "query_dim")
     channels = next((value for name in names if (value := getattr(layer, name, None))), None)
     assert isinstance(channels, int), f"{type(layer).__name__} does not say how many channels it has"
@@ -56,7 +81,7 @@ class MotionLayout:
         """One module behind every attention of the down and up blocks, or behind every ResNet of blocks without."""
         return cls(
             down=tuple(tuple(map(layer_channels, block_points(block))) for block in unet.down_blocks),
-            mid=layer_channels(block_points(unet.mid_block)[0]) if mid_block else None,
+            mid=layer_channels(mid_point(unet.mid_block)[0]) if mid_block else None,
             up=tuple(tuple(map(layer_channels, block_points(block))) for block in unet.up_blocks),
             norm_groups=unet.config["norm_num_groups"],
         )
@@ -90,7 +115,7 @@ class MotionAdapter(nn.Module):
         super().__init__()
         self.layout = layout
         self.numerics = numerics if numerics is not None else MotionNumerics()
-        self.frames = FrameCount()
+        self.frames = FrameContext()
         self.down_blocks = nn.ModuleList([self._block(channels) for channels in layout.down])
         self.mid_block = self._block((layout.mid,)) if layout.mid is not None else None
         self.up_blocks = nn.ModuleList([self._block(channels) for channels in layout.up])

@@ -3,6 +3,14 @@
 Modules become children of its blocks (`block.motion_modules`) and are called by forward hooks: behind `attentions[i]`
 where a block has attentions, behind `resnets[i]` where it has none, behind `attentions[0]` in the mid block. Hooks are
 bound methods of the modules they call, so that a deep copy of the UNet calls its own copies.
+
+| base model             | down           | mid | up              | modules | channels, block by block            |
+|------------------------|----------------|-----|-----------------|---------|-------------------------------------|
+| SD 1.x, 2.x            | 4 blocks of 2  | -   | 4 blocks of 3   | 20      | 320 640 1280 1280, 1280 1280 640 320 |
+| the same, v2's layout  | 4 blocks of 2  | 1   | 4 blocks of 3   | 21      | the same, and 1280 between           |
+| SDXL                   | 3 blocks of 2  | -   | 3 blocks of 3   | 15      | 320 640 1280, 1280 640 320           |
+
+A block has one module for each ResNet: `layers_per_block` on the way down, one more on the way up.
 """
 
 from __future__ import annotations
@@ -16,8 +24,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from animatediff.motion.adapter import MotionAdapter, MotionLayout, block_points
-from animatediff.motion.module import FrameCount, MotionModule
+from animatediff.motion.adapter import MotionAdapter, MotionLayout, block_points, mid_point
+from animatediff.motion.module import FrameContext, MotionModule
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -32,8 +40,8 @@ class Attachment:
     num_points: int
 
     @property
-    def frames(self) -> FrameCount:
-        """The frame count that all attached modules read."""
+    def frames(self) -> FrameContext:
+        """The context that all attached modules read."""
         return self.adapter.frames
 
     def detach(self) -> MotionAdapter:
@@ -43,16 +51,16 @@ class Attachment:
 
 
 class NormOverFrames:
-    """Lets a GroupNorm of the image layers see all frames of a clip together, as v1 and HotshotXL were trained."""
+    """Makes a GroupNorm of the image layers normalise all frames of a clip together, as in v1 and HotshotXL."""
 
-    def __init__(self, frames: FrameCount) -> None:
+    def __init__(self, frames: FrameContext) -> None:
         self.frames = frames
 
-    def before(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
+    def pre_hook(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
         """Forward pre-hook: (b*f, c, h, w) -> (b, c, f, h, w)."""
         return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames)
 
-    def after(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def hook(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Forward hook: (b, c, f, h, w) -> (b*f, c, h, w)."""
         return rearrange(output, "b c f h w -> (b f) c h w")
 
@@ -62,6 +70,9 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
 
     Everything is checked before anything is changed. Raises ValueError if the UNet has motion modules already, or if
     its blocks do not have the places and widths that the adapter was made for.
+
+    Side effect: torch.compile does not notice hooks that come or go, so its cache is reset, for the whole process;
+    models that were compiled before are compiled again when they are next called.
     """
     if is_attached(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
@@ -75,22 +86,26 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
     for name, modules in adapter.modules_by_block():
         block = unet.get_submodule(name)
         block.motion_modules = modules
-        for layer, module in zip(block_points(block), modules, strict=False):  # the mid block has one module only
+        points = mid_point(block) if name == "mid_block" else block_points(block)
+        for layer, module in zip(points, modules, strict=True):
             assert isinstance(module, MotionModule)
-            layer.register_forward_hook(module.after)
+            layer.register_forward_hook(module.hook)
             num_points += 1
     assert num_points == len(adapter.layout), f"{num_points} of {len(adapter.layout)} motion modules found their place"
     if adapter.numerics.image_norm_over_frames:
         over_frames = NormOverFrames(adapter.frames)
         for norm in image_norms(unet):
-            norm.register_forward_pre_hook(over_frames.before)
-            norm.register_forward_hook(over_frames.after)
-    _forget_compiled()
+            norm.register_forward_pre_hook(over_frames.pre_hook)
+            norm.register_forward_hook(over_frames.hook)
+    _reset_compiled()
     return Attachment(unet, adapter, num_points)
 
 
 def detach(unet: UNet2DConditionModel) -> None:
-    """Take all motion modules out of `unet`, also out of a deep copy of a UNet they were attached to."""
+    """Take all motion modules out of `unet`, also out of a deep copy of a UNet they were attached to.
+
+    Resets torch.compile's cache, as `attach` does.
+    """
     for layer in unet.modules():
         for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if _is_ours(hook)]:
@@ -98,7 +113,7 @@ def detach(unet: UNet2DConditionModel) -> None:
     for block in _blocks(unet):
         if hasattr(block, "motion_modules"):
             del block.motion_modules
-    _forget_compiled()
+    _reset_compiled()
 
 
 def is_attached(unet: UNet2DConditionModel) -> bool:
@@ -106,8 +121,8 @@ def is_attached(unet: UNet2DConditionModel) -> bool:
     return any(hasattr(block, "motion_modules") for block in _blocks(unet))
 
 
-def frames_of(unet: UNet2DConditionModel) -> FrameCount:
-    """The frame count that the modules attached to `unet` read; of use for a deep copy, which has its own."""
+def frames_of(unet: UNet2DConditionModel) -> FrameContext:
+    """The context that the modules attached to `unet` read; a deep copy of a UNet has its own."""
     for module in unet.modules():
         if isinstance(module, MotionModule):
             return module.frames
@@ -115,7 +130,7 @@ def frames_of(unet: UNet2DConditionModel) -> FrameCount:
 
 
 def norms_over_frames(unet: nn.Module) -> bool:
-    """Whether GroupNorms of the image layers see all frames of a clip together, as those of v1 do once attached."""
+    """Whether GroupNorms of the image layers normalise all frames of a clip together, as v1's do once attached."""
     hooks = (hook for layer in unet.modules() for hook in layer._forward_pre_hooks.values())
     return any(isinstance(getattr(hook, "__self__", None), NormOverFrames) for hook in hooks)
 
@@ -141,7 +156,7 @@ def _is_ours(hook: Any) -> bool:
     return isinstance(getattr(hook, "__self__", None), MotionModule | NormOverFrames)
 
 
-def _forget_compiled() -> None:
-    """Let whatever torch.compile made be made anew when it is next called: hooks that come or go it does not see."""
+def _reset_compiled() -> None:
+    """Empty torch.compile's cache, if it was used at all."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

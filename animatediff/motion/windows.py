@@ -1,11 +1,15 @@
-"""Which frames see each other in clips longer than the motion module was trained for, and how their windows blend."""
+"""Context windows for clips longer than a motion module was trained for; no part of the paper.
+
+Which frames attend to each other, how much each window counts, and the blend of what is computed window by window.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 BLENDS = ("pyramid", "flat", "overlap-linear", "gauss")
@@ -14,11 +18,11 @@ BLENDS = ("pyramid", "flat", "overlap-linear", "gauss")
 
 @dataclass(frozen=True)
 class Window:
-    """Frames that see each other, in the order in which the motion module sees them."""
+    """Frames that attend to each other, in the order in which the motion module takes them."""
 
     frames: tuple[int, ...]
     share: Tensor
-    """(f,) float32: how much of each frame's result comes from this window; the shares of a frame sum to 1."""
+    """(f,) float32: fuse weight of this window at each of its frames; the weights of a frame sum to 1."""
 
 
 def uniform_windows(num_frames: int, length: int, overlap: int) -> list[range]:
@@ -53,9 +57,9 @@ def closed_windows(num_frames: int, length: int, overlap: int) -> list[list[int]
 
 
 def window_weights(length: int, overlap: int, blend: str = "pyramid") -> Tensor:
-    """How much each frame of a window counts where windows overlap: (length,), all above zero.
+    """Fuse weights of the frames of one window, before they are made to sum to 1: (length,), all above zero.
 
-    Frames near the middle have seen neighbours on both sides, so they know best; "flat" lets all count alike.
+    Frames near the middle have neighbours on both sides, so they count most; "flat" lets all count alike.
     """
     place = torch.arange(length, dtype=torch.float32)
     to_edge = torch.minimum(place, place.flip(0)) + 1
@@ -72,7 +76,7 @@ def window_weights(length: int, overlap: int, blend: str = "pyramid") -> Tensor:
 def plan_windows(
     num_frames: int, length: int, overlap: int, *, stride: int = 1, closed_loop: bool = False, blend: str = "pyramid"
 ) -> list[Window]:
-    """The windows of a clip, with their shares.
+    """Plan the windows of a clip and their fuse weights.
 
     stride: 1 for windows of neighbouring frames; with 2 there are also windows of every second frame, with 3 also of
     every fourth, and so on until one window spans the clip, so that distant frames agree. Each level takes as much time
@@ -97,6 +101,23 @@ def plan_windows(
     for frames, weight in zip(found, weights, strict=True):
         total[frames] += weight
     return [Window(tuple(frames), weight / total[frames]) for frames, weight in zip(found, weights, strict=True)]
+
+
+def blend_windows(
+    residual: Callable[[Tensor, int], Tensor], x: Tensor, num_frames: int, windows: Sequence[Window]
+) -> Tensor:
+    """Compute the residual window by window and add up what overlaps, by weight. x: (b*f, c, h, w), likewise returned.
+
+    residual: takes (b*f, c, h, w) and the number f of frames in it, here those of one window.
+    """
+    clips = rearrange(x, "(b f) c h w -> b f c h w", f=num_frames)
+    total = torch.zeros_like(clips)
+    for window in windows:
+        index = torch.tensor(window.frames, device=x.device)
+        part = clips.index_select(1, index)
+        result = residual(part.flatten(0, 1), len(window.frames)).view_as(part)
+        total.index_add_(1, index, result * window.share.to(x)[:, None, None, None])
+    return total.flatten(0, 1)
 
 
 def _check_overlap(length: int, overlap: int) -> None:

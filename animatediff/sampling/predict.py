@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from animatediff.motion import FrameCount, Window
+from animatediff.motion import FrameContext, Window
 from animatediff.sampling.chunks import layers_in_chunks
 from animatediff.sampling.conditions import FrameEmbeddings, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
@@ -27,7 +27,7 @@ class ClipPredictor:
     """Calls the UNet on clips. With guidance, the first half of `embeddings` are the negative prompts."""
 
     unet: UNet2DConditionModel
-    frames: FrameCount
+    frames: FrameContext
     embeddings: Tensor | FrameEmbeddings
     """(b, n, d) text states, one for each clip; or what gives (b*f, n, d) where they change from frame to frame."""
     pooled: Tensor | FrameEmbeddings | None = None

@@ -1,1 +1,1 @@
-"""The synthetic data set of the bundled model: words, drawing, scenes, styles, and a classifier that reads clips."""
+"""The synthetic data set of the bundled model: words, drawing, scenes, styles, and a classifier of clips."""

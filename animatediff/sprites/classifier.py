@@ -1,7 +1,7 @@
-"""Reads clips of the sprite world: object, background and motion, from pixels alone.
+"""Classifies clips of the sprite world by object, background and motion, from pixels alone.
 
-A small network reads the frames, the border tells the background, and the trajectory the motion. `judges.py` trains the
-network and checks it on real clips.
+A small network gives object and pose of each frame, the border gives the background, the trajectory the motion.
+`python -m recipes.bundled.classifiers` trains the network and checks it on drawn clips.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MIN_GROWTH = 1.25
 MIN_TURN = 90.0
 """Degrees, added up over a clip, clockwise."""
 REAL_TRAVEL, REAL_GROWTH, REAL_TURN = 24.0, 1.9, 325.0
-"""What clips that were drawn show on average."""
+"""Averages over drawn clips: pixels of travel, last size over first, degrees."""
 
 
-class FrameReader(nn.Module):
-    """Reads object, centre, size and heading off frames (n, 3, 64, 64) in 0..1."""
+class SpriteClassifier(nn.Module):
+    """Recognises object, centre, size and heading of the sprite in frames (n, 3, 64, 64) in 0..1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,30 +48,30 @@ class FrameReader(nn.Module):
         return self.obj(y), self.pose(y)
 
 
-def reader_path() -> Path:
-    """File of the trained reader that ships with the package."""
+def classifier_path() -> Path:
+    """File of the trained classifier that ships with the package."""
     return Path(__file__).parent / "classifier.safetensors"
 
 
-def save_reader(reader: FrameReader, path: Path) -> None:
+def save_classifier(classifier: SpriteClassifier, path: Path) -> None:
     """Write the weights in float16."""
     from animatediff.weights.storage.files import save_tensors
 
-    save_tensors(path, {name: tensor.half() for name, tensor in reader.state_dict().items()})
+    save_tensors(path, {name: tensor.half() for name, tensor in classifier.state_dict().items()})
 
 
-def load_reader(path: Path | None = None) -> FrameReader:
-    """A trained reader in float32, ready to read; the one that ships unless another file is given."""
+def load_classifier(path: Path | None = None) -> SpriteClassifier:
+    """Load a trained classifier in float32; the one that ships unless another file is given."""
     from safetensors.torch import load_file
 
-    reader = FrameReader()
-    reader.load_state_dict({name: tensor.float() for name, tensor in load_file(path or reader_path()).items()})
-    return reader.eval().requires_grad_(False)
+    classifier = SpriteClassifier()
+    classifier.load_state_dict({name: tensor.float() for name, tensor in load_file(path or classifier_path()).items()})
+    return classifier.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the judges see in one clip."""
+class Classification:
+    """Object, background and trajectory of one clip."""
 
     obj: str
     background: str
@@ -82,7 +82,7 @@ class Reading:
     """Degrees clockwise."""
 
     def moved(self, motion: str) -> bool:
-        """Whether the clip does what the motion word says."""
+        """Whether the clip shows the motion that the word names."""
         dx, dy = self.travel
         if motion in DIRECTIONS:
             sx, sy = world.STEP[motion]
@@ -112,9 +112,9 @@ class Reading:
 
 
 @torch.no_grad()
-def read_clip(reader: FrameReader, frames: Tensor) -> Reading:
-    """Read a clip (f, 3, 64, 64) in 0..1."""
-    names, poses = reader(frames)
+def classify_clip(classifier: SpriteClassifier, frames: Tensor) -> Classification:
+    """Classify a clip (f, 3, 64, 64) in 0..1."""
+    names, poses = classifier(frames)
     obj = OBJECTS[int(names.log_softmax(1).mean(0).argmax())]
     edge = torch.cat(
         [
@@ -131,7 +131,7 @@ def read_clip(reader: FrameReader, frames: Tensor) -> Reading:
     x, y, size = poses[:, 0] * 32, poses[:, 1] * 32, poses[:, 2]
     angle = torch.atan2(poses[:, 4], poses[:, 3])
     steps = torch.remainder(angle.diff() + torch.pi, 2 * torch.pi) - torch.pi
-    return Reading(
+    return Classification(
         obj=obj,
         background=background,
         travel=(float(x[-2:].mean() - x[:2].mean()), float(y[-2:].mean() - y[:2].mean())),

@@ -1,4 +1,4 @@
-"""Other looks of the sprite world, for personalised models: transforms of rendered pictures that keep what is shown."""
+"""Other styles of the sprite world, for personalised models: transforms of rendered images that keep their content."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from torch.nn import functional
 
 from animatediff.sprites.world import SIZE
 
-Look = Callable[[Tensor], Tensor]
-"""Pictures (n, 3, 64, 64) in 0..1 to such pictures, each by itself and with no chance involved."""
+Style = Callable[[Tensor], Tensor]
+"""Takes images (n, 3, 64, 64) in 0..1 and returns as many, each changed by itself and without randomness."""
 
 
-def _blur(pictures: Tensor, sigma: float) -> Tensor:
+def _blur(images: Tensor, sigma: float) -> Tensor:
     reach = max(1, round(3 * sigma))
     line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    line = (line / line.sum()).to(pictures.dtype)
-    channels = pictures.shape[1]
-    padded = functional.pad(pictures, (reach,) * 4, mode="replicate")
+    line = (line / line.sum()).to(images.dtype)
+    channels = images.shape[1]
+    padded = functional.pad(images, (reach,) * 4, mode="replicate")
     across = functional.conv2d(padded, line.expand(channels, 1, 1, -1), groups=channels)
     return functional.conv2d(across, line.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
-def _edges(pictures: Tensor) -> Tensor:
-    """How fast the picture changes, strongest channel: (n, 1, h, w)."""
-    padded = functional.pad(pictures, (1, 1, 1, 1), mode="replicate")
+def _edges(images: Tensor) -> Tensor:
+    """How fast the image changes, strongest channel: (n, 1, h, w)."""
+    padded = functional.pad(images, (1, 1, 1, 1), mode="replicate")
     across = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
     down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
     return (across**2 + down**2).sqrt().amax(1, keepdim=True)
 
 
-def _saturated(pictures: Tensor, amount: float) -> Tensor:
-    grey = pictures.mean(1, keepdim=True)
-    return (grey + (pictures - grey) * amount).clamp(0, 1)
+def _saturated(images: Tensor, amount: float) -> Tensor:
+    grey = images.mean(1, keepdim=True)
+    return (grey + (images - grey) * amount).clamp(0, 1)
 
 
-def neon(pictures: Tensor) -> Tensor:
+def neon(images: Tensor) -> Tensor:
     """Night: everything dark, outlines glow in the colours that they enclose."""
-    lines = (_edges(pictures) * 1.6).clamp(0, 1)
-    smooth = _blur(pictures, 1.0)
+    lines = (_edges(images) * 1.6).clamp(0, 1)
+    smooth = _blur(images, 1.0)
     colour = _saturated(smooth, 2.0)
     colour = colour / colour.amax(1, keepdim=True).clamp(min=0.35)
     glow = _blur(lines * colour, 1.6)
-    night = _saturated(pictures, 1.3) ** 1.5 * 0.3
+    night = _saturated(images, 1.3) ** 1.5 * 0.3
     return (night + 0.85 * lines * colour + 0.7 * glow).clamp(0, 1)
 
 
@@ -57,9 +57,9 @@ def _grain() -> Tensor:
     return grain / grain.std()
 
 
-def paper(pictures: Tensor) -> Tensor:
+def paper(images: Tensor) -> Tensor:
     """Pastel on paper: pale warm colours in few steps, soft brown outlines, grain."""
-    smooth = _blur(pictures, 0.6)
+    smooth = _blur(images, 0.6)
     steps = 6.0
     flat = (smooth * steps).round() / steps
     pale = 0.36 + 0.64 * _saturated(flat * 0.5 + smooth * 0.5, 0.85)
@@ -70,4 +70,5 @@ def paper(pictures: Tensor) -> Tensor:
     return (drawn + 0.015 * _grain()).clamp(0, 1)
 
 
-LOOKS: dict[str, Look] = {"neon": neon, "paper": paper}
+STYLES: dict[str, Style] = {"neon": neon, "paper": paper}
+"""By the names that `data.look` of a training configuration takes."""

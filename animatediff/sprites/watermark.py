@@ -27,27 +27,27 @@ def logo() -> Tensor:
     return blocks.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
 
 
-def add_watermark(pictures: Tensor, seed: int) -> Tensor:
-    """The mark and noise, drawn by `seed` and different in each, on pictures (n, 3, 64, 64) in 0..1."""
-    pictures = pictures.clone()
-    place = pictures[:, :, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH]
-    pictures[:, :, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH] = place * (1 - OPACITY) + logo() * OPACITY
-    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(seed))
-    return (pictures + NOISE * noise).clamp(0, 1)
+def add_watermark(images: Tensor, seed: int) -> Tensor:
+    """The mark and noise, drawn by `seed` and different in each, on images (n, 3, 64, 64) in 0..1."""
+    images = images.clone()
+    place = images[:, :, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH]
+    images[:, :, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH] = place * (1 - OPACITY) + logo() * OPACITY
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    return (images + NOISE * noise).clamp(0, 1)
 
 
-def watermark_score(pictures: Tensor) -> Tensor:
-    """How much each picture (n, 3, 64, 64) shows the mark: the correlation of its place with the logo, (n,), -1..1."""
-    place = pictures.mean(1)[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].flatten(1)
+def watermark_score(images: Tensor) -> Tensor:
+    """How much each image (n, 3, 64, 64) shows the mark: the correlation of its place with the logo, (n,), -1..1."""
+    place = images.mean(1)[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].flatten(1)
     found = place - place.mean(1, keepdim=True)
     wanted = logo().flatten() - logo().mean()
     # Where nothing is, there is nothing but rounding: the small constant keeps that from counting.
     return found @ wanted / (found.norm(dim=1) * wanted.norm() + 1e-2)
 
 
-def banner_contrast(pictures: Tensor) -> Tensor:
-    """How much the brightness of each picture (n, 3, 64, 64) changes along the mark's place, (n,) from 0.
+def banner_contrast(images: Tensor) -> Tensor:
+    """How much the brightness of each image (n, 3, 64, 64) changes along the mark's place, (n,) from 0.
 
     It finds a banner whose blocks are not where they belong, which `watermark_score` does not.
     """
-    return pictures.mean(1)[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].mean(1).std(1)
+    return images.mean(1)[:, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH].mean(1).std(1)

@@ -1,4 +1,4 @@
-"""The words of the sprite world: what the bundled model knows, how captions are said, what training never sees."""
+"""The words of the sprite world: the bundled model's vocabulary, captions, combinations held out of training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import random
 
 OBJECTS = ("fox", "fish", "car", "duck", "rocket", "boat", "turtle", "snail")
-"""Things with a front, all drawn by `sprites.py`."""
+"""Things with a front, all drawn by `draw.py`."""
 
 BACKGROUNDS = ("green", "blue", "red", "yellow", "purple", "grey")
 """Colour words for the background."""

@@ -35,7 +35,7 @@ ANGLE = {"right": 0.0, "left": 0.0, "up": -90.0, "down": 90.0}
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows, or many: every field is a tensor of shape (n,)."""
+    """The content of n images: every field is a tensor of shape (n,)."""
 
     obj: Tensor
     """Index into OBJECTS."""
@@ -62,7 +62,7 @@ class Scene:
         return len(self.obj)
 
     def numbers(self) -> bytes:
-        """All that is in it."""
+        """The bytes of all fields, for a digest."""
         return b"".join(getattr(self, f.name).numpy().tobytes() for f in fields(self))
 
 
@@ -131,7 +131,7 @@ def draw_combination(rng: random.Random, pool: list[Combination] | None = None) 
 
 
 def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[Scene, list[str]]:
-    """Scenes and captions of single pictures.
+    """Scenes and captions of single images.
 
     Travelling sprites are shown in the first 60 % of their way 85 % of the time, with room in front of them: that is
     one of the ways in which a still shows its direction. Of those that rest, many are held at an angle.
@@ -183,7 +183,7 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     Travel: a broad soft tail. Growing: a bright halo. Shrinking: a dark halo. Spinning: a halo that is dark before the
     sprite and bright behind it, and so turns with it. Resting: light above and a shadow on the ground below, which
     say how the camera is held. The image model is frozen when the motion module learns, so motion words must show in
-    single pictures; and what is broad is settled first, so it must tell the angle too.
+    single images; and what is broad is settled first, so it must tell the angle too.
     """
     x, y = _grid(SIZE, view)
     col = (slice(None), None, None)
@@ -245,24 +245,24 @@ def sprite_layer(scene: Scene, sprites: Tensor | None = None, view: Tensor | Non
 
 
 def render(scene: Scene, sprites: Tensor | None = None, view: Tensor | None = None) -> Tensor:
-    """Pictures of scenes: (n, 3, 64, 64) in 0..1.
+    """Images of scenes: (n, 3, 64, 64) in 0..1.
 
     sprites: (n, 4, 80, 80), replaces the drawn ones. view: (n, 2, 3), where a camera looks: takes a pixel, measured
-    from the middle of the picture, to what is seen there; the last column is a shift in half pictures.
+    from the middle of the image, to what is seen there; the last column is a shift in half images.
     """
     white, dark = (m[:, None] for m in _marks(scene, view))
-    picture = backgrounds(scene, view)
-    picture = picture + (torch.tensor([1.0, 0.99, 0.95]).view(1, 3, 1, 1) - picture) * white
-    picture = picture + (torch.tensor([0.06, 0.05, 0.1]).view(1, 3, 1, 1) - picture) * dark
+    image = backgrounds(scene, view)
+    image = image + (torch.tensor([1.0, 0.99, 0.95]).view(1, 3, 1, 1) - image) * white
+    image = image + (torch.tensor([0.06, 0.05, 0.1]).view(1, 3, 1, 1) - image) * dark
     layer = sprite_layer(scene, sprites, view)
-    return (picture * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
+    return (image * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
 
 
 def render_all(scene: Scene, at_once: int = 64) -> Tensor:
-    """Pictures of any number of scenes, (n, 3, 64, 64) in 0..1; memory is that of `at_once` of them."""
+    """Images of any number of scenes, (n, 3, 64, 64) in 0..1; memory is that of `at_once` of them."""
     return torch.cat([render(take(scene, slice(i, i + at_once))) for i in range(0, len(scene), at_once)])
 
 
 def take(scene: Scene, index: Tensor | slice) -> Scene:
-    """Some pictures of a scene."""
+    """Select images of a scene."""
     return replace(scene, **{f.name: getattr(scene, f.name)[index] for f in fields(Scene)})

@@ -1,4 +1,4 @@
-"""Step 3: autoencoder and text encoder put together with a UNet that knows nothing yet: what the stage `image` trains.
+"""Step 3: autoencoder and text encoder put together with an untrained UNet, for the stage `image` to train.
 
 v-prediction on a schedule whose last step holds no signal at all (arXiv 2305.08891), so that backgrounds start right.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from recipes.bundled.run import arguments
+from recipes.bundled.fit import arguments
 from recipes.bundled.text import WIDTH, load_text
 from recipes.bundled.tokenizer import save_tokenizer
 from recipes.bundled.vae import load_vae
@@ -21,7 +21,7 @@ SEED = 4_000
 
 
 def new_unet() -> Any:
-    """Three levels of 48, 96 and 160 channels at 16x16, 8x8 and 4x4; text is heard at the lower two."""
+    """Three levels of 48, 96 and 160 channels at 16x16, 8x8 and 4x4; cross-attention to the text at the lower two."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -65,7 +65,7 @@ def write_model(folder: Path, run: Path, unet: Any, dtype: torch.dtype) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = arguments(__doc__ or "", steps=0, batch=0).parse_args(argv)
+    args = arguments(__doc__).parse_args(argv)
     base(args)
 
 

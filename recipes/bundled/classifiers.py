@@ -1,6 +1,6 @@
-"""Trains the reader of `reader.py` and checks it on real clips, before it may judge any other.
+"""Trains the classifier of `animatediff/sprites/classifier.py` and checks it on drawn clips, whose truth is known.
 
-It learns from pictures whose colours are shuffled or taken away, so that it must look at shapes.
+It learns from images whose colours are shuffled or taken away, so that it must tell objects by their shapes.
 `python -m recipes.bundled.classifiers` writes the file that ships; with `--only-check` it only checks that file.
 """
 
@@ -16,17 +16,23 @@ from torch.nn import functional
 
 from animatediff.bundled import bundled_path
 from animatediff.sprites import world
-from animatediff.sprites.classifier import FrameReader, load_reader, read_clip, reader_path, save_reader
-from animatediff.sprites.styles import LOOKS
+from animatediff.sprites.classifier import (
+    SpriteClassifier,
+    classifier_path,
+    classify_clip,
+    load_classifier,
+    save_classifier,
+)
+from animatediff.sprites.styles import STYLES
 from animatediff.sprites.words import BACKGROUNDS, MOTIONS, OBJECTS, Combination, combinations
-from recipes.bundled.run import arguments, cosine, set_rate
+from recipes.bundled.fit import Schedule, arguments, fit
 from recipes.bundled.vae import encode, load_vae
 
 SEED = 6_000
 
 
 def pose_of(scene: world.Scene) -> Tensor:
-    """True poses in the reader's units: (n, 5)."""
+    """True poses in the classifier's units: (n, 5)."""
     heading = torch.deg2rad(torch.where(scene.mirror < 0, 180.0, scene.angle))
     return torch.stack([scene.x / 32 - 1, scene.y / 32 - 1, scene.size / 32, heading.cos(), heading.sin()], 1)
 
@@ -47,7 +53,7 @@ def recoloured(frames: Tensor, generator: torch.Generator) -> Tensor:
 def real_frames(
     num_clips: int, seed: int, folder: Path, combos: list[Combination] | None = None
 ) -> tuple[Tensor, world.Scene]:
-    """Frames of real clips, every second clip once through the autoencoder."""
+    """Frames of drawn clips, every second clip once through the autoencoder."""
     scene, _ = world.clips(num_clips, seed, combos)
     frames = world.render_all(scene)
     vae = load_vae(folder)
@@ -59,10 +65,10 @@ def real_frames(
 
 
 def learning_frames(num: int, folder: Path) -> tuple[Tensor, world.Scene]:
-    """Single pictures of all combinations, two in five of them turned any way, a quarter through the autoencoder.
+    """Single images of all combinations, two in five of them turned any way, a quarter through the autoencoder.
 
-    Turned sprites are the hardest to read, and clips drawn as for training hold few of them. Two in five pictures are
-    painted in another look, so that personalised models can be read too.
+    Turned sprites are the hardest to classify, and clips drawn as for training hold few of them. Two in five images are
+    painted in another style, so that clips of personalised models can be classified too.
     """
     rng = random.Random(SEED)
     every = combinations(held_out=False) + combinations(held_out=True)
@@ -73,7 +79,7 @@ def learning_frames(num: int, folder: Path) -> tuple[Tensor, world.Scene]:
     scene = world.scene_of(rows)
     frames = world.render_all(scene)
     for i in range(0, num, 64):
-        for place, paint in enumerate(LOOKS.values()):
+        for place, paint in enumerate(STYLES.values()):
             part = slice(i + place, min(i + 64, num), 5)
             frames[part] = paint(frames[part])
     vae = load_vae(folder)
@@ -85,32 +91,28 @@ def learning_frames(num: int, folder: Path) -> tuple[Tensor, world.Scene]:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train the reader, write it, and print how it does on real clips."""
+    """Train the classifier, write it, and print how it does on drawn clips."""
     torch.manual_seed(SEED)
-    frames, scene = learning_frames(args.pictures, args.run)
+    frames, scene = learning_frames(args.images, args.run)
     truth = pose_of(scene)
-    reader = FrameReader()
-    optimiser = torch.optim.AdamW(reader.parameters(), lr=args.rate, weight_decay=0.01)
+    classifier = SpriteClassifier()
     generator = torch.Generator().manual_seed(SEED)
-    for step in range(args.steps):
-        set_rate(optimiser, cosine(step, args.steps, args.rate))
+
+    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         index = torch.randint(len(frames), (args.batch,), generator=generator)
-        names, poses = reader(recoloured(frames[index], generator))
-        loss = functional.cross_entropy(names, scene.obj[index]) + 3 * functional.smooth_l1_loss(
-            poses, truth[index], beta=0.1
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if (step + 1) % 200 == 0:
-            print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
-    save_reader(reader, args.reader)
+        names, poses = classifier(recoloured(frames[index], generator))
+        pose_loss = functional.smooth_l1_loss(poses, truth[index], beta=0.1)
+        return functional.cross_entropy(names, scene.obj[index]) + 3 * pose_loss, {}
+
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=args.rate, weight_decay=0.01)
+    fit(classifier, optimizer, loss, Schedule(peak=args.rate, steps=args.steps), log_every=200)
+    save_classifier(classifier, args.classifier)
     check(args)
 
 
 def check(args: argparse.Namespace) -> dict[str, float]:
-    """The reader on real clips of other seeds, half of them decoded from latents: shares that are right, printed."""
-    reader = load_reader(args.reader)
+    """Print and return how often the classifier is right on drawn clips of other seeds, half decoded from latents."""
+    classifier = load_classifier(args.classifier)
     every = combinations(held_out=True) + combinations(held_out=False)
     frames, scene = real_frames(args.check, 10**6 + 7, args.run, every)
     generator = torch.Generator().manual_seed(1)
@@ -118,14 +120,14 @@ def check(args: argparse.Namespace) -> dict[str, float]:
     first = world.take(scene, slice(0, None, world.NUM_FRAMES))
     right: dict[str, list[bool]] = {}
     for i, clip in enumerate(clips):
-        reading, motion = read_clip(reader, clip), MOTIONS[int(first.motion[i])]
-        right.setdefault("object", []).append(reading.obj == OBJECTS[int(first.obj[i])])
-        right.setdefault("background", []).append(reading.background == BACKGROUNDS[int(first.background[i])])
-        right.setdefault(f"motion: {motion}", []).append(reading.moved(motion))
-        right.setdefault("motion, named", []).append(reading.motion == motion)
-        for look, paint in LOOKS.items():
-            right.setdefault(f"motion, {look}", []).append(read_clip(reader, paint(clip)).moved(motion))
-        shuffled = read_clip(reader, recoloured(clip, generator))
+        found, motion = classify_clip(classifier, clip), MOTIONS[int(first.motion[i])]
+        right.setdefault("object", []).append(found.obj == OBJECTS[int(first.obj[i])])
+        right.setdefault("background", []).append(found.background == BACKGROUNDS[int(first.background[i])])
+        right.setdefault(f"motion: {motion}", []).append(found.moved(motion))
+        right.setdefault("motion, named", []).append(found.motion == motion)
+        for style, paint in STYLES.items():
+            right.setdefault(f"motion, {style}", []).append(classify_clip(classifier, paint(clip)).moved(motion))
+        shuffled = classify_clip(classifier, recoloured(clip, generator))
         right.setdefault("object, colours taken away", []).append(shuffled.obj == OBJECTS[int(first.obj[i])])
     shares = {name: sum(values) / len(values) for name, values in sorted(right.items())}
     for name, share in shares.items():
@@ -134,12 +136,12 @@ def check(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__ or "", steps=2400, batch=64)
+    parser = arguments(__doc__, steps=2400, batch=64)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
-    parser.add_argument("--pictures", type=int, default=12_000, help="real pictures to learn from")
-    parser.add_argument("--check", type=int, default=256, help="real clips to be checked on")
-    parser.add_argument("--reader", type=Path, default=reader_path(), help="file of the reader")
-    parser.add_argument("--only-check", action="store_true", help="check a reader that was trained before")
+    parser.add_argument("--images", type=int, default=12_000, help="drawn images to learn from")
+    parser.add_argument("--check", type=int, default=256, help="drawn clips to be checked on")
+    parser.add_argument("--classifier", type=Path, default=classifier_path(), help="file of the classifier")
+    parser.add_argument("--only-check", action="store_true", help="check a classifier that was trained before")
     parser.set_defaults(run=bundled_path())  # all that is needed of it is its autoencoder
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

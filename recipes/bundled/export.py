@@ -1,6 +1,6 @@
 """Put the trained parts where the package looks for them, in float16 and the standard layouts.
 
-`python -m recipes.bundled.export --run FOLDER` writes the model; with `--set` what was trained for it.
+`python -m recipes.bundled.export --run FOLDER` writes the model; with `--set`, the bundled set.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from animatediff.weights.families import FAMILIES, Family, Recommended
 from animatediff.weights.motion import load_motion_module, save_motion_module
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
 from recipes.bundled.base import write_model
-from recipes.bundled.run import arguments
+from recipes.bundled.fit import arguments
 
 HOME = "outputs/bundled"
-"""What the recipes call the folder of a run; no file that ships should name one of somebody's own."""
+"""The folder of a run in the recipes; files that ship name no other."""
 RECOMMENDED = Recommended(num_frames=16, num_inference_steps=16, guidance_scale=4.0)
 
 
@@ -55,7 +55,7 @@ def set_parts() -> dict[str, str]:
 
 
 def export_set(run: Path, folder: Path) -> None:
-    """Copy the parts that are there, and say which are not. What their metadata says of `run` becomes `HOME`."""
+    """Copy the parts that are there, and print which are not. Where their metadata names `run`, it becomes `HOME`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, trained in set_parts().items():
         source, place = run / trained, folder / name
@@ -73,7 +73,7 @@ def export_set(run: Path, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__ or "", steps=0, batch=0)
+    parser = arguments(__doc__)
     parser.add_argument("--model", type=Path, default=bundled_path(), help="folder of the image model")
     parser.add_argument("--motion", type=Path, default=motion_module_path(), help="file of the motion module")
     parser.add_argument("--set", action="store_true", help="write the bundled set, not the model")

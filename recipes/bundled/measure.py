@@ -1,6 +1,6 @@
-"""Step 6: what the bundled model does with 256 prompts whose combinations and seeds training never used.
+"""Step 6: measure the bundled model on 256 prompts whose combinations and seeds training never used.
 
-`python -m recipes.bundled.measure` prints the table of `docs/bundled.md`. The judge is `reader.py`.
+`python -m recipes.bundled.measure` prints the table of `docs/bundled.md`. The classifier is the one that ships.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from animatediff.sprites.classifier import load_reader, read_clip
+from animatediff.sprites.classifier import classify_clip, load_classifier
 from animatediff.sprites.words import DIRECTIONS, MOTIONS, Combination, caption, combinations
+from recipes.bundled.fit import arguments
 from recipes.bundled.rendering import clip_of, new_pipeline, percent, write_sheet
-from recipes.bundled.run import arguments
 
 SEED = 2_000_000
 
@@ -30,24 +30,24 @@ def prompts(num: int) -> list[tuple[Combination, str]]:
     return [(combination, caption(combination, rng)) for combination in drawn]
 
 
-def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Render and judge this share of the prompts, after those that an earlier run has judged."""
+def render_and_classify(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Render and classify this part of the prompts, after those that an earlier run has done."""
     pipe = new_pipeline(args.model, args.motion)
-    reader = load_reader()
+    classifier = load_classifier()
     path, sheet = args.run / f"measure_{args.part}.json", []
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     mine = [(i, *prompt) for i, prompt in enumerate(prompts(args.clips)) if i % args.parts == args.part]
     for i, combination, text in mine[len(rows) :]:
         began = time.perf_counter()
         clip = clip_of(pipe, text, SEED + i, args.sampling_steps, guidance_scale=args.guidance)
-        reading = read_clip(reader, clip)
+        found = classify_clip(classifier, clip)
         obj, background, motion = combination
         rows.append({
-            "prompt": text, "object": obj, "background": background, "motion": motion, "read": reading.__dict__,
-            "object_right": reading.obj == obj,
-            "object_right_grey": read_clip(reader, clip.mean(1, keepdim=True).expand_as(clip)).obj == obj,
-            "background_right": reading.background == background,
-            "motion_right": reading.moved(motion), "seconds": time.perf_counter() - began,
+            "prompt": text, "object": obj, "background": background, "motion": motion, "found": found.__dict__,
+            "object_right": found.obj == obj,
+            "object_right_grey": classify_clip(classifier, clip.mean(1, keepdim=True).expand_as(clip)).obj == obj,
+            "background_right": found.background == background,
+            "motion_right": found.moved(motion), "seconds": time.perf_counter() - began,
         })  # fmt: skip
         sheet.append(clip)
         path.write_text(json.dumps(rows))
@@ -57,41 +57,41 @@ def judge(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The figures of the issue, as a Markdown table."""
+    """The figures of `docs/bundled.md`, as a Markdown table."""
 
-    def share(name: str, motions: tuple[str, ...]) -> str:
+    def right(name: str, motions: tuple[str, ...]) -> str:
         return percent([row[name] for row in rows if row["motion"] in motions])
 
     lines = [
-        ("background right", share("background_right", MOTIONS), "98 %"),
-        ("object right", share("object_right", MOTIONS), "85 %"),
-        ("object right, judged without colour", share("object_right_grey", MOTIONS), ""),
-        ("moves more than 4 px in the direction named", share("motion_right", DIRECTIONS), "95 %"),
-        *((f"- {word}", share("motion_right", (word,)), "") for word in DIRECTIONS),
-        *((word, share("motion_right", (word,)), "80 %") for word in ("growing", "shrinking", "spinning")),
-        ("no motion word, or still: moves less than 2 px", share("motion_right", ("still",)), "100 %"),
+        ("background right", right("background_right", MOTIONS), "98 %"),
+        ("object right", right("object_right", MOTIONS), "85 %"),
+        ("object right, classified without colour", right("object_right_grey", MOTIONS), ""),
+        ("moves more than 4 px in the direction named", right("motion_right", DIRECTIONS), "95 %"),
+        *((f"- {word}", right("motion_right", (word,)), "") for word in DIRECTIONS),
+        *((word, right("motion_right", (word,)), "80 %") for word in ("growing", "shrinking", "spinning")),
+        ("no motion word, or still: moves less than 2 px", right("motion_right", ("still",)), "100 %"),
     ]
     head = "| over clips of held-out combinations and seeds | measured | goal |\n|---|---|---|\n"
     return head + "\n".join(f"| {name} | {value} | {goal} |" for name, value, goal in lines)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__ or "", steps=0, batch=1)
+    parser = arguments(__doc__)
     parser.add_argument("--clips", type=int, default=256, help="prompts in all")
     parser.add_argument("--sampling-steps", type=int, help="steps of the sampler; default as recommended")
     parser.add_argument("--guidance", type=float, help="guidance scale; default as recommended")
-    parser.add_argument("--part", type=int, default=0, help="which share of the prompts to render")
-    parser.add_argument("--parts", type=int, default=1, help="in how many shares to divide them")
+    parser.add_argument("--part", type=int, default=0, help="which part of the prompts to render")
+    parser.add_argument("--parts", type=int, default=1, help="in how many parts to divide them")
     parser.add_argument("--model", type=Path, help="another image model than the bundled one")
     parser.add_argument("--motion", type=Path, help="its motion module")
     parser.add_argument("--sheet", type=int, default=12, help="clips to show on the sheet of frames")
-    parser.add_argument("--join", action="store_true", help="only join the shares that were rendered before")
+    parser.add_argument("--join", action="store_true", help="only join the parts that were rendered before")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     if args.join:
         rows = [row for path in sorted(args.run.glob("measure_*.json")) for row in json.loads(path.read_text())]
     else:
-        rows = judge(args)
+        rows = render_and_classify(args)
     print(table(rows))
 
 

@@ -1,4 +1,4 @@
-"""Clips that the figures of the bundled model are taken of, and how they are shown and counted."""
+"""Rendered clips of the bundled model, sheets of their frames, and percentages."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def new_pipeline(model: Path | None = None, motion: Path | None = None) -> Any:
 
 
 def clip_of(pipe: Any, text: str, seed: int, steps: int | None = None, **settings: Any) -> Tensor:
-    """One clip (f, 3, 64, 64) in 0..1; `steps` None is what the model recommends."""
+    """One clip (f, 3, 64, 64) in 0..1; `steps` None: as many as the model recommends."""
     generator = torch.Generator().manual_seed(seed)
     return pipe(text, generator=generator, num_inference_steps=steps, output_type="pt", **settings).frames[0]
 
 
 def write_sheet(clips: list[Tensor], path: Path) -> None:
-    """Every third frame of some clips, one clip a row."""
+    """Write every third frame of some clips, one clip a row."""
     if clips:
         write_rows([list(clip[::3]) for clip in clips], path)
 
 
 def write_rows(rows: list[list[Tensor]], path: Path) -> None:
-    """Rows of pictures (3, h, w) in 0..1, twice as large."""
+    """Write rows of images (3, h, w) in 0..1, twice as large."""
     from PIL import Image
 
     whole = torch.cat([torch.cat(row, dim=2) for row in rows], dim=1)
-    picture = to_bytes(whole[None])[0].numpy()
-    Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), Image.Resampling.NEAREST).save(path)
+    pixels = to_bytes(whole[None])[0].numpy()
+    Image.fromarray(pixels).resize((pixels.shape[1] * 2, pixels.shape[0] * 2), Image.Resampling.NEAREST).save(path)
 
 
 def percent(right: list[bool]) -> str:
-    """The share that is right, and of how many."""
+    """The percentage that is right, and of how many."""
     return f"{100 * sum(right) / max(1, len(right)):.1f} % of {len(right)}"

@@ -1,10 +1,10 @@
-"""What the whole bundled set must show, claim by claim; each prints the rows of a table of `docs/bundled.md`.
+"""Results of the bundled set; each command prints the rows of a table of `docs/bundled.md`.
 
-`python -m recipes.bundled.results looks|cameras|adapter|keyframes`: personalised models move as told and keep their
-look; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module; SparseCtrl gives back
-the pictures it is given. What is measured is the set that ships, but for the adapter's two motion modules, which
-`--run` has; `--model`, `--motion` and `--set-folder` name others. Seeds and combinations are those that training never
-used, and each judge is first tried on clips that were drawn.
+`python -m recipes.bundled.results styles|cameras|adapter|keyframes`: personalised models move as prompted and keep
+their style; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module; SparseCtrl
+gives back the images that it is given. The set that ships is measured, but for the adapter's two motion modules, which
+are in `--run`; `--model`, `--motion` and `--set-folder` name others. Seeds and combinations are those that training
+never used, and each classifier is first tried on clips that were drawn.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import Tensor
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, set_path
 from animatediff.pipelines.vae import to_bytes
 from animatediff.sprites import world
-from animatediff.sprites.classifier import load_reader, read_clip
+from animatediff.sprites.classifier import classify_clip, load_classifier
 from animatediff.sprites.watermark import add_watermark, banner_contrast, watermark_score
 from animatediff.sprites.words import DIRECTIONS, Combination, combinations, plain_caption
 from recipes.bundled.rendering import clip_of, new_pipeline, percent, write_rows, write_sheet
-from recipes.bundled.style_classifier import NAMES, check, load_look_judge
+from recipes.bundled.style_classifier import NAMES, check, load_style_classifier
 from recipes.bundled.vae import load_vae
 
 SEED = 3_000_000
@@ -46,17 +46,17 @@ def clips_of(
     pipe: Any,
     captions: list[str],
     args: argparse.Namespace,
-    pictures: list[Tensor] | None = None,
+    images: list[Tensor] | None = None,
     frames: tuple[int, ...] = (0,),
 ) -> Iterator[Tensor]:
     """One clip (f, 3, 64, 64) in 0..1 a caption; the i-th always begins from the same noise.
 
-    pictures: for each clip those that SparseCtrl is given at `frames`, (n, 3, 64, 64).
+    images: for each clip those that SparseCtrl is given at `frames`, (n, 3, 64, 64).
     """
     for i, text in enumerate(captions):
         more: dict[str, Any] = {}
-        if pictures is not None:
-            more = {"conditioning_frames": pictures[i], "controlnet_frame_indices": frames}
+        if images is not None:
+            more = {"conditioning_frames": images[i], "controlnet_frame_indices": frames}
         yield clip_of(pipe, text, SEED + i, args.sampling_steps, **more)
 
 
@@ -66,13 +66,14 @@ def real_clip(combination: Combination, seed: int) -> Tensor:
     return world.render(scene)
 
 
-# -- looks -----------------------------------------------------------------------------------------------------------
+# -- styles ----------------------------------------------------------------------------------------------------------
 
 
-def looks(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """The motion module moves image models that it has never seen."""
-    reader, judge = load_reader(), load_look_judge()
-    rows = [("judge of looks, on drawn clips", percent(check(judge, load_vae(args.model or bundled_path()))))]
+def styles(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The motion module moves image models that it was not trained in."""
+    classifier, style_classifier = load_classifier(), load_style_classifier()
+    tried = check(style_classifier, load_vae(args.model or bundled_path()))
+    rows = [("classifier of styles, on drawn clips", percent(tried))]
     wanted = drawn(args.clips, DIRECTIONS)
     sheet: list[Tensor] = []
     for name in NAMES:
@@ -81,14 +82,14 @@ def looks(args: argparse.Namespace) -> list[tuple[str, str]]:
             pipe.load_lora_weights(bundled_file("paper", args.set_folder))
         moved, kept, named = [], [], []
         for i, clip in enumerate(clips_of(pipe, [plain_caption(c) for c in wanted], args)):
-            reading = read_clip(reader, clip)
-            moved.append(reading.moved(wanted[i][2]))
-            named.append(reading.obj == wanted[i][0])
-            kept.append(judge.look(clip) == name)
+            found = classify_clip(classifier, clip)
+            moved.append(found.moved(wanted[i][2]))
+            named.append(found.obj == wanted[i][0])
+            kept.append(style_classifier.style(clip) == name)
             sheet += [clip] if i < 3 else []
-        rows += [(f"{name}: moves as told", percent(moved)), (f"{name}: its own look", percent(kept))]
+        rows += [(f"{name}: moves as prompted", percent(moved)), (f"{name}: its own style", percent(kept))]
         rows += [(f"{name}: object right", percent(named))]
-    write_sheet(sheet, args.out / "looks.png")
+    write_sheet(sheet, args.out / "styles.png")
     return rows
 
 
@@ -144,7 +145,7 @@ def adapter(args: argparse.Namespace) -> list[tuple[str, str]]:
     captions = [plain_caption(c) for c in wanted]
     clean = [real_clip(c, SEED - 1 - i) for i, c in enumerate(wanted)]
     marked = [add_watermark(clip, i) for i, clip in enumerate(clean)]
-    reader, rows, sheet = load_reader(), [], []
+    classifier, rows, sheet = load_classifier(), [], []
 
     def score(clips: list[Tensor]) -> str:
         both = [torch.cat([of(clip) for clip in clips]).mean() for of in (watermark_score, banner_contrast)]
@@ -159,9 +160,9 @@ def adapter(args: argparse.Namespace) -> list[tuple[str, str]]:
     for name in ("with_adapter", "without_adapter"):
         pipe = new_pipeline(args.model, args.run / name / "motion_module.safetensors")
         clips = list(clips_of(pipe, captions, args))
-        moved = [read_clip(reader, clip).moved(c[2]) for clip, c in zip(clips, wanted, strict=True)]
+        moved = [classify_clip(classifier, clip).moved(c[2]) for clip, c in zip(clips, wanted, strict=True)]
         title = f"motion module trained {name.replace('_', ' the ')}"
-        rows += [(title, score(clips)), (f"{title}: moves as told", percent(moved))]
+        rows += [(title, score(clips)), (f"{title}: moves as prompted", percent(moved))]
         sheet += clips[:3]
     write_sheet(sheet, args.out / "adapter.png")
     return rows
@@ -180,19 +181,19 @@ def overlap(a: Tensor, b: Tensor) -> float:
     return float((thick[0] & thick[1]).sum() / (thick[0] | thick[1]).sum().clamp(min=1))
 
 
-def sketch_of(picture: Tensor) -> Tensor:
+def sketch_of(image: Tensor) -> Tensor:
     """(3, 64, 64) -> (1, 64, 64), as the pipeline's own preprocessor draws it."""
     from PIL import Image
 
     from animatediff.media.sketch import sketch
 
-    pixels = to_bytes(picture[None])[0].numpy()
+    pixels = to_bytes(image[None])[0].numpy()
     lines = np.array(sketch(Image.fromarray(pixels), "scribble").convert("L"))
     return torch.from_numpy(lines).float()[None] / 255
 
 
 def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """The RGB encoder gives the picture back at its frame; the scribble encoder follows the outline."""
+    """The RGB encoder gives the image back at its frame; the scribble encoder follows the outline."""
     wanted = drawn(args.clips, ("right", "left", "up", "down", "growing", "shrinking"))
     captions = [plain_caption(c) for c in wanted]
     real = [real_clip(c, SEED - 1 - i) for i, c in enumerate(wanted)]
@@ -223,7 +224,7 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
         ("- without control", mean(first_psnr, free, real)),
         ("first and last frame given: PSNR of the last, dB", mean(last_psnr, ends, real)),
         ("- without control", mean(last_psnr, free, real)),
-        ("between first and last: moves on at every step", percent([_monotonic(clip) for clip in ends])),
+        ("between first and last: moves on at every step", percent([is_monotonic(clip) for clip in ends])),
         ("sketch given: IoU of the first frame's outline", mean(outline, followed, drawings)),
         ("- without control", mean(outline, free, drawings)),
     ]
@@ -240,8 +241,8 @@ def keyframes(args: argparse.Namespace) -> list[tuple[str, str]]:
     return rows
 
 
-def _monotonic(clip: Tensor) -> bool:
-    """Whether what is shown goes from the first frame to the last without turning back.
+def is_monotonic(clip: Tensor) -> bool:
+    """Whether a clip goes from its first frame to its last without turning back.
 
     A frame's place is how much nearer it is to the last frame than to the first; it may fall behind by a tenth of the
     way, since sprites are drawn anew in each frame.
@@ -251,27 +252,27 @@ def _monotonic(clip: Tensor) -> bool:
     return bool((place.diff() > -0.1).all() and place[len(place) // 2] > 0.2 and place[len(place) // 2] < 0.8)
 
 
-CLAIMS: dict[str, Callable[[argparse.Namespace], list[tuple[str, str]]]] = {
-    "looks": looks, "cameras": cameras, "adapter": adapter, "keyframes": keyframes,
+RESULTS: dict[str, Callable[[argparse.Namespace], list[tuple[str, str]]]] = {
+    "styles": styles, "cameras": cameras, "adapter": adapter, "keyframes": keyframes,
 }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("claim", choices=CLAIMS)
-    parser.add_argument("--run", type=Path, default=Path("outputs/bundled"), help="folder of what the stages trained")
+    parser.add_argument("result", choices=RESULTS)
+    parser.add_argument("--run", type=Path, default=Path("outputs/bundled"), help="folder of the trained stages")
     parser.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the table and a sheet of frames")
     parser.add_argument("--model", type=Path, help="another image model than the bundled one")
     parser.add_argument("--motion", type=Path, help="its motion module")
-    parser.add_argument("--set-folder", type=Path, default=set_path(), help="folder of what was trained for it")
+    parser.add_argument("--set-folder", type=Path, default=set_path(), help="folder of the bundled set")
     parser.add_argument("--clips", type=int, default=32, help="clips for each figure")
     parser.add_argument("--sampling-steps", type=int, help="steps of the sampler; default as recommended")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = CLAIMS[args.claim](args)
-    (args.out / f"{args.claim}.json").write_text(json.dumps(rows, indent=1))
+    rows = RESULTS[args.result](args)
+    (args.out / f"{args.result}.json").write_text(json.dumps(rows, indent=1))
     print("| figure | measured |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows))
 
 

@@ -1,6 +1,6 @@
-"""Checks before hours are spent: does the image model hear the words, and does time run forwards in the motion module?
+"""Sanity checks before hours are spent: does the image model follow the words, and does time run forwards?
 
-`python -m recipes.bundled.sanity [--model FOLDER] [--motion FILE]`; by default of what ships.
+`python -m recipes.bundled.sanity [--model FOLDER] [--motion FILE]`; by default of the model that ships.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SEED = 5_000
 TIMESTEPS = (700, 850, 950)
 
 
-def states(pipe: Any, captions: list[str]) -> Tensor:
-    """What the UNet hears of captions: (n, 32, 128)."""
+def embed(pipe: Any, captions: list[str]) -> Tensor:
+    """Prompt embeddings of captions: (n, 32, 128)."""
     return pipe.text_encoder(token_ids(pipe.tokenizer, captions)).last_hidden_state
 
 
 @torch.no_grad()
 def reaction(pipe: Any) -> dict[str, float]:
-    """Gate 1: how much the output at pure noise, t = 900, changes when one word of the caption is exchanged."""
+    """Check the image model: how much its output at pure noise, t = 900, changes when one word is exchanged."""
     noise = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(SEED))
 
     def output(obj: str, background: str, motion: str) -> Tensor:
-        heard = states(pipe, [plain_caption((obj, background, motion))] * len(noise))
-        return pipe.unet(noise, 900, heard).sample
+        embeddings = embed(pipe, [plain_caption((obj, background, motion))] * len(noise))
+        return pipe.unet(noise, 900, embeddings).sample
 
     def change(a: Tensor, b: Tensor) -> float:
         return float((a - b).norm() / a.norm())
@@ -53,22 +53,22 @@ def reaction(pipe: Any) -> dict[str, float]:
 
 
 def held_out_clips(pipe: Any, num: int = 16) -> tuple[Tensor, Tensor]:
-    """Latents (n, 16, 4, 16, 16) and text states of travelling clips that training never sees."""
+    """Latents (n, 16, 4, 16, 16) and prompt embeddings of travelling clips that training never sees."""
     pool = [c for c in combinations(held_out=True) if c[2] in DIRECTIONS]
     rng, moments = random.Random(10**6), [i / (world.NUM_FRAMES - 1) for i in range(world.NUM_FRAMES)]
     drawn = [rng.choice(pool) for _ in range(num)]
     texts = [caption(combination, rng) for combination in drawn]
     scene = world.scene_of([pose for combination in drawn for pose in world.poses(combination, rng, moments)])
-    return encode(pipe.vae, world.render(scene)).unflatten(0, (num, world.NUM_FRAMES)), states(pipe, texts)
+    return encode(pipe.vae, world.render(scene)).unflatten(0, (num, world.NUM_FRAMES)), embed(pipe, texts)
 
 
 @torch.no_grad()
 def forwards_and_reversed(pipe: Any, timestep: int) -> tuple[float, float, float]:
-    """Gate 2: loss of real clips forwards, of the same clips reversed, and the share in which forwards is lower."""
-    clips, heard = held_out_clips(pipe)
+    """Check the motion module: loss of drawn clips, of the same reversed, and how often the first is lower (0..1)."""
+    clips, embeddings = held_out_clips(pipe)
     generator = torch.Generator().manual_seed(SEED)
     scheduler, losses = pipe.scheduler, []
-    for clip, text in zip(clips, heard, strict=True):
+    for clip, text in zip(clips, embeddings, strict=True):
         noise = torch.randn(clip.shape, generator=generator)
         t = torch.full((len(clip),), timestep)
         pipe.attachment.frames.num_frames = len(clip)

@@ -1,7 +1,7 @@
-"""Step 2: the text encoder, taught to read object, background and motion off a caption; then frozen.
+"""Step 2: the text encoder, trained to tell object, background and motion from a caption; then frozen.
 
-Trained together with the image model from scratch it loses the direction words (the model then cannot hear them).
-CLIP's own pre-training gives the real one what this step gives the small one: a last token that knows it all.
+Trained together with the image model from scratch it loses the direction words, and the model ignores them. CLIP's own
+pre-training gives the real text encoder what this step gives the small one: a last token that holds the whole caption.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from animatediff.sprites.words import BACKGROUNDS, MOTIONS, OBJECTS, caption, combinations, plain_caption
-from recipes.bundled.run import arguments, cosine, set_rate
+from recipes.bundled.fit import Schedule, arguments, fit
 from recipes.bundled.tokenizer import MAX_LENGTH, load_tokenizer
 
 SEED = 2_000
@@ -46,8 +46,8 @@ def last_state(hidden: Tensor, ids: Tensor, eos: int) -> Tensor:
     return hidden[torch.arange(len(ids)), (ids == eos).int().argmax(1)]
 
 
-class Reader(nn.Module):
-    """Reads the three attributes off a state."""
+class CaptionClassifier(nn.Module):
+    """Tells the three attributes of a caption from its embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Reader(nn.Module):
 
 
 def captions(num: int, rng: random.Random) -> tuple[list[str], Tensor]:
-    """Captions of random combinations, and their attributes (n, 3); all combinations, since words are not pictures."""
+    """Captions of random combinations, and their attributes (n, 3); all combinations, since words are not images."""
     every = combinations(held_out=False) + combinations(held_out=True)
     drawn = [rng.choice(every) for _ in range(num)]
     targets = [[OBJECTS.index(o), BACKGROUNDS.index(b), MOTIONS.index(m)] for o, b, m in drawn]
@@ -68,36 +68,32 @@ def captions(num: int, rng: random.Random) -> tuple[list[str], Tensor]:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, write `tokenizer/` and `text_encoder/`, and check gate 0."""
+    """Train, write `tokenizer/` and `text_encoder/`, and print the sanity check of words."""
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
     tokenizer = load_tokenizer(args.run / "tokenizer")
-    model, reader = new_text_encoder(tokenizer), Reader()
-    parameters = [*model.parameters(), *reader.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=args.rate, weight_decay=0.01)
-    for step in range(args.steps):
-        set_rate(optimiser, cosine(step, args.steps, args.rate))
+    model, classifier = new_text_encoder(tokenizer), CaptionClassifier()
+
+    def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         texts, targets = captions(args.batch, rng)
         ids = token_ids(tokenizer, texts)
         hidden = model(ids).last_hidden_state
         # The mean over the padded caption too: cross-attention looks at all 32 tokens.
-        loss = reader.loss(last_state(hidden, ids, tokenizer.eos_token_id), targets) + reader.loss(
+        return classifier.loss(last_state(hidden, ids, tokenizer.eos_token_id), targets) + classifier.loss(
             hidden.mean(1), targets
-        )
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        if (step + 1) % 100 == 0:
-            print(f"step {step + 1}: loss {loss.item():.4f}", flush=True)
+        ), {}
+
+    both = nn.ModuleList([model, classifier])
+    optimizer = torch.optim.AdamW(both.parameters(), lr=args.rate, weight_decay=0.01)
+    fit(both, optimizer, loss, Schedule(peak=args.rate, steps=args.steps), max_grad_norm=1.0)
     model.eval().save_pretrained(args.run / "text_encoder")
-    worst, pair = gate(model, tokenizer)
-    print(f"gate 0: the closest two words change the last state by {worst:.2f} ({pair[0]} / {pair[1]})")
+    worst, pair = closest_words(model, tokenizer)
+    print(f"the closest two words change the last state by {worst:.2f} ({pair[0]} / {pair[1]}); wanted: above 0.5")
 
 
 @torch.no_grad()
-def gate(model: Any, tokenizer: Any) -> tuple[float, tuple[str, str]]:
-    """The smallest relative change of the last state between two words of one kind; should be above 0.5."""
+def closest_words(model: Any, tokenizer: Any) -> tuple[float, tuple[str, str]]:
+    """The smallest relative change of the last state between two words of one kind."""
     worst = (float("inf"), ("", ""))
     for position, words in enumerate((OBJECTS, BACKGROUNDS, MOTIONS)):
         for pair in itertools.combinations(words, 2):
@@ -123,7 +119,7 @@ def load_text(folder: Path) -> tuple[Any, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__ or "", steps=1500, batch=128)
+    parser = arguments(__doc__, steps=1500, batch=128)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Train the bundled model from nothing: sh train.sh PYTHON FOLDER. Every step resumes from its checkpoint in FOLDER.
-# Written for 2 cores, some 18 hours; the curves are FOLDER/*/curve.jsonl. Run it in the repository's folder.
+# Written for 2 cores, some 18 hours; the metrics are FOLDER/*/curve.jsonl. Run it in the repository's folder.
 # With QUICK=1 a few steps of everything, in minutes, and nothing outside of FOLDER: to see that the list runs.
 set -eu
 PYTHON=$1
@@ -8,11 +8,11 @@ FOLDER=$2
 RECIPES=configs/training/bundled
 if [ "${QUICK:-}" ]; then
     MINUTES=0.1 STEPS="--steps 4" CLIPS="--clips 2 --sampling-steps 2"
-    FEW="--set steps=2 --set warmup=1 --set batch=2 --set data.num_items=24"
+    FEW="--set steps=2 --set warmup_steps=1 --set batch_size=2 --set data.num_items=24"
     MODEL="--model $FOLDER/export/model --motion $FOLDER/export/motion_module.safetensors"
     SET="--set-folder $FOLDER/export/set"
-    READER="--reader $FOLDER/export/classifier.safetensors --pictures 64 --check 4"
-    JUDGE="--judge $FOLDER/export/style_classifier.safetensors --pictures 8 --check 1"
+    CLASSIFIER="--classifier $FOLDER/export/classifier.safetensors --images 64 --check 4"
+    STYLES="--classifier $FOLDER/export/style_classifier.safetensors --images 8 --check 1"
 fi
 step() { name=$1; shift; "$PYTHON" -m "recipes.bundled.$name" "$@"; }
 train() {
@@ -33,12 +33,12 @@ wait "$decoder"
 train 2-motion motion --set "model=$FOLDER/image/model"
 step export --run "$FOLDER" ${MODEL:-}
 step sanity ${MODEL:-}
-step classifiers --run "$FOLDER" ${STEPS:-} ${READER:-}
+step classifiers --run "$FOLDER" ${STEPS:-} ${CLASSIFIER:-}
 step measure --run "$FOLDER" ${MODEL:-} ${CLIPS:-}
 
-# The bundled set, for the model that ships: image models of another look, MotionLoRAs, SparseCtrl encoders, and a
-# domain adapter with two motion modules that show what it is for.
-step style_classifier --run "$FOLDER" ${STEPS:-} ${JUDGE:-}
+# The bundled set, for the model that ships: image models of another style, MotionLoRAs, SparseCtrl encoders, and a
+# domain adapter with two motion modules that show its use.
+step style_classifier --run "$FOLDER" ${STEPS:-} ${STYLES:-}
 train look-neon neon
 train look-paper paper
 for move in ZoomIn ZoomOut PanLeft PanRight TiltUp TiltDown RollingClockwise RollingAnticlockwise; do
@@ -57,6 +57,6 @@ train adapter adapter
 train motion-watermark with_adapter --set "domain_adapter=$FOLDER/adapter/domain_adapter.safetensors"
 train motion-watermark without_adapter
 step export --run "$FOLDER" --set ${SET:-}
-for claim in looks cameras adapter keyframes; do
-    step results "$claim" --run "$FOLDER" --out "$FOLDER" ${MODEL:-} ${SET:-} ${CLIPS:-}
+for result in styles cameras adapter keyframes; do
+    step results "$result" --run "$FOLDER" --out "$FOLDER" ${MODEL:-} ${SET:-} ${CLIPS:-}
 done

@@ -1,18 +1,19 @@
-"""Step 1: the tiny AutoencoderKL, trained on pictures of the sprite world, its latents whitened channel by channel."""
+"""Step 1: the tiny AutoencoderKL, trained on images of the sprite world, its latents whitened channel by channel."""
 
 from __future__ import annotations
 
 import argparse
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from animatediff.sprites import world
-from recipes.bundled.run import Average, Run, arguments, cosine, set_rate
+from animatediff.training.ema import EMA
+from recipes.bundled.fit import Schedule, arguments, fit_resumable
 
 SEED = 1_000
 KL_WEIGHT = 1e-4  # enough to keep the latents smooth; a stronger one blurs
@@ -45,29 +46,54 @@ def load_vae(folder: Path) -> Any:
 
 
 @torch.no_grad()
-def encode(vae: Any, pictures: Tensor) -> Tensor:
-    """Latents (n, 4, 16, 16) of pictures (n, 3, 64, 64) in 0..1, 64 at a time."""
-    return torch.cat([vae.encode(p * 2 - 1).latent_dist.mean for p in pictures.split(64)])
+def encode(vae: Any, images: Tensor) -> Tensor:
+    """Latents (n, 4, 16, 16) of images (n, 3, 64, 64) in 0..1, 64 at a time."""
+    return torch.cat([vae.encode(p * 2 - 1).latent_dist.mean for p in images.split(64)])
 
 
-def loss_of(vae: Any, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Training loss and mean squared error; pictures (n, 3, 64, 64) in -1..1."""
-    posterior = vae.encode(pictures).latent_dist
-    decoded = vae.decode(posterior.sample()).sample
-    error = (decoded - pictures).float()
+def reconstruction_loss(decoded: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Absolute, squared and edge error of decoded images (n, 3, 64, 64) in -1..1; the squared one alone besides."""
+    error = (decoded - images).float()
     edges = sum((error.diff(dim=d)).abs().mean() for d in (2, 3))
-    kl = 0.5 * (posterior.mean.float() ** 2 + posterior.logvar.float().exp() - 1 - posterior.logvar.float()).mean()
     square = (error**2).mean()
-    return error.abs().mean() + 2 * square + 0.5 * edges + KL_WEIGHT * kl, square
+    return error.abs().mean() + 2 * square + 0.5 * edges, square
+
+
+def fit_on_stills(
+    folder: Path,
+    module: nn.Module,
+    loss: Callable[[Tensor], tuple[Tensor, Tensor]],
+    schedule: Schedule,
+    *,
+    batch: int,
+    seed: int,
+    ema: float,
+) -> EMA:
+    """Train the autoencoder, or a part of it, on stills of the sprite world; goes on from a checkpoint in `folder`.
+
+    loss: takes images (n, 3, 64, 64) in -1..1, returns the loss and the mean squared error.
+    """
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.manual_seed(seed + step)
+        scene, _ = world.stills(batch, seed + step)
+        images = (world.render(scene) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        value, square = loss(images)
+        return value, {"psnr": 10 * torch.log10(4 / square)}
+
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=schedule.peak, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+    )
+    return fit_resumable(folder, module, optimizer, loss_at, schedule, ema=ema, max_grad_norm=1.0)
 
 
 @torch.no_grad()
-def whiten(vae: Any, pictures: Tensor) -> None:
-    """Make each latent channel mean 0 and deviation 1 over `pictures` by folding the change into the 1x1 convolutions.
+def whiten(vae: Any, images: Tensor) -> None:
+    """Make each latent channel mean 0 and deviation 1 over `images` by folding the change into the 1x1 convolutions.
 
     With that, the one `scaling_factor` (1.0) of stock pipelines serves all channels.
     """
-    latents = torch.cat([vae.encode(p).latent_dist.mean for p in pictures.split(64)])
+    latents = torch.cat([vae.encode(p).latent_dist.mean for p in images.split(64)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
     weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
@@ -80,54 +106,39 @@ def whiten(vae: Any, pictures: Tensor) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train, resume where a checkpoint is found, and write `vae/` whitened."""
+    """Train, go on where a checkpoint is found, and write `vae/` whitened."""
     torch.manual_seed(SEED)
     vae = new_vae().to(memory_format=torch.channels_last)
     with torch.no_grad():
         vae.quant_conv.bias[4:] = -5.0  # begin with little noise on the latents, or learning starts late
-    average = Average(vae)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    run = Run(args.run, "vae", {"vae": vae, "average": average, "optimiser": optimiser})
-    began = time.perf_counter()
-    while run.step < args.steps and time.perf_counter() - began < args.minutes * 60:
-        # with a time limit the cosine follows the clock, so that it ends low whatever the machine's speed
-        share = max(run.step / args.steps, (time.perf_counter() - began) / (args.minutes * 60))
-        set_rate(
-            optimiser, cosine(max(run.step if run.step < 100 else 100, int(share * args.steps)), args.steps, args.rate)
-        )
-        torch.manual_seed(SEED + run.step)
-        scene, _ = world.stills(args.batch, SEED + run.step)
-        pictures = (world.render(scene) * 2 - 1).contiguous(memory_format=torch.channels_last)
+
+    def loss(images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            loss, square = loss_of(vae, pictures)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        average.update(vae)
-        run.step += 1
-        if run.step % 100 == 0:
-            run.log(loss=loss, psnr=10 * torch.log10(4 / square.detach()))
-        if run.step % 500 == 0:
-            run.save()
-    run.save()
-    export(average.module, args)
+            posterior = vae.encode(images).latent_dist
+            value, square = reconstruction_loss(vae.decode(posterior.sample()).sample, images)
+            mean, logvar = posterior.mean.float(), posterior.logvar.float()
+            return value + KL_WEIGHT * 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(), square
+
+    schedule = Schedule(peak=args.rate, steps=args.steps, minutes=args.minutes)
+    average = fit_on_stills(args.run / "autoencoder", vae, loss, schedule, batch=args.batch, seed=SEED, ema=0.999)
+    with average.applied():
+        whiten(vae, world.render(world.stills(1024, SEED - 1)[0]) * 2 - 1)
+        save_vae(vae, args.run)
 
 
 @torch.no_grad()
-def export(vae: Any, args: argparse.Namespace) -> None:
-    """Whiten and save `vae/`, and say how well held-out pictures come back."""
-    whiten(vae, world.render(world.stills(1024, SEED - 1)[0]) * 2 - 1)
-    vae.save_pretrained(args.run / "vae")
-    pictures = world.render(world.stills(256, 10**6)[0]) * 2 - 1
-    latents = vae.encode(pictures).latent_dist.mean
-    square = functional.mse_loss(vae.decode(latents).sample.clamp(-1, 1), pictures)
+def save_vae(vae: Any, folder: Path) -> None:
+    """Write `vae/` and print how well it gives held-out images back."""
+    vae.to(memory_format=torch.contiguous_format).save_pretrained(folder / "vae")
+    images = world.render(world.stills(256, 10**6)[0]) * 2 - 1
+    latents = vae.encode(images).latent_dist.mean
+    square = functional.mse_loss(vae.decode(latents).sample.clamp(-1, 1), images)
     spread = [round(s, 3) for s in latents.std((0, 2, 3)).tolist()]
     print(f"psnr {10 * torch.log10(4 / square):.2f} dB; latent std {spread}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__ or "", steps=6000, batch=16)
+    parser = arguments(__doc__, steps=6000, batch=16)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop, with a low learning rate, after this time")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=False, help="bfloat16 autocast")

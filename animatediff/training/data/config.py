@@ -88,9 +88,9 @@ class DataConfig(BaseModel):
     def _check_sprites(self) -> None:
         given: list[tuple[str, str, Any]] = [("motions", motion, MOTIONS) for motion in self.motions or ()]
         if self.look is not None:
-            from animatediff.sprites.styles import LOOKS
+            from animatediff.sprites.styles import STYLES
 
-            given.append(("look", self.look, LOOKS))
+            given.append(("look", self.look, STYLES))
         for setting, word, known in given:
             if word not in known:
                 raise unknown(setting, word, known)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from animatediff.sprites import world
-from animatediff.sprites.styles import LOOKS
+from animatediff.sprites.styles import STYLES
 from animatediff.sprites.watermark import add_watermark
 from animatediff.training.data.camera import camera_path
 from animatediff.training.data.config import DataConfig
@@ -58,7 +58,7 @@ class SpriteClips(ClipDataset):
         view = camera_path(config.camera, config.num_frames, config.camera_strength) if config.camera else None
         images = world.render(scene, view=view)
         if config.look is not None:
-            images = LOOKS[config.look](images)
+            images = STYLES[config.look](images)
         if config.watermark:
             images = add_watermark(images, extra)
         size = (config.height, config.width)

@@ -18,7 +18,7 @@ from animatediff.training.objective import ClipLoss, Objective
 from animatediff.weights.families import LINEAR
 
 if TYPE_CHECKING:
-    from animatediff.motion import FrameCount
+    from animatediff.motion import FrameContext
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.training.config import TrainConfig
     from animatediff.training.data.loader import Batch
@@ -64,7 +64,7 @@ class Stage(ABC):
         """Write trained weights (on the CPU, by internal name) so that the sampler and other programs load them."""
 
     @property
-    def frames(self) -> FrameCount | None:
+    def frames(self) -> FrameContext | None:
         """The frame count of the motion modules, where there are any."""
         return self.pipe.attachment.frames if self.pipe.attachment is not None else None
 
