@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ from animatediff.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The root of a source checkout; the folder of packages where installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roots:
+    """Folders in which models are looked for and results are written; relative ones are those of the command line."""
+
+    models: tuple[Path, ...] = (Path("models"), REPOSITORY / "models")
+    """Folders like the original's models/, the first one first."""
+    samples: Path = Path("samples")
+
+
+HERE = Roots()
+"""Those of the working directory, and of a source checkout."""
 
 OF_TEXTS = ("prompt", "prompt_travel", "prompt_map")
 """Keys that hold texts at frames: a frame given twice there is a mistake as well."""
