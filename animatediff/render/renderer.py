@@ -205,7 +205,7 @@ class Renderer:
         self._drop(len(self._models) + 1 - self._keep)
         reporter.step("load", 0, 1)
         model = self._load(spec, reporter.on("load"))
-        reporter.step("load", 1, 1)
+        reporter.check()
         self._models[spec] = model
         return model
 
