@@ -20,6 +20,7 @@ class FakeVae:
 
     dtype = torch.float32
     use_tiling = False
+    tile_latent_min_size, tile_overlap_factor = 64, 0.25
 
     def __init__(self) -> None:
         self.config: dict[str, Any] = {"scaling_factor": 1.0, "block_out_channels": (1,), "latent_channels": 3}

@@ -147,28 +147,38 @@ class Renderer:
     # -- the job -------------------------------------------------------------------------------------------------------
 
     def _prepare(self, requests: Iterable[AnimateRequest], reporter: Reporter) -> list[_Prepared]:
-        from animatediff.weights.hub import fetch
-
         found = list(requests)
         for request in found:
             if request.out is not None:
                 check_writable(request.out)
         inputs = [look_into(request, reporter.check) for request in found]
         if self._given is None:
-            for request in found:
-                reporter.check()
-
-                def promised(name: str, request: AnimateRequest = request) -> str:
-                    return to_come(name, download=request.download, roots=self._roots)
-
-                complete(request, roots=self._roots, fetched=promised)
-
-            def fetched(name: str) -> str:
-                path = fetch(name, download=True, roots=self._roots, on_bytes=reporter.on("download"))
-                return str(path)
-
-            found = [complete(request, roots=self._roots, fetched=fetched) for request in found]
+            found = self._complete(found, reporter)
         return [_Prepared(with_seeds(request), own) for request, own in zip(found, inputs, strict=True)]
+
+    def _complete(self, requests: list[AnimateRequest], reporter: Reporter) -> list[AnimateRequest]:
+        """The requests with every file of their models; all are judged before the first file is fetched."""
+        from animatediff.weights.hub import fetch
+
+        def completed(request: AnimateRequest) -> tuple[AnimateRequest, bool]:
+            absent: list[str] = []
+
+            def promised(name: str) -> str:
+                path = to_come(name, download=request.download, roots=self._roots)
+                absent.extend([name] if path == name else [])
+                return path
+
+            reporter.check()
+            return complete(request, roots=self._roots, fetched=promised), bool(absent)
+
+        def fetched(name: str) -> str:
+            return str(fetch(name, download=True, roots=self._roots, on_bytes=reporter.on("download")))
+
+        judged = [(request, *completed(request)) for request in requests]
+        return [
+            complete(request, roots=self._roots, fetched=fetched) if absent else here
+            for request, here, absent in judged
+        ]
 
     def _clips(self, requests: Iterable[AnimateRequest], reporter: Reporter, preview: bool) -> Generator[Clip]:
         """Each clip is rendered by itself, so that its frames do not depend on the others."""
