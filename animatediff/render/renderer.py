@@ -312,15 +312,14 @@ def _sampled(pipe: Any, request: AnimateRequest, inputs: Inputs, reporter: Repor
                 apart,
                 pipe.defaults.window,
             )
-    kind = None if pipe.sparsectrl is None else pipe.sparsectrl.kind
-    own, keyframes = input_arguments(request, inputs, kind)
-    kind = preview_kind(pipe.vae) if preview else None
+    own, keyframes = input_arguments(request, inputs, None if pipe.sparsectrl is None else pipe.sparsectrl.kind)
+    linear_map = preview_kind(pipe.vae) if preview else None
 
     def on_progress(phase: str, step: int, total: int, latents: Tensor | None) -> None:
-        image = None if kind is None or latents is None else preview_image(latents, kind)
+        image = None if linear_map is None or latents is None else preview_image(latents, linear_map)
         reporter.step(phase, step, total, image)
 
-    frames = _stream(pipe, call_arguments(request) | own, on_progress, reporter, latents=kind is not None)
+    frames = _stream(pipe, call_arguments(request) | own, on_progress, reporter, latents=linear_map is not None)
     return Clip(request, frames, keyframes, reporter.notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +140,10 @@ def _download(known: KnownFile, name: str, place: Path, on_bytes: OnBytes | None
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
-        bar = None if on_bytes is None else _bar(on_bytes)
-        return Path(hf_hub_download(known.repository, name, endpoint=endpoint, tqdm_class=bar))
+        bar: dict[str, Any] = {}
+        if on_bytes is not None and "tqdm_class" in signature(hf_hub_download).parameters:  # not in old versions
+            bar["tqdm_class"] = _bar(on_bytes)
+        return Path(hf_hub_download(known.repository, name, endpoint=endpoint, **bar))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         # Network errors come as OSError, an incomplete transfer as OSError, others of its own as the rest.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
