@@ -78,7 +78,7 @@ def open_source(
     with _named(path), _reader(path, fps, frames) as reader:
         times = reader.times()
         if len(times) < 2:
-            raise UserError(f"{path}: holds a single frame, expected a video; for one picture there is --image")
+            raise UserError(f"{path}: holds a single frame, expected a video; for one picture there is `image`")
         length = times[-1] + 1 / reader.fps
         if start >= length:
             raise UserError(f"{path}: is {length:.2f} s long, so there is nothing after a start of {start:g} s")

@@ -54,7 +54,7 @@ def write_video(
 def check_takes_sound(path: str | Path) -> None:
     """Raise UserError for a format without sound."""
     if format_of(path) not in SOUND_CODECS:
-        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave --audio out")
+        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave `audio` out")
 
 
 class VideoWriter:

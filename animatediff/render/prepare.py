@@ -54,8 +54,8 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
             motion_module = str(motion_module_path())
         elif motion_module is None and not (Path(model) / "motion_adapter").is_dir():
             raise UserError(
-                f"{model}: is an image model, and no motion module is given to make it move; add --motion-module FILE"
-                " (with --download, `--motion-module v3_sd15_mm.ckpt` for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
+                f"{model}: is an image model, and no motion module is given to make it move; add `motion_module`"
+                " (with `download`, v3_sd15_mm.ckpt for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
             )
     changes: dict[str, Any] = {"model": model, "motion_module": motion_module}
     for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl"):
@@ -103,8 +103,8 @@ def default_base(download: bool, roots: Roots = HERE) -> str:
     if download:
         return DEFAULT_BASE
     raise UserError(
-        "no image model is given for the motion module: name one with --model (a .safetensors file, a diffusers folder"
-        f" or a hub id such as {DEFAULT_BASE}), put one into models/StableDiffusion, or add --download"
+        "no image model is given for the motion module: name one with `model` (a .safetensors file, a diffusers folder"
+        f" or a hub id such as {DEFAULT_BASE}), put one into models/StableDiffusion, or add `download`"
     )
 
 
@@ -219,8 +219,8 @@ def _check_sparsectrl(request: AnimateRequest) -> None:
         raise wrong_kind(found, "sparsectrl")
     if found.variant == "scribble" and not request.control_images:
         raise UserError(
-            f"{request.sparsectrl}: takes sketches (scribble encoder), and none are given; add --control-image FILE. "
-            "Pictures to be shown go by the RGB encoder, or by --image-mode latents without one"
+            f"{request.sparsectrl}: takes sketches (scribble encoder), and none are given; add `control_images`. "
+            "Images to be shown go by the RGB encoder, or by `image_mode` latents without one"
         )
     if found.variant == "rgb" and request.control_preprocess != "none":
         raise UserError(

@@ -257,7 +257,7 @@ def numbered(out: str, index: int, num_clips: int) -> str:
         return out
     path = Path(out)
     if not path.name:
-        raise UserError(f"{out}: has no name to number {num_clips} clips by; give one, as in --out {path / 'frames'}")
+        raise UserError(f"{out}: has no name to number {num_clips} clips by; give one, as in `out` {path / 'frames'}")
     return str(path.with_name(f"{path.stem}-{index}{path.suffix}"))
 
 
