@@ -220,7 +220,7 @@ def test_options_of_the_model_are_those_that_decide_what_is_loaded() -> None:
 
 
 def test_the_help_names_the_strength_that_a_video_gets() -> None:
-    from animatediff.pipelines.init_latents import VIDEO_STRENGTH
+    from animatediff.pipelines.conditions.video import VIDEO_STRENGTH
 
     assert BY_NAME["strength"].unset == f"{VIDEO_STRENGTH:g}"
 

@@ -183,7 +183,7 @@ def test_half_precision(pipe: AnimateDiffPipeline) -> None:
         ({"num_frames": -3}, "got -3"),
         ({"width": 100}, "width must be a positive multiple of 8 pixels, got 100; 96 is near"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
-        ({"num_inference_steps": 5000}, "num_inference_steps=5000: not with DDIMScheduler"),
+        ({"num_inference_steps": 5000}, "num_inference_steps=5000: expected 1 to 1000"),
         ({"output_type": "gif"}, "unknown output_type"),
         ({"negative_prompt": ["a", "b"]}, "1 prompts want 1 or 1 negative prompts, got 2"),
         ({"window": 33}, "window must be 1 to 32"),

@@ -12,8 +12,8 @@ from training_clips import MODEL, SIZE
 
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.vae import encode_images
+from animatediff.sampling import latents
 from animatediff.sampling.conditions import added_conditions, per_frame, size_time_ids
-from animatediff.sampling.latents import encode_images
 from animatediff.training.encode import Encoder
 
 
@@ -49,7 +49,7 @@ def test_latents_are_those_of_the_sampler() -> None:
     device = torch.device("cpu")
     expected = encode_images(pipe.vae, frames.flatten(0, 1), device)
     done: list[tuple[int, int]] = []
-    found = encode_images(
+    found = latents.encode_images(
         pipe.vae, frames.flatten(0, 1) * 2 - 1, device=device, chunk_size=1, after_chunk=lambda *n: done.append(n)
     )
     assert torch.equal(found, expected)

@@ -42,7 +42,7 @@ class Arguments:
     num_frames: int | None = ranged(None, ge=1)
     height: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
     width: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
-    num_inference_steps: int | None = ranged(None, ge=1)
+    num_inference_steps: int | None = ranged(None, ge=1, le=1000)
     guidance_scale: float | None = ranged(None, ge=0, le=1000)
     """At most 1 renders without negative prompts, at half the cost."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None

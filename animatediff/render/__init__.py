@@ -1,4 +1,4 @@
-"""From requests to files: what a user can ask for, validated. Its names are imported when first asked for."""
+"""From a request to frames and files. Names are imported when first asked for: requests are read without torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,25 @@ if TYPE_CHECKING:
     from animatediff.render.request import AnimateRequest, build_request
     from animatediff.render.request_inputs import EmbeddingRef, Keyframe, WeightRef
 
+if TYPE_CHECKING:
+    from animatediff.render.events import Event
+    from animatediff.render.renderer import Clip, Renderer
+    from animatediff.render.write import OneFile, Rendered, RunFolder
+
 __all__ = [
     "FIELDS",
     "OPTIONS",
     "AnimateOptions",
     "AnimateRequest",
+    "Clip",
     "EmbeddingRef",
+    "Event",
     "Keyframe",
+    "OneFile",
     "Option",
+    "Rendered",
+    "Renderer",
+    "RunFolder",
     "WeightRef",
     "build_request",
     "load_config",
@@ -40,6 +51,12 @@ _PLACES = {
     "Option": "declare",
     "resolve": "read.merge",
     "to_original": "read.original",
+    "Event": "events",
+    "Clip": "renderer",
+    "Renderer": "renderer",
+    "OneFile": "write",
+    "Rendered": "write",
+    "RunFolder": "write",
 }
 
 
