@@ -151,7 +151,10 @@ def test_settings_from_yaml() -> None:
         ("controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrolnet_image_indexs: 16\nL: 16", "no frame 16"),
         ("controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrol_end: 1.5", "line 4.*control_end=1.5"),
         ("controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrol_start: 0.5\ncontrol_end: 0.2", "is after"),
-        ("controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrol_preprocess: hed", "unknown control_preprocess 'hed'"),
+        (
+            "controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrol_preprocess: hed",
+            "unknown control_preprocess 'hed'",
+        ),
         ("controlnet_pth: s.ckpt", "did you mean 'controlnet_path'"),
     ],
 )
