@@ -210,4 +210,4 @@ def test_settings_from_yaml_and_the_seam_from_the_command_line(tmp_path: Path, m
     assert [given[name] for name in ("closed_loop", "stride", "blend", "long_mode")] == [True, 2, "gauss", "motion"]
     assert load_result("a.gif").long_mode == "motion"
     assert "loop seam" not in run("a fox", "--out", "b.gif")[1]
-    assert "long_mode='both'" in run("a fox", "--long-mode", "both")[2]
+    assert "unknown long_mode 'both'" in run("a fox", "--long-mode", "both")[2]
