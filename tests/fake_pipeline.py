@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.output import Callbacks
 from animatediff.render import render as render_module
 from animatediff.render.renderer import Renderer
@@ -19,10 +20,23 @@ from animatediff.render.renderer import Renderer
 class FakeVae:
     """Latents are images in 0..1, (n, 3, h, w)."""
 
-    config: dict[str, Any] = {"latent_channels": 3}  # noqa: RUF012
+    dtype = torch.float32
+    use_tiling = False
+    tile_latent_min_size, tile_overlap_factor = 64, 0.25
 
     def __init__(self) -> None:
+        self.config: dict[str, Any] = {"scaling_factor": 1.0, "block_out_channels": (1,), "latent_channels": 3}
         self.decoded = 0
+
+    def enable_tiling(self) -> None:
+        self.use_tiling = True
+
+    def disable_tiling(self) -> None:
+        self.use_tiling = False
+
+    def decode(self, latents: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        self.decoded += len(latents)
+        return (latents * 2 - 1,)
 
 
 def as_latents(frames: np.ndarray) -> torch.Tensor:
@@ -46,7 +60,8 @@ class FakePipeline:
         self.freed = 0
 
     def job(self, **arguments: Any) -> SimpleNamespace:
-        return SimpleNamespace(**arguments)
+        call = SimpleNamespace(upscale=arguments["upscale"])
+        return SimpleNamespace(**{**arguments, "call": call, "decode_chunk_size": arguments["decode_chunk_size"] or 4})
 
     def sample(self, job: Any, callbacks: Callbacks) -> torch.Tensor:
         low = torch.randint(0, 255, (job.num_frames, 4, 5, 3), generator=job.generator).numpy().astype(np.uint8)
@@ -55,13 +70,7 @@ class FakePipeline:
         frames = np.stack([np.asarray(Image.fromarray(f).resize((job.width, job.height), 0)) for f in low])
         return as_latents(frames)
 
-    def decode(self, latents: torch.Tensor, job: Any, callbacks: Callbacks) -> Iterator[torch.Tensor]:
-        frames, done = latents[0].transpose(0, 1), 0
-        for chunk in frames.split(job.decode_chunk_size or 4):
-            self.vae.decoded += len(chunk)
-            done += len(chunk)
-            callbacks.step("decode", done, len(frames))
-            yield chunk
+    decode = AnimateDiffPipeline.decode
 
     def maybe_free_model_hooks(self) -> None:
         self.freed += 1

@@ -147,11 +147,11 @@ def noise_pipeline(during: Any = None) -> Any:
             num_frames=16, num_inference_steps=2, guidance_scale=1.0, height=128, width=128, fps=8.0, window=16
         )
 
-        def __call__(self, prompt: str, *, generator: torch.Generator, num_frames: int, **rest: Any) -> Any:
+        def sample(self, job: Any, callbacks: Any) -> torch.Tensor:
             if during is not None:
                 during()
-            frames = torch.randint(0, 256, (num_frames, 128, 128, 3), generator=generator, dtype=torch.uint8).numpy()
-            return SimpleNamespace(frames=as_latents(frames))
+            size = (job.num_frames, 128, 128, 3)
+            return as_latents(torch.randint(0, 256, size, generator=job.generator, dtype=torch.uint8).numpy())
 
     return Noise()
 

@@ -236,11 +236,11 @@ def test_sketches_are_made_before_they_reach_the_encoder(place: Path, monkeypatc
     seen: dict[str, Any] = {}
 
     class Steered(FakePipeline):
-        sparsectrl = SimpleNamespace(kind="scribble")
+        sparsectrl_kind = "scribble"
 
-        def __call__(self, prompt: Any, *, conditioning_frames: Any, **rest: Any) -> Any:
-            seen.update(rest, pictures=conditioning_frames)
-            return super().__call__(prompt, **rest)
+        def job(self, **arguments: Any) -> Any:
+            seen.update(arguments, pictures=arguments["conditioning_frames"])
+            return super().job(**arguments)
 
     loading(monkeypatch, lambda *_: Steered())
     arguments = ["a fox", *SKETCH, *BOTH, "--width", "64", "--height", "48", "--control-end", "0.4"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -99,10 +98,10 @@ def test_a_call_takes_its_shape_from_the_picture_and_refuses_what_does_not_fit()
         ({"images": {0: RED, -2: BLUE}}, r"two pictures for frame 0 \(indices 0 and -2\)"),
         ({"images": {}}, "images is empty"),
         ({"images": "a.png"}, r"images takes PIL images .* not str; open files"),
-        ({"images": RED, "image_mode": "latent"}, "unknown image_mode 'latent'; did you mean latents"),
-        ({"images": RED, "image_mode": "sparsectrl"}, "none is loaded; give one with --sparsectrl"),
-        ({"images": RED, "image_mode": "ip-adapter"}, "none is loaded; give one with --ip-adapter"),
-        ({"image_mode": "latents"}, "but no picture"),
+        ({"images": RED, "image_mode": "latent"}, "unknown image_mode 'latent'; did you mean 'latents'"),
+        ({"images": RED, "image_mode": "sparsectrl"}, "none is loaded; name one by `sparsectrl`"),
+        ({"images": RED, "image_mode": "ip-adapter"}, "none is loaded; name one by `ip_adapter`"),
+        ({"image_mode": "latents"}, "but no image"),
         ({"images": RED, "strength": 0.5}, "of a video to start from, and none is given"),
     ):
         with pytest.raises(UserError, match=message):
@@ -176,7 +175,7 @@ def test_from_two_pictures_to_a_clip_its_sheet_and_its_repeat(place: Path) -> No
     pictures = ("--image", "a.png", "--last-image", "b.png", "--image-mode", "latents")
     code, out, err = run("a fox", *SMALL, *pictures, "--out", "o/fox.png")
     assert code == 0, err
-    assert "a.png: 60 x 30, so the clip is 88 x 48" in err and "2 pictures by way of their latents" in err
+    assert "a.png: 60 x 30, so the clip is 88 x 48" in err and "2 images by way of their latents" in err
     assert "fox.keyframes.png" in out
     frames = read_video("o/fox.png")[0]
     assert frames.shape == (4, 48, 88, 3)
@@ -194,7 +193,7 @@ def test_sparsectrl_is_taken_where_it_lies(place: Path, encoders: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "rgb.safetensors").symlink_to(encoders / "rgb.safetensors")
     code, _, err = run("a fox", *SMALL, "--keyframe", "2=a.png", "--out", "fox.png")
-    assert code == 0 and "1 picture by way of the SparseCtrl RGB encoder" in err
+    assert code == 0 and "1 image by way of the SparseCtrl RGB encoder" in err
     assert "rgb.safetensors: is an RGB encoder for this base model, so it is used" in err
     request = load_result("fox.png")
     assert request.sparsectrl == "models/SparseCtrl/rgb.safetensors" and request.image_mode == "sparsectrl"
@@ -258,11 +257,11 @@ def test_pictures_reach_the_call_at_the_size_of_the_clip(place: Path, monkeypatc
     seen: dict[str, Any] = {}
 
     class Watching(FakePipeline):
-        sparsectrl = SimpleNamespace(kind="rgb")
+        sparsectrl_kind = "rgb"
 
-        def __call__(self, prompt: Any, **rest: Any) -> Any:
-            seen.update(rest)
-            return super().__call__(prompt, **rest)
+        def job(self, **arguments: Any) -> Any:
+            seen.update(arguments)
+            return super().job(**arguments)
 
     loading(monkeypatch, lambda *_: Watching())
     size = ("--width", "48", "--height", "48", "--resize", "pad")

@@ -42,9 +42,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     given: dict[str, Any] = {}
 
     class Watched(FakePipeline):
-        def __call__(self, prompt: str, **settings: Any) -> Any:
-            given.update(settings)
-            return super().__call__(prompt, **settings)
+        def job(self, **arguments: Any) -> Any:
+            given.update(arguments)
+            return super().job(**arguments)
 
     loading(monkeypatch, lambda *_: Watched())
     return given

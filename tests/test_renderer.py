@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from animatediff.media.animated import Spool
 from animatediff.media.grid import grid_frames
 from animatediff.media.seam import LoopSeam, loop_seam
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.pipelines.output import Callbacks
 from animatediff.render import AnimateRequest, build_request, inputs
 from animatediff.render.events import Event, Reporter, TimeLeft, noted
 from animatediff.render.models import ModelSpec, load_model
@@ -41,10 +41,10 @@ def ask(**values: Any) -> AnimateRequest:
 class Frames(FakePipeline):
     """Calls as many steps as it is asked for, and listens to `cancel`."""
 
-    def __call__(self, prompt: str, *, on_progress: Any, num_inference_steps: int, cancel: Any, **rest: Any) -> Any:
-        for step in range(1, num_inference_steps + 1):
-            on_progress(SimpleNamespace(phase="denoise", step=step, total=num_inference_steps))
-        return super().__call__(prompt, on_progress=lambda progress: None, **rest)
+    def sample(self, job: Any, callbacks: Any) -> torch.Tensor:
+        for step in range(1, job.num_inference_steps + 1):
+            callbacks.step("denoise", step, job.num_inference_steps)
+        return super().sample(job, Callbacks())
 
 
 @pytest.fixture(autouse=True)
@@ -262,9 +262,9 @@ class Shown(FakePipeline):
         super().__init__()
         self.called: list[dict[str, Any]] = []
 
-    def __call__(self, prompt: Any, **settings: Any) -> Any:
-        self.called.append(settings)
-        return super().__call__(prompt, **settings)
+    def job(self, **arguments: Any) -> Any:
+        self.called.append(arguments)
+        return super().job(**arguments)
 
 
 def test_inputs_are_paths_images_arrays_or_tensors_alike(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,11 +339,11 @@ def test_notes_belong_to_the_job_that_caused_them(caplog: pytest.LogCaptureFixtu
     together = threading.Barrier(2)
 
     class Noting(FakePipeline):
-        def __call__(self, prompt: str, **rest: Any) -> Any:
+        def sample(self, job: Any, callbacks: Any) -> torch.Tensor:
             together.wait(60)
-            logging.getLogger("animatediff.pipelines").info("%s by way of a test", prompt)
+            logging.getLogger("animatediff.pipelines").info("%s by way of a test", job.prompt)
             together.wait(60)
-            return super().__call__(prompt, **rest)
+            return super().sample(job, callbacks)
 
     def work(prompt: str) -> tuple[list[str], list[str]]:
         events: list[Event] = []

@@ -208,9 +208,9 @@ class Watching(FakePipeline):
 
     seen: dict[str, Any] = {}  # noqa: RUF012 - emptied by the fixture
 
-    def __call__(self, prompt: Any, **rest: Any) -> Any:
-        self.seen.update(rest)
-        return super().__call__(prompt, **rest)
+    def job(self, **arguments: Any) -> Any:
+        self.seen.update(arguments)
+        return super().job(**arguments)
 
 
 @pytest.fixture

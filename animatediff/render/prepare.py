@@ -198,12 +198,12 @@ def check_files(request: AnimateRequest) -> None:
 
 def _is_sdxl(model: str | None) -> bool | None:
     """Whether a base model that is here is SDXL; None where that cannot be seen."""
-    from animatediff.weights.base.single_file import generation_of
+    from animatediff.weights.base.single_file import require_base
     from animatediff.weights.storage.files import read_header
 
     path = Path(model or "")
     if path.is_file():
-        return generation_of(read_header(path)) == "sdxl"
+        return require_base(read_header(path)) == "sdxl"
     if (path / "unet").is_dir():
         return (path / "text_encoder_2").is_dir()
     return None
