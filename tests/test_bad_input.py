@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_pipeline import FakePipeline, as_latents, loading
 from typer.testing import CliRunner
 
 from animatediff.cli.main import app
@@ -122,10 +123,11 @@ import json, resource, signal, sys
 from pathlib import Path
 from typer.testing import CliRunner
 from animatediff.cli.main import app
-from animatediff.render import render
 sys.path.insert(0, sys.argv[1])
+import pytest
+from fake_pipeline import loading
 from test_bad_input import noise_pipeline
-render.build_pipeline = lambda request: noise_pipeline()
+loading(pytest.MonkeyPatch(), lambda *_: noise_pipeline())
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing more than the limit is an error then, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 results = []
@@ -138,20 +140,20 @@ print(json.dumps(results))
 
 def noise_pipeline(during: Any = None) -> Any:
     """Stands for a loaded pipeline: frames of noise, which no codec makes small."""
-    from PIL import Image
 
-    def call(prompt: str, *, generator: torch.Generator, num_frames: int, **rest: Any) -> Any:
-        if during is not None:
-            during()
-        frames = torch.randint(0, 256, (num_frames, 128, 128, 3), generator=generator, dtype=torch.uint8).numpy()
-        return SimpleNamespace(frames=[[Image.fromarray(frame) for frame in frames]])
+    class Noise(FakePipeline):
+        scheduler = SimpleNamespace()
+        defaults = SimpleNamespace(
+            num_frames=16, num_inference_steps=2, guidance_scale=1.0, height=128, width=128, fps=8.0, window=16
+        )
 
-    call.unet = SimpleNamespace(dtype="torch.float32")
-    call.family, call.scheduler = None, SimpleNamespace()
-    call.defaults = SimpleNamespace(
-        num_frames=16, num_inference_steps=2, guidance_scale=1.0, height=128, width=128, fps=8.0
-    )
-    return call
+        def __call__(self, prompt: str, *, generator: torch.Generator, num_frames: int, **rest: Any) -> Any:
+            if during is not None:
+                during()
+            frames = torch.randint(0, 256, (num_frames, 128, 128, 3), generator=generator, dtype=torch.uint8).numpy()
+            return SimpleNamespace(frames=as_latents(frames))
+
+    return Noise()
 
 
 @pytest.mark.slow
@@ -175,14 +177,11 @@ def test_disk_that_fills_up_while_writing(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     """A real SIGINT, while a clip is rendered and while its file is written."""
     from animatediff.media.encode import CodecEncoder
-    from animatediff.render import render
 
     def interrupt(*_: Any) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(
-        render, "build_pipeline", lambda request: noise_pipeline(interrupt if moment == "render" else None)
-    )
+    loading(monkeypatch, lambda *_: noise_pipeline(interrupt if moment == "render" else None))
     if moment == "write":
         monkeypatch.setattr(CodecEncoder, "add", interrupt)
     before = sorted(place.iterdir())

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ldm_files
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -21,8 +19,11 @@ from animatediff.media import read_video
 from animatediff.motion import MotionAdapter
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.render import AnimateRequest, build_request, load_config, load_result
-from animatediff.render.models import build_pipeline, complete, pipeline_key
-from animatediff.render.render import render, render_runs
+from animatediff.render.models import ModelSpec, load_model
+from animatediff.render.prepare import complete
+from animatediff.render.render import render
+from animatediff.render.renderer import Renderer, call_arguments
+from animatediff.render.write import RunFolder
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.lora.load import lora_names
 from animatediff.weights.motion import save_motion_module
@@ -99,7 +100,7 @@ def test_every_addition_of_a_configuration_acts(tmp_path: Path, monkeypatch: pyt
     done = render(request)
     frames = read_video(done.files[0])[0]
     assert np.array_equal(frames, by_hand(tmp_path))
-    pipe = build_pipeline(complete(request))
+    pipe = load_model(ModelSpec.of(complete(request)))
     assert len(lora_names([pipe.unet, pipe.text_encoder])) == 3
     assert pipe.tokenizer.convert_tokens_to_ids("<fox>_1") != pipe.tokenizer.unk_token_id
     for setting in ("vae", "embeddings", "loras", "motion_loras", "domain_adapter", "clip_skip", "scheduler"):
@@ -137,18 +138,16 @@ def test_from_repeats_the_bundled_model(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_runs_that_agree_share_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from animatediff.render import render as module
-
     monkeypatch.chdir(tmp_path)
-    built: list[AnimateRequest] = []
-    monkeypatch.setattr(module, "build_pipeline", lambda request: built.append(request) or build_pipeline(request))
+    built: list[ModelSpec] = []
+    renderer = Renderer(load=lambda spec, after_part: built.append(spec) or load_model(spec, after_part))
     one = request_of(tmp_path)
     other = one.model_copy(update={"seed": (8,), "prompt": ("rain",)})
     third = one.model_copy(update={"motion_loras": ()})
-    assert pipeline_key(one) == pipeline_key(other) != pipeline_key(third)
-    done = render_runs([one, other, third], "run")
+    assert ModelSpec.of(one) == ModelSpec.of(other) != ModelSpec.of(third)
+    done = renderer.render([one, other, third], RunFolder("run"))
     assert len(built) == 2
-    assert [file.name for file in done.files] == ["0-a-red-fox.gif", "1-rain.gif", "2-a-red-fox.gif"]
+    assert [rendered.file.name for rendered in done] == ["0-a-red-fox.gif", "1-rain.gif", "2-a-red-fox.gif"]
 
 
 WRONG = {
@@ -166,15 +165,13 @@ WRONG = {
 def test_the_wrong_file_of_the_last_run_stops_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    from animatediff.render import render as module
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "build_pipeline", lambda request: pytest.fail("a model was loaded"))
+    renderer = Renderer(load=lambda *_: pytest.fail("a model was loaded"))
     name, message = WRONG[setting]
     good = request_of(tmp_path)
     bad = build_request({**good.stored(), setting: str(V2 / name)})
     with pytest.raises(UserError, match=message) as caught:
-        render_runs([good, bad], "run")
+        renderer.render([good, bad], RunFolder("run"))
     assert str(V2 / name) in str(caught.value)
     assert not Path("samples").exists()
 
@@ -227,15 +224,8 @@ def test_single_file_with_its_parts_beside_it(tmp_path: Path, monkeypatch: pytes
 
 def test_no_negative_prompt_is_what_the_base_model_was_trained_with() -> None:
     """SDXL was trained with zeros in place of an empty prompt, which an empty text is not."""
-    from animatediff.render.render import _frames
-
     seen: list[Any] = []
-
-    def pipe(**settings: Any) -> Any:
-        seen.append(settings["negative_prompt"])
-        return SimpleNamespace(frames=[[Image.new("RGB", (8, 8))]])
-
     for text in ("", "blurry"):
         request = build_request({"prompt": "a", "negative_prompt": text, "seed": 1, "width": 8, "height": 8})
-        _frames(pipe, request, [], 0, 1, None, None)
+        seen.append(call_arguments(request)["negative_prompt"])
     assert seen == [None, "blurry"]

@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 from diffusers import UNet2DConditionModel
+from fake_pipeline import FakePipeline, loading
 from PIL import Image, ImageDraw
-from test_render_cli import FakePipeline, run
+from test_render_cli import run
 from typer.testing import CliRunner
 
 from animatediff.bundled import bundled_path, motion_module_path
@@ -24,7 +25,6 @@ from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.keyframes import at_work
 from animatediff.render import load_config, load_result, parse_config, to_original
-from animatediff.render import render as render_module
 from animatediff.weights.sparsectrl import save_sparsectrl
 
 GOLDEN = Path(__file__).parent / "golden" / "v3"
@@ -241,7 +241,7 @@ def test_sketches_are_made_before_they_reach_the_encoder(place: Path, monkeypatc
             seen.update(rest, pictures=conditioning_frames)
             return super().__call__(prompt, **rest)
 
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Steered())
+    loading(monkeypatch, lambda *_: Steered())
     arguments = ["a fox", *SKETCH, *BOTH, "--width", "64", "--height", "48", "--control-end", "0.4"]
     code, _, err = run(*arguments, "--control-preprocess", "scribble")
     assert code == 0 and "mostly bright" not in err

@@ -17,7 +17,8 @@ from animatediff.frames import frame_curve
 from animatediff.motion import MotionAdapter, MotionModule
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.render import build_request, load_result, parse_config
-from animatediff.render.models import build_pipeline, complete
+from animatediff.render.models import ModelSpec, load_model
+from animatediff.render.prepare import complete
 from animatediff.weights.hub import MOTION_LORAS, motion_lora_file
 from animatediff.weights.lora.load import lora_names
 
@@ -140,9 +141,9 @@ def test_several_motion_loras_by_short_name(tmp_path: Path, monkeypatch: pytest.
         build_request(values | {"motion_loras": [{"path": "ZoomIn", "scale": 0.25}, {"path": "pan", "scale": 0.5}]})
     )
     assert [Path(ref.path).name for ref in request.motion_loras] == ["v2_lora_ZoomIn.ckpt", "pan.ckpt"]
-    both = build_pipeline(request)
+    both = load_model(ModelSpec.of(request))
     assert lora_names([both.unet]) == ["lora_0_v2_lora_ZoomIn", "lora_1_pan"]
-    one = build_pipeline(complete(build_request(values)))
+    one = load_model(ModelSpec.of(complete(build_request(values))))
     assert one.load_lora_weights("ZoomIn", scale=0.75) == "motion_lora"
     frames = [pipe("a cat", generator=seeded(1), **SMALL).frames for pipe in (both, one)]
     assert torch.allclose(*frames, atol=1e-4), "the same one at 0.25 and at 0.5 is it at 0.75"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from fake_pipeline import FakePipeline, loading
 from ip_files import save_ip_adapter
 from PIL import Image
 from test_control_cli import encoders  # noqa: F401 - a fixture
 from test_pipeline import pipeline, seeded
-from test_render_cli import FakePipeline, is_one_message, run
+from test_render_cli import is_one_message, run
 
 from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.errors import UserError
@@ -24,7 +25,6 @@ from animatediff.media.images import as_tensor
 from animatediff.pipelines.image_to_video import choose_route
 from animatediff.pipelines.vae import decode_pictures, encode_pictures
 from animatediff.render import build_request, load_config, load_result
-from animatediff.render import render as render_module
 from animatediff.sampling.keep_frames import between, hold_shares
 from animatediff.weights.find_sparsectrl import find_rgb_encoder
 
@@ -263,7 +263,7 @@ def test_pictures_reach_the_call_at_the_size_of_the_clip(place: Path, monkeypatc
             seen.update(rest)
             return super().__call__(prompt, **rest)
 
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Watching())
+    loading(monkeypatch, lambda *_: Watching())
     size = ("--width", "48", "--height", "48", "--resize", "pad")
     assert run("a fox", "--image", "a.png", "--keyframe", "-1=b.png", *size, "--out", "c.png")[0] == 0
     assert list(seen["images"]) == [0, -1] and seen["image_mode"] == "sparsectrl"

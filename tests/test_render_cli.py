@@ -9,12 +9,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from fake_pipeline import FakePipeline, loading
 from typer.testing import CliRunner
 from weight_files import published, write_hollow
 
@@ -26,27 +25,10 @@ from animatediff.render import build_request, load_config, load_result
 from animatediff.render import render as render_module
 
 
-class FakePipeline:
-    """Frames that depend on seed and prompt, as a pipeline's do."""
-
-    unet = SimpleNamespace(dtype="torch.float32")
-    family = None
-    scheduler = type("DDIMScheduler", (), {})()
-    defaults = SimpleNamespace(num_frames=4, num_inference_steps=2, guidance_scale=7.5, height=32, width=40, fps=8.0)
-
-    def __call__(self, prompt, *, generator, num_frames, height, width, on_progress, **rest):
-        import torch
-
-        low = torch.randint(0, 255, (num_frames, 4, 5, 3), generator=generator).numpy().astype(np.uint8)
-        low[0, 0, 0, 0] = len(prompt)
-        on_progress(SimpleNamespace(phase="denoise", step=1, total=1))
-        return SimpleNamespace(frames=[[Image.fromarray(f).resize((width, height), 0) for f in low]])
-
-
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: FakePipeline())
+    loading(monkeypatch, lambda *_: FakePipeline())
     return tmp_path
 
 
@@ -64,7 +46,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             given.update(settings)
             return super().__call__(prompt, **settings)
 
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Watched())
+    loading(monkeypatch, lambda *_: Watched())
     return given
 
 
@@ -198,10 +180,10 @@ def test_nothing_half_written_stays(
 def test_out_of_memory_says_what_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    def fail(request: object) -> None:
+    def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(render_module, "build_pipeline", fail)
+    loading(monkeypatch, fail)
     code, _, err = run("x")
     assert code == 2 and "--cpu-offload" in err
 
@@ -230,7 +212,9 @@ PUBLISHED = {
 @pytest.mark.parametrize("dashes", [False, True])
 def test_commands_of_the_original(place: Path, monkeypatch: pytest.MonkeyPatch, command: str, dashes: bool) -> None:
     seen = []
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: seen.append(request) or FakePipeline())
+    called = watched(monkeypatch)
+    load = render_module.Renderer()._load
+    loading(monkeypatch, lambda spec, after_part: seen.append(spec.settings) or load(spec, after_part))
     (place / "configs").symlink_to(Path(__file__).parents[1] / "configs")
     words = command.split()
     for name in (*[word for word in words if word.startswith("models/")], "models/Motion_Module/mm_sd_v15_v2.ckpt"):
@@ -241,11 +225,8 @@ def test_commands_of_the_original(place: Path, monkeypatch: pytest.MonkeyPatch, 
     assert original([*small, "--without-xformers"]) == 0
     (request,) = seen
     assert request.model == words[words.index(next(w for w in words if "pretrained" in w)) + 1]
-    assert request.motion_module.endswith(".ckpt") and (request.num_frames, request.width, request.height) == (
-        16,
-        64,
-        64,
-    )
+    assert request.motion_module.endswith(".ckpt")
+    assert (called["num_frames"], called["width"], called["height"]) == (16, 64, 64)
     assert len(request.motion_loras) == command.count("motion_lora_path")
 
 

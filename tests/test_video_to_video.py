@@ -12,9 +12,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from fake_pipeline import FakePipeline, loading
 from PIL import Image
 from test_pipeline import PUBLISHED, SMALL, pipeline, seeded
-from test_render_cli import FakePipeline, run
+from test_render_cli import run
 from videos import number_of, numbered_frame
 
 from animatediff.errors import UserError
@@ -22,8 +23,7 @@ from animatediff.media import read_video, write_video
 from animatediff.media.images import shaped, size_like
 from animatediff.media.source import open_source
 from animatediff.pipelines.init_latents import video_latents, video_tensor
-from animatediff.render import render as render_module
-from animatediff.render import sources
+from animatediff.render import inputs
 from animatediff.sampling import SCHEDULERS, begin_at, make_scheduler, noised, set_steps
 
 RATE = 44_100
@@ -217,7 +217,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with videos, good and bad."""
     monkeypatch.chdir(tmp_path)
     Watching.seen.clear()
-    monkeypatch.setattr(render_module, "build_pipeline", lambda request: Watching())
+    loading(monkeypatch, lambda *_: Watching())
     film = filmed(tmp_path / "a.mp4").read_bytes()
     filmed(tmp_path / "mute.mp4", sound=False)
     filmed(tmp_path / "one.mp4", num_frames=1, sound=False)
@@ -260,7 +260,7 @@ def test_length_and_size_can_be_told_and_long_videos_are_cut(place: Path, monkey
     assert run(*arguments, "--num-frames", "5", *size, "--strength", "0.3")[0] == 0
     assert Watching.seen["video"].shape == (5, 64, 64, 3) and Watching.seen["strength"] == 0.3
     assert Watching.seen["video"][0, 0].max() < 8, "a black bar"
-    monkeypatch.setattr(sources, "MAX_FRAMES", 10)
+    monkeypatch.setattr(inputs, "MAX_FRAMES", 10)
     code, _, err = run(*arguments)
     assert code == 0 and "a.mp4: has 24 frames; the first 10 are rendered" in err
     assert len(Watching.seen["video"]) == 10

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from animatediff.cli.main import app
-from animatediff.errors import UserError
+from animatediff.errors import Cancelled, UserError
 from animatediff.weights.hub import KNOWN_FILES, fetch
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -87,6 +87,18 @@ def test_fetched_when_asked_and_found_again_without(fake_hub: list[str]) -> None
     assert asked
     assert fetch("models/Motion_Module/mm_sd_v15_v2.ckpt", download=False) == path
     assert len(fake_hub) == asked, "the second time nothing is asked for"
+
+
+def test_progress_is_told_and_may_end_the_transfer(fake_hub: list[str]) -> None:
+    told: list[tuple[int, int]] = []
+
+    def end(done: int, total: int) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        fetch("mm_sd_v15_v2.ckpt", download=True, on_bytes=end)
+    path = fetch("mm_sd_v15_v2.ckpt", download=True, on_bytes=lambda done, total: told.append((done, total)))
+    assert path.read_bytes() == CONTENT and told[-1] == (len(CONTENT), len(CONTENT))
 
 
 def test_local_file_comes_first(fake_hub: list[str]) -> None:

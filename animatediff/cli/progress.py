@@ -9,7 +9,27 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from animatediff.render.render import OnProgress, RenderProgress
+    from animatediff.render.events import Event, OnEvent
+
+
+PHASES = {
+    "load": "loading",
+    "download": "downloading",
+    "encode": "encoding",
+    "denoise": "rendering",
+    "decode": "decoding",
+    "write": "writing",
+}
+
+
+class _Flags(logging.Formatter):
+    """Messages with settings in backquotes under the names of their flags."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from animatediff.errors import renamed
+        from animatediff.render.options import FLAGS
+
+        return renamed(super().format(record), FLAGS)
 
 
 @contextmanager
@@ -17,7 +37,7 @@ def messages(quiet: bool) -> Iterator[None]:
     """Show the library's notes and warnings on stderr, each once; with `quiet`, warnings alone."""
     log = logging.getLogger("animatediff")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Flags("%(message)s"))
     seen: set[str] = set()
 
     def once(entry: logging.LogRecord) -> bool:
@@ -38,42 +58,48 @@ def messages(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[OnProgress | None]:
+def progress_bar(quiet: bool) -> Iterator[OnEvent | None]:
     """A callback that draws a bar with the time to completion on stderr; None with `quiet` or without a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
     )
-    words = {"load": "loading", "encode": "encoding", "denoise": "rendering", "decode": "decoding"}
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("loading", total=None)
+        task = bar.add_task(PHASES["load"], total=None, left="")
         phase = ""
 
-        def show(event: RenderProgress) -> None:
+        def show(event: Event) -> None:
             nonlocal phase
-            name = words.get(event.phase, event.phase)
-            if event.num_clips > 1 and event.phase != "load":
+            if event.note:  # the log shows it
+                return
+            name = PHASES.get(event.phase, event.phase)
+            if event.num_clips > 1 and event.phase not in ("load", "download"):
                 name = f"clip {event.clip + 1} of {event.num_clips}, {name}"
-            if name != phase:  # each phase has a speed of its own
-                bar.reset(task, description=name, total=event.total if event.phase != "load" else None)
+            if name != phase:
+                bar.reset(task, description=name)
                 phase = name
-            bar.update(task, completed=event.step)
+            bar.update(task, completed=event.step, total=event.total, left=time_left(event.time_left))
 
         yield show
+
+
+def time_left(seconds: float | None) -> str:
+    """How long a phase still takes, for the end of a bar.
+
+    >>> time_left(3725.2), time_left(None)
+    ('1:02:05 left', '')
+    """
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} left"

@@ -12,7 +12,8 @@ from animatediff.errors import UserError
 from animatediff.evaluation.camera import Camera, mean_camera, read_camera
 from animatediff.evaluation.flow import Picture, Tracker, transform_flow
 from animatediff.evaluation.similarity import track
-from animatediff.evaluation.stability import frame_difference, loop_seam, mean_length, warp_error
+from animatediff.evaluation.stability import mean_length, warp_error
+from animatediff.media.seam import frame_difference, loop_seam
 
 OnStep = Callable[[int, int], None]
 """Called with the number of steps measured and the number of all."""

@@ -5,24 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from animatediff.evaluation.flow import opencv, resize_flow, sample
-
-PERCENT = 100 / 255
-"""Brightness levels to percent of full brightness."""
-
-
-def frame_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean absolute difference of two frames, uint8 (h, w, 3), in percent of full brightness."""
-    return float(np.abs(first.astype(np.int16) - second).mean()) * PERCENT
-
-
-def loop_seam(frames: np.ndarray) -> float:
-    """How much larger the step from the last frame to the first is than the others: 1 is a seamless loop.
-
-    frames: uint8 (f, h, w, 3). 1.0 where all frames are equal.
-    """
-    steps = [frame_difference(frames[i], frames[i + 1]) for i in range(len(frames) - 1)]
-    difference = float(np.mean(steps)) if steps else 0.0
-    return frame_difference(frames[-1], frames[0]) / difference if difference > 0 else 1.0
+from animatediff.media.seam import PERCENT
 
 
 def warp_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray, valid: np.ndarray) -> float:

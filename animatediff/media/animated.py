@@ -6,7 +6,7 @@ import io
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -33,13 +33,20 @@ def ticks(count: int, fps: Fraction, per_second: int) -> list[int]:
     return [end - start for start, end in pairwise(ends)]
 
 
+AfterFrame = Callable[[int, int], None]
+"""(frames encoded, of how many)."""
+
+
 class Spool:
-    """Frames on disk, for formats that need a second look at them; memory stays that of one frame."""
+    """Frames on disk, for what needs a second look at them; memory stays that of one frame. size: (height, width)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.shape = (*size, 3)
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self.count = 0
+
+    def __len__(self) -> int:
+        return self.count
 
     def add(self, frame: np.ndarray) -> None:
         self._file.write(frame.tobytes())
@@ -60,10 +67,18 @@ class Spool:
 class GifEncoder:
     """One palette of at most 256 colours from all frames of the clip, no dithering: still parts stay still."""
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, loop: int, text: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        fps: Fraction,
+        loop: int,
+        text: str,
+        after_frame: AfterFrame | None = None,
+    ) -> None:
         self._file = path.open("wb")
         self._spool = Spool(size)
-        self._fps, self._loop, self._text = fps, loop, text
+        self._fps, self._loop, self._text, self._after_frame = fps, loop, text, after_frame
         self._stride = max(1, int(np.ceil(np.sqrt(size[0] * size[1] / PALETTE_PIXELS))))
         self._samples: list[np.ndarray] = []
 
@@ -88,10 +103,13 @@ class GifEncoder:
             block = comment[start : start + 255]
             self._file.write(bytes([len(block)]) + block)
         self._file.write(b"\0")
-        for frame, length in zip(self._spool, ticks(self._spool.count, self._fps, 100), strict=True):
+        lengths = ticks(self._spool.count, self._fps, 100)
+        for number, (frame, length) in enumerate(zip(self._spool, lengths, strict=True), start=1):
             picture = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
             for block in GifImagePlugin.getdata(picture, duration=length * 10, disposal=1):
                 self._file.write(block)
+            if self._after_frame is not None:
+                self._after_frame(number, len(lengths))
         self._file.write(b";")
         self.abandon()
 
@@ -103,9 +121,9 @@ class GifEncoder:
 class _SpooledImage(Image.Image):
     """A spool as a multi-frame Pillow image, so that Pillow asks for its frames one at a time."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, after_frame: AfterFrame | None = None) -> None:
         super().__init__()
-        self._spool, self._index = spool, -1
+        self._spool, self._index, self._after_frame, self._seen = spool, -1, after_frame, 0
         self.n_frames = spool.count
         self.seek(0)
 
@@ -113,6 +131,9 @@ class _SpooledImage(Image.Image):
         if frame != self._index:
             picture = Image.fromarray(self._spool[frame])
             self.im, self._mode, self._size, self._index = picture.im, "RGB", picture.size, frame
+            if self._after_frame is not None and frame > self._seen:  # the one before is encoded
+                self._after_frame(frame, self.n_frames)
+                self._seen = frame
 
     def tell(self) -> int:
         return self._index
@@ -121,10 +142,19 @@ class _SpooledImage(Image.Image):
 class WebpEncoder:
     """Lossy at `quality` below 100, lossless at 100. libwebp stores a run of equal frames as one longer frame."""
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, quality: int, loop: int, text: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        size: tuple[int, int],
+        fps: Fraction,
+        quality: int,
+        loop: int,
+        text: str,
+        after_frame: AfterFrame | None = None,
+    ) -> None:
         self._file = path.open("wb")
         self._spool = Spool(size)
-        self._fps, self._quality, self._loop, self._text = fps, quality, loop, text
+        self._fps, self._quality, self._loop, self._text, self._after_frame = fps, quality, loop, text, after_frame
 
     def add(self, frame: np.ndarray) -> None:
         self._spool.add(frame)
@@ -132,7 +162,7 @@ class WebpEncoder:
     def finish(self) -> None:
         exif = Image.Exif()
         exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + self._text.encode("ascii")
-        _SpooledImage(self._spool).save(
+        _SpooledImage(self._spool, self._after_frame).save(
             self._file,
             "WEBP",
             save_all=True,

@@ -59,7 +59,7 @@ def _encoded(sound: Sound, voice: Any, duration: float) -> list[Any]:
     left, position, packets = round(duration * RATE), 0, []
     with av.open(str(sound.path), options={"protocol_whitelist": "file"}) as source:
         if not source.streams.audio:
-            raise UserError(f"{sound.path}: holds no sound; leave --audio out")
+            raise UserError(f"{sound.path}: holds no sound; leave `audio` out")
         stream = source.streams.audio[0]
         first = source.streams.video[0] if source.streams.video else stream
         skip = round((sound.start + _begin(first) - _begin(stream)) * RATE)

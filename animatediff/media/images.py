@@ -38,6 +38,34 @@ def open_picture(path: str | Path) -> Image.Image:
         raise UserError(f"{path}: cannot be read as a picture ({reason})") from error
 
 
+def as_image(given: Any, setting: str = "image") -> Image.Image:
+    """An image in RGB, from a file's path or from memory: PIL, an array (h, w), (h, w, 3 or 4), a tensor (c, h, w).
+
+    Arrays and tensors are uint8, or in 0..1. `setting` is what messages call them. Raises UserError for anything else.
+    """
+    if isinstance(given, (str, Path)):
+        return open_picture(given)
+    if isinstance(given, Image.Image):
+        return on_white(given)
+    pixels = given.detach().cpu().float().numpy() if isinstance(given, Tensor) and given.is_floating_point() else given
+    pixels = np.asarray(pixels.cpu() if isinstance(pixels, Tensor) else pixels)
+    if isinstance(given, Tensor) and pixels.ndim == 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
+    if not fits or not (pixels.dtype == np.uint8 or pixels.dtype.kind == "f"):
+        raise UserError(
+            f"`{setting}` takes files, PIL images, arrays (h, w, 3) and tensors (3, h, w), uint8 or in 0..1, not "
+            f"{type(given).__name__} {pixels.dtype} {tuple(np.shape(given))}"
+        )
+    if pixels.dtype.kind == "f":
+        if not bool(((pixels >= -1e-4) & (pixels <= 1 + 1e-4)).all()):  # also false for what is not a number
+            raise UserError(f"`{setting}`: images are in 0..1, this goes from {pixels.min():.3g} to {pixels.max():.3g}")
+        pixels = (pixels.clip(0, 1) * 255).round()
+    return on_white(Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8))))
+
+
 def on_white(picture: Image.Image) -> Image.Image:
     """The picture in RGB, white where it was transparent."""
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,12 +13,15 @@ MIN_CELL = 96
 PAPER, INK = (24, 24, 24), (235, 235, 235)
 
 
-def keyframe_sheet(given: Sequence[np.ndarray], clip: np.ndarray, frames: Sequence[int]) -> np.ndarray:
+def keyframe_sheet(
+    given: Sequence[np.ndarray], clip: np.ndarray | Mapping[int, np.ndarray], frames: Sequence[int]
+) -> np.ndarray:
     """A picture with one column a keyframe: its frame, the picture given, the frame rendered. uint8 (h, w, 3).
 
-    given: uint8 (h, w, 3) each, as the encoder saw them; clip: uint8 (f, h, w, 3); frames: from 0.
+    given: uint8 (h, w, 3) each, as the encoder saw them; clip: uint8 (f, h, w, 3), or the frames that are shown alone,
+    by their numbers; frames: from 0.
     """
-    height, width = clip.shape[1:3]
+    height, width = clip[frames[0]].shape[:2]
     zoom = max(1, -(-MIN_CELL // width))
     cell = (width * zoom, height * zoom)
     font = ImageFont.load_default()

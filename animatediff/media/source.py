@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from animatediff.errors import UserError
 from animatediff.media.decode import DEFAULT_FPS, VideoFile
-from animatediff.media.images import Resize, open_picture, shaped
+from animatediff.media.images import Resize, as_image, shaped
 from animatediff.media.kinds import PICTURE_SUFFIXES, BadMedia
 from animatediff.media.read import read_video
 
@@ -28,6 +29,7 @@ class Source:
     """Frames chosen from a file or a folder; what they show is read later, at the size that is wanted then."""
 
     path: Path
+    """Of frames from memory: the setting that holds them."""
     indices: tuple[int, ...]
     """Ascending; a frame comes several times where more are wanted a second than there are."""
     fps: float
@@ -35,6 +37,8 @@ class Source:
     size: tuple[int, int]
     """(width, height) in pixels."""
     has_audio: bool = False
+    frames: Sequence[Any] | None = None
+    """Frames from memory: PIL images, arrays or tensors."""
 
     def read(self, num_frames: int, width: int, height: int, resize: Resize = "crop") -> np.ndarray:
         """The first `num_frames` of them, uint8 (f, height, width, 3). Raises UserError for a damaged file.
@@ -44,7 +48,7 @@ class Source:
         wanted = self.indices[:num_frames]
         if len(wanted) < num_frames:
             raise UserError(f"{self.path}: has {len(wanted)} frames to give, but the clip has {num_frames}")
-        with _named(self.path), _reader(self.path, self.fps) as reader:
+        with _named(self.path), _reader(self.path, self.fps, self.frames) as reader:
             found = {
                 index: np.asarray(shaped(Image.fromarray(frame), width, height, resize))
                 for index, frame in reader.each(sorted(set(wanted)))
@@ -53,20 +57,28 @@ class Source:
 
 
 def open_source(
-    path: str | Path, *, fps: float | None = None, start: float = 0.0, duration: float | None = None
+    given: str | Path | Sequence[Any],
+    *,
+    fps: float | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    setting: str = "video",
 ) -> Source:
-    """Look into a video, an animated picture or a folder of pictures.
+    """Look into a video, an animated picture, a folder of pictures, or frames from memory.
 
+    From memory: PIL images, arrays (h, w, 3) or tensors (3, h, w) in a sequence, or stacked; `setting` is what messages
+    call them.
     fps: frames to take a second, None is all of them (of a folder without a rate: how fast it plays); start and
     duration: seconds. Raises UserError for what is missing, damaged, no video, a single frame, or shorter than `start`.
     """
-    path = Path(path)
-    if not path.exists():
+    frames = None if isinstance(given, (str, Path)) else given
+    path = Path(given) if isinstance(given, (str, Path)) else Path(setting)
+    if frames is None and not path.exists():
         raise UserError(f"{path}: no such file; expected a video, or a folder of pictures")
-    with _named(path), _reader(path, fps) as reader:
+    with _named(path), _reader(path, fps, frames) as reader:
         times = reader.times()
         if len(times) < 2:
-            raise UserError(f"{path}: holds a single frame, expected a video; for one picture there is --image")
+            raise UserError(f"{path}: holds a single frame, expected a video; for one picture there is `image`")
         length = times[-1] + 1 / reader.fps
         if start >= length:
             raise UserError(f"{path}: is {length:.2f} s long, so there is nothing after a start of {start:g} s")
@@ -89,13 +101,14 @@ def open_source(
             fps=rate,
             size=(first.shape[1], first.shape[0]),
             has_audio=isinstance(reader, VideoFile) and reader.has_audio,
+            frames=frames,
         )
 
 
 class _Pictures:
     """Frames that need no search: those of an animated picture, or the files of a folder."""
 
-    def __init__(self, frames: Sequence[np.ndarray | Path], fps: float) -> None:
+    def __init__(self, frames: Sequence[Any], fps: float) -> None:
         self._frames, self.fps = frames, fps
 
     def times(self) -> list[float]:
@@ -103,17 +116,18 @@ class _Pictures:
 
     def each(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in indices:
-            frame = self._frames[index]
-            yield index, np.asarray(open_picture(frame)) if isinstance(frame, Path) else frame
+            yield index, np.asarray(as_image(self._frames[index], "video"))
 
 
 @contextmanager
-def _reader(path: Path, fps: float | None) -> Iterator[VideoFile | _Pictures]:
-    if path.is_dir():
+def _reader(path: Path, fps: float | None, frames: Sequence[Any] | None) -> Iterator[VideoFile | _Pictures]:
+    if frames is not None:
+        yield _Pictures(frames, fps or float(DEFAULT_FPS))
+    elif path.is_dir():
         yield _folder(path, fps)
     elif path.suffix.lower() in BY_PILLOW:
-        frames, rate = read_video(path)
-        yield _Pictures(list(frames), rate)
+        found, rate = read_video(path)
+        yield _Pictures(list(found), rate)
     else:
         with VideoFile(path) as video:
             yield video

@@ -15,7 +15,7 @@ import numpy as np
 
 from animatediff.errors import UserError
 from animatediff.files import AtomicFile, AtomicFolder, write_error
-from animatediff.media.animated import ApngEncoder, FolderEncoder, GifEncoder, WebpEncoder
+from animatediff.media.animated import AfterFrame, ApngEncoder, FolderEncoder, GifEncoder, WebpEncoder
 from animatediff.media.audio import CODECS as SOUND_CODECS
 from animatediff.media.audio import Sound, add_sound
 from animatediff.media.encode import CodecEncoder
@@ -54,13 +54,14 @@ def write_video(
 def check_takes_sound(path: str | Path) -> None:
     """Raise UserError for a format without sound."""
     if format_of(path) not in SOUND_CODECS:
-        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave --audio out")
+        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave `audio` out")
 
 
 class VideoWriter:
     """A context that takes frames as they come; `.path` is the file once the body has ended well.
 
-    Arguments and errors as for `write_video`.
+    Arguments and errors as for `write_video`. GIF and WebP are encoded at the end, from frames kept on disk:
+    `after_frame(frames encoded, of how many)` follows each of them, and may raise to leave nothing behind.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class VideoWriter:
         loop: int = 0,
         overwrite: bool = True,
         sound: Sound | None = None,
+        after_frame: AfterFrame | None = None,
     ) -> None:
         self._format = format_of(path)
+        self._after_frame = after_frame
         if sound is not None:
             check_takes_sound(path)
         self._sound = sound
@@ -141,9 +144,9 @@ class VideoWriter:
         if self._format == FOLDER:
             self._encoder = FolderEncoder(path, self._fps, text)
         elif self._format == "gif":
-            self._encoder = GifEncoder(path, self._size, self._fps, self._loop, text)
+            self._encoder = GifEncoder(path, self._size, self._fps, self._loop, text, self._after_frame)
         elif self._format == "webp":
-            self._encoder = WebpEncoder(path, self._size, self._fps, self._quality, self._loop, text)
+            self._encoder = WebpEncoder(path, self._size, self._fps, self._quality, self._loop, text, self._after_frame)
         elif self._format == "apng":
             self._encoder = ApngEncoder(path, self._size, self._fps, self._loop, text)
         else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from animatediff.errors import UserError, nearest
-from animatediff.files import REPOSITORY
+from animatediff.files import HERE, Roots
 
 MOTION_LORAS = (
     "ZoomIn",
@@ -48,7 +51,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
 """File name -> where it is."""
 
 
-def motion_lora_file(name: str | Path, *folders: Path) -> str:
+def motion_lora_file(name: str | Path, *folders: Path, roots: Roots = HERE) -> str:
     """The file that a short name such as `ZoomIn` or `zoom-in` means; any other name is returned as it is.
 
     One of that name in `folders` comes first, then one in models/MotionLoRA, whatever its suffix and with or without
@@ -59,8 +62,7 @@ def motion_lora_file(name: str | Path, *folders: Path) -> str:
     if path.exists() or path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) != 1:
         return str(name)
     wanted = _plain(path.name)
-    roots = (Path(), REPOSITORY)
-    for folder in (*folders, *(root / "models" / "MotionLoRA" for root in roots)):
+    for folder in (*folders, *(models / "MotionLoRA" for models in roots.models)):
         for file in sorted(folder.glob("*")):
             if file.suffix.lower() in WEIGHT_SUFFIXES and wanted in (_plain(file.stem), _short(file.stem)):
                 return str(file)
@@ -84,24 +86,19 @@ def _short(stem: str) -> str:
     return _plain(stem).removeprefix(_plain("v2_lora_"))
 
 
-def fetch(name: str | Path, *, download: bool) -> Path:
-    """The file of a known name: from models/, from the hub's cache, or, if `download`, from the hub.
+OnBytes = Callable[[int, int], None]
+"""(bytes fetched, of how many)."""
 
-    HF_ENDPOINT names another hub. Raises UserError for a name that is not known, a file that is not here and may not be
-    fetched, and a download that fails.
-    """
+
+def known_file(name: str | Path, *, download: bool, roots: Roots = HERE) -> Path | None:
+    """The file of a known name if it is here; None if it has yet to be fetched. Raises UserError as `fetch`."""
     path = Path(name)
     if path.is_file():
         return path
-    known = KNOWN_FILES.get(path.name)
-    if known is None:
-        close = nearest(path.name, {key.lower(): key for key in KNOWN_FILES})
-        hint = next((f"; did you mean {key}?" for key in KNOWN_FILES if key.lower() == close), "")
-        raise UserError(f"{name}: no such file{hint or ', and no published file has this name; give its full path'}")
-    place = Path("models") / known.folder / path.name
-    for root in (Path(), REPOSITORY):
-        if (root / place).is_file():
-            return root / place
+    known = _known(name)
+    for models in roots.models:
+        if (place := models / known.folder / path.name).is_file():
+            return place
     from huggingface_hub import try_to_load_from_cache
 
     cached = try_to_load_from_cache(known.repository, path.name)
@@ -109,19 +106,44 @@ def fetch(name: str | Path, *, download: bool) -> Path:
         return Path(cached)
     if not download:
         raise UserError(
-            f"{name}: not here; put it at {place}, or add --download to fetch it from {known.repository} on the hub "
-            f"(about {known.megabytes:,} MB)"
+            f"{name}: not here; put it at {roots.models[0] / known.folder / path.name}, or add --download to fetch it "
+            f"from {known.repository} on the hub (about {known.megabytes:,} MB)"
         )
-    return _download(known, path.name, place)
+    return None
 
 
-def _download(known: KnownFile, name: str, place: Path) -> Path:
+def fetch(name: str | Path, *, download: bool, roots: Roots = HERE, on_bytes: OnBytes | None = None) -> Path:
+    """The file of a known name: from models/, from the hub's cache, or, if `download`, from the hub.
+
+    `on_bytes` may raise to end the transfer, which goes on from there another time. HF_ENDPOINT names another hub.
+    Raises UserError for a name that is not known, a file that is not here and may not be fetched, and a download that
+    fails.
+    """
+    if (found := known_file(name, download=download, roots=roots)) is not None:
+        return found
+    known, file = _known(name), Path(name).name
+    return _download(known, file, roots.models[0] / known.folder / file, on_bytes)
+
+
+def _known(name: str | Path) -> KnownFile:
+    file = Path(name).name
+    if (known := KNOWN_FILES.get(file)) is not None:
+        return known
+    close = nearest(file, {key.lower(): key for key in KNOWN_FILES})
+    hint = next((f"; did you mean {key}?" for key in KNOWN_FILES if key.lower() == close), "")
+    raise UserError(f"{name}: no such file{hint or ', and no published file has this name; give its full path'}")
+
+
+def _download(known: KnownFile, name: str, place: Path, on_bytes: OnBytes | None) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
-        return Path(hf_hub_download(known.repository, name, endpoint=endpoint))
+        bar: dict[str, Any] = {}
+        if on_bytes is not None and "tqdm_class" in signature(hf_hub_download).parameters:  # not in old versions
+            bar["tqdm_class"] = _bar(on_bytes)
+        return Path(hf_hub_download(known.repository, name, endpoint=endpoint, **bar))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
         # Network errors come as OSError, an incomplete transfer as OSError, others of its own as the rest.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -129,3 +151,19 @@ def _download(known: KnownFile, name: str, place: Path) -> Path:
             f"{name}: could not be fetched from {known.repository}{f' at {endpoint}' if endpoint else ''}: {reason} "
             f"Put the file at {place} by hand, or try again"
         ) from error
+
+
+def _bar(on_bytes: OnBytes) -> Any:
+    """A class of progress bars, as the hub's library wants one, that draws nothing and calls `on_bytes` instead."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})
+            self.n, self.total = kwargs.get("initial") or 0, kwargs.get("total")
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            on_bytes(int(self.n), int(self.total or self.n))
+
+    return Bar

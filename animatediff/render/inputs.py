@@ -1,0 +1,301 @@
+"""Images and videos of a request: looked into once, before anything is loaded, and read at the clip's size later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from animatediff.errors import UserError
+from animatediff.frames import frame_indices
+from animatediff.render.request import AnimateRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from animatediff.media.audio import Sound
+    from animatediff.media.source import Source
+
+logger = logging.getLogger(__name__)
+
+BRIGHT = 0.5
+"""Mean brightness, in 0..1, from which on a sketch is more likely dark lines on white than white lines on black."""
+MAX_FRAMES = 128
+"""Frames of a video that are rendered where the request does not say how many; a mistake should not take days."""
+
+
+@dataclass
+class Inputs:
+    """Images and videos of one request as they were found. Paths, PIL images, arrays and tensors are alike from here.
+
+    They belong to one request of one call: another call looks anew, as a file may have changed since.
+    """
+
+    images: list[tuple[int, Image.Image]] = field(default_factory=list)
+    """(frame, image) that the clip shows; negatives count from the end."""
+    sparsectrl_images: list[Image.Image] = field(default_factory=list)
+    """At the request's `control_indices`."""
+    ip_adapter_images: list[Image.Image] = field(default_factory=list)
+    video: Source | None = None
+    controlnet_videos: list[Source | dict[int, Path]] = field(default_factory=list)
+    """One a ControlNet: a video, frame by frame, or images spread from single frames."""
+
+
+@dataclass
+class Keyframes:
+    """Images that a clip was given, as the model sees them, for the sheet beside it."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    """uint8 (h, w, 3)."""
+    indices: list[int] = field(default_factory=list)
+    """Frames that they stand at; negatives count from the end."""
+
+
+# -- before anything is loaded -----------------------------------------------------------------------------------------
+
+
+def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None) -> Inputs:
+    """Open every image and video of a request. Raises UserError for one that is missing, damaged, or does not fit.
+
+    `check` is called between them, and may raise.
+    """
+    from animatediff.media.images import as_image
+    from animatediff.media.numbered import numbered_pictures
+
+    def opened(given: Any, setting: str) -> Image.Image:
+        check()
+        return as_image(given, setting)
+
+    inputs = Inputs()
+    if request.sparsectrl is not None:
+        if request.control_images:
+            frame_indices(request.control_indices, len(request.control_images), request.num_frames)
+        inputs.sparsectrl_images = [opened(image, "control_images") for image in request.control_images]
+    sources: list[Source] = []
+
+    def source(given: Any, setting: str) -> Source:
+        from animatediff.media.source import open_source
+
+        check()
+        part = {"fps": request.video_fps, "start": request.video_start, "duration": request.video_duration}
+        sources.append(open_source(given, setting=setting, **part))
+        return sources[-1]
+
+    if request.video is not None:
+        inputs.video = source(request.video, "video")
+    found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets
+    for index in range(len(request.controlnet)):
+        given = request.of_net("controlnet_video", index)
+        spread = request.of_net("controlnet_spread", index) is not None
+        key = (given if isinstance(given, str) else id(given), spread)
+        if key not in found:
+            found[key] = numbered_pictures(given) if spread else source(given, "controlnet_video")
+        inputs.controlnet_videos.append(found[key])
+    _check_lengths(request, sources)
+    if inputs.video is not None and request.audio:
+        _check_audio(request, inputs.video)
+    inputs.images = [(frame, opened(image, "image")) for frame, image in request.pictures]
+    inputs.ip_adapter_images = [opened(image, "ip_adapter_image") for image in request.ip_adapter_image]
+    return inputs
+
+
+def _check_lengths(request: AnimateRequest, sources: list[Source]) -> None:
+    wanted = request.num_frames or (min(len(sources[0].indices), MAX_FRAMES) if sources else 0)
+    for given in sources:
+        if wanted > len(given.indices):
+            asked = f"num_frames={wanted}" if request.num_frames else f"the clip has {wanted}"
+            raise UserError(
+                f"{given.path}: has {len(given.indices)} frames to give, but {asked}; take fewer, a longer part of it, "
+                f"or more a second with `video_fps` (now {given.fps:g})"
+            )
+
+
+def _check_audio(request: AnimateRequest, source: Source) -> None:
+    from animatediff.media.write import check_takes_sound
+
+    if not source.has_audio:
+        raise UserError(f"{source.path}: holds no sound; leave `audio` out")
+    if request.fps is not None and abs(request.fps - source.fps) > 1e-3:
+        raise UserError(
+            f"fps={request.fps:g}, but frames of the video are taken at {source.fps:g} a second: its sound would not "
+            "fit; leave `fps` out, or set `video_fps` to the same"
+        )
+    if request.out is not None:
+        check_takes_sound(request.out)
+
+
+# -- settings that follow from them ------------------------------------------------------------------------------------
+
+
+def settings_from(request: AnimateRequest, inputs: Inputs, pipe: Any) -> dict[str, Any]:
+    """Settings that follow from the inputs where the request leaves them open; notes what is left out of a long video.
+
+    pipe: the loaded pipeline; its defaults say how many pixels a frame has, its weights how images are shown.
+    """
+    return _from_images(request, inputs, pipe) | _from_video(request, inputs, pipe.defaults)
+
+
+def _from_images(request: AnimateRequest, inputs: Inputs, pipe: Any) -> dict[str, Any]:
+    if not inputs.images:
+        return {}
+    from animatediff.media.images import size_like
+    from animatediff.pipelines.image_to_video import choose_route
+    from animatediff.pipelines.ip_adapter import has_ip_adapter
+
+    size = inputs.images[0][1].size
+    area = pipe.defaults.width * pipe.defaults.height
+    width, height = size_like(size, area, width=request.width, height=request.height)
+    if (request.width, request.height) == (None, None) and request.video is None:
+        given = request.pictures[0][1]
+        name = given if isinstance(given, (str, Path)) else "image"
+        logger.info("%s: %d x %d, so the clip is %d x %d", name, *size, width, height)
+    kind = None if pipe.sparsectrl is None else pipe.sparsectrl.kind
+    route = choose_route(request.image_mode, kind, has_ip_adapter(pipe.unet))
+    return {"width": width, "height": height, "image_mode": route}
+
+
+def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[str, Any]:
+    from animatediff.media.images import size_like
+    from animatediff.pipelines.init_latents import VIDEO_STRENGTH
+
+    source = inputs.video
+    if source is None:
+        source = next((given for given in inputs.controlnet_videos if not isinstance(given, dict)), None)
+    if source is None:
+        return {}
+    num_frames = min(len(source.indices), MAX_FRAMES)
+    if request.num_frames is None and num_frames < len(source.indices):
+        logger.warning(
+            "%s: has %d frames; the first %d are rendered. For others: `num_frames`, `video_start`, `video_fps`",
+            source.path,
+            len(source.indices),
+            num_frames,
+        )
+    area = defaults.width * defaults.height
+    width, height = size_like(source.size, area, width=request.width, height=request.height)
+    if (request.width, request.height) == (None, None) and (width, height) != source.size:
+        logger.info("%s: %d x %d, rendered at %d x %d", source.path, *source.size, width, height)
+    follows: dict[str, Any] = {"num_frames": num_frames, "width": width, "height": height, "fps": source.fps}
+    return follows if request.video is None else {**follows, "strength": VIDEO_STRENGTH}
+
+
+# -- for the call ------------------------------------------------------------------------------------------------------
+
+
+def input_arguments(
+    request: AnimateRequest, inputs: Inputs, sparsectrl_kind: str | None
+) -> tuple[dict[str, Any], Keyframes]:
+    """Arguments of the pipeline's call that hold images and videos, and those images that the clip shows at frames.
+
+    request: with every value filled in; sparsectrl_kind: of the loaded encoder, `rgb` or `scribble`.
+    """
+    import numpy as np
+
+    from animatediff.media.images import shaped
+
+    assert request.width and request.height, "filled in before"
+    size = request.larger_size(request.width, request.height)
+    arguments: dict[str, Any] = {}
+    keyframes = Keyframes()
+    if inputs.sparsectrl_images:
+        images = [
+            _for_sparsectrl(request, inputs, index, sparsectrl_kind) for index in range(len(request.control_images))
+        ]
+        arguments |= {"conditioning_frames": images, "controlnet_frame_indices": request.control_indices}
+        keyframes = Keyframes([np.asarray(image) for image in images], list(request.control_indices))
+    if inputs.images:
+        arguments["images"] = {frame: shaped(image, *size, request.resize) for frame, image in inputs.images}
+        arguments["image_mode"] = request.image_mode
+        keyframes.images += [np.asarray(image) for image in arguments["images"].values()]
+        keyframes.indices += list(arguments["images"])
+    if inputs.ip_adapter_images:
+        arguments["ip_adapter_image"] = inputs.ip_adapter_images
+    if inputs.video is not None:
+        arguments |= {"video": _frames(inputs.video, request), "strength": request.strength}
+    if inputs.controlnet_videos:
+        arguments["controlnet_inputs"] = [
+            _controlnet_input(request, index, given) for index, given in enumerate(inputs.controlnet_videos)
+        ]
+    return arguments, keyframes
+
+
+def _for_sparsectrl(request: AnimateRequest, inputs: Inputs, index: int, kind: str | None) -> Image.Image:
+    """One of the images as its encoder sees it, width x height, RGB."""
+    import numpy as np
+
+    from animatediff.media.images import fit, stretched
+    from animatediff.media.sketch import sketch
+
+    assert request.width is not None and request.height is not None, "the size is filled in before"
+    # to size first, so that a pen is as wide as in a sketch of the clip's own frames
+    image = sketch(fit(inputs.sparsectrl_images[index], request.width, request.height), request.control_preprocess)
+    if request.normalize_condition_images:
+        image = stretched(image)
+    if kind == "scribble" and np.asarray(image).mean() > 255 * BRIGHT:
+        given = request.control_images[index]
+        logger.warning(
+            "%s: mostly bright, but scribble encoders were trained on white lines on black; `control_preprocess` "
+            "scribble inverts drawings and draws the outlines of photos",
+            given if isinstance(given, (str, Path)) else f"control_images[{index}]",
+        )
+    return image
+
+
+def _controlnet_input(request: AnimateRequest, index: int, given: Source | dict[int, Path]) -> Any:
+    """Frames that one of the ControlNets follows, and how strongly."""
+    import numpy as np
+    from PIL import Image
+
+    from animatediff.media.sketch import sketch
+    from animatediff.sampling.controlnet import ControlNetInput
+
+    if isinstance(given, dict):
+        at, frames = _numbered(given, request)
+    else:
+        at, frames = None, _frames(given, request)
+    if (method := request.of_net("controlnet_preprocess", index)) != "none":
+        frames = np.stack([np.asarray(sketch(Image.fromarray(frame), method)) for frame in frames])
+    return ControlNetInput(
+        frames=frames,
+        at=at,
+        spread=request.of_net("controlnet_spread", index) or (),
+        scale=request.of_net("controlnet_scale", index),
+        start=request.of_net("controlnet_start", index),
+        end=request.of_net("controlnet_end", index),
+    )
+
+
+def _numbered(numbered: dict[int, Path], request: AnimateRequest) -> tuple[list[int], np.ndarray]:
+    """Frames, and the images at them, uint8 (n, h, w, 3); images beyond the clip are left out."""
+    import numpy as np
+
+    from animatediff.media.images import open_picture, shaped
+
+    assert request.num_frames and request.width and request.height, "filled in before"
+    size = request.larger_size(request.width, request.height)
+    found = {frame: path for frame, path in numbered.items() if frame < request.num_frames}
+    folder = next(iter(numbered.values())).parent
+    if not found:
+        raise UserError(
+            f"{folder}: its first picture is for frame {min(numbered)}, but the clip has {request.num_frames}"
+        )
+    if len(found) < len(numbered):
+        logger.info("%s: pictures for frames beyond the clip are left out", folder)
+    return list(found), np.stack([np.asarray(shaped(open_picture(p), *size, request.resize)) for p in found.values()])
+
+
+def _frames(source: Source, request: AnimateRequest) -> np.ndarray:
+    assert request.num_frames and request.width and request.height, "filled in before"
+    return source.read(request.num_frames, *request.larger_size(request.width, request.height), request.resize)
+
+
+def sound_of(request: AnimateRequest) -> Sound | None:
+    """The sound that goes with the clip, if any."""
+    if request.video is None or not request.audio:
+        return None
+    from animatediff.media.audio import Sound
+
+    return Sound(Path(request.video), request.video_start)

@@ -1,0 +1,229 @@
+"""The models that a request names, before anything is loaded: found, fetched and checked without reading weights.
+
+Of a configuration with many runs, the last one's mistake is told before the first one is rendered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from animatediff.bundled import PREFIX, bundled_file, bundled_path, motion_module_path, set_path
+from animatediff.errors import UserError
+from animatediff.files import HERE, Roots
+from animatediff.render.models import BUNDLED
+from animatediff.render.request import AnimateRequest
+from animatediff.weights.hub import KNOWN_FILES, WEIGHT_SUFFIXES, fetch, known_file, motion_lora_file
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+LORAS = ("lora", "motion_lora", "domain_adapter")
+
+Fetch = Callable[[str], str]
+"""From the name of a published file to the file."""
+
+
+def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | None = None) -> AnimateRequest:
+    """`request` with the base model filled in and every weight file present; no weights are read.
+
+    Known files that are missing are fetched where the request says `download`, by `fetched`. Raises UserError for a
+    file that is missing or not what its setting wants, for a model without a motion module, and for an unknown
+    scheduler or device.
+    """
+    if request.scheduler is not None:
+        from animatediff.sampling.schedulers import scheduler_class
+
+        scheduler_class(request.scheduler)
+    _check_device(request.device)
+    model = request.model or (BUNDLED if request.motion_module is None else default_base(request.download, roots))
+    of_bundled = model == BUNDLED or model.startswith(PREFIX)
+    present = partial(
+        _present,
+        roots=roots,
+        fetched=fetched or (lambda name: str(fetch(name, download=request.download, roots=roots))),
+        lora_folders=(set_path(),) if of_bundled else (),
+    )
+    motion_module = request.motion_module
+    if model != BUNDLED:
+        model = present(model, "model")
+        if motion_module is None and of_bundled:
+            motion_module = str(motion_module_path())
+        elif motion_module is None and not (Path(model) / "motion_adapter").is_dir():
+            raise UserError(
+                f"{model}: is an image model, and no motion module is given to make it move; add `motion_module`"
+                " (with `download`, v3_sd15_mm.ckpt for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
+            )
+    changes: dict[str, Any] = {"model": model, "motion_module": motion_module}
+    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl"):
+        if (value := changes.get(name, getattr(request, name))) is not None:
+            changes[name] = present(value, name)
+    for name in ("loras", "motion_loras", "embeddings"):
+        changes[name] = tuple(
+            ref.model_copy(update={"path": present(ref.path, name)}) for ref in getattr(request, name)
+        )
+    if (adapter := request.domain_adapter) is not None:
+        changes["domain_adapter"] = adapter.model_copy(update={"path": present(adapter.path, "domain_adapter")})
+    completed = _with_sparsectrl(request.model_copy(update=changes), roots)
+    check_files(completed)
+    return completed
+
+
+def to_come(name: str, *, download: bool, roots: Roots = HERE) -> str:
+    """A `Fetch` that fetches nothing: `name` itself where it may be fetched later. Raises UserError as `fetch`."""
+    return str(known_file(name, download=download, roots=roots) or name)
+
+
+def _check_device(device: str | None) -> None:
+    if device is None:
+        return
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UserError(f"device={device!r}: is no device; expected cpu, cuda, cuda:1, mps, ...") from error
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise UserError(f"device={device!r}: this machine, or this build of PyTorch, has none; leave `device` out")
+
+
+def default_base(download: bool, roots: Roots = HERE) -> str:
+    """Stable Diffusion 1.5, the base that the original takes where no other is named, if it is in models/.
+
+    Raises UserError if it is not there and may not be fetched.
+    """
+    for models in roots.models:
+        folder = models / "StableDiffusion"
+        for candidate in (folder, folder / "stable-diffusion-v1-5"):
+            if (candidate / "model_index.json").is_file():
+                return str(candidate)
+    if download:
+        return DEFAULT_BASE
+    raise UserError(
+        "no image model is given for the motion module: name one with `model` (a .safetensors file, a diffusers folder"
+        f" or a hub id such as {DEFAULT_BASE}), put one into models/StableDiffusion, or add `download`"
+    )
+
+
+def _present(name: str, setting: str, *, roots: Roots, fetched: Fetch, lora_folders: tuple[Path, ...] = ()) -> str:
+    """`name` if it is there or may be a hub id; a known file that is missing is fetched if allowed."""
+    if setting == "motion_loras":
+        name = motion_lora_file(name, *lora_folders, roots=roots)
+    path = Path(name)
+    if path.exists():
+        return name
+    if name.startswith(PREFIX):
+        return str(bundled_file(name))
+    if path.suffix.lower() not in WEIGHT_SUFFIXES:
+        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+            return name  # a hub id
+        raise UserError(f"{name}: no such file or folder (setting {setting})")
+    if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
+        return fetched(name)
+    raise UserError(f"{name}: no such file (setting {setting})")
+
+
+def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
+    """The request with an RGB encoder that lies in models/SparseCtrl, where its images can make use of one."""
+    if not request.pictures or request.sparsectrl is not None or request.image_mode not in (None, "sparsectrl"):
+        return request
+    from animatediff.weights.find_sparsectrl import find_rgb_encoder
+
+    model = str(bundled_path()) if request.model == BUNDLED else request.model or ""
+    found = find_rgb_encoder(model, [*(models / "SparseCtrl" for models in roots.models), set_path()])
+    if found is None:
+        if request.image_mode == "sparsectrl":
+            from animatediff.pipelines.image_to_video import choose_route
+
+            choose_route("sparsectrl", None, request.ip_adapter is not None)  # which says what is missing
+        return request
+    logger.info("%s: is an RGB encoder for this base model, so it is used (other routes: `image_mode`)", found)
+    return request.model_copy(update={"sparsectrl": str(found)})
+
+
+def check_files(request: AnimateRequest) -> None:
+    """Raise UserError for a file that is not what its setting wants, or a motion module for another kind of base model.
+
+    Headers are read, no weights. Files on the hub are left alone, nor are files of no known kind refused that their
+    loader may know better.
+    """
+    from animatediff.weights.addons.controlnet import check_controlnet
+    from animatediff.weights.addons.ip_adapter import check_ip_adapter
+    from animatediff.weights.lora.load import lora_file
+    from animatediff.weights.motion import find_header, other_base
+    from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
+    from animatediff.weights.storage.files import read_header
+
+    sdxl = _is_sdxl(request.model)
+    if not Path(request.model or "").is_file():
+        for name in ("use_ema", "prediction_type"):
+            if getattr(request, name):
+                raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
+    if request.motion_module is not None and Path(request.motion_module).exists():
+        found = recognise_header(find_header(request.motion_module))
+        if found.kind != "motion_module":
+            raise wrong_kind(found, "motion_module")
+        made_for = found.family.base if found.family is not None else None
+        if sdxl is not None and made_for is not None and request.family is None and sdxl != (made_for == "sdxl"):
+            raise other_base(
+                found.header.path, "SDXL" if made_for == "sdxl" else "SD 1.x", "SDXL" if sdxl else "SD 1.x"
+            )
+
+    def check(path: str, kinds: tuple[str, ...], wanted: str) -> None:
+        if (found := recognise(path)).kind not in (*kinds, "unknown"):
+            raise wrong_kind(found, wanted)
+
+    adapter = () if request.domain_adapter is None else (request.domain_adapter,)
+    for setting, refs in (("lora", request.loras), ("motion_lora", request.motion_loras), ("domain_adapter", adapter)):
+        for ref in refs:
+            if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
+                check(str(lora_file(ref.path)), LORAS, setting)
+    if request.vae is not None and not Path(request.vae).is_dir():
+        check(request.vae, ("vae", "base_model"), "vae")
+    for encoder in (request.text_encoder, request.text_encoder_2):
+        if encoder is not None and not Path(encoder).is_dir():
+            read_header(encoder)
+    for embedding in request.embeddings:
+        read_header(embedding.path)
+    _check_sparsectrl(request)
+    for path in request.controlnet:
+        check_controlnet(path)
+    if request.ip_adapter is not None:
+        check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder)
+
+
+def _is_sdxl(model: str | None) -> bool | None:
+    """Whether a base model that is here is SDXL; None where that cannot be seen."""
+    from animatediff.weights.base.single_file import generation_of
+    from animatediff.weights.storage.files import read_header
+
+    path = Path(model or "")
+    if path.is_file():
+        return generation_of(read_header(path)) == "sdxl"
+    if (path / "unet").is_dir():
+        return (path / "text_encoder_2").is_dir()
+    return None
+
+
+def _check_sparsectrl(request: AnimateRequest) -> None:
+    if request.sparsectrl is None or not Path(request.sparsectrl).exists():  # a hub id, or to be fetched
+        return
+    from animatediff.weights.motion import find_header
+    from animatediff.weights.recognise import recognise_header, wrong_kind
+
+    found = recognise_header(find_header(request.sparsectrl))
+    if found.kind != "sparsectrl":
+        raise wrong_kind(found, "sparsectrl")
+    if found.variant == "scribble" and not request.control_images:
+        raise UserError(
+            f"{request.sparsectrl}: takes sketches (scribble encoder), and none are given; add `control_images`. "
+            "Images to be shown go by the RGB encoder, or by `image_mode` latents without one"
+        )
+    if found.variant == "rgb" and request.control_preprocess != "none":
+        raise UserError(
+            f"control_preprocess={request.control_preprocess!r} makes sketches, but {request.sparsectrl} takes "
+            "pictures (RGB encoder); leave `control_preprocess` out, or give it the scribble encoder"
+        )

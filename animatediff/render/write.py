@@ -1,0 +1,303 @@
+"""Files of a render: names, the video with its request inside and beside it, sheets, the original's folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from animatediff.errors import UserError
+from animatediff.files import Roots, check_folder, check_writable, write_errors, write_text
+from animatediff.media.animated import Spool
+from animatediff.media.formats import FOLDER, format_of
+from animatediff.media.grid import grid_frames
+from animatediff.media.image_file import write_picture
+from animatediff.media.seam import LoopSeam
+from animatediff.media.sheet import keyframe_sheet
+from animatediff.media.write import VideoWriter
+from animatediff.prompts import PromptTravel
+from animatediff.render.events import Reporter
+from animatediff.render.inputs import sound_of
+from animatediff.render.read.original import to_original
+from animatediff.render.read.result import sidecar_of
+from animatediff.render.request import AnimateRequest
+from animatediff.render.timeline import timeline_picture
+
+if TYPE_CHECKING:
+    from animatediff.render.renderer import Clip
+
+GRID_FPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """Files of one clip."""
+
+    file: Path
+    """A video, a picture, or a folder of frames."""
+    request: AnimateRequest
+    """With the real seed and every recommended value filled in."""
+    sheets: tuple[Path, ...] = ()
+    """Of a clip with images: those given, above the frames rendered; of a prompt that travels: its timeline."""
+    seam: float | None = None
+    """Of a closed loop: the step from the last frame to the first over that of neighbours, 1 is seamless."""
+    notes: tuple[str, ...] = ()
+    """Choices made for the user, and warnings."""
+    folder: Path | None = None
+    """Of a `RunFolder`: the folder made, the grid of all clips, and the configuration that repeats them."""
+    grid: Path | None = None
+    config: Path | None = None
+
+
+@dataclass(frozen=True)
+class OneFile:
+    """Clips as `path`, numbered where there are several; None is `samples/{prompt}.mp4` under a free name.
+
+    Beside each goes `FILE.json`, from which `load_result` repeats it, and, where images steer the clip, a sheet of
+    them, `{name}.keyframes.png`, and where the prompt travels, its timeline, `{name}.prompts.png`.
+    """
+
+    path: str | None = None
+
+    @contextmanager
+    def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
+        """The writer of these requests. Raises UserError where it could not write."""
+        num_clips = sum(request.num_clips for request in requests)
+        if self.path is not None:
+            for index in range(num_clips):
+                if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
+                    check_folder(target)
+        check_writable(self.path or roots.samples / f"{slug(requests[0].prompt[0]).lower()}.mp4")
+        yield _OneFile(self.path, num_clips, roots.samples, reporter)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Clips in a new folder of the original's layout, `{root}/{stem}-{time}/`; None is the folder of samples.
+
+    It gets `sample/{index}-{first ten words}.gif`, the grid `sample.gif`, `config.yaml` with the seeds used, and the
+    images that steered as `control_images/{number}.png`.
+    """
+
+    stem: str
+    root: Path | None = None
+
+    @contextmanager
+    def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_RunFolder]:
+        """The writer of these requests. Raises UserError where it could not write."""
+        root = self.root or roots.samples
+        check_writable(root / self.stem / "config.yaml")
+        writer = _RunFolder(root, self.stem, requests, reporter)
+        try:
+            yield writer
+        except BaseException:
+            if writer.folder is not None:
+                with suppress(OSError):  # what is finished stays; an empty folder does not
+                    writer.folder.rmdir()
+            raise
+        finally:
+            writer.close()
+
+
+@dataclass
+class _OneFile:
+    path: str | None
+    num_clips: int
+    samples: Path
+    reporter: Reporter
+    done: list[Rendered] = field(default_factory=list)
+
+    def add(self, clip: Clip) -> None:
+        if self.path is None:
+            target = str(self.samples / f"{slug(clip.request.prompt[0]).lower()}.mp4")
+        else:
+            target = numbered(self.path, len(self.done), self.num_clips)
+        self.done.append(write_clip(clip, target, self.reporter, overwrite=self.path is not None))
+
+    def finish(self) -> list[Rendered]:
+        return self.done
+
+
+@dataclass
+class _RunFolder:
+    root: Path
+    stem: str
+    requests: Sequence[AnimateRequest]
+    reporter: Reporter
+    folder: Path | None = None
+    done: list[Rendered] = field(default_factory=list)
+    _frames: list[Spool] = field(default_factory=list)
+    """Of each clip, on disk, for the grid: GIF files hold no exact colours."""
+    _images: list[bytes] = field(default_factory=list)
+
+    def add(self, clip: Clip) -> None:
+        if self.folder is None:
+            with write_errors(self.root):
+                self.folder = new_folder(self.root, self.stem)
+        target = self.folder / "sample" / f"{len(self.done)}-{slug(clip.request.prompt[0])}.gif"
+        rendered = write_clip(clip, target, self.reporter, overwrite=True, spools=self._frames)
+        self.done.append(replace(rendered, folder=self.folder))
+        for image in clip.keyframes.images:  # under the next numbers, unless another clip of this folder had the same
+            if (content := image.tobytes()) not in self._images:
+                write_picture(image, self.folder / "control_images" / f"{len(self._images)}.png")
+                self._images.append(content)
+
+    def finish(self) -> list[Rendered]:
+        assert self.folder is not None
+        with VideoWriter(self.folder / "sample.gif", fps=GRID_FPS, after_frame=self.reporter.on("write")) as grid:
+            for frame in grid_frames(self._frames):
+                grid.write(frame)
+                self.reporter.check()
+        config = self.folder / "config.yaml"
+        write_text(config, config_text(self.requests, [rendered.request for rendered in self.done]))
+        return [replace(rendered, grid=grid.path, config=config) for rendered in self.done]
+
+    def close(self) -> None:
+        for frames in self._frames:
+            frames.close()
+
+
+def write_clip(
+    clip: Clip, target: str | Path, reporter: Reporter, *, overwrite: bool, spools: list[Spool] | None = None
+) -> Rendered:
+    """Write a clip's frames as they are decoded, then what goes beside the file; nothing half written stays.
+
+    spools: gets the frames once more, on disk.
+    """
+    request, content = clip.request, record(clip.request)
+    seam = LoopSeam() if request.closed_loop else None
+    num_frames = request.num_frames or 1
+    indices = [index % num_frames for index in clip.keyframes.indices]
+    kept: dict[int, np.ndarray] = {}
+    writer = VideoWriter(
+        target,
+        fps=request.fps or GRID_FPS,
+        quality=request.quality,
+        metadata=content,
+        loop=request.loop,
+        overwrite=overwrite,
+        sound=sound_of(request),
+        after_frame=reporter.on("write"),
+    )
+    first = 0
+    with writer:
+        for frames in clip.frames:
+            writer.write(frames)
+            if seam is not None:
+                seam.add(frames)
+            kept |= {index: frames[index - first].copy() for index in indices if first <= index < first + len(frames)}
+            if spools is not None:
+                if first == 0:
+                    spools.append(Spool((frames.shape[1], frames.shape[2])))
+                for frame in frames:
+                    spools[-1].add(frame)
+            first += len(frames)
+        reporter.check()
+    reporter.tell("write", first, first)
+    path = writer.path
+    write_sidecar(path, content)
+    sheets = []
+    if clip.keyframes.images:
+        sheet = keyframe_sheet(clip.keyframes.images, kept, indices)
+        sheets.append(write_picture(sheet, path.with_name(f"{path.stem}.keyframes.png")))
+    if isinstance(prompt := request.shown(), PromptTravel):
+        sheets.append(write_picture(timeline_picture(prompt, first), path.with_name(f"{path.stem}.prompts.png")))
+    return Rendered(
+        file=path,
+        request=request,
+        sheets=tuple(sheets),
+        seam=None if seam is None else seam.value(),
+        notes=tuple(clip.notes),
+    )
+
+
+# -- names and records -------------------------------------------------------------------------------------------------
+
+
+def slug(text: str, words: int = 10) -> str:
+    """The first words of a prompt as a file name of at most 120 bytes.
+
+    >>> slug("A fox, moving right / on a green background")
+    'A-fox-moving-right-on-a-green-background'
+    """
+    joined = "-".join(re.findall(r"\w+", text)[:words])
+    return joined.encode()[:120].decode(errors="ignore") or "clip"
+
+
+def new_folder(root: Path, stem: str, now: datetime | None = None) -> Path:
+    """Make and return `root/{stem}-{YYYY-MM-DDTHH-MM-SS}`, with `-2`, `-3`, ... if a run of that second has it."""
+    name = f"{stem}-{(now or datetime.now()).strftime('%Y-%m-%dT%H-%M-%S')}"
+    number = 1
+    while True:
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def numbered(out: str, index: int, num_clips: int) -> str:
+    """The name of clip `index`: `out` itself if it is the only one, else `name-0.mp4`, `name-1.mp4`, ...
+
+    Raises UserError for several clips and a path without a name, such as `.`.
+
+    >>> numbered("a/fox.mp4", 1, 3)
+    'a/fox-1.mp4'
+    """
+    if num_clips == 1:
+        return out
+    path = Path(out)
+    if not path.name:
+        raise UserError(f"{out}: has no name to number {num_clips} clips by; give one, as in `out` {path / 'frames'}")
+    return str(path.with_name(f"{path.stem}-{index}{path.suffix}"))
+
+
+def record(request: AnimateRequest) -> dict[str, Any]:
+    """What is written inside and beside a result: the request, and the versions it was made with."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from animatediff import __version__
+
+    versions = {}
+    for package in ("torch", "diffusers", "transformers"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"animatediff": __version__, "request": request.stored(), "versions": versions}
+
+
+def write_sidecar(path: Path, content: dict[str, Any]) -> Path:
+    """Write `content` as readable JSON beside a result."""
+    sidecar = sidecar_of(path)
+    write_text(sidecar, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return sidecar
+
+
+def config_text(requests: Sequence[AnimateRequest], clips: Sequence[AnimateRequest]) -> str:
+    """The runs with the seeds of their clips and every value filled in, as YAML in the original's keys."""
+    import yaml
+
+    runs, start = [], 0
+    for request in requests:
+        own = clips[start : start + request.num_clips]
+        start += request.num_clips
+        filled = own[0].model_copy(
+            update={
+                "prompt": request.prompt,
+                "prompt_travel": request.prompt_travel,
+                "negative_prompt": request.negative_prompt,
+                "seed": tuple(clip.seed[0] for clip in own),
+            }
+        )
+        runs.append(to_original(filled))
+    return yaml.safe_dump(runs, sort_keys=False, allow_unicode=True, width=120)
