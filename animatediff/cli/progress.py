@@ -27,9 +27,9 @@ class _Flags(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         from animatediff.errors import renamed
-        from animatediff.render import FIELDS
+        from animatediff.render.options import FLAGS
 
-        return renamed(super().format(record), {name: f"--{name.replace('_', '-')}" for name in FIELDS})
+        return renamed(super().format(record), FLAGS)
 
 
 @contextmanager

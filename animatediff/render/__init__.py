@@ -1,21 +1,19 @@
-"""From a request to frames and files. Names are imported when first asked for: requests are read without torch."""
+"""From a request to frames and files; requests from files. Its names are imported when first asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from animatediff.render.declare import Option
+    from animatediff.render.events import Event
     from animatediff.render.options import FIELDS, OPTIONS, AnimateOptions
     from animatediff.render.read.merge import resolve
     from animatediff.render.read.original import to_original
     from animatediff.render.read.result import load_result, sidecar_of
     from animatediff.render.read.yaml import load_config, parse_config
+    from animatediff.render.renderer import Clip, Renderer
     from animatediff.render.request import AnimateRequest, build_request
     from animatediff.render.request_inputs import EmbeddingRef, Keyframe, WeightRef
-
-if TYPE_CHECKING:
-    from animatediff.render.events import Event
-    from animatediff.render.renderer import Clip, Renderer
     from animatediff.render.write import OneFile, Rendered, RunFolder
 
 __all__ = [
@@ -48,10 +46,12 @@ _PLACES = {
     **dict.fromkeys(("EmbeddingRef", "Keyframe", "WeightRef"), "request_inputs"),
     **dict.fromkeys(("load_config", "parse_config"), "read.yaml"),
     **dict.fromkeys(("load_result", "sidecar_of"), "read.result"),
+    **dict.fromkeys(("Clip", "Renderer"), "renderer"),
+    **dict.fromkeys(("OneFile", "Rendered", "RunFolder"), "write"),
+    "Event": "events",
     "Option": "declare",
     "resolve": "read.merge",
     "to_original": "read.original",
-    "Event": "events",
     "Clip": "renderer",
     "Renderer": "renderer",
     "OneFile": "write",
