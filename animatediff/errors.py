@@ -31,9 +31,10 @@ def renamed(message: str, names: Mapping[str, str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was most likely meant to be, or None if none is close."""
-    matches = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    """The known word that `word` was most likely meant to be, whatever its case, or None if none is close."""
+    spelled = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(word.lower(), spelled, n=1, cutoff=0.6)
+    return spelled[matches[0]] if matches else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +17,54 @@ Curve = float | Mapping[int, float] | Sequence[float]
 HOW = "a number, or frames and values as in 0=1.0,15=0.3"
 
 
+def frame_number(value: Any) -> int:
+    """Read a frame from a number or a text; negatives count from the end. Raises UserError for anything else.
+
+    >>> frame_number(" -1")
+    -1
+    """
+    if isinstance(value, str):
+        if re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", value):
+            return int(value)
+    elif not isinstance(value, bool) and hasattr(value, "__index__"):
+        return operator.index(value)
+    raise UserError(f"{value!r} is no frame; expected a whole number, such as 8, or -1 for the last")
+
+
+def at_frame(text: str) -> tuple[int, str]:
+    """Split `FRAME=VALUE` into the frame and the value as it is written, which may be empty.
+
+    >>> at_frame("-1=end.png")
+    (-1, 'end.png')
+    """
+    frame, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"expected FRAME=VALUE, such as 8=0.5, got {text!r}")
+    return frame_number(frame), value
+
+
+def neighbours(frames: Sequence[int], num_frames: int) -> list[tuple[int, int, float]]:
+    """For every frame of a clip: the place of the key before it, of the key after it, and the fraction of the way.
+
+    frames: of the keys, all different, in any order; places are places in this sequence. A frame that is a key, that
+    comes before the first or behind the last has one key on both sides, and the fraction 0.
+
+    >>> neighbours([3, 1], 5)
+    [(1, 1, 0.0), (1, 1, 0.0), (1, 0, 0.5), (0, 0, 0.0), (0, 0, 0.0)]
+    """
+    order = sorted(range(len(frames)), key=frames.__getitem__)
+    keys = [frames[place] for place in order]
+    found: list[tuple[int, int, float]] = []
+    for frame in range(num_frames):
+        after = min(bisect_left(keys, frame), len(keys) - 1)
+        before = after if after == 0 or keys[after] <= frame else after - 1
+        fraction = 0.0 if before == after else (frame - keys[before]) / (keys[after] - keys[before])
+        found.append((order[before], order[after], fraction))
+    return found
+
+
 def parse_curve(value: Any) -> float | dict[int, float]:
-    """A number, or numbers at frames, from what a file or a command line says.
+    """A number, or numbers at frames, from a setting in a file or on a command line.
 
     Taken are numbers, mappings of frames to numbers, lists of one number a frame, and texts such as `1.2` or
     `0=1.0,15=0.3`. Raises UserError for anything else, and for a frame given twice.
@@ -25,24 +73,17 @@ def parse_curve(value: Any) -> float | dict[int, float]:
     {0: 1.0, -1: 0.3}
     """
     if isinstance(value, str) and "=" in value:
-        pairs = [(frame, number) for frame, _, number in (part.partition("=") for part in value.split(","))]
+        pairs: list[tuple[int, Any]] = [at_frame(part) for part in value.split(",")]
     elif isinstance(value, Mapping):
-        pairs = list(value.items())
+        pairs = [(frame_number(frame), number) for frame, number in value.items()]
     elif isinstance(value, list | tuple):
         pairs = list(enumerate(value))
     else:
         return _number(value)
-    curve = {_frame(frame): _number(number) for frame, number in pairs}
+    curve = {frame: _number(number) for frame, number in pairs}
     if len(curve) != len(pairs) or not curve:
         raise UserError(f"{'a frame is given twice' if curve else 'no values'}; expected {HOW}")
     return curve
-
-
-def _frame(value: Any) -> int:
-    try:
-        return int(value) if isinstance(value, str) else operator.index(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{value!r} is no frame; expected {HOW}") from None
 
 
 def _number(value: Any) -> float:
@@ -71,58 +112,53 @@ def frame_curve(curve: Curve, num_frames: int, name: str) -> list[float]:
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     keys = _keys(parsed, num_frames, name) if isinstance(parsed, dict) else {0: parsed}
-    frames = sorted(keys)
-    return [_at(frame, frames, keys) for frame in range(num_frames)]
+    values = list(keys.values())
+    return [
+        values[before] if before == after else values[before] + (values[after] - values[before]) * fraction
+        for before, after, fraction in neighbours(list(keys), num_frames)
+    ]
 
 
 def _keys(curve: Mapping[int, float], num_frames: int, name: str) -> dict[int, float]:
     keys: dict[int, float] = {}
     for key, value in curve.items():
-        if not -num_frames <= key < num_frames:
-            raise UserError(
-                f"{name}: there is no frame {key} in a clip of {num_frames}: frames go from 0 to {num_frames - 1}, or "
-                f"from -1 (the last) to {-num_frames}"
-            )
-        if key % num_frames in keys:
-            raise UserError(f"{name}: frame {key % num_frames} of {num_frames} is given twice")
-        keys[key % num_frames] = value
+        try:
+            frame = _in_clip(key, num_frames)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        if frame in keys:
+            raise UserError(f"{name}: frame {frame} of {num_frames} is given twice")
+        keys[frame] = value
     return keys
 
 
-def _at(frame: int, frames: Sequence[int], keys: Mapping[int, float]) -> float:
-    before = max((key for key in frames if key <= frame), default=frames[0])
-    after = min((key for key in frames if key >= frame), default=frames[-1])
-    if before == after:
-        return float(keys[before])
-    way = (frame - before) / (after - before)
-    return keys[before] + (keys[after] - keys[before]) * way
+def _in_clip(index: int, num_frames: int) -> int:
+    """The frame that an index means, counted from 0. Raises UserError for an index beyond the clip."""
+    if not -num_frames <= index < num_frames:
+        raise UserError(
+            f"there is no frame {index} in a clip of {num_frames}: frames go from 0 to {num_frames - 1}, or from "
+            f"-1 (the last) to {-num_frames}"
+        )
+    return index % num_frames
 
 
-def frame_indices(indices: Sequence[int], num_pictures: int, num_frames: int | None = None) -> list[int]:
-    """One frame a picture, negatives counted from the end of the clip.
+def frame_indices(indices: Sequence[int], num_images: int, num_frames: int | None = None) -> list[int]:
+    """One frame an image, negatives counted from the end of the clip.
 
     `num_frames` None: the length is not known yet, so that only the number of indices and plain repetitions are
-    checked. Raises UserError for more or fewer indices than pictures, a frame beyond the clip, and a frame with two
-    pictures.
+    checked. Raises UserError for more or fewer indices than images, a frame beyond the clip, and a frame with two
+    images.
 
     >>> frame_indices([0, -1], 2, 16)
     [0, 15]
     """
-    if len(indices) != num_pictures:
+    if len(indices) != num_images:
         raise UserError(
-            f"{_count(num_pictures, 'picture')} and {_count(len(indices), 'frame index')} "
+            f"{_count(num_images, 'picture')} and {_count(len(indices), 'frame index')} "
             f"({', '.join(map(str, indices)) or 'none'}): give one index for each picture, such as 0 for the first "
             "frame and -1 for the last"
         )
-    frames = list(indices)
-    if num_frames is not None:
-        for index in indices:
-            if not -num_frames <= index < num_frames:
-                raise UserError(
-                    f"there is no frame {index} in a clip of {num_frames}: indices go from 0 to {num_frames - 1}, or "
-                    f"from -1 (the last) to {-num_frames}"
-                )
-        frames = [index % num_frames for index in indices]
+    frames = list(indices) if num_frames is None else [_in_clip(index, num_frames) for index in indices]
     for place, frame in enumerate(frames):
         if frame in frames[:place]:
             first = indices[frames.index(frame)]

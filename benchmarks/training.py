@@ -42,7 +42,7 @@ def plain(args: argparse.Namespace) -> dict[str, float]:
     adapter = MotionAdapter.from_unet(pipe.unet)
     pipe.set_motion_adapter(adapter)
     adapter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
     average = [p.detach().clone() for p in adapter.parameters()]
     dataset = open_dataset(DataConfig(kind="sprites", num_items=NUM_CLIPS, **SETTINGS))
     loader = DataLoader(dataset, batch_size=args.batch, shuffle=True, drop_last=True)  # pyright: ignore[reportArgumentType]
@@ -62,10 +62,10 @@ def plain(args: argparse.Namespace) -> dict[str, float]:
             noisy = pipe.scheduler.add_noise(latents, noise, t)
             out = pipe.unet(noisy, t, states.repeat_interleave(f, 0)).sample
             loss = functional.mse_loss(out, pipe.scheduler.get_velocity(latents, noise, t))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-            optimiser.step()
+            optimizer.step()
             for mean, now in zip(average, adapter.parameters(), strict=True):
                 mean.lerp_(now.detach(), 1e-3)
             losses.append(loss.item())
@@ -92,7 +92,7 @@ def trained(args: argparse.Namespace, cache: str | None) -> dict[str, float]:
     loop.Trainer = Watched  # the only way to see every step; the figures of the run are means of several
     with tempfile.TemporaryDirectory() as folder:
         values = {
-            "stage": "motion", "batch": args.batch, "learning_rate": 1e-3, "ema": 0.999, "caption_dropout": 0.0,
+            "stage": "motion", "batch_size": args.batch, "learning_rate": 1e-3, "ema": 0.999, "caption_dropout": 0.0,
             "save_every": 0, "validation": {"num_items": 0}, "seed": 0, "schedule": None,
             "data": {"kind": "sprites", "num_items": NUM_CLIPS, "cache": cache, "cache_variants": 1, **SETTINGS},
         }  # fmt: skip

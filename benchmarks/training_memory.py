@@ -1,6 +1,6 @@
 """What the recipes of configs/training need in memory at Stable Diffusion 1.5 size, without a GPU and without weights.
 
-The model, its gradients, the optimiser and everything kept for the backward pass are counted on tensors that have a
+The model, its gradients, the optimizer and everything kept for the backward pass are counted on tensors that have a
 shape and no contents, so the figures are of the computation itself: kernels' own workspace, the allocator's
 fragmentation (add some 10 to 15 %) and the VAE are not in them. bfloat16 autocast stands for fp16, of the same size.
 
@@ -39,29 +39,29 @@ def counted(recipe: Path) -> dict[str, float]:
     emptied(module, mode)
     with mode:
         parameters = [p for p in module.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(parameters)
+        optimizer = torch.optim.AdamW(parameters)
         average = [p.detach().clone() for p in parameters] if config.ema is not None else []
         counter = Counter([*module.parameters(), *module.buffers(), *average])
         with counter:
-            for _ in range(2):  # the optimiser's states are made in the first
+            for _ in range(2):  # the optimizer's states are made in the first
                 between = counter.now
                 counter.peak = counter.now
-                latents = torch.randn(config.batch, f, 4, h, w)
-                states, t = torch.randn(config.batch, *TEXT), torch.zeros(config.batch, dtype=torch.long)
-                more: dict[str, Any] = {}
+                latents = torch.randn(config.batch_size, f, 4, h, w)
+                embeddings, t = torch.randn(config.batch_size, *TEXT), torch.zeros(config.batch_size, dtype=torch.long)
+                inputs: dict[str, Any] = {}
                 if config.stage == "sparsectrl":
                     k = 1 if config.condition == "rgb" else FRAME_FACTOR
                     channels = 4 if config.condition == "rgb" else 3
-                    more["condition"] = torch.zeros(config.batch * f, channels, h * k, w * k)
-                    more["mask"] = torch.zeros(config.batch * f, 1, h * k, w * k)
+                    inputs["condition"] = torch.zeros(config.batch_size * f, channels, h * k, w * k)
+                    inputs["mask"] = torch.zeros(config.batch_size * f, 1, h * k, w * k)
                 with torch.autocast("cpu", torch.bfloat16):
-                    loss = module(latents, torch.randn_like(latents), t, states, **more).mean()
+                    loss = module(latents, torch.randn_like(latents), t, embeddings, **inputs).mean()
                 loss.backward()
-                optimiser.step()
-                optimiser.zero_grad()
+                optimizer.step()
+                optimizer.zero_grad()
                 del loss
     peak, between = counter.peak / 1e9, between / 1e9
-    saved = 6 * sum(p.numel() for p in parameters) / 1e9 if config.optimiser == "adamw8bit" else 0.0
+    saved = 6 * sum(p.numel() for p in parameters) / 1e9 if config.optimizer == "adamw8bit" else 0.0
     return {"peak": peak - saved, "between": between - saved}
 
 
@@ -117,8 +117,8 @@ def model(config: Any) -> Any:
     from animatediff.models.sparsectrl import SparseCtrl
     from animatediff.motion import MotionAdapter, attach
     from animatediff.training.objective import ClipLoss, Objective
-    from animatediff.training.stages.low_rank import IMAGE, SPATIAL, TEMPORAL, LowRank
-    from animatediff.training.stages.sparsectrl import SteeredLoss
+    from animatediff.training.stages.lora_weights import IMAGE, SPATIAL, TEMPORAL, LoRA
+    from animatediff.training.stages.sparsectrl import SparseCtrlLoss
     from animatediff.weights.base.model_configs import shipped_config
 
     unet = UNet2DConditionModel.from_config(shipped_config("sd1", "unet")).requires_grad_(False)
@@ -126,20 +126,20 @@ def model(config: Any) -> Any:
     if not config.single_frames:
         adapter = MotionAdapter.from_unet(unet)
         frames = attach(unet, adapter.requires_grad_(False)).frames
-    objective = Objective(DDIMScheduler().config, min_snr=config.min_snr)
+    objective = Objective(DDIMScheduler().config, snr_gamma=config.snr_gamma)
     module: Any = ClipLoss(unet, objective, frames if adapter is not None else None)
     lora = {"adapter": SPATIAL, "motion_lora": TEMPORAL, "image": IMAGE}.get(config.stage)
     if config.stage == "motion":
         trained = list(adapter.parameters())  # pyright: ignore[reportOptionalMemberAccess]
     elif config.stage == "sparsectrl":
         encoder = SparseCtrl.from_unet(unet, adapter, kind=config.condition)
-        module = SteeredLoss(unet, objective, frames, encoder)
+        module = SparseCtrlLoss(unet, objective, frames, encoder)
         trained = list(encoder.parameters())
     elif config.stage == "image" and config.image_layers == "full":
         trained = list(unet.parameters())
     else:
         assert lora is not None
-        trained = list(LowRank(unet, lora, config=config, kinds=()).parameters.values())
+        trained = list(LoRA(unet, lora, config=config, kinds=()).parameters.values())
     kept = {id(p) for p in trained}
     for parameter in module.parameters():
         if id(parameter) in kept:
@@ -161,7 +161,7 @@ def main() -> None:
         from animatediff.training.read import load_train_config
 
         config, row = load_train_config(recipe), counted(recipe)
-        size = f"{config.batch} x {config.clips().num_frames} x {config.data.width}x{config.data.height}"
+        size = f"{config.batch_size} x {config.clips().num_frames} x {config.data.width}x{config.data.height}"
         print(f"| {recipe.stem} | {size} | {row['peak']:.1f} GB | {row['between']:.1f} GB |", flush=True)
 
 

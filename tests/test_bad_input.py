@@ -73,7 +73,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "negative frames": ([*MODEL, *MODULE, "--num-frames", "-3"], "num_frames=-3"),
     "size 100": ([*MODEL, *MODULE, "--width", "100"], "width=100: input should be a multiple of 8"),
     "empty prompt list": (["--config", "none.yaml"], "no prompt"),
-    "unknown scheduler": ([*MODEL, *MODULE, "--scheduler", "eulr"], "did you mean euler?"),
+    "unknown scheduler": ([*MODEL, *MODULE, "--scheduler", "eulr"], "did you mean 'euler'?"),
     "seed beyond 64 bits": ([*MODEL, *MODULE, "--seed", str(2**64)], "64 bits"),
     "typo in yaml": (["--config", "typo.yaml"], "typo.yaml, run 1, line 2: unknown setting 'guidance_scal'"),
     "folder that is a file": ([*MODEL, *MODULE, "--out", "file.txt/a.mp4"], "cannot be written"),

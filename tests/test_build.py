@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from support.close import relative
 from typer.testing import CliRunner
 
 from animatediff.cli.main import app
@@ -105,7 +106,7 @@ def test_every_addition_of_a_configuration_acts(tmp_path: Path, monkeypatch: pyt
     for setting in ("vae", "embeddings", "loras", "motion_loras", "domain_adapter", "clip_skip", "scheduler"):
         default = AnimateRequest.model_fields[setting].default
         changed = render(request.model_copy(update={setting: default, "out": f"no_{setting}.png"}))
-        assert not np.array_equal(read_video(changed.files[0])[0], frames), f"{setting} changes nothing"
+        assert relative(read_video(changed.files[0])[0], frames) > 1e-2, f"{setting} changes nothing"
 
 
 def test_a_result_of_many_parts_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_from_repeats_the_bundled_model(tmp_path: Path, monkeypatch: pytest.Monk
     assert frames.shape == (3, 64, 64, 3)
     assert all(np.array_equal(read_video(name)[0], frames) for name in ("again.png", "third.png"))
     other = CliRunner().invoke(app, ["animate", "--from", target, "--seed", "0", "--out", "other.png"])
-    assert other.exit_code == 0 and not np.array_equal(read_video("other.png")[0], frames)
+    assert other.exit_code == 0 and relative(read_video("other.png")[0], frames) > 1e-2
 
 
 def test_runs_that_agree_share_a_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
+import torch
 import yaml
+from diffusers import AutoencoderKL
 from PIL import Image
+from support.close import relative
 from test_render_cli import run
 
 from animatediff.media import read_video
@@ -36,10 +39,24 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Latents that are decoded from now on: bytes of frames hardly show what acts on these small models."""
+    given: list[torch.Tensor] = []
+    decode = AutoencoderKL.decode
+
+    def noted(vae: AutoencoderKL, z: torch.Tensor, **settings: Any) -> Any:
+        given.append(z)
+        return decode(vae, z, **settings)
+
+    monkeypatch.setattr(AutoencoderKL, "decode", noted)
+    return given
+
+
 @pytest.mark.slow
-def test_the_combined_configuration_renders_and_each_part_acts(place: Path) -> None:
+def test_the_combined_configuration_renders_and_each_part_acts(place: Path, decoded: list[torch.Tensor]) -> None:
     (whole,) = yaml.safe_load((ROOT / "configs" / "prompts" / "v3" / "6-combined.yaml").read_text())
-    small = {"width": 32, "height": 32, "steps": 1}
+    small = {"width": 32, "height": 32, "steps": 1, "dtype": "float32"}
     left_out = {
         "all": (),
         "motion_loras": ("motion_loras",),
@@ -54,11 +71,13 @@ def test_the_combined_configuration_renders_and_each_part_acts(place: Path) -> N
         Path(f"{name}.yaml").write_text(yaml.safe_dump([settings]))
         code, _, err = run("--config", f"{name}.yaml", "--out", f"{name}.png")
         assert code == 0, err
-        clips[name] = read_video(f"{name}.png")[0].astype(int)
-        assert clips[name].shape == (48, 32, 32, 3)
+        assert read_video(f"{name}.png")[0].shape == (48, 32, 32, 3)
+        clips[name] = torch.cat(decoded)
+        assert len(clips[name]) == 48
+        decoded.clear()
     assert (place / "all.keyframes.png").is_file() and (place / "all.prompts.png").is_file()
     for name in ("motion_loras", "sparsectrl", "prompt_travel"):
-        assert not np.array_equal(clips[name], clips["all"]), name  # frames are repeatable to the bit
+        assert relative(clips[name], clips["all"]) > 1e-4, name
     # the text is the same until it leaves frame 0, but windows reach over; behind the second text all differs more
-    difference = np.abs(clips["prompt_travel"] - clips["all"]).mean((1, 2, 3))
-    assert difference[40:].mean() > difference[:8].mean()
+    before, behind = (relative(clips["prompt_travel"][part], clips["all"][part]) for part in (slice(8), slice(40, 48)))
+    assert behind > 5 * before, (before, behind)

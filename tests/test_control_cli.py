@@ -13,6 +13,7 @@ import torch
 import yaml
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageDraw
+from support.close import relative
 from test_render_cli import FakePipeline, run
 from typer.testing import CliRunner
 
@@ -22,7 +23,7 @@ from animatediff.errors import UserError
 from animatediff.media import read_video
 from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.keyframes import at_work
+from animatediff.pipelines.conditions import on_device
 from animatediff.render import load_config, load_result, parse_config, to_original
 from animatediff.render import render as render_module
 from animatediff.weights.sparsectrl import save_sparsectrl
@@ -58,7 +59,7 @@ def place(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
-SMALL = ("--num-frames", "4", "--steps", "2", "--seed", "5")
+SMALL = ("--num-frames", "4", "--steps", "2", "--seed", "5", "--dtype", "float32")
 BOTH = ("--control-image", "a.png", "--control-image", "b.png", "--control-index", "0", "--control-index", "-1")
 
 
@@ -77,7 +78,7 @@ def test_a_clip_with_pictures_its_sheet_and_its_repeat(place: Path) -> None:
     assert np.array_equal(read_video("again.png")[0], frames)
     assert run("--from", "o/fox.png", "--control-scale", "0", "--out", "plain.png")[0] == 0
     assert run("a fox", *SMALL, "--out", "without.png")[0] == 0
-    assert not np.array_equal(read_video("plain.png")[0], frames)
+    assert relative(read_video("plain.png")[0], frames) > 1e-2
     assert np.array_equal(read_video("plain.png")[0], read_video("without.png")[0])
 
 
@@ -224,8 +225,8 @@ def test_pictures_of_the_wrong_kind_in_python(place: Path) -> None:
         output_type="latent",
         **short,
     ).frames
-    assert not torch.allclose(steered[0], latents[0], atol=1e-3), "each clip has its own pictures"
-    assert not torch.allclose(steered[0], steered[1], atol=1e-3)
+    assert relative(steered[0], latents[0]) > 1e-2, "each clip has its own pictures"
+    assert relative(steered[0], steered[1]) > 5e-3
 
 
 def test_sketches_are_made_before_they_reach_the_encoder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,11 +263,11 @@ def test_half_precision_and_an_encoder_that_is_kept_elsewhere(place: Path) -> No
         pipe("a fox", generator=torch.Generator().manual_seed(1), conditioning_frames=picture, **short).frames
         for picture in (None, Image.open("a.png"))
     )
-    assert steered.isfinite().all() and not torch.equal(plain, steered)
+    assert steered.isfinite().all() and relative(steered, plain) > 1e-2
     assert pipe.to(torch.float32).sparsectrl.dtype == torch.float32
     moves: list[Any] = []
     encoder = SimpleNamespace(device="home", to=moves.append)
-    with pytest.raises(KeyError), at_work([encoder], "work"):  # type: ignore[arg-type]
+    with pytest.raises(KeyError), on_device([encoder], "work"):  # type: ignore[arg-type]
         raise KeyError
     assert moves == ["work", "home"], "brought back whatever happens"
 

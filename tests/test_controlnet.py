@@ -14,6 +14,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2D
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from PIL import Image
 from safetensors.torch import save_file
+from support.close import relative
 from test_pipeline import GOLDEN, seeded
 from test_render_cli import is_one_message, run
 
@@ -76,7 +77,7 @@ def reference(pipe: AnimateDiffPipeline, frame: int, loaded: Any, **given: Any) 
     """The picture that diffusers' own ControlNet pipeline makes."""
     assert pipe.attachment is not None
     pipe.attachment.frames.num_frames = 1
-    parts = {**pipe.image.components, "safety_checker": None, "feature_extractor": None, "controlnet": loaded}
+    parts = {**pipe.base.components, "safety_checker": None, "feature_extractor": None, "controlnet": loaded}
     own = StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
     own.set_progress_bar_config(disable=True)
     return own("a cat", latents=LATENTS[:, :, frame], **given, **SETTINGS).images[0]
@@ -90,9 +91,9 @@ def test_without_motion_every_frame_is_that_of_diffusers_with_its_own_picture(
     clip = still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=[given], **SETTINGS).frames[0]
     for frame in (0, 2):
         one = {"image": pictures(3)[frame], "controlnet_conditioning_scale": 0.8, "control_guidance_end": 0.7}
-        assert torch.allclose(clip[frame], reference(still, frame, net, **one), atol=1e-5)
+        assert relative(clip[frame], reference(still, frame, net, **one)) < 1e-5
     plain = still("a cat", num_frames=3, latents=LATENTS, **SETTINGS).frames[0]
-    assert (plain - clip).abs().max() > 1e-3, "without frames for it, a loaded one does nothing"
+    assert relative(plain, clip) > 1e-2, "without frames for it, a loaded one does nothing"
     # several at once
     second = still.load_controlnet(nets[1])
     both = [given, ControlNetInput(frames=pictures(4, shift=8), scale=0.5)]
@@ -102,10 +103,10 @@ def test_without_motion_every_frame_is_that_of_diffusers_with_its_own_picture(
         "controlnet_conditioning_scale": [0.8, 0.5],
         "control_guidance_end": [0.7, 1.0],
     }
-    assert torch.allclose(clip[1], reference(still, 1, [net, second], **two), atol=1e-5)
+    assert relative(clip[1], reference(still, 1, [net, second], **two)) < 1e-5
     # windows get the pictures of their frames
     windows = still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=both, window=2, overlap=1, **SETTINGS)
-    assert torch.allclose(windows.frames[0], clip, atol=1e-5)
+    assert relative(windows.frames[0], clip) < 1e-5
     for wrong, message in (
         (both[:1], "2 ControlNets are loaded, and controlnet_inputs has 1 entries"),
         ([ControlNetInput(frames=pictures(2)), given], "a ControlNet has 2 frames, but the clip has 3"),
@@ -130,7 +131,7 @@ def test_clips_have_pictures_of_their_own_and_what_is_off_costs_nothing(nets: li
     assert found is not None
     condition = torch.stack([frames[clip, :, frame] for _ in range(2) for clip in range(2) for frame in (1, 3)])
     down, mid = net(inputs.latents, 500, text, condition, return_dict=False)
-    assert torch.allclose(found.mid, mid, atol=1e-5) and torch.allclose(found.down[2], down[2], atol=1e-5)
+    assert relative(found.mid, mid) < 1e-5 and relative(found.down[2], down[2]) < 1e-5
     at_another_step = UNetInputs(
         latents=inputs.latents, timestep=torch.tensor(20), embeddings=text, conditions=None, frames=[1, 3]
     )
@@ -162,7 +163,7 @@ def test_pictures_at_single_frames_steer_their_neighbours_less(nets: list[Path])
             one = stacked[:, :, picture]
             _, mid = net(inputs.latents[row : row + 1], 500, text[row : row + 1], one, 0.8, return_dict=False)
             wanted[row] += share * mid[0]
-    assert torch.allclose(found.mid, wanted, atol=1e-5)
+    assert relative(found.mid, wanted) < 5e-5
     for wrong, message in (
         (ControlNetInput(frames=pictures(2), at=[0, 6]), "there is no frame 6 in a clip of 6"),
         (ControlNetInput(frames=pictures(2), at=[1, 1]), "two pictures for frame 1"),
@@ -194,7 +195,7 @@ def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tm
         (tmp_path / "empty", "no config.json in this folder"),
         (tmp_path / "none", "no such file or folder"),
         (bundled_path() / "unet", "holds a UNet2DConditionModel, expected a ControlNetModel"),
-        (GOLDEN / "v3" / "motion_module.ckpt", "not a ControlNet .*; give it to --motion-module"),
+        (GOLDEN / "v3" / "motion_module.ckpt", "not a ControlNet .*; give it to `motion_module`"),
     ):
         with pytest.raises(UserError, match=message):
             pipe.load_controlnet(path)
@@ -274,7 +275,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-SMALL = ("--steps", "2", "--seed", "5")
+SMALL = ("--steps", "2", "--seed", "5", "--dtype", "float32")
 NET = ("--controlnet", "net", "--controlnet-video", "edges")
 
 
@@ -295,7 +296,7 @@ def test_a_clip_that_follows_two_and_its_repeat(place: Path) -> None:
     assert run("--from", "a.png", "--controlnet-scale", "0", "--out", "off.png")[0] == 0
     assert run("a fox", *SMALL, "--num-frames", "4", "--out", "plain.png")[0] == 0
     off, plain = read_video("off.png")[0], read_video("plain.png")[0]
-    assert np.array_equal(off, plain) and not np.array_equal(off, frames)
+    assert np.array_equal(off, plain) and relative(off, frames) > 1e-2
 
 
 def test_a_clip_with_pictures_at_single_frames(place: Path) -> None:
@@ -314,7 +315,7 @@ def test_a_clip_with_pictures_at_single_frames(place: Path) -> None:
     assert run("--from", "a.png", "--out", "b.png")[0] == 0
     assert np.array_equal(read_video("b.png")[0], frames)
     assert run("--from", "a.png", "--controlnet-spread", "0", "--out", "alone.png")[0] == 0
-    assert not np.array_equal(read_video("alone.png")[0], frames)
+    assert relative(read_video("alone.png")[0], frames) > 1e-2
     (place / "keys" / "1.jpg").write_bytes(Path("keys/0001.png").read_bytes())
     for more, message in (
         (("--controlnet-spread", "0.5"), "0001.png and 1.jpg are both for frame 1; keep one"),

@@ -56,7 +56,7 @@ def test_report_and_preview(
         (("clips", "--set", "num_frames"), "--set num_frames: expected KEY=VALUE"),
         (("clips", "--set", "num_frames=["), "the value is not valid YAML"),
         (("clips", "--kind", "folders"), "kind='folders': input should be 'auto', 'csv'"),
-        (("clip",), "no such file or folder; did you mean clips?"),
+        (("clip",), "no such file or folder; did you mean 'clips'?"),
         (("clips", "--preview", "a.avi"), "cannot write '.avi'"),
         (("clips", "--set", "num_frames=50"), "no usable clips in clips: folder of videos; 50 frames"),
     ],

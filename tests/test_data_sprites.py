@@ -222,9 +222,9 @@ def test_a_camera_over_a_clip_keeps_its_motion() -> None:
 
 
 def test_unknown_move() -> None:
-    with pytest.raises(UserError, match="'ZoomAway' is not known; known: ZoomIn"):
+    with pytest.raises(UserError, match="unknown camera move 'ZoomAway'; known are ZoomIn"):
         camera_path("ZoomAway", 4)
-    with pytest.raises(UserError, match="did you mean PanLeft"):
+    with pytest.raises(UserError, match="did you mean 'PanLeft'"):
         camera_path("PanLefft", 4)
 
 

@@ -128,7 +128,7 @@ def test_without_opencv(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unknown_world(clip: Path) -> None:
     code, _, err = run(clip, "--world", "sprite")
-    assert (code, err) == (2, "animatediff: --world 'sprite': did you mean 'sprites'? known: sprites\n")
+    assert (code, err) == (2, "animatediff: unknown --world 'sprite'; did you mean 'sprites'? known are sprites\n")
 
 
 def test_world_wants_square_frames(clip: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ip_files import save_ip_adapter
 from PIL import Image
+from support.close import relative
 from test_pipeline import GOLDEN, SMALL, seeded
 
 from animatediff.errors import UserError
@@ -51,7 +52,7 @@ def reference(pipe: AnimateDiffPipeline, latents: torch.Tensor, picture: Any) ->
     assert pipe.attachment is not None
     pipe.attachment.frames.num_frames = 1
     arguments = {**ONE, "latents": latents, "ip_adapter_image": picture, "output_type": "pt"}
-    return pipe.image("a cat", negative_prompt="", **arguments).images[0]
+    return pipe.base("a cat", negative_prompt="", **arguments).images[0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.4])
@@ -61,9 +62,9 @@ def test_without_motion_every_frame_is_the_image_pipelines_picture(still: Animat
     three: dict[str, Any] = {**ONE, "negative_prompt": "", "num_frames": 3, "latents": latents, "output_type": "pt"}
     clip = still("a cat", ip_adapter_image=RED, **three).frames
     for frame in range(3):
-        assert torch.allclose(clip[0, frame], reference(still, latents[:, :, frame], RED), atol=1e-5)
+        assert relative(clip[0, frame], reference(still, latents[:, :, frame], RED)) < 1e-5
     blue = still("a cat", ip_adapter_image=BLUE, **three).frames
-    assert (blue - clip).abs().max() > 1e-3
+    assert relative(blue, clip) > 1e-2
     still.set_ip_adapter_scale(1.0)
 
 
@@ -74,12 +75,12 @@ def test_pictures_at_frames_are_gone_through_with_the_clip(still: AnimateDiffPip
     for picture, frames in ((RED, (0,)), (BLUE, (3, 4))):
         alone = still(["a cat", "a dog"], latents=latents, images=picture, **arguments).frames
         for frame in frames:
-            assert torch.allclose(travel[:, frame], alone[:, frame], atol=1e-5)
-    steps = [(travel[:, i + 1] - travel[:, i]).abs().max().item() for i in range(4)]
-    assert min(steps[:3]) > 1e-4 and steps[3] < 1e-5, "it changes up to frame 3, and stays"
+            assert relative(travel[:, frame], alone[:, frame]) < 1e-5
+    steps = [relative(travel[:, i + 1], travel[:, i]) for i in range(4)]
+    assert min(steps[:3]) > 1e-2 and steps[3] < 1e-5, "it changes up to frame 3, and stays"
     # also in windows, each of which gets what belongs to its frames
     windows = still(["a cat", "a dog"], latents=latents, images={0: RED, -2: BLUE}, window=2, overlap=1, **arguments)
-    assert torch.allclose(windows.frames, travel, atol=1e-5)
+    assert relative(windows.frames, travel) < 1e-5
 
 
 def test_it_goes_with_motion_and_comes_out_again(adapter: Path) -> None:
@@ -89,13 +90,13 @@ def test_it_goes_with_motion_and_comes_out_again(adapter: Path) -> None:
     for file in (adapter, adapter.with_suffix(".bin")):
         pipe.load_ip_adapter_file(file)
         seen = pipe("a cat", generator=seeded(1), ip_adapter_image=RED, **SMALL).frames
-        assert (seen - plain).abs().max() > 1e-3
+        assert relative(seen, plain) > 1e-2
         with pytest.raises(UserError, match="a call needs ip_adapter_image"):
             pipe("a cat", **SMALL)
     again = pipe("a cat", generator=seeded(1), ip_adapter_image=[RED, BLUE], **SMALL).frames
-    assert not torch.allclose(again, seen, atol=1e-4), "two pictures for one adapter"
+    assert relative(again, seen) > 1e-2, "two pictures for one adapter"
     pipe.unload_ip_adapter()
-    assert torch.allclose(pipe("a cat", generator=seeded(1), **SMALL).frames, plain, atol=1e-6)
+    assert relative(pipe("a cat", generator=seeded(1), **SMALL).frames, plain) < 1e-5
     with pytest.raises(UserError, match="no IP-Adapter that reads it"):
         pipe("a cat", ip_adapter_image=RED, **SMALL)
     with pytest.raises(UserError, match="image_mode=ip-adapter takes an IP-Adapter"):
@@ -122,5 +123,5 @@ def test_files_that_are_no_ip_adapter_or_of_another_model(adapter: Path, tmp_pat
     with pytest.raises(UserError, match="no image encoder here"):
         pipe.load_ip_adapter_file(tmp_path / "alone.safetensors")
     pipe.load_ip_adapter_file(tmp_path / "alone.safetensors", image_encoder=adapter.parent / "image_encoder")
-    with pytest.raises(UserError, match=r"text states of \d+, this one has 128"):
+    with pytest.raises(UserError, match=r"prompt embeddings of width \d+, this one has 128"):
         AnimateDiffPipeline.from_bundled().load_ip_adapter_file(adapter)

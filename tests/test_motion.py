@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from support.close import relative
 
 from animatediff import motion, weights
 from animatediff.motion import MotionAdapter, MotionLayout, MotionNumerics, attach, detach, frames_of
@@ -58,7 +59,7 @@ def test_detach_restores_keys_hooks_and_output(over_frames: bool) -> None:
     keys, before = list(unet.state_dict()), run(unet)
     motion = attach(unet, moving(unet, image_norm_over_frames=over_frames))
     motion.frames.num_frames = 4
-    assert not torch.equal(run(unet), before)
+    assert relative(run(unet), before) > 0.1
     motion.detach()
     assert list(unet.state_dict()) == keys
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in unet.modules())
@@ -106,9 +107,10 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         gradients.append([p.grad for p in adapter.parameters()])
     for a, b in zip(*gradients, strict=True):
         assert a is not None and b is not None
-        assert torch.allclose(a, b, atol=1e-6)
+        assert relative(a, b) < 1e-5
 
 
+@pytest.mark.exact  # the disturbance would break the graph
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # tracing waits for a busy machine
 @torch.no_grad()
@@ -125,14 +127,14 @@ def test_compiled_unet_gives_the_same_in_one_graph() -> None:
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(unet, backend=counter, fullgraph=True)
     motion.frames.num_frames = 4
-    assert torch.allclose(run(compiled), run(unet), atol=1e-5)
+    assert relative(run(compiled), run(unet)) < 1e-5
     assert counter.frame_count == 1
     motion.detach()
-    assert torch.allclose(run(compiled), before, atol=1e-5)
+    assert relative(run(compiled), before) < 1e-5
     attach(unet, moving(unet)).frames.num_frames = 4
     after = run(unet)
-    assert not torch.allclose(after, before, atol=1e-2)
-    assert torch.allclose(run(compiled), after, atol=1e-5), "hooks that came after compiling are not left out"
+    assert relative(after, before) > 0.1
+    assert relative(run(compiled), after) < 1e-5, "hooks that came after compiling are not left out"
 
 
 def test_modules_move_with_an_offloaded_unet() -> None:
@@ -233,7 +235,7 @@ def test_any_layout_of_blocks(name: str) -> None:
     assert torch.equal(run(unet), before)
     motion.detach()
     attach(unet, moving(unet, mid_block=mid_block)).frames.num_frames = 4
-    assert not torch.allclose(run(unet), before, atol=1e-3)
+    assert relative(run(unet), before) > 0.1
     detach(unet)
     assert list(unet.state_dict()) == keys
     assert torch.equal(run(unet), before)

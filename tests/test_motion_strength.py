@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.close import relative
 from test_long_clips import SMALL
 from test_pipeline import GOLDEN, pipeline, seeded
 from test_render_cli import run, watched
@@ -43,7 +44,7 @@ def test_one_is_bit_for_bit_and_zero_the_image_model(pipe: AnimateDiffPipeline) 
     image.set_motion_adapter(MotionAdapter.from_unet(image.unet), pipe.family)  # new modules add nothing
     assert torch.equal(still, image("a cat", generator=seeded(1), **SMALL).frames)
     half = pipe("a cat", generator=seeded(1), motion_scale=0.5, **SMALL).frames
-    assert not torch.allclose(half, plain, atol=1e-3) and not torch.allclose(half, still, atol=1e-3)
+    assert relative(half, plain) > 1e-2 and relative(half, still) > 1e-2
     assert pipe.attachment is not None and pipe.attachment.frames.scale is None
 
 
@@ -54,7 +55,7 @@ def test_each_frame_gets_its_share_of_what_is_added() -> None:
     torch.nn.init.normal_(module.proj_out.weight)
     x, scale = torch.randn(8, 32, 3, 3), torch.tensor([1.0, 0.5, 0.0, 2.0])
     added = module(x, 4) - x
-    assert torch.allclose(module(x, 4, scale=scale), x + added * scale.repeat(2)[:, None, None, None], atol=1e-5)
+    assert relative(module(x, 4, scale=scale), x + added * scale.repeat(2)[:, None, None, None]) < 1e-5
     assert torch.equal(module(x, 4, scale=scale)[[2, 6]], x[[2, 6]])
 
 
@@ -65,7 +66,7 @@ def test_a_curve_follows_the_frames_of_the_clip_through_windows(pipe: AnimateDif
     curve = {0: 1.0, 7: 0.0}
     whole = pipe("a cat", latents=latents, motion_scale=curve, **settings).frames
     second = pipe("a cat", latents=latents[:, :, 4:], motion_scale=frame_curve(curve, 8, "x")[4:], **SMALL).frames
-    assert torch.allclose(whole[:, :, 4:], second, atol=1e-5)
+    assert relative(whole[:, :, 4:], second) < 5e-5
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_short_names_of_motion_loras(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert motion_lora_file(move) == f"v2_lora_{move}.ckpt"
     for name in ("a/b", "mine.safetensors", "./ZoomIn.ckpt"):
         assert motion_lora_file(name) == name
-    with pytest.raises(UserError, match=r"no MotionLoRA of this name.*did you mean ZoomIn.*PanLeft"):
+    with pytest.raises(UserError, match=r"no MotionLoRA of this name.*did you mean 'ZoomIn'.*PanLeft"):
         motion_lora_file("ZomIn")
     folder = Path("models/MotionLoRA")
     folder.mkdir(parents=True)
@@ -135,7 +136,8 @@ def test_several_motion_loras_by_short_name(tmp_path: Path, monkeypatch: pytest.
     folder.mkdir(parents=True)
     shutil.copy(GOLDEN / "v2" / "motion_lora.ckpt", folder / "v2_lora_ZoomIn.ckpt")
     shutil.copy(GOLDEN / "v2" / "motion_lora.ckpt", folder / "pan.ckpt")
-    values = {"prompt": "a", "model": str(GOLDEN / "v2" / "sd"), "motion_module": str(GOLDEN / "v2/motion_module.ckpt")}
+    values = {"prompt": "a", "model": str(GOLDEN / "v2" / "sd"), "dtype": "float32"}
+    values["motion_module"] = str(GOLDEN / "v2" / "motion_module.ckpt")
     request = complete(
         build_request(values | {"motion_loras": [{"path": "ZoomIn", "scale": 0.25}, {"path": "pan", "scale": 0.5}]})
     )
@@ -145,7 +147,7 @@ def test_several_motion_loras_by_short_name(tmp_path: Path, monkeypatch: pytest.
     one = build_pipeline(complete(build_request(values)))
     assert one.load_lora_weights("ZoomIn", scale=0.75) == "motion_lora"
     frames = [pipe("a cat", generator=seeded(1), **SMALL).frames for pipe in (both, one)]
-    assert torch.allclose(*frames, atol=1e-4), "the same one at 0.25 and at 0.5 is it at 0.75"
+    assert relative(*frames) < 5e-5, "the same one at 0.25 and at 0.5 is it at 0.75"
     arguments = ["--model", values["model"], "--motion-module", values["motion_module"]]
     code, _, err = run("a", *arguments, "--motion-lora", "PanLeft:0.5")
     assert code == 2 and "v2_lora_PanLeft.ckpt" in err and "--download" in err

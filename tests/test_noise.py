@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.close import relative
 from test_long_clips import SMALL
 from test_pipeline import pipeline, seeded
 from test_render_cli import run, watched
@@ -80,7 +81,7 @@ def test_free_init_puts_the_clip_under_its_first_noise() -> None:
     clean = free_init(sample, first, settings=settings, draw=lambda: fresh, alpha_cumprod=0.25)
     noised = 0.5 * (first + 3) + 0.75**0.5 * first
     expected = mix(noised, fresh, settings.low_pass(8, 8, 8))
-    assert torch.equal(seen[0], first) and torch.allclose(seen[1], expected, atol=1e-6)
+    assert torch.equal(seen[0], first) and relative(seen[1], expected) < 1e-5
     assert torch.equal(clean, seen[1] + 3)
 
 
@@ -93,11 +94,11 @@ def test_free_init_in_the_pipeline(pipe: AnimateDiffPipeline, scheduler: str) ->
         alone = pipe(
             "a dog", generator=seeded(2), freeinit=2, on_progress=lambda p: progress.append((p.step, p.total)), **SMALL
         ).frames
-        assert torch.allclose(together[1:], alone, atol=1e-4), "seed and prompt decide a clip, not its neighbours"
+        assert relative(together[1:], alone) < 5e-5, "seed and prompt decide a clip, not its neighbours"
         assert progress == [(step, 4) for step in range(1, 5)]
         once = pipe("a dog", generator=seeded(2), freeinit=1, **SMALL).frames
         assert torch.equal(once, pipe("a dog", generator=seeded(2), **SMALL).frames)
-        assert alone.isfinite().all() and not torch.allclose(once, alone, atol=1e-2)
+        assert alone.isfinite().all() and relative(once, alone) > 0.1
     finally:
         pipe.set_scheduler("ddim")
 
@@ -109,7 +110,7 @@ def test_free_noise_in_the_pipeline(pipe: AnimateDiffPipeline) -> None:
     free = pipe("a cat", generator=seeded(5), noise="freenoise", **settings).frames
     latents = draw_noise((1, 4, 8, 8, 8), seeded(5), kind="freenoise", window=4, overlap=2)
     assert torch.equal(free, pipe("a cat", latents=latents, **settings).frames)
-    assert not torch.allclose(free, pipe("a cat", generator=seeded(5), **settings).frames, atol=1e-2)
+    assert relative(free, pipe("a cat", generator=seeded(5), **settings).frames) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_free_noise_in_the_pipeline(pipe: AnimateDiffPipeline) -> None:
         ({"noise": "freenoise", "latents": torch.zeros(1, 4, 4, 8, 8)}, "latents are given, and noise='freenoise'"),
         ({"freeinit": 0}, "freeinit=0: a clip is sampled at least once"),
         ({"freeinit": 2, "freeinit_filter": "gauss"}, "unknown freeinit_filter 'gauss'; did you mean 'gaussian'"),
-        ({"freeinit": 2, "freeinit_dt": 0.0}, "freeinit_dt=0.0: expected a share"),
+        ({"freeinit": 2, "freeinit_dt": 0.0}, "freeinit_dt=0: expected more than 0 and at most 1"),
         ({"freeinit": 2, "video": torch.zeros(1, 4, 4, 8, 8)}, "freeinit=2 samples from noise alone, and strength=0.6"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
+from support.close import relative
 
 from animatediff.cli.original import main
 from animatediff.media import read_video
@@ -63,7 +64,7 @@ def test_sd15_with_and_without_motion_lora(place: Path, capsys: pytest.CaptureFi
     assert "sample.gif" in capsys.readouterr().out
     lora = " --motion_lora_path models/MotionLoRA/v2_lora_ZoomIn.ckpt --motion_lora_scale 1.0"
     _, with_lora = render(command.format(lora))
-    assert not np.array_equal(clips[0], with_lora[0])
+    assert relative(with_lora[0], clips[0]) > 0.05
     _, switched_off = render(command.format(lora.replace("1.0", "0.0") + " --without-xformers"))
     assert np.array_equal(clips[0], switched_off[0])
     assert "--without-xformers is not needed" in capsys.readouterr().err
@@ -81,4 +82,4 @@ def test_sdxl(place: Path) -> None:
     )
     check_layout(folder, "sdxl", "configs/prompts/v3/sdxl.yaml")
     assert [clip.shape for clip in clips] == [(16, 32, 32, 3)] * 4
-    assert not np.array_equal(clips[0], clips[1])
+    assert relative(clips[1], clips[0]) > 0.05

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support.close import relative
 from test_render_cli import run
 
 from animatediff.errors import UserError
@@ -247,7 +248,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-FAST = ("--num-frames", "6", "--steps", "2", "--seed", "5", "--width", "32", "--height", "32")
+FAST = ("--num-frames", "6", "--steps", "2", "--seed", "5", "--width", "32", "--height", "32", "--dtype", "float32")
 
 
 def test_a_clip_its_timeline_and_its_repeat(place: Path) -> None:
@@ -268,7 +269,7 @@ def test_a_clip_its_timeline_and_its_repeat(place: Path) -> None:
     assert (code, err, out) == (0, "", "again.png\n") and (place / "again.prompts.png").exists()
     assert np.array_equal(read_video("again.png")[0], frames)
     assert run("--from", "o/fox.png", "--prompt-hold", "1", "--out", "step.png")[0] == 0
-    assert not np.array_equal(read_video("step.png")[0], frames)
+    assert relative(read_video("step.png")[0], frames) > 1e-2
 
 
 def test_runs_of_a_file_keep_their_travels(place: Path) -> None:

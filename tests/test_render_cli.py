@@ -153,7 +153,7 @@ def test_original_layout(place: Path) -> None:
         (["x", "--num-frames", "-3"], "num_frames=-3"),
         (["x", "--width", "100"], "multiple of 8"),
         ([], "nothing to render"),
-        (["x", "--scheduler", "eulr"], "did you mean euler"),
+        (["x", "--scheduler", "eulr"], "did you mean 'euler'"),
         (["x", "--seed", str(2**64)], "64 bits"),
         (["--config", "missing.yaml"], "missing.yaml: no such file"),
         (["--from", "missing.mp4"], "missing.mp4: no such file"),
@@ -251,7 +251,7 @@ def test_commands_of_the_original(place: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_unknown_flag_of_the_original(capsys: pytest.CaptureFixture[str]) -> None:
     assert original(["--config", "a", "--motion_modul_path", "x"]) == 2
-    assert "did you mean --motion-module-path" in capsys.readouterr().err
+    assert "did you mean '--motion-module-path'" in capsys.readouterr().err
     assert parse(["--config=a_b.yaml"]).config == "a_b.yaml"
 
 

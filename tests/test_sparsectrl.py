@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from einops import rearrange
 from peft import LoraConfig, inject_adapter_in_model
+from support.close import relative
 from test_golden import GOLDEN, TOLERANCE, assert_close, case, expected, load_attached, load_pipeline
 from test_motion import tiny_unet
 
@@ -53,6 +54,7 @@ def as_clips(flat: torch.Tensor) -> torch.Tensor:
     return rearrange(flat, "(b f) c h w -> b c f h w", f=case("v3")["frames"])
 
 
+@pytest.mark.exact  # the disturbance is larger than the golden tolerance
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
 def test_residuals_and_unet(kind: str) -> None:
@@ -101,6 +103,7 @@ def clip(pipe: Any, kind: str, **changes: Any) -> torch.Tensor:
     return rearrange(pipe(facts["prompt"], **{**arguments, **changes}).frames, "b f c h w -> b c f h w")
 
 
+@pytest.mark.exact  # the disturbance is larger than the golden tolerance
 @pytest.mark.parametrize("kind", KINDS)
 def test_pipeline_video(kind: str) -> None:
     pipe = load_pipeline("v3")
@@ -110,8 +113,8 @@ def test_pipeline_video(kind: str) -> None:
     for off in ({"controlnet_conditioning_scale": 0.0}, {"control_end": 0.1}, {"conditioning_frames": None}):
         assert_close(clip(pipe, kind, **off), plain)
     once = clip(pipe, kind, controlnet_frame_indices=[0, 4, -1], control_end=0.5)
-    assert (once - plain).abs().max() > 1e-3
-    assert not torch.equal(once, clip(pipe, kind)), "half the steps steer less"
+    assert relative(once, plain) > 5e-3
+    assert relative(once, clip(pipe, kind)) > 1e-4, "half the steps steer less"
 
 
 def moving_adapter(unet: UNet2DConditionModel, **settings: Any) -> MotionAdapter:
@@ -248,7 +251,7 @@ def test_frames_see_each_other_and_a_deep_copy_has_its_own_modules() -> None:
         picture, mask = condition(twin, 4)
         text = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(2))
         changed = twin(torch.cat([picture[:1] + 1, picture[1:]]), mask, torch.tensor(500), text, 4)
-    assert not torch.allclose(changed.mid[1], found.mid[1], atol=1e-5)
+    assert relative(changed.mid[1], found.mid[1]) > 1e-4
 
 
 def test_gradient_checkpointing_gives_the_same_gradients() -> None:
@@ -261,4 +264,4 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
         found = steer(encoder)
         sum(part.square().mean() for part in (*found.down, found.mid)).backward()
         gradients.append([value.grad.clone() for value in encoder.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    assert all(relative(a, b) < 1e-5 for a, b in zip(*gradients, strict=True))

@@ -158,15 +158,15 @@ def test_half_of_a_file_is_never_loaded(tmp_path: Path) -> None:
 
 
 def test_other_files_are_called_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"motion module, not a SparseCtrl encoder.*--motion-module"):
+    with pytest.raises(UserError, match=r"motion module, not a SparseCtrl encoder.*`motion_module`"):
         load_sparsectrl(GOLDEN / "motion_module.ckpt")
-    with pytest.raises(UserError, match=r"domain adapter.*not a SparseCtrl encoder.*--domain-adapter"):
+    with pytest.raises(UserError, match=r"domain adapter.*not a SparseCtrl encoder.*`domain_adapter`"):
         load_sparsectrl(GOLDEN / "domain_adapter.ckpt")
-    with pytest.raises(UserError, match=r"SparseCtrl encoder, not a motion module.*--sparsectrl"):
+    with pytest.raises(UserError, match=r"SparseCtrl encoder, not a motion module.*`sparsectrl`"):
         load_motion_module(golden_file("rgb"))
     ladder = {f"controlnet_cond_embedding.conv_in.{n}": s for n, s in (("weight", (16, 3, 3, 3)), ("bias", (16,)))}
     path = write_hollow(tmp_path / "net.safetensors", ladder | {"controlnet_down_blocks.0.weight": (320, 320, 1, 1)})
-    with pytest.raises(UserError, match=r"ControlNet, not a SparseCtrl encoder.*give it to --controlnet"):
+    with pytest.raises(UserError, match=r"ControlNet, not a SparseCtrl encoder.*give it to `controlnet`"):
         load_sparsectrl(path)
 
 

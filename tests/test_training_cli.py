@@ -34,7 +34,7 @@ def videos(folder: Path, num: int = 3, *, captions: bool = True) -> Path:
 
 def recipe(folder: Path, data: dict[str, Any], **more: Any) -> Path:
     values = {
-        "stage": "motion", "model": str(MODEL), "steps": 2, "batch": 1, "out": str(folder / "out"),
+        "stage": "motion", "model": str(MODEL), "steps": 2, "batch_size": 1, "out": str(folder / "out"),
         "data": {"num_frames": 4, "stride": 2, "height": SIZE, "width": SIZE, **data}, **more,
     }  # fmt: skip
     path = folder / "recipe.yaml"
@@ -56,6 +56,8 @@ def test_train_then_animate_are_two_commands(tmp_path: Path) -> None:
     assert str(weights) in said and "3 of these good" in said
     again, told = call("train", str(path), "--set", "steps=3")
     assert again == 0 and "goes on after step 2" in told
+    other, told = call("train", str(path), "--set", "seed=7")
+    assert other == 2 and "or start over with --fresh" in told
     clip = tmp_path / "clip.gif"
     code, said = call(
         "animate", "up", "--model", str(MODEL), "--motion-module", str(weights), "--num-frames", "4", "--width", "24",
@@ -86,7 +88,7 @@ def test_the_originals_script_and_yaml(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--launcher is not needed" in out.err and "scale_lr has no effect" in out.err
     assert (run / "samples" / "step-00000002" / "0.mp4").is_file()
     assert original_train.main(["--confg", "x"]) == 2
-    assert "did you mean --config" in capsys.readouterr().err
+    assert "did you mean '--config'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -125,8 +127,9 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (["--set", "lerning_rate=1"], "did you mean 'learning_rate'"),
         (["--set", "model=nowhere.safetensors"], "no such file"),
         (["--set", "log=[wandb]"], "pip install wandb"),
-        (["--set", "optimiser=adamw8bit"], "pip install bitsandbytes"),
-        (["--resume"], "no checkpoint to resume from"),
+        (["--set", "optimizer=adamw8bit"], "pip install bitsandbytes"),
+        (["--resume"], "no checkpoint to resume from; leave --resume out to start"),
+        (["--set", "steps"], "--set 'steps': expected KEY=VALUE"),
         (["--set", f"out={path}"], "recipe.yaml"),
     ):
         code, said = call("train", str(path), *words)

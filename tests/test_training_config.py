@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from animatediff.errors import UserError
-from animatediff.training.config import TrainConfig
+from animatediff.training.config import OLD_NAMES, TrainConfig
 from animatediff.training.read import load_train_config
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "training"
@@ -85,7 +85,7 @@ def test_the_originals_keys_are_taken(tmp_path: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO, "animatediff"):
         config = load_train_config(write(tmp_path, ORIGINAL))
     data = config.data
-    assert (config.stage, config.steps, config.batch, config.accumulation) == ("motion", 100, 4, 2)
+    assert (config.stage, config.steps, config.batch_size, config.gradient_accumulation_steps) == ("motion", 100, 4, 2)
     assert (data.kind, data.path, data.video_folder) == ("csv", "results_2M_train.csv", "videos")
     assert (data.height, data.width, data.num_frames, data.stride) == (256, 256, 16, 4)
     assert (config.max_positions, config.image_norm_over_frames, config.mid_block) == (24, True, False)
@@ -125,13 +125,13 @@ def test_what_the_original_could_and_this_cannot_is_said(tmp_path: Path, changes
         (OURS.replace("height", "hight"), r"line 4: in data: unknown setting 'hight'; did you mean 'height'"),
         (OURS.replace("motion", "mottion"), r"line 1: stage='mottion': input should be 'adapter', 'motion'"),
         (OURS.replace("steps: 10\n", ""), "steps is missing"),
-        (OURS + "warmup: 10\n", "warmup=10 must be less than steps=10"),
+        (OURS + "warmup_steps: 10\n", "warmup_steps=10 must be less than steps=10"),
         (OURS + "ema: 1.5\n", "line 7: ema=1.5: input should be less than 1"),
         (OURS + "data: 3\n", "is given twice"),
         ("- 1\n", "expected settings"),
         (OURS.replace("  height: 64", "  num_frames: 40"), "more than max_positions=32"),
         (OURS.replace("  height: 64", "  num_frames: 1"), "needs clips of 2 or more"),
-        (OURS.replace("motion", "adapter") + "coarse_share: 0.5\n", "coarse_share is for clips"),
+        (OURS.replace("motion", "adapter") + "curriculum_fraction: 0.5\n", "curriculum_fraction is for clips"),
     ],
 )
 def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, message: str) -> None:
@@ -149,6 +149,49 @@ def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
         load_train_config(path, ["steps"])
     with pytest.raises(UserError, match="did you mean 'height'"):
         load_train_config(path, ["data.heigth=32"])
+
+
+OLD = {
+    "batch": ("batch_size", 2),
+    "accumulation": ("gradient_accumulation_steps", 3),
+    "warmup": ("warmup_steps", 4),
+    "clip_norm": ("max_grad_norm", 0.5),
+    "min_snr": ("snr_gamma", 5.0),
+    "optimiser": ("optimizer", "adamw8bit"),
+    "coarse_share": ("curriculum_fraction", 0.25),
+    "coarse_stride": ("curriculum_stride", 3),
+}
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_settings_work_under_their_old_names(tmp_path: Path, caplog: pytest.LogCaptureFixture, in_file: bool) -> None:
+    assert {old: new for old, (new, _) in OLD.items()} == OLD_NAMES
+    given = {old: value for old, (_, value) in OLD.items()}
+    path = write(tmp_path, OURS + (yaml.safe_dump(given) if in_file else ""))
+    config = load_train_config(path, [] if in_file else [f"{old}={value}" for old, value in given.items()])
+    assert {new: getattr(config, new) for new, _ in OLD.values()} == dict(OLD.values())
+    said = [record.getMessage() for record in caplog.records]
+    for old, (new, _) in OLD.items():
+        assert [text for text in said if f"`{old}` is called `{new}` now" in text] == [
+            f"{path}: `{old}` is called `{new}` now; the old name still works"
+        ]
+
+
+def test_an_old_name_over_a_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_train_config(write(tmp_path, OURS + "batch_size: 4\n"), ["batch=2"]).batch_size == 2
+    assert load_train_config(write(tmp_path, OURS + "batch: 4\n"), ["batch_size=2"]).batch_size == 2
+    caplog.clear()
+    assert load_train_config(write(tmp_path, OURS + "batch: 4\n"), ["batch=2"]).batch_size == 2
+    assert caplog.text.count("old name") == 1
+    both = r"`batch` is the old name of `batch_size`, and both are given"
+    with pytest.raises(UserError, match=f"training.yaml: {both}"):
+        load_train_config(write(tmp_path, OURS + "batch: 4\nbatch_size: 4\n"))
+    with pytest.raises(UserError, match=f"`settings`: {both}"):
+        load_train_config(write(tmp_path, OURS), ["batch_size=4", "batch=2"])
+    with pytest.raises(UserError, match=r"training.yaml, line 7: batch_size=0: input should be greater"):
+        load_train_config(write(tmp_path, OURS + "batch: 0\n"))
+    with pytest.raises(ValueError, match=both):
+        TrainConfig.model_validate(yaml.safe_load(OURS) | {"batch": 1, "batch_size": 1})
 
 
 def test_settings_of_another_stage_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

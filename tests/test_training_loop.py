@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -20,6 +21,8 @@ from training_clips import SquareClips, run, settings
 from animatediff.errors import UserError
 from animatediff.training import checkpoint as checkpoints
 from animatediff.training.checkpoint import newest_checkpoint
+from animatediff.training.config import OLD_NAMES, TrainConfig
+from animatediff.training.loop import train
 
 SCRIPT = Path(__file__).parent / "training_clips.py"
 ROOT = Path(__file__).parents[1]
@@ -74,8 +77,8 @@ def start(folder: Path, *launcher: str, **values: Any) -> subprocess.Popen[str]:
 def test_resume_is_exact(tmp_path: Path) -> None:
     """6 steps at once, and 3 + 3 with everything that has a state, give the same bits."""
     more: dict[str, Any] = {
-        "ema": 0.9, "lr_schedule": "cosine", "warmup": 2, "stratified": True, "noise_offset": 0.1, "accumulation": 2,
-        "coarse_share": 0.34, "caption_dropout": 0.5, "steps": 6,
+        "ema": 0.9, "lr_schedule": "cosine", "warmup_steps": 2, "stratified": True, "noise_offset": 0.1,
+        "gradient_accumulation_steps": 2, "curriculum_fraction": 0.34, "caption_dropout": 0.5, "steps": 6,
     }  # fmt: skip
     run("motion", tmp_path / "straight", num=5, **more)
     run("motion", tmp_path / "parts", num=5, save_every=3, **more)
@@ -94,6 +97,33 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+def test_a_checkpoint_with_the_old_names_of_settings_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Exactly, and nothing is reported as changed, whichever names the configuration of the second part has."""
+    more: dict[str, Any] = {
+        "gradient_accumulation_steps": 2, "warmup_steps": 1, "max_grad_norm": 0.5, "snr_gamma": 5.0,
+        "optimizer": "adamw", "curriculum_fraction": 0.5, "curriculum_stride": 2,
+    }  # fmt: skip
+    run("motion", tmp_path / "straight", **more)
+    run("motion", tmp_path / "parts", save_every=2, **more)
+    (tmp_path / "parts" / "checkpoints" / "step-00000004.pt").unlink()
+    path = tmp_path / "parts" / "checkpoints" / "step-00000002.pt"
+    state = torch.load(path, weights_only=True)
+    stored = json.loads(state["config"])
+    renamed = {old: stored.pop(new) for old, new in OLD_NAMES.items()}
+    assert len(renamed) == len(OLD_NAMES)
+    torch.save({**state, "config": json.dumps(stored | renamed)}, path)
+    values = settings("motion", tmp_path / "parts", save_every=2, **more)
+    values = {{new: old for old, new in OLD_NAMES.items()}.get(name, name): value for name, value in values.items()}
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "animatediff"):
+        train(TrainConfig.model_validate(values), dataset=SquareClips(), resume=True, quiet=True)
+    assert_same(weights(tmp_path / "straight"), weights(tmp_path / "parts"))
+    told = [record.getMessage() for record in caplog.records]
+    assert not [text for text in told if "goes on with" in text]
+    assert sum("the old name still works" in text for text in told) == len(OLD_NAMES)
+
+
+@pytest.mark.exact  # the other process is not disturbed
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     run("motion", tmp_path / "straight", steps=12)
@@ -116,15 +146,16 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: sig
 def test_four_accumulated_are_a_batch_of_four(tmp_path: Path) -> None:
     # Adam divides by the size of a gradient: where that is rounding alone, its sign decides the update. The epsilon
     # keeps such updates small.
-    common: dict[str, Any] = {"steps": 3, "stratified": True, "min_snr": 5.0, "caption_dropout": 0.3, "epsilon": 1e-3}
-    run("motion", tmp_path / "batch", batch=4, **common)
-    run("motion", tmp_path / "accumulated", batch=1, accumulation=4, **common)
+    common: dict[str, Any] = {"steps": 3, "stratified": True, "snr_gamma": 5.0, "caption_dropout": 0.3, "epsilon": 1e-3}
+    run("motion", tmp_path / "batch", batch_size=4, **common)
+    run("motion", tmp_path / "accumulated", batch_size=1, gradient_accumulation_steps=4, **common)
     assert_same_update(tmp_path, "batch", "accumulated")
 
 
+@pytest.mark.exact  # the other processes are not disturbed
 def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
     common: dict[str, Any] = {"steps": 3, "stratified": True, "ema": 0.9, "validate_at": [3], "epsilon": 1e-3}
-    run("motion", tmp_path / "one", batch=4, **common)
+    run("motion", tmp_path / "one", batch_size=4, **common)
     launcher = (
         "-m",
         "torch.distributed.run",
@@ -132,7 +163,7 @@ def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
         "--master_addr=127.0.0.1",
         f"--master_port={free_port()}",
     )
-    process = start(tmp_path / "two", *launcher, batch=2, **common)
+    process = start(tmp_path / "two", *launcher, batch_size=2, **common)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert_same_update(tmp_path, "one", "two")
@@ -177,7 +208,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
     assert "damaged" in caplog.text
     for path in (folder / "checkpoints").iterdir():
         path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"none of its \d checkpoints can be read.*--fresh"):
+    with pytest.raises(UserError, match=r"none of its \d checkpoints can be read.*`resume=False`"):
         run("motion", folder, steps=4)
     assert run("motion", folder, steps=2, resume=False).step == 2
 
@@ -193,7 +224,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 
 def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
     run("motion", tmp_path, steps=2)
-    with pytest.raises(UserError, match=r"stage='motion'.*stage='adapter'.*--fresh"):
+    with pytest.raises(UserError, match=r"stage='motion'.*stage='adapter'.*`resume=False`"):
         run("adapter", tmp_path, steps=2)
     with pytest.raises(UserError, match="seed"):
         run("motion", tmp_path, steps=4, seed=7)
@@ -206,7 +237,7 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"step \d: the loss is (nan|inf).*learning_rate"):
-        run("motion", tmp_path, steps=50, learning_rate=1e30, clip_norm=None)
+        run("motion", tmp_path, steps=50, learning_rate=1e30, max_grad_norm=None)
     assert not list(tmp_path.rglob("*.pt"))
 
 

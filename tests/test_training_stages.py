@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.close import relative
 from training_clips import MODEL, MOTION, SIZE, SquareClips, run, settings
 from weight_files import published
 
@@ -17,18 +18,18 @@ from animatediff.errors import UserError
 from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.motion import MotionAdapter, MotionNumerics, attach
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.training.accelerator import close_accelerator, make_accelerator
 from animatediff.training.config import TrainConfig
 from animatediff.training.loop import Trainer
 from animatediff.training.models import load_pipeline
-from animatediff.training.run import close_accelerator, make_accelerator
 from animatediff.training.signals import StopRequest
 from animatediff.training.stages import make_stage
-from animatediff.training.stages.low_rank import SPATIAL, TEMPORAL, LowRank
+from animatediff.training.stages.lora_weights import SPATIAL, TEMPORAL, LoRA
 from animatediff.training.stages.sparsectrl import SparseCtrlStage
 from animatediff.weights.base.components import empty_model
 from animatediff.weights.base.model_configs import shipped_config
 from animatediff.weights.convert import convert
-from animatediff.weights.lora.motion_keys import lora_to_internal
+from animatediff.weights.lora.key_formats import lora_to_internal
 from animatediff.weights.motion import expected_shapes, original_tensors
 from animatediff.weights.recognise import recognise
 from animatediff.weights.sparsectrl import original_entries
@@ -59,7 +60,7 @@ def clip(pipe: AnimateDiffPipeline, **more: Any) -> torch.Tensor:
 def test_a_stage_learns_one_clip_and_touches_nothing_else(tmp_path: Path, name: str) -> None:
     """The loss on a clip with fixed noise falls by overfitting it; only what is to train has changed, all of it."""
     values = dict(STAGES[name])
-    more = values | {"steps": 25, "validate_at": [1, 25], "caption_dropout": 0.0, "batch": 2, "stratified": True}
+    more = values | {"steps": 25, "validate_at": [1, 25], "caption_dropout": 0.0, "batch_size": 2, "stratified": True}
     config = TrainConfig.model_validate(settings(more.pop("stage"), tmp_path, **more))
     accelerator = make_accelerator(config)
     clips = SquareClips(1, num_frames=config.clips().num_frames)
@@ -68,14 +69,14 @@ def test_a_stage_learns_one_clip_and_touches_nothing_else(tmp_path: Path, name: 
     if trainer.pipe.sparsectrl is not None:
         parts["sparsectrl"] = trainer.pipe.sparsectrl
     before = {f"{n}.{k}": v.clone() for n, part in parts.items() for k, v in part.state_dict().items()}
-    trained = {id(parameter) for parameter in trainer.stage.parameters.values()}
+    trained = {id(parameter) for parameter in trainer.state.stage.parameters.values()}
     wanted = {f"{n}.{k}" for n, part in parts.items() for k, p in part.named_parameters() if id(p) in trained}
     with StopRequest() as stop:
         trainer.run(stop)
     after = {f"{n}.{k}": v for n, part in parts.items() for k, v in part.state_dict().items()}
     close_accelerator(accelerator)
     assert {key for key, value in after.items() if not torch.equal(value, before[key])} == wanted
-    assert all(parameter.dtype == torch.float32 for parameter in trainer.stage.parameters.values())
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.state.stage.parameters.values())
     rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
     assert losses[-1] < 0.9 * losses[0], losses
@@ -92,7 +93,7 @@ def test_motion_goes_from_training_to_the_sampler(tmp_path: Path) -> None:
     trained = clip(pipe)
     assert trained.isfinite().all()
     pipe.set_motion_adapter(MotionAdapter.from_unet(pipe.unet), family)
-    assert not torch.equal(clip(pipe), trained)
+    assert relative(clip(pipe), trained) > 2e-3
     metadata = read_header(done.weights).metadata
     assert json.loads(metadata["animatediff.training"])["stage"] == "motion"
     assert metadata["animatediff.step"] == "4"
@@ -104,7 +105,7 @@ def test_motion_goes_on_from_weights(tmp_path: Path) -> None:
     assert start.keys() == found.keys()
     learned = [key for key in start if not key.endswith(".pe")]  # position tables are computed, not copied
     assert all(torch.allclose(start[key].float(), found[key], atol=1e-6) for key in learned)
-    with pytest.raises(UserError, match="give it to --motion-lora"):
+    with pytest.raises(UserError, match="give it to `motion_loras`"):
         run("motion", tmp_path / "other", start_from=str(MOTION.with_name("motion_lora.ckpt")))
     data = settings("motion", tmp_path)["data"] | {"num_frames": 40}
     with pytest.raises(UserError, match="knows 32 frame positions"):
@@ -125,7 +126,7 @@ def test_loras_go_from_training_to_the_sampler(tmp_path: Path, stage: str) -> No
     pipe.load_motion_module(MOTION)
     without = clip(pipe)
     name = pipe.load_lora_weights(done.weights)
-    assert not torch.equal(clip(pipe), without)
+    assert relative(clip(pipe), without) > 5e-4
     pipe.set_adapters([name], 0.0)
     assert torch.equal(clip(pipe), without)
     # Going on from it starts where it stopped, whatever alpha was.
@@ -146,7 +147,7 @@ def test_sparsectrl_goes_from_training_to_the_sampler_and_to_diffusers(tmp_path:
     without = clip(pipe)
     pipe.load_sparsectrl(done.weights)
     assert torch.equal(clip(pipe), without)
-    assert not torch.equal(clip(pipe, conditioning_frames=torch.rand(3, SIZE, SIZE)), without)
+    assert relative(clip(pipe, conditioning_frames=torch.rand(3, SIZE, SIZE)), without) > 2e-3
     convert(done.weights, tmp_path / "peer", to="diffusers")
     _, info = diffusers.SparseControlNetModel.from_pretrained(tmp_path / "peer", output_loading_info=True)
     assert not any(info.values())
@@ -177,7 +178,7 @@ def test_frames_that_are_given_are_drawn_for_each_clip(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_stage_or_model_is_called_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"domain adapter.*not a MotionLoRA.*--domain-adapter"):
+    with pytest.raises(UserError, match=r"domain adapter.*not a MotionLoRA.*`domain_adapter`"):
         run("motion_lora", tmp_path / "a", start_from=str(MOTION.with_name("domain_adapter.ckpt")))
     with pytest.raises(UserError, match="MotionLoRA, not a domain adapter"):
         run("adapter", tmp_path / "b", start_from=str(MOTION.with_name("motion_lora.ckpt")))
@@ -216,7 +217,7 @@ def test_an_image_lora_loads_in_the_sampler_and_in_diffusers(tmp_path: Path, con
         without = clip(pipe)
         pipe.load_lora_weights(done.weights, adapter_name="look")
         ours = clip(pipe)
-        assert not torch.equal(ours, without)
+        assert relative(ours, without) > 5e-4
         peer = diffusers.StableDiffusionPipeline.from_pretrained(MODEL, safety_checker=None)
         peer.load_lora_weights(str(done.weights), adapter_name="look")
         layers = {name: layer for name, layer in peer.unet.named_modules() if hasattr(layer, "lora_A")}
@@ -285,5 +286,5 @@ def test_loras_have_the_published_layout(name: str, stage: Any, pattern: Any, ki
     with torch.device("meta"):
         attach(unet, MotionAdapter.from_unet(unet, mid_block=True))
     config = TrainConfig.model_validate({"stage": stage, "data": {"kind": "sprites"}, "steps": 1})
-    lora = LowRank(unet, pattern, config=config, kinds=(kind,))
+    lora = LoRA(unet, pattern, config=config, kinds=(kind,))
     assert shapes(lora.original(dict(lora.parameters))) == published(name)

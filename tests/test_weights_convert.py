@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from animatediff.cli.main import app
 from animatediff.errors import UserError
 from animatediff.weights.convert import convert
-from animatediff.weights.lora.motion_keys import lora_to_internal
+from animatediff.weights.lora.key_formats import lora_to_internal
 from animatediff.weights.lora.pairs import read_pairs
 from animatediff.weights.motion import load_motion_module
 from animatediff.weights.recognise import recognise
@@ -123,7 +123,7 @@ def test_lightning_is_written_into_the_file_with_its_steps(tmp_path: Path, targe
 
 def test_what_has_no_family_or_an_unknown_one(tmp_path: Path) -> None:
     for source, family, message in (
-        (motion_file("v2"), "lightening", "did you mean lightning?"),
+        (motion_file("v2"), "lightening", "did you mean 'lightning'?"),
         (GOLDEN / "v2" / "motion_lora.ckpt", "v2", "only motion modules have a family"),
     ):
         done = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "a.ckpt"), "--family", family])

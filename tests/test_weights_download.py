@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from animatediff.cli.main import app
 from animatediff.errors import UserError
-from animatediff.weights.hub import KNOWN_FILES, fetch
+from animatediff.weights.hub import KNOWN_FILES, fetch, fetch_folder, is_hub_id
 
 GOLDEN = Path(__file__).parent / "golden"
 CONTENT = b"weights" * 1000
@@ -75,7 +75,7 @@ def test_every_file_of_the_original_is_known() -> None:
 
 
 def test_nothing_is_fetched_unasked(fake_hub: list[str]) -> None:
-    with pytest.raises(UserError, match=r"models.Motion_Module.mm_sd_v15_v2\.ckpt.*--download"):
+    with pytest.raises(UserError, match=r"models.Motion_Module.mm_sd_v15_v2\.ckpt.*add `download`"):
         fetch("mm_sd_v15_v2.ckpt", download=False)
     assert fake_hub == []
 
@@ -129,3 +129,41 @@ def test_unknown_name_names_the_nearest(fake_hub: list[str]) -> None:
     with pytest.raises(UserError, match="no published file has this name"):
         fetch("xyz.ckpt", download=True)
     assert fake_hub == []
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("guoyww/animatediff-motion-adapter-v1-5-2", True),
+        ("runwayml/stable-diffusion-v1-5", True),
+        ("owner/name.v1", True),
+        ("models/mm.ckpt", False),
+        ("models/mm.SAFETENSORS", False),
+        ("models/sparse.pth", False),
+        ("a/b/c", False),
+        ("name", False),
+        ("../name", False),
+    ],
+)
+def test_what_can_be_a_hub_id(name: str, known: bool) -> None:
+    assert is_hub_id(name) == known
+
+
+def test_a_repository_that_is_neither_reached_nor_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    message = r"owner/name: no such file or folder here, the hub cannot be reached \(no route to host\)"
+    with pytest.raises(UserError, match=message):
+        fetch_folder("owner/name", lambda files: files)
+
+
+def test_a_repository_fetched_before_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, local_files_only: str(tmp_path / name))
+    assert fetch_folder("owner/name", lambda files: files) == tmp_path / "owner/name"

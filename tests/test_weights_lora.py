@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from support.close import relative
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, MotionNumerics, attach
@@ -54,6 +55,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     assert (found - wanted).abs().max().item() < 1e-5
 
 
+@pytest.mark.exact  # the disturbance is larger than the golden tolerance
 @pytest.mark.parametrize("family", ["v1", "v2", "v3"])
 def test_golden_strengths_and_exact_removal(family: str) -> None:
     parts, attachment, expected, folder = golden_model(family)
@@ -103,6 +105,7 @@ def indexed_grammar(key: str) -> str:
     return key.replace("to_out_lora", "to_out.0_lora")
 
 
+@pytest.mark.exact  # the disturbance is larger than the golden tolerance
 @pytest.mark.parametrize("grammar", [hub_grammar, peft_grammar, underscore_grammar, indexed_grammar])
 def test_motion_lora_in_every_grammar(grammar, tmp_path: Path) -> None:
     parts, attachment, expected, folder = golden_model("v3")
@@ -113,6 +116,7 @@ def test_motion_lora_in_every_grammar(grammar, tmp_path: Path) -> None:
     close(run(parts["unet"], attachment, expected), expected["unet.out.motion_lora_1.0"])
 
 
+@pytest.mark.exact  # the disturbance is larger than the golden tolerance
 def test_mid_block_of_a_motion_lora_is_skipped_and_said(caplog: pytest.LogCaptureFixture) -> None:
     parts, attachment, expected, folder = golden_model("v3")
     state = load_tensors(folder / "motion_lora.ckpt")
@@ -138,7 +142,7 @@ def test_style_lora_of_kohya_reaches_unet_and_text_encoder() -> None:
     before = encode()
     loaded = load_lora(folder / "style_lora_kohya.safetensors", unet=unet, text_encoders=[text])
     assert (loaded.name, loaded.kind, loaded.num_layers) == ("style_lora_kohya", "lora", 14)
-    assert not torch.equal(encode(), before)
+    assert relative(encode(), before) > 1e-2
     set_lora_scales([unet, text], {"style_lora_kohya": 0.0})
     assert torch.equal(encode(), before)
     remove_lora([unet, text], "style_lora_kohya")
@@ -203,9 +207,9 @@ def test_kohya_alpha_and_convolutions(names: str) -> None:
         changes[path] = delta(down, up, 0.7 * (1.0 if alpha is None else alpha / down.shape[0]))
     before = forward(unet)
     wanted = forward(merged(unet, changes))
-    assert (wanted - before).abs().max() > 1e-3
+    assert relative(wanted, before) > 1e-2
     assert load_lora(state, unet=unet, adapter_name="style", scale=0.7).num_layers == 4
-    assert torch.allclose(forward(unet), wanted, atol=1e-5)
+    assert relative(forward(unet), wanted) < 5e-5
     remove_lora([unet], "style")
     assert torch.equal(forward(unet), before)
 
@@ -219,7 +223,7 @@ def test_peft_file_of_diffusers_with_its_metadata(tmp_path: Path) -> None:
     save_file(state, tmp_path / "pytorch_lora_weights.safetensors", metadata=metadata)
     wanted = forward(merged(unet, {path: delta(down, up, 2.0)}))
     load_lora(tmp_path, unet=unet)
-    assert torch.allclose(forward(unet), wanted, atol=1e-5)
+    assert relative(forward(unet), wanted) < 5e-5
 
 
 def text_encoder(name: str):

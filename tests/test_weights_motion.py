@@ -17,7 +17,7 @@ from animatediff.motion import MotionAdapter, MotionLayout
 from animatediff.weights.convert import convert
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.keys import to_internal, to_original
-from animatediff.weights.lora.motion_keys import lora_to_diffusers, lora_to_internal, lora_to_original
+from animatediff.weights.lora.key_formats import lora_to_diffusers, lora_to_internal, lora_to_original
 from animatediff.weights.motion import load_motion_module, original_tensors, save_motion_module
 from animatediff.weights.storage.files import load_tensors, save_tensors
 
@@ -137,10 +137,10 @@ def test_module_of_other_widths_is_refused() -> None:
 @pytest.mark.parametrize(
     ("file", "what", "option"),
     [
-        ("v2/motion_lora.ckpt", "MotionLoRA, not a motion module", "--motion-lora"),
-        ("v3/domain_adapter.ckpt", "domain adapter", "--domain-adapter"),
-        ("v1/style_lora_kohya.safetensors", "LoRA of an image model", "--lora"),
-        ("v1/sd/vae/diffusion_pytorch_model.safetensors", "VAE, not a motion module", "--vae"),
+        ("v2/motion_lora.ckpt", "MotionLoRA, not a motion module", "`motion_loras`"),
+        ("v3/domain_adapter.ckpt", "domain adapter", "`domain_adapter`"),
+        ("v1/style_lora_kohya.safetensors", "LoRA of an image model", "`loras`"),
+        ("v1/sd/vae/diffusion_pytorch_model.safetensors", "VAE, not a motion module", "`vae`"),
     ],
 )
 def test_other_files_are_named_with_their_option(file: str, what: str, option: str) -> None:
@@ -164,7 +164,7 @@ def test_family_overrides_what_was_recognised() -> None:
     adapter, facts = load_motion_module(golden_file("v2"), family="lightning")
     assert (facts.name, facts.recommended.scheduler) == ("lightning", "euler_trailing")
     assert adapter.numerics.max_positions == 32
-    with pytest.raises(UserError, match="did you mean hotshot"):
+    with pytest.raises(UserError, match="did you mean 'hotshot'"):
         load_motion_module(golden_file("v2"), family="hotshit")
 
 

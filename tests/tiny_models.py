@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from animatediff.motion import MotionAdapter
 from animatediff.weights.families import FAMILIES
-from animatediff.weights.lora.motion_keys import lora_to_original
+from animatediff.weights.lora.key_formats import lora_to_original
 from animatediff.weights.motion import save_motion_module
 from animatediff.weights.storage.files import save_tensors
 

@@ -62,7 +62,7 @@ def settings(stage: str, out: Path, **more: Any) -> dict[str, Any]:
         "model": str(MODEL),
         "data": {"kind": "sprites", "num_frames": NUM_FRAMES, "height": SIZE, "width": SIZE},
         "steps": 4,
-        "batch": 2,
+        "batch_size": 2,
         "learning_rate": 1e-3,
         "out": str(out),
         "log_every": 1,

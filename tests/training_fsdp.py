@@ -22,7 +22,7 @@ def dividing(config: Any) -> Any:
     """An accelerator that divides every ResNet and transformer of the model."""
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-    from animatediff.training.run import make_accelerator
+    from animatediff.training.accelerator import make_accelerator
 
     accelerator = make_accelerator(config)
     plugin = FullyShardedDataParallelPlugin(

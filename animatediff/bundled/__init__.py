@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean
 
 PREFIX = "bundled/"
 """Before the names of the bundled set, so that `bundled/paper` can stand where a file or folder is asked for."""
@@ -43,14 +43,13 @@ def bundled_file(name: str, folder: Path | None = None) -> Path:
     """
     known, wanted = bundled_set(folder), name.removeprefix(PREFIX)
     if wanted not in known:
-        close = nearest(wanted, known)
-        hint = f"; did you mean {PREFIX}{close}?" if close else ""
-        raise UserError(f"{name}: is not in the bundled set ({', '.join(known)}){hint}")
+        names = [PREFIX + part for part in known]
+        raise UserError(f"{name}: not in the bundled set; {did_you_mean(name, names)}known are {', '.join(names)}")
     return known[wanted]
 
 
 def named(path: str | Path) -> str | Path:
-    """Path of a name that is given for weights: that of its file for `bundled/paper`, any other name itself.
+    """Resolve a name of weights: `bundled/paper` is a part of the set, all others are themselves.
 
     Raises UserError as `bundled_file`.
     """

@@ -29,15 +29,12 @@ def convert(
 
     Other weight files can change format and precision. DST says which family it is, whatever its name.
     """
-    from animatediff.errors import UserError, nearest
+    from animatediff.errors import unknown
 
     layouts, dtypes = ("original", "diffusers", "internal", "kohya"), ("float32", "float16", "bfloat16")
     for option, value, known in (("--to", to, layouts), ("--dtype", dtype, dtypes)):
         if value is not None and value not in known:
-            close = nearest(value, known)
-            raise UserError(
-                f"{option} {value!r}: {f'did you mean {close!r}? ' if close else ''}known: {', '.join(known)}"
-            )
+            raise unknown(option, value, known)
     import torch
 
     from animatediff.weights.convert import Layout

@@ -1,4 +1,4 @@
-"""`animatediff data`: look at training data before training."""
+"""`animatediff data`: check and show training data before training."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def data(
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """KEY=VALUE, the value in YAML, so that numbers and lists can be said."""
+    """Name and value of KEY=VALUE; the value is YAML, for numbers and lists."""
     import yaml
 
     key, equals, value = text.partition("=")

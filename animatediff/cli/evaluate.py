@@ -46,11 +46,10 @@ def evaluate(
 
     Figures: per frame. Positive: PanRight (the picture moves left), TiltUp (it moves down), ZoomIn, RollingClockwise.
     """
-    from animatediff.errors import UserError, nearest
+    from animatediff.errors import UserError, unknown
 
     if world is not None and world not in WORLDS:
-        close = nearest(world, WORLDS)
-        raise UserError(f"--world {world!r}: {f'did you mean {close!r}? ' if close else ''}known: {', '.join(WORLDS)}")
+        raise unknown("--world", world, WORLDS)
     from animatediff.evaluation import SpriteWorld, evaluate_file
     from animatediff.evaluation.flow import opencv
 

@@ -7,6 +7,21 @@ from typing import Annotated, Any
 import typer
 
 from animatediff.cli.errors import reports_errors
+from animatediff.errors import renamed
+
+FLAGS = {
+    "motion_module": "--motion-module",
+    "motion_loras": "--motion-lora",
+    "domain_adapter": "--domain-adapter",
+    "loras": "--lora",
+    "model": "--model",
+    "vae": "--vae",
+    "embeddings": "--embedding",
+    "sparsectrl": "--sparsectrl",
+    "controlnet": "--controlnet",
+    "family": "--family",
+}
+"""Settings that evidence, notes and advice name -> flags of `animatediff animate`."""
 
 
 @reports_errors
@@ -22,11 +37,11 @@ def inspect(
         import json
 
         for facts in described:
-            print(json.dumps(facts, indent=2, default=str))
+            print(renamed(json.dumps(facts, indent=2, default=str), FLAGS))
         return
     for facts in described:
         for line in _lines(facts):
-            print(line)
+            print(renamed(line, FLAGS))
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

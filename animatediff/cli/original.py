@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 
 from animatediff.cli.errors import reporting
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, unknown
 
 UNNEEDED = {
     "--without-xformers": "attention is PyTorch's own, xformers is never used",
@@ -56,9 +56,7 @@ def check_flags(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
     for item in arguments:
         name = item.partition("=")[0]
         if item.startswith("--") and name not in known:
-            close = nearest(name, known)
-            hint = f"did you mean {close}?" if close else f"known: {', '.join(known)}"
-            raise UserError(f"unknown flag {name}; {hint}")
+            raise unknown("flag", name, known)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -19,7 +19,7 @@ LAUNCHERS = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = QuietParser(prog="train.py", description="Train what a configuration file says.", allow_abbrev=False)
+    parser = QuietParser(prog="train.py", description="Train by a configuration file.", allow_abbrev=False)
     add = parser.add_argument
     add("--config", required=True, metavar="FILE", help="training YAML, the original's or ours")
     add("--launcher", choices=tuple(LAUNCHERS), help="accepted; not needed")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Optional
 
 import typer
 
 from animatediff.cli.errors import reports_errors
+from animatediff.errors import UserError, renamed
 
 SIGNAL_BASE = 128
 """A process that ends by signal N has exit code 128 + N, as shells count."""
+FLAGS = {"resume": "--resume", "settings": "--set"}
+"""Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
 
 @reports_errors
@@ -37,10 +42,10 @@ def train(
 def run(
     config: str, settings: list[str], *, resume: bool | None = None, check: bool = False, quiet: bool = False
 ) -> None:
-    """Train what a configuration file says; print where the weights are."""
+    """Train by a configuration file; print where the weights are."""
     from animatediff.cli.progress import messages
 
-    with messages(quiet or not _is_first_process()):
+    with messages(quiet or not _is_first_process()), _flags_in_messages():
         from animatediff.training.read import load_train_config
 
         asked = load_train_config(config, settings)
@@ -49,7 +54,7 @@ def run(
 
             print(check_data(asked.clips()))
             return
-        # imported here: it is seconds, and mistakes in the settings are told before
+        # imported here: it takes seconds, and mistakes in the settings are reported before
         from animatediff.training.loop import train as train_run
 
         done = train_run(asked, resume=resume, quiet=quiet)
@@ -63,6 +68,15 @@ def run(
         )
         raise typer.Exit(SIGNAL_BASE + done.signal)
     print(done.weights)
+
+
+@contextmanager
+def _flags_in_messages() -> Iterator[None]:
+    """Name the command's flags in error messages, where the library names its arguments."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(renamed(str(error).replace("`resume=False`", "--fresh"), FLAGS)) from error
 
 
 def _is_first_process() -> bool:

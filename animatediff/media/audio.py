@@ -1,4 +1,4 @@
-"""The sound of one video put beside the pictures of another."""
+"""The sound of one video put beside the images of another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RATE = 48_000
 
 @dataclass(frozen=True)
 class Sound:
-    """A part of what is heard in a video."""
+    """A part of the sound of a video."""
 
     path: Path
     start: float
@@ -23,7 +23,7 @@ class Sound:
 
 
 def add_sound(video: Path, container: str, sound: Sound, target: Path) -> None:
-    """Write `target` with the pictures of `video`, bit for bit, and as much of the sound as they last.
+    """Write `target` with the images of `video`, bit for bit, and as much of the sound as they last.
 
     container: mp4 or webm. Raises UserError for a source without sound, or that cannot be read.
     """
@@ -59,7 +59,7 @@ def _encoded(sound: Sound, voice: Any, duration: float) -> list[Any]:
     left, position, packets = round(duration * RATE), 0, []
     with av.open(str(sound.path), options={"protocol_whitelist": "file"}) as source:
         if not source.streams.audio:
-            raise UserError(f"{sound.path}: holds no sound; leave --audio out")
+            raise UserError(f"{sound.path}: holds no sound; leave `audio` out")
         stream = source.streams.audio[0]
         first = source.streams.video[0] if source.streams.video else stream
         skip = round((sound.start + _begin(first) - _begin(stream)) * RATE)

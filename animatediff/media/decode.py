@@ -16,7 +16,7 @@ import numpy as np
 from animatediff.media.kinds import BadMedia, reason, sniff
 
 COUNTED = {"vp8", "avi"}
-"""VP8 packets may hold no picture to show (alternate references), and AVI files tell no presentation times: the frames
+"""VP8 packets may hold no image to show (alternate references), and AVI files tell no presentation times: the frames
 of these are found by decoding from the start."""
 
 DEFAULT_FPS = 8
@@ -30,7 +30,7 @@ class Timeline:
     times: tuple[int, ...]
     """Presentation times, ascending, in ticks of the stream."""
     keys: tuple[int, ...]
-    """Those of the keyframes, from which decoding can begin."""
+    """Presentation times of the keyframes, from which decoding can begin."""
 
 
 class VideoFile:
@@ -126,7 +126,7 @@ class VideoFile:
         return np.stack([found[index] for index in indices])
 
     def each(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """The number and the picture of these frames one after another, as they come: uint8 RGB (h, w, 3)."""
+        """The number and the image of these frames one after another, as they come: uint8 RGB (h, w, 3)."""
         if not indices or min(indices) < 0 or max(indices) >= self.num_frames:
             raise ValueError(f"frames {list(indices)} of a video of {self.num_frames}")
         missing = set(indices)
@@ -165,7 +165,7 @@ class VideoFile:
 
 @contextmanager
 def _decoding(what: str) -> Iterator[None]:
-    """Call what FFmpeg says of a damaged file BadMedia."""
+    """Turn FFmpeg's errors about a damaged file into BadMedia."""
     from av.error import FFmpegError
 
     try:
@@ -177,5 +177,5 @@ def _decoding(what: str) -> Iterator[None]:
 def _picture(frame: Any) -> np.ndarray:
     """One decoded frame as uint8 RGB (h, w, 3), turned upright."""
     picture = frame.reformat(format="rgb24", threads=1).to_ndarray()
-    # Telephones store pictures as the sensor lies, and how far to turn them anticlockwise.
+    # Telephones store images as the sensor lies, and how far to turn them anticlockwise.
     return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90))) if frame.rotation else picture

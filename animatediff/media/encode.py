@@ -22,7 +22,7 @@ def crf_of(container: str, quality: int) -> int:
 class CodecEncoder:
     """Encode frames one by one; nothing is kept but what the codec looks ahead.
 
-    H.264 in yuv420p has even sizes only: an odd picture is widened by repeating its last column or row.
+    H.264 in yuv420p has even sizes only: an odd image is widened by repeating its last column or row.
     """
 
     def __init__(

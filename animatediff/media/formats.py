@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean
 
 FORMATS = {
     ".mp4": "mp4",
@@ -33,11 +33,9 @@ def format_of(path: str | Path) -> str:
         return FOLDER
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        close = nearest(suffix, FORMATS)
-        hint = f"did you mean {path.with_suffix(close).name}? " if close else ""
-        known = ", ".join(FORMATS)
         raise UserError(
-            f"{path}: cannot write {suffix!r}; {hint}known: {known}, or a name without a dot for a folder of PNG"
+            f"{path}: cannot write {suffix!r}; {did_you_mean(suffix, FORMATS)}known are {', '.join(FORMATS)}, or a "
+            "name without a dot for a folder of PNG"
         )
     return FORMATS[suffix]
 

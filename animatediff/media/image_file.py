@@ -1,4 +1,4 @@
-"""Single pictures beside a video."""
+"""Single images beside a video."""
 
 from __future__ import annotations
 

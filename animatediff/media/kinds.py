@@ -1,4 +1,4 @@
-"""Kinds of media files, single pictures, and what a file is that is none of them."""
+"""Kinds of media files, single images, and what a file is that is none of them."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ BEGINNINGS = (
     (b"pk\x03\x04", "a ZIP archive; unpack it first"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
 )
-"""What files that bear a video's name often are, by their first bytes in lower case."""
+"""First bytes, in lower case, of files that often bear a video's name -> the kind of file."""
 
 
 class BadMedia(Exception):  # noqa: N818 - a finding about a file, counted and reported, not a failure of the program
-    """A file that is no video or picture, or of no use; the message says why and does not name the file."""
+    """A file that is no video or image, or of no use; the message says why and does not name the file."""
 
     def __init__(self, why: str, kind: str = "unreadable") -> None:
         super().__init__(why)
         self.kind = kind
-        """What such files are counted under."""
+        """Key under which such files are counted."""
 
     def __reduce__(self) -> tuple[type[BadMedia], tuple[str, str]]:
         return BadMedia, (str(self), self.kind)
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in a few words."""
+    """Describe an error in a few words."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def sniff(source: str | Path | bytes) -> str | None:
-    """What a file is that should have been a video or a picture, if its first bytes tell."""
+    """Name the kind of a file that should have been a video or an image, if its first bytes tell."""
     if isinstance(source, bytes):
         start, size = source[:512], len(source)
     else:
@@ -64,9 +64,9 @@ def sniff(source: str | Path | bytes) -> str | None:
 
 
 def read_picture(source: str | Path | bytes) -> np.ndarray:
-    """A picture as uint8 RGB (h, w, 3), turned as it says it is shown; what is transparent becomes white.
+    """An image as uint8 RGB (h, w, 3), turned as it says it is shown; what is transparent becomes white.
 
-    Raises BadMedia for what is no picture.
+    Raises BadMedia for what is no image.
     """
     from PIL import Image, ImageOps
 

@@ -1,4 +1,4 @@
-"""Folders of pictures whose names say at which frames they stand, as animatediff-cli-prompt-travel has them."""
+"""Folders of images whose names say at which frames they stand, as animatediff-cli-prompt-travel has them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from animatediff.media.kinds import PICTURE_SUFFIXES
 
 
 def numbered_pictures(folder: str | Path) -> dict[int, Path]:
-    """Frame -> picture, in order: `0000.png` stands at frame 0, `0012.png` at frame 12.
+    """Frame -> image, in order: `0000.png` stands at frame 0, `0012.png` at frame 12.
 
-    Raises UserError for what is no folder, a folder without such names, and two pictures for one frame.
+    Raises UserError for what is no folder, a folder without such names, and two images for one frame.
     """
     folder = Path(folder)
     if not folder.is_dir():

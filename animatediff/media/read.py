@@ -33,9 +33,9 @@ def _check(path: Path) -> None:
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
-    """All frames of a video, an animated picture or a folder of frames: uint8 (f, h, w, 3), and frames per second.
+    """All frames of a video, an animated image or a folder of frames: uint8 (f, h, w, 3), and frames per second.
 
-    Where a picture file holds frames of unequal length, each is repeated so that the frame rate is constant.
+    Where an image file holds frames of unequal length, each is repeated so that the frame rate is constant.
     Raises UserError for a file that is missing or no video.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Sketches from pictures: white lines on black, as scribble encoders were trained on. NumPy alone, so always there."""
+"""Sketches from images: white lines on black, as scribble encoders were trained on. NumPy alone, so always there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METHODS: tuple[Method, ...] = ("none", "scribble", "canny")
 FINE_SIGMA = 1.0
 """Pixels of blur before edges are looked for: `canny`."""
 COARSE_SIGMA = 2.0
-"""The same for `scribble`, in a picture of 512 pixels, so that only what a pen would draw is left."""
+"""The same for `scribble`, in an image of 512 pixels, so that only what a pen would draw is left."""
 REFERENCE_SIZE = 512
 WEAK, STRONG = 0.1, 0.25
 """Shares of the steepest edge: what is above STRONG is a line, what is above WEAK if it goes on from one."""
@@ -22,7 +22,7 @@ FLAT = 0.02
 
 
 def sketch(picture: Image.Image, method: Method) -> Image.Image:
-    """White lines on black: `scribble` draws bold outlines, `canny` thin edges, `none` leaves the picture as it is.
+    """White lines on black: `scribble` draws bold outlines, `canny` thin edges, `none` leaves the image as it is.
 
     A drawing of dark lines on white is not traced, which would double its lines, but inverted.
     """
@@ -48,7 +48,7 @@ def is_drawing(picture: Image.Image) -> bool:
 
 
 def edges(pixels: np.ndarray, sigma: float) -> np.ndarray:
-    """Canny's edge detector (IEEE PAMI 1986): thin lines, bool (h, w), in a picture (h, w, c) in 0..1.
+    """Canny's edge detector (IEEE PAMI 1986): thin lines, bool (h, w), in an image (h, w, c) in 0..1.
 
     Of the channels the steepest counts, so that colours of one brightness have an edge between them.
     """
@@ -61,13 +61,13 @@ def edges(pixels: np.ndarray, sigma: float) -> np.ndarray:
     if top < FLAT:
         return np.zeros(slope.shape, dtype=bool)
     ridge = slope * _is_ridge(slope, dx, dy)
-    # An edge of one step, blurred, is at most 0.4 / sigma steep; measured against it, a faint picture stays empty.
+    # An edge of one step, blurred, is at most 0.4 / sigma steep; measured against it, a faint image stays empty.
     weak, strong = ridge > max(WEAK * top, FLAT / 2), ridge > max(STRONG * top, FLAT)
     return _connected(strong, weak)
 
 
 def _is_ridge(slope: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Where the slope is not less than at both neighbours up and down the hill."""
+    """Mark pixels whose slope is not less than at both neighbours along the gradient."""
     h, w = slope.shape
     around = np.pad(slope, 1)
     # one of four directions: 0 across, 1 down right, 2 down, 3 down left
@@ -115,7 +115,7 @@ def blur(pixels: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def blur_peak(sigma: float) -> float:
-    """How bright a line of one pixel is after `blur`."""
+    """Brightness of a line of one pixel after `blur`."""
     return float(_kernel(sigma).max())
 
 

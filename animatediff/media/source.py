@@ -66,7 +66,7 @@ def open_source(
     with _named(path), _reader(path, fps) as reader:
         times = reader.times()
         if len(times) < 2:
-            raise UserError(f"{path}: holds a single frame, expected a video; for one picture there is --image")
+            raise UserError(f"{path}: holds a single frame, expected a video; for one picture there is `image`")
         length = times[-1] + 1 / reader.fps
         if start >= length:
             raise UserError(f"{path}: is {length:.2f} s long, so there is nothing after a start of {start:g} s")
@@ -126,9 +126,9 @@ def _folder(path: Path, fps: float | None) -> _Pictures:
         raise UserError(f"{path}: no pictures in this folder; expected {', '.join(sorted(PICTURE_SUFFIXES))}")
     files.sort(key=lambda file: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)])
     with Image.open(files[0]) as first:
-        said = first.info.get("fps")  # as folders of frames of ours say
+        stated = first.info.get("fps")  # in folders of frames of ours
     try:
-        rate = float(said) if said else fps or float(DEFAULT_FPS)
+        rate = float(stated) if stated else fps or float(DEFAULT_FPS)
     except ValueError:
         rate = fps or float(DEFAULT_FPS)
     return _Pictures(files, rate)
@@ -136,7 +136,7 @@ def _folder(path: Path, fps: float | None) -> _Pictures:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the file's name before what is said of it."""
+    """Put the file's name before messages about it."""
     try:
         yield
     except BadMedia as error:

@@ -40,7 +40,7 @@ def write_video(
     frames: uint8 (f, h, w, 3), or an iterable of such chunks or of single frames (h, w, 3); only one is held at a time.
     quality: 0 to 100; H.264 and VP9 rate factor, WebP quality with 100 lossless; GIF and PNG do not use it.
     metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
-    sound: what is heard meanwhile, in mp4 and webm.
+    sound: the sound track, in mp4 and webm.
     With `overwrite=False` a taken file name gets `-2`, `-3`, ... Raises UserError where the file cannot be written.
     """
     with VideoWriter(
@@ -54,7 +54,7 @@ def write_video(
 def check_takes_sound(path: str | Path) -> None:
     """Raise UserError for a format without sound."""
     if format_of(path) not in SOUND_CODECS:
-        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave --audio out")
+        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave `audio` out")
 
 
 class VideoWriter:
@@ -90,7 +90,7 @@ class VideoWriter:
 
     @property
     def path(self) -> Path:
-        """Where the file is, or will be."""
+        """Path of the file, or its path to be."""
         return self._file.path
 
     def __enter__(self) -> VideoWriter:

@@ -86,6 +86,10 @@ class MotionLayout:
             norm_groups=unet.config["norm_num_groups"],
         )
 
+    def stands_as(self, other: MotionLayout) -> bool:
+        """Whether modules of this layout fit the places and widths of the other; heads and norm groups do not count."""
+        return (self.down, self.mid, self.up) == (other.down, other.mid, other.up)
+
     def __len__(self) -> int:
         return sum(map(len, self.down)) + sum(map(len, self.up)) + (self.mid is not None)
 

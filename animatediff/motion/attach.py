@@ -77,7 +77,7 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
     if is_attached(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
     expected = MotionLayout.from_unet(unet, mid_block=adapter.layout.mid is not None)
-    if (expected.down, expected.mid, expected.up) != (adapter.layout.down, adapter.layout.mid, adapter.layout.up):
+    if not adapter.layout.stands_as(expected):
         raise ValueError(
             f"these motion modules do not fit this UNet: they are ({adapter.layout}), its blocks are ({expected}); "
             "a motion module runs on the kind of base model it was trained on"

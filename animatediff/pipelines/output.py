@@ -1,13 +1,16 @@
-"""What the pipeline tells: its defaults, its progress, its frames."""
+"""Output of the pipeline: defaults, progress, frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import Cancelled
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,25 +39,28 @@ class Progress:
     step: int
     """Steps made, from 1 to `total`."""
     total: int
+    latents: Tensor | None = None
+    """While denoising: the sampler's estimate (b, c, f, h, w) of the clean latents where it gives one, else the latents
+    of the step; what a preview shows."""
 
 
 @dataclass(frozen=True)
-class Listener:
-    """Who wants to know how far a call is, and may end it."""
+class Callbacks:
+    """Progress callback and cancellation of a call."""
 
     on_progress: Callable[[Progress], None] | None = None
     cancel: Callable[[], bool] | None = None
 
-    def hear(self, phase: str, step: int, total: int) -> None:
-        """Raises Cancelled if the call is to end."""
+    def step(self, phase: str, step: int, total: int, latents: Tensor | None = None) -> None:
+        """Report a step that was made. Raises Cancelled if the call is to end."""
         if self.on_progress is not None:
-            self.on_progress(Progress(phase, step, total))
+            self.on_progress(Progress(phase, step, total, latents))
         if self.cancel is not None and self.cancel():
             raise Cancelled(f"cancelled after {phase} {step} of {total}")
 
     def of(self, phase: str) -> Callable[[int, int], None]:
-        """`hear` of one phase: (step, total)."""
-        return partial(self.hear, phase)
+        """Report steps of one phase: (step, total)."""
+        return partial(self.step, phase)
 
 
 @dataclass
@@ -66,3 +72,27 @@ class AnimateDiffOutput:
     """
 
     frames: Any
+
+
+def gathered(chunks: Iterable[Tensor], num_clips: int, output_type: str) -> Any:
+    """Frames as `output_type` from chunks (n, 3, H, W) in 0..1 of all clips in order.
+
+    Each chunk leaves the device as soon as it is decoded, as bytes for `"pil"`.
+    """
+    import numpy as np
+    import torch
+    from einops import rearrange
+
+    from animatediff.pipelines.vae import to_bytes
+
+    images = torch.cat([to_bytes(chunk) if output_type == "pil" else chunk.float().cpu() for chunk in chunks])
+    if output_type == "pil":
+        from PIL import Image
+
+        frames = [Image.fromarray(frame) for frame in images.numpy()]
+        per_clip = len(frames) // num_clips
+        return [frames[i : i + per_clip] for i in range(0, len(frames), per_clip)]
+    clips = rearrange(images, "(b f) c h w -> b f c h w", b=num_clips)
+    if output_type == "pt":
+        return clips
+    return np.ascontiguousarray(rearrange(clips, "b f c h w -> b f h w c").numpy())

@@ -1,8 +1,8 @@
-"""A second pass: the clip again, at a larger size, begun with what the first pass made of it."""
+"""Second pass: the clip again, at a larger size, begun with the result of the first pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,14 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from animatediff.errors import UserError
-from animatediff.pipelines.checks import check_output
-from animatediff.pipelines.output import AnimateDiffOutput, Listener
-from animatediff.pipelines.vae import encode_pictures
-from animatediff.sampling import check_strength
-
-UPSCALE_STRENGTH = 0.5
-"""Share of the steps of the second pass: enough for new detail, too few for another picture."""
-MAX_UPSCALE = 8.0
+from animatediff.pipelines.arguments import Arguments
+from animatediff.pipelines.output import Callbacks
+from animatediff.pipelines.vae import encode_images
 
 
 def larger(side: int, factor: float) -> int:
@@ -30,59 +25,36 @@ def larger(side: int, factor: float) -> int:
     return max(8, round(side * factor / 8) * 8)
 
 
-def in_two_passes(
-    pipe: Any, *, upscale: float, upscale_strength: float, upscale_steps: int | None, output_type: str, **call: Any
-) -> AnimateDiffOutput:
-    """Call the pipeline with `call`, then again `upscale` times as large, from what came out.
-
-    Motion module, windows, pictures and controls are those of the first pass; the VAE works in tiles. Raises UserError
-    before the first pass for settings of the second that are out of range.
-    """
-    if not 1 < upscale <= MAX_UPSCALE:
-        raise UserError(f"upscale={upscale:g}: expected more than 1 and at most {MAX_UPSCALE:g} times the size")
-    check_strength(upscale_strength, "upscale_strength")
-    check_output(output_type)
-    steps = upscale_steps or call["num_inference_steps"] or pipe.defaults.num_inference_steps
-    if steps * upscale_strength < 1:
+def check_upscale(call: Arguments, steps: int) -> None:
+    """Raise UserError where the second pass would make no whole step. steps: of the first pass."""
+    steps = call.upscale_steps or steps
+    if call.upscale is not None and steps * call.upscale_strength < 1:
         raise UserError(
-            f"upscale_strength={upscale_strength:g} of {steps} steps is not one whole step; take more of either"
+            f"upscale_strength={call.upscale_strength:g} of {steps} steps is not one whole step; take more of either"
         )
-    first: Tensor = pipe(**call, output_type="pt").frames  # (b, f, 3, h, w) in 0..1
-    height, width = (larger(side, upscale) for side in first.shape[-2:])
-    with tiling(pipe.vae):
-        latents = enlarged(pipe, first, height, width, Listener(call["on_progress"], call["cancel"]))
-        again = {
-            **call,
-            "video": latents,
-            "strength": upscale_strength,
-            "num_inference_steps": steps,
-            "num_frames": first.shape[1],
-            "height": height,
-            "width": width,
-            "latents": None,
-            "freeinit": 1,  # it is about pure noise, which this pass does not begin with
-        }
-        return pipe(**again, output_type=output_type)
 
 
-def enlarged(pipe: Any, clips: Tensor, height: int, width: int, listener: Listener) -> Tensor:
-    """Latents (b, c, f, h, w) of clips (b, f, 3, h, w) at another size; one frame at a time is large."""
-    device, frames = pipe.image._execution_device, clips.flatten(0, 1)
+def enlarged(
+    vae: Any, frames: Iterable[Tensor], num_frames: int, size: tuple[int, int], device: Any, callbacks: Callbacks
+) -> Tensor:
+    """Latents (n, c, h, w) of frames (3, h, w) at another size (height, width); one frame at a time is large."""
     found: list[Tensor] = []
     for frame in frames:
-        large = functional.interpolate(frame[None], (height, width), mode="bicubic", antialias=True).clamp(0, 1)
-        found.append(encode_pictures(pipe.vae, large, device))
-        listener.hear("encode", len(found), len(frames))
-    return torch.cat(found).unflatten(0, clips.shape[:2]).transpose(1, 2)
+        large = functional.interpolate(frame[None], size, mode="bicubic", antialias=True).clamp(0, 1)
+        with tiling(vae):
+            found.append(encode_images(vae, large, device))
+        callbacks.step("encode", len(found), num_frames)
+    return torch.cat(found)
 
 
 @contextmanager
-def tiling(vae: Any) -> Iterator[None]:
-    """Let the VAE take pictures larger than it was trained on in tiles that blend, so that memory stays that of one."""
+def tiling(vae: Any, wanted: bool = True) -> Iterator[None]:
+    """Let the VAE take images larger than it was trained on in tiles that blend, so that memory stays that of one."""
     before = vae.use_tiling
-    vae.enable_tiling()
+    if wanted:
+        vae.enable_tiling()
     try:
         yield
     finally:
-        if not before:
+        if wanted and not before:
             vae.disable_tiling()

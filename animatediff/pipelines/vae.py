@@ -1,17 +1,19 @@
-"""Through the VAE: from latents to frames, a few at a time, and from pictures to latents."""
+"""The VAE: latents to frames, a few at a time, images to latents, and large images in tiles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from animatediff.pipelines.tiles import in_tiles
+from animatediff.motion.windows import plan_windows
+from animatediff.sampling.latents import encode_images as encode_chunks
+from animatediff.sampling.latents import latent_means
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -29,40 +31,8 @@ def wide_enough(vae: Any) -> Iterator[None]:
             vae.to(torch.float16)
 
 
-def decode(
-    vae: Any,
-    latents: Tensor,
-    *,
-    chunk_size: int,
-    output_type: str,
-    after_chunk: Callable[[int, int], None],
-) -> Any:
-    """Frames of latents (b, c, f, h, w) as `output_type`; `after_chunk(frames done, of how many)` follows each chunk.
-
-    Each chunk leaves the device as soon as it is decoded, as bytes for `"pil"`.
-    """
-    num_clips = latents.shape[0]
-    flat = rearrange(latents, "b c f h w -> (b f) c h w")
-    pictures: list[Tensor] = []
-    with wide_enough(vae):
-        for chunk in flat.split(chunk_size):
-            picture = decode_pictures(vae, chunk)
-            pictures.append(to_bytes(picture) if output_type == "pil" else picture.float().cpu())
-            after_chunk(sum(map(len, pictures)), len(flat))
-    if output_type == "pil":
-        from PIL import Image
-
-        frames = [Image.fromarray(frame) for frame in torch.cat(pictures).numpy()]
-        per_clip = len(frames) // num_clips
-        return [frames[i : i + per_clip] for i in range(0, len(frames), per_clip)]
-    clips = rearrange(torch.cat(pictures), "(b f) c h w -> b f c h w", b=num_clips)
-    if output_type == "pt":
-        return clips
-    return np.ascontiguousarray(rearrange(clips, "b f c h w -> b f h w c").numpy())
-
-
-def decode_pictures(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures (n, 3, H, W) in 0..1 of scaled latents (n, c, h, w), in the VAE's precision; tiled if that is on."""
+def decode_images(vae: Any, latents: Tensor) -> Tensor:
+    """Images (n, 3, H, W) in 0..1 of scaled latents (n, c, h, w), in the VAE's precision; tiled if that is on."""
 
     def run(latents: Tensor) -> Tensor:
         return vae.decode(latents, return_dict=False)[0]
@@ -71,27 +41,21 @@ def decode_pictures(vae: Any, latents: Tensor) -> Tensor:
     return (in_tiles(vae, run, latents, grow=pixels_per_latent(vae)) / 2 + 0.5).clamp(0, 1)
 
 
-def encode_pictures(
-    vae: Any, pictures: Tensor, device: torch.device, after_picture: Callable[[int, int], None] | None = None
+def encode_images(
+    vae: Any, images: Tensor, device: torch.device, after_image: Callable[[int, int], None] | None = None
 ) -> Tensor:
-    """Scaled latents (n, c, h, w), float32, of pictures (n, 3, H, W) in 0..1; `after_picture(done, of how many)`.
+    """Scaled latents (n, c, h, w), float32, of images (n, 3, H, W) in 0..1; `after_image(done, of how many)`.
 
-    The mean of what the VAE would draw from, so that a picture has the same latents every time; the original draws.
+    One image at a time, tiled if that is on.
     """
 
-    def run(ahead: Tensor) -> Tensor:
-        return vae.encode(ahead, return_dict=False)[0].mode()
+    def encode(vae: Any, image: Tensor) -> Tensor:
+        return in_tiles(vae, partial(latent_means, vae), image, shrink=pixels_per_latent(vae))
 
-    latents: list[Tensor] = []
     with wide_enough(vae):
-        for picture in pictures.split(1):
-            # how a picture lies in memory must not decide the last bits of its latents
-            ahead = (picture * 2 - 1).to(device, vae.dtype).contiguous()
-            mean = in_tiles(vae, run, ahead, shrink=pixels_per_latent(vae))
-            latents.append(mean.float() * vae.config["scaling_factor"])
-            if after_picture is not None:
-                after_picture(len(latents), len(pictures))
-    return torch.cat(latents)
+        return encode_chunks(
+            vae, images, device=device, chunk_size=1, unit_range=True, encode=encode, after_chunk=after_image
+        )
 
 
 def pixels_per_latent(vae: Any) -> int:
@@ -99,6 +63,48 @@ def pixels_per_latent(vae: Any) -> int:
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
-def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures (n, c, h, w) in 0..1 as uint8 (n, h, w, c) on the CPU, rounded."""
-    return rearrange((pictures.float() * 255).round().to(torch.uint8), "n c h w -> n h w c").cpu()
+def to_bytes(images: Tensor) -> Tensor:
+    """Images (n, c, h, w) in 0..1 as uint8 (n, h, w, c) on the CPU, rounded."""
+    return rearrange((images.float() * 255).round().to(torch.uint8), "n c h w -> n h w c").cpu()
+
+
+SMALLEST_TILE = 64
+"""Latents. The norms of a VAE take their mean over a tile: in small tiles each gets colours of its own."""
+
+
+def in_tiles(vae: Any, run: Callable[[Tensor], Tensor], given: Tensor, *, grow: int = 1, shrink: int = 1) -> Tensor:
+    """`run` over `given` (n, c, h, w): (n, c', h * grow / shrink, w * grow / shrink), in tiles if tiling is on.
+
+    run: encoder (`shrink` pixels a latent) or decoder (`grow` pixels a latent) of the VAE. Tiles overlap by the share
+    that the VAE says, and blend. All have the full size, the last of a row shifted back; diffusers leaves a narrow rest
+    there, whose norms see so little that its colours are off.
+    """
+    if not getattr(vae, "use_tiling", False):
+        return run(given)
+    vae.disable_tiling()  # else it cuts our tiles into its own
+    try:
+        return _in_tiles(vae, run, given, grow, shrink)
+    finally:
+        vae.enable_tiling()
+
+
+def _in_tiles(vae: Any, run: Callable[[Tensor], Tensor], given: Tensor, grow: int, shrink: int) -> Tensor:
+    latents = max(SMALLEST_TILE, vae.tile_latent_min_size)
+    length, overlap = latents * grow, int(latents * vae.tile_overlap_factor) * grow
+    height, width = (side // shrink * grow for side in given.shape[-2:])
+    rows, columns = (plan_windows(side, length, overlap, blend="overlap-linear") for side in (height, width))
+    if len(rows) == len(columns) == 1:
+        return run(given)
+    result: Tensor | None = None
+    for row in rows:
+        for column in columns:
+            (top, bottom), (left, right) = ((part.frames[0], part.frames[-1] + 1) for part in (row, column))
+            part = given[
+                ..., top // grow * shrink : bottom // grow * shrink, left // grow * shrink : right // grow * shrink
+            ]
+            tile = run(part.contiguous()).float()
+            if result is None:
+                result = tile.new_zeros(*tile.shape[:2], height, width)
+            result[..., top:bottom, left:right] += tile * (row.share[:, None] * column.share).to(tile.device)
+    assert result is not None
+    return result

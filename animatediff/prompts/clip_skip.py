@@ -1,7 +1,7 @@
-"""Prompts read before the text encoder's last layers, for Stable Diffusion 1.x and 2.x.
+"""Encode prompts without the text encoder's last layers (CLIP skip), for Stable Diffusion 1.x and 2.x.
 
-diffusers does this for the prompt alone, and reaches for a submodule that newer versions of transformers do not have.
-Models that were trained so saw all their texts so, the empty one too: negative prompts are read from the same layer.
+diffusers does this for the prompt alone, and reads a submodule that newer versions of transformers do not have.
+Models that were trained so were given all their texts so, the empty one too: negative prompts come from the same layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from animatediff.prompts.encode import layer_states
 
 
 def skipped_states(image: Any, texts: Sequence[str], clip_skip: int, device: torch.device) -> Tensor:
-    """States (b, n, d) of `texts` with the last `clip_skip` layers passed over, normalised as the last layer's are.
+    """Prompt embeddings (b, n, d) without the last `clip_skip` layers, normalised as the last layer's are.
 
     image: a `StableDiffusionPipeline`.
     """

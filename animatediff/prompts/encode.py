@@ -1,4 +1,4 @@
-"""Texts of any length, with weights, as the UNet takes them: each distinct one is encoded once."""
+"""Encode texts of any length, with weights, as prompt embeddings for the UNet; each distinct text once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ROWS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as states."""
+    """Prompt embeddings of texts."""
 
     states: Tensor
     """(m, n, d), one a text."""
     pooled: Tensor | None = None
-    """(m, d) of SDXL: its second encoder's summary of the first chunk."""
+    """(m, d), SDXL's pooled prompt embeddings: from its second encoder, for the first chunk."""
 
 
 def _parts(image: Any) -> list[tuple[Any, Any]]:
@@ -40,7 +40,7 @@ def is_plain(image: Any, text: str) -> bool:
 
 
 def chunks_needed(image: Any, texts: Sequence[str], *, plain: bool = False) -> int:
-    """Chunks of the longest of these texts."""
+    """Count the chunks of the longest of these texts."""
     return max(len(chunks_of(image, tokenizer, text, plain=plain)) for tokenizer, _ in _parts(image) for text in texts)
 
 
@@ -53,7 +53,7 @@ def encode(
     plain: bool = False,
     device: torch.device,
 ) -> Encoded:
-    """Encode texts, all padded to `num_chunks` chunks, so that they can stand in one batch.
+    """Encode texts, all padded to `num_chunks` chunks, so that they go in one batch.
 
     image: a `StableDiffusionPipeline` or `StableDiffusionXLPipeline`. plain: as for `tokens.chunks_of`.
     """
@@ -79,7 +79,7 @@ def _through(
     sdxl: bool,
     device: torch.device,
 ) -> tuple[Tensor, Tensor | None]:
-    """States (m, num_chunks * n, d) of one encoder and, where it makes them, pooled states (m, d) of first chunks."""
+    """Hidden states (m, num_chunks * n, d) of an encoder and, where it has them, pooled ones (m, d) of first chunks."""
     laid_out = [rows_of(chunks, tokenizer, num_chunks) for chunks in texts]
     ids = torch.tensor([row for rows, _ in laid_out for row in rows])
     weights = torch.tensor([row for _, rows in laid_out for row in rows])
@@ -100,9 +100,9 @@ def _through(
 
 
 def layer_states(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
-    """States (b, n, d) of Stable Diffusion 1.x and 2.x with the last `clip_skip` layers passed over, normalised.
+    """Prompt embeddings (b, n, d) of Stable Diffusion 1.x and 2.x without the last `clip_skip` layers, normalised.
 
-    Where layers are passed over, diffusers reaches for a submodule that newer versions of transformers do not have.
+    Where layers are left out, diffusers reads a submodule that newer versions of transformers do not have.
     """
     if not clip_skip:
         return encoder(ids)[0]
@@ -111,7 +111,7 @@ def layer_states(encoder: Any, ids: Tensor, clip_skip: int) -> Tensor:
 
 
 def weighted(states: Tensor, weights: Tensor, *, keep_mean: bool) -> Tensor:
-    """States (b, n, d) times the weights (b, n) of their tokens.
+    """Multiply prompt embeddings (b, n, d) by the weights (b, n) of their tokens.
 
     keep_mean: bring the mean of each row back to where it was, as A1111 does, which advises against that for SDXL. Rows
     without weights are returned to the bit.

@@ -1,4 +1,4 @@
-"""The texts of several clips, which may travel, have weights, or be long, made ready for one batch of the UNet."""
+"""Encode the prompts of several clips, which may travel, have weights, or be long, for one batch of the UNet."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def encode_clips(
     plain: bool,
     device: torch.device,
 ) -> tuple[States, States | None]:
-    """States and, of SDXL, pooled states of all prompts, one a clip, behind those of the negative ones.
+    """Encode prompts, one a clip, behind the negative ones: prompt embeddings and, of SDXL, pooled prompt embeddings.
 
     negatives: one a clip, None without guidance. nothing_is_zero: take zeros in their place, as SDXL was trained. All
-    are padded to as many chunks as the longest needs, negative or not. Tensors (b, n, d) and (b, d) where nothing
-    travels, else what gives them frame by frame.
+    are padded to as many chunks as the longest needs, negative or not. Tensors (b, n, d) and (b, d) where no prompt
+    travels, else `FrameStates`, which make them frame by frame.
     """
     clips = [_blends(prompt, num_frames) for prompt in prompts]
     texts = list(dict.fromkeys(text for clip in clips for blend in clip for text in (blend.first, blend.second)))
@@ -43,7 +43,7 @@ def encode_clips(
         if nothing_is_zero:
             less = Encoded(torch.zeros_like(found.states[:1]), _zeros(found.pooled))
         else:
-            # diffusers reads negative prompts of SDXL from the same layer whatever clip_skip is, and so it is here
+            # as in diffusers, negative prompts of SDXL come from the same layer whatever clip_skip is
             skip = clip_skip if found.pooled is None else None
             less = encode(image, avoided, num_chunks=length, clip_skip=skip, plain=plain, device=device)
         found = _joined(found, less)

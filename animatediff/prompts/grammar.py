@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 STEP = 1.1
-"""What a pair of brackets without a number multiplies or divides by."""
+"""Factor of a pair of brackets without a number."""
 
 _PIECES = re.compile(
     r"""

@@ -1,22 +1,22 @@
-"""A prompt that changes on the way: which texts a frame shows, and how much of each. No tensors here."""
+"""Prompt travel: the two texts of each frame, and how much of the second. No tensors here."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from animatediff.errors import UserError
+from animatediff.frames import frame_number, neighbours
 
 INTERPOLATIONS = ("linear", "slerp")
 DEFAULT_HOLD = 0.5
-"""As in animatediff-cli-prompt-travel: half of a stretch shows its text, the other half is on the way to the next."""
+"""As in animatediff-cli-prompt-travel: half of a stretch holds its text, the other half blends to the next."""
 
 
 class Blend(NamedTuple):
-    """What one frame shows: (1 - share) of `first` and `share` of `second`."""
+    """The prompt of one frame: (1 - share) of `first` and `share` of `second`."""
 
     first: str
     second: str
@@ -38,7 +38,7 @@ class PromptTravel:
     tail: str = field(default="", kw_only=True)
     """Put after every text."""
     interpolation: str = field(default="linear", kw_only=True)
-    """`linear`, or `slerp`: along the arc, which keeps the length of the text states."""
+    """`linear`, or `slerp`: along the arc, which keeps the length of the prompt embeddings."""
     hold: float = field(default=DEFAULT_HOLD, kw_only=True)
     """Share of each stretch that shows its text before it blends: 0 blends all the way, 1 switches at the next text."""
     loop: bool = field(default=False, kw_only=True)
@@ -68,33 +68,24 @@ class PromptTravel:
         return min((later - frame for frame, later in pairwise(frames)), default=None)
 
     def blends(self, num_frames: int) -> list[Blend]:
-        """What each of `num_frames` frames shows, in whole texts.
+        """Compute the prompt of each of `num_frames` frames, in whole texts.
 
         >>> [round(blend.share, 2) for blend in PromptTravel({0: "a", 4: "b"}, hold=0.5).blends(6)]
         [0.0, 0.0, 0.0, 0.5, 0.0, 0.0]
         """
         self.check(num_frames)
-        found: list[Blend] = []
-        for start, end, here, after in self._stretches(num_frames):
-            held = start + round((end - start) * self.hold)  # to a whole frame, as in animatediff-cli-prompt-travel
-            for frame in range(max(start, 0), min(end, num_frames)):
-                share = 0.0 if frame <= held or here == after else (frame - held) / (end - held)
-                found.append(Blend(here, after if share else here, share))
-        return found
-
-    def _stretches(self, num_frames: int) -> Iterator[tuple[int, int, str, str]]:
-        """(first frame, frame of the next text, text, next text); the frames of all of them are the clip's."""
         frames, texts = list(self.texts), [self.whole(text) for text in self.texts.values()]
-        if self.loop:  # the stretch from the last text to the first one runs on over the end of the clip
-            yield frames[-1] - num_frames, frames[0], texts[-1], texts[0]
-            frames.append(frames[0] + num_frames)
-            texts.append(texts[0])
-        else:
-            yield 0, frames[0], texts[0], texts[0]
-            frames.append(num_frames)
-            texts.append(texts[-1])
-        for index in range(len(frames) - 1):
-            yield frames[index], frames[index + 1], texts[index], texts[index + 1]
+        if self.loop:  # the stretch from the last text to the first one runs on over both ends of the clip
+            frames = [frames[-1] - num_frames, *frames, frames[0] + num_frames]
+            texts = [texts[-1], *texts, texts[0]]
+        found: list[Blend] = []
+        for frame, (before, after, _) in enumerate(neighbours(frames, num_frames)):
+            start, end = frames[before], frames[after]
+            held = start + round((end - start) * self.hold)  # to a whole frame, as in animatediff-cli-prompt-travel
+            blends = frame > held and before != after and texts[before] != texts[after]
+            share = (frame - held) / (end - held) if blends else 0.0
+            found.append(Blend(texts[before], texts[after] if blends else texts[before], share))
+        return found
 
 
 def joined(head: str, text: str, tail: str) -> str:
@@ -122,11 +113,12 @@ def texts_at(given: Mapping[Any, Any]) -> dict[int, str]:
 
 
 def frame_of(key: Any) -> int:
-    """The frame that a key means. Raises UserError for what is no whole number from 0."""
-    if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
-        return key
-    if isinstance(key, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", key):
-        return int(key)
+    """The frame that a key means. Raises UserError for anything but a whole number from 0."""
+    try:
+        if (frame := frame_number(key)) >= 0:
+            return frame
+    except UserError:
+        pass
     raise UserError(f'{key!r} is no frame to put a text at; expected a whole number from 0, as in 12: "summer"')
 
 
@@ -135,5 +127,5 @@ def check_frames(texts: Mapping[int, str], num_frames: int) -> None:
     if (last := max(texts, default=0)) >= num_frames:
         raise UserError(
             f"frame {last} is to show {texts[last]!r}, but the clip has {num_frames} frames, 0 to {num_frames - 1}; "
-            f"move the text, or render {last + 1} frames or more (num_frames, --num-frames)"
+            f"move the text, or render {last + 1} frames or more (`num_frames`)"
         )

@@ -1,4 +1,4 @@
-"""Text states frame by frame: blended where a prompt is on its way from one text to the next."""
+"""Prompt embeddings frame by frame: blended where a prompt is on its way from one text to the next."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ PARALLEL = 0.9995
 
 @dataclass(frozen=True)
 class FrameStates:
-    """States of a few texts, and which of them each frame of each clip shows.
+    """Prompt embeddings of a few texts, and the two that each frame of each clip blends.
 
-    Blended when they are asked for, so that a long clip with few texts takes no more memory than a short one.
+    Blended when a call asks for frames, so that a long clip with few texts takes no more memory than a short one.
     """
 
     states: Tensor
     """(m, ...), one a distinct text."""
     first: Tensor
-    """(b, f) which text a frame shows (1 - share) of."""
+    """(b, f) the text that a frame has (1 - share) of."""
     second: Tensor
-    """(b, f) which text it shows `share` of."""
+    """(b, f) the text that it has `share` of."""
     share: Tensor
     """(b, f) in 0..1."""
     along_arc: Sequence[bool]
     """Whether a clip of the b is blended along the arc (slerp) instead of the line."""
 
     def __call__(self, frames: Sequence[int]) -> Tensor:
-        """States of these frames of every clip, (b*f, ...)."""
+        """Prompt embeddings of these frames of every clip, (b*f, ...)."""
         return torch.cat([self._clip(row, list(frames)) for row in range(len(self.along_arc))])
 
     def _clip(self, row: int, frames: list[int]) -> Tensor:
@@ -46,7 +46,7 @@ class FrameStates:
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """The way from vectors `a` to vectors `b` (..., d) along the arc between them; a line where they are parallel."""
+    """Interpolate from vectors `a` to `b` (..., d) along the arc between them; a line where they are parallel."""
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1)[..., None].clamp(-1, 1)
     angle = cosine.acos()
     sine = angle.sin().clamp_min(1e-6)

@@ -278,7 +278,7 @@ def _scheduler(pipe: Any) -> str | None:
     """The name of the sampler in use, if it has one: of the base model's own settings there may be none."""
     from animatediff.sampling.schedulers import scheduler_name
 
-    advice = getattr(pipe, "advice", None)
+    advice = getattr(pipe, "recommended", None)
     name = (advice.scheduler if advice is not None else None) or type(pipe.scheduler).__name__
     try:
         return scheduler_name(name)

@@ -32,14 +32,14 @@ def with_encoder(request: AnimateRequest) -> AnimateRequest:
     if not request.pictures or request.sparsectrl is not None or request.image_mode not in (None, "sparsectrl"):
         return request
     from animatediff.bundled import bundled_path, set_path
-    from animatediff.weights.find_sparsectrl import find_rgb_encoder
+    from animatediff.weights.sparsectrl import find_rgb_encoder
 
     model = str(bundled_path()) if request.model == "bundled" else request.model or ""
     folders = [root / "models" / "SparseCtrl" for root in (Path(), REPOSITORY)]
     found = find_rgb_encoder(model, [*folders, set_path()])
     if found is None:
         if request.image_mode == "sparsectrl":
-            from animatediff.pipelines.image_to_video import choose_route
+            from animatediff.pipelines.conditions.image import choose_route
 
             choose_route("sparsectrl", None, request.ip_adapter is not None)  # which says what is missing
         return request
@@ -52,8 +52,8 @@ def of_pictures(request: AnimateRequest, pipe: Any) -> dict[str, Any]:
     if not request.pictures:
         return {}
     from animatediff.media.images import open_picture, size_like
-    from animatediff.pipelines.image_to_video import choose_route
-    from animatediff.pipelines.ip_adapter import has_ip_adapter
+    from animatediff.pipelines.conditions.image import choose_route
+    from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
 
     kind = getattr(getattr(pipe, "sparsectrl", None), "kind", None)
     first, size = request.pictures[0][1], open_picture(request.pictures[0][1]).size

@@ -81,7 +81,7 @@ def _check_audio(request: AnimateRequest, source: Source) -> None:
 def of_video(request: AnimateRequest, defaults: Any) -> dict[str, Any]:
     """Settings that follow from the video where the request leaves them open; says what is left out of a long one."""
     from animatediff.media.images import size_like
-    from animatediff.pipelines.init_latents import VIDEO_STRENGTH
+    from animatediff.pipelines.conditions.video import VIDEO_STRENGTH
 
     source = video_source(request)
     if source is None and (followed := _followed(request, spread=False)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, unknown
 
 FILTERS = ("butterworth", "gaussian", "ideal", "box")
 BUTTERWORTH_ORDER = 4
@@ -21,7 +21,7 @@ BUTTERWORTH_ORDER = 4
 
 @dataclass(frozen=True, kw_only=True)
 class FreeInit:
-    """How often a clip is sampled, and what passes from one time to the next. Raises UserError if out of range."""
+    """Settings of FreeInit: number of iterations, and the filter between them. Raises UserError if out of range."""
 
     iterations: int = 3
     """Times that the clip is sampled; 1 is once, as without FreeInit."""
@@ -35,15 +35,13 @@ class FreeInit:
         if self.iterations < 1:
             raise UserError(f"freeinit={self.iterations}: a clip is sampled at least once, with FreeInit 2 to 5 times")
         if self.filter not in FILTERS:
-            close = nearest(self.filter, FILTERS)
-            hint = f"did you mean {close!r}? " if close else ""
-            raise UserError(f"unknown freeinit_filter {self.filter!r}; {hint}known are {', '.join(FILTERS)}")
+            raise unknown("freeinit_filter", self.filter, FILTERS)
         for name, stop in (("freeinit_ds", self.spatial_stop), ("freeinit_dt", self.temporal_stop)):
             if not 0 < stop <= 1:
                 raise UserError(f"{name}={stop}: expected a share of the frequencies, above 0 and at most 1")
 
     def low_pass(self, num_frames: int, height: int, width: int) -> Tensor:
-        """How much of each frequency passes, (f, h, w) in 0..1, in the order of `torch.fft`."""
+        """Transfer function of the low-pass filter, (f, h, w) in 0..1, in the order of `torch.fft`."""
         # frequencies in units of the highest there is; over frames stretched so that one stop is right for all axes
         along = [2 * torch.fft.fftfreq(n) for n in (num_frames, height, width)]
         f, h, w = torch.meshgrid(*along, indexing="ij")

@@ -11,6 +11,10 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.sampling.predict import Predict
 
+AfterStep = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(step index, timestep, latents, the sampler's estimate of the clean latents where it gives one, else the latents) ->
+latents to go on with."""
+
 
 def one_generator_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int
@@ -43,16 +47,18 @@ def denoise(
     scheduler: Any,
     timesteps: Tensor,
     step_arguments: dict[str, object],
-    after_step: Callable[[int, Tensor, Tensor], Tensor],
+    after_step: AfterStep,
 ) -> Tensor:
     """Run `scheduler` over `timesteps`, from noise (b, c, f, h, w) to clean latents of that shape.
 
-    `after_step` gets (step index, timestep, latents) and returns the latents to go on with; what it raises ends it all.
+    after_step: see `AfterStep`; an exception that it raises ends sampling.
     """
     frames = range(latents.shape[2])
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         prediction = predict(scaled, timestep, frames)
-        latents = scheduler.step(prediction, timestep, latents, **step_arguments, return_dict=False)[0]
-        latents = after_step(index, timestep, latents)
+        output = scheduler.step(prediction, timestep, latents, **step_arguments)
+        latents = output.prev_sample
+        estimate = getattr(output, "pred_original_sample", None)
+        latents = after_step(index, timestep, latents, latents if estimate is None else estimate)
     return latents

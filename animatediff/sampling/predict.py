@@ -12,6 +12,7 @@ from torch import Tensor
 
 from animatediff.motion import FrameContext, Window
 from animatediff.sampling.chunks import layers_in_chunks
+from animatediff.sampling.conditions import FrameEmbeddings, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape."""
 
-FrameTexts = Callable[[Sequence[int]], Tensor]
-"""f frames of the clip -> what the UNet is told about the text at each, (b*f, ...)."""
-
 
 @dataclass
 class ClipPredictor:
@@ -30,9 +28,9 @@ class ClipPredictor:
 
     unet: UNet2DConditionModel
     frames: FrameContext
-    embeddings: Tensor | FrameTexts
+    embeddings: Tensor | FrameEmbeddings
     """(b, n, d) text states, one for each clip; or what gives (b*f, n, d) where they change from frame to frame."""
-    pooled: Tensor | FrameTexts | None = None
+    pooled: Tensor | FrameEmbeddings | None = None
     """(b, d) pooled text of SDXL, likewise."""
     time_ids: Tensor | None = None
     """(b, 6) sizes and crops of SDXL."""
@@ -42,23 +40,18 @@ class ClipPredictor:
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
     """(f,) for the frames of the whole clip: how much of what the motion modules say is added to each."""
-    pictures: Sequence[Tensor] = ()
-    """What IP-Adapters see, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for those of the whole clip."""
+    image_embeds: Sequence[Tensor] = ()
+    """Image embeddings of IP-Adapters, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for all frames."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clip -> prediction of the same shape."""
         num_frames = latents.shape[2]
-        states = _per_frame(self.embeddings, frames)
-        conditions = None
-        if self.pooled is not None and self.time_ids is not None:
-            conditions = {
-                "text_embeds": _per_frame(self.pooled, frames),
-                "time_ids": self.time_ids.repeat_interleave(num_frames, 0),
-            }
+        embeddings = per_frame(self.embeddings, frames)
+        conditions = added_conditions(self.pooled, self.time_ids, frames)
         inputs = UNetInputs(
-            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(states.dtype),
+            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(embeddings.dtype),
             timestep=timestep,
-            embeddings=states,
+            embeddings=embeddings,
             conditions=conditions,
             frames=frames,
         )
@@ -68,8 +61,8 @@ class ClipPredictor:
             else total_residuals(self.controls, inputs)
         )
         added: dict[str, object] | None = None if conditions is None else dict(conditions)
-        if self.pictures:
-            seen = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.pictures]
+        if self.image_embeds:
+            seen = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.image_embeds]
             seen = [part.expand(-1, num_frames, *part.shape[2:]).flatten(0, 1) for part in seen]
             added = {**(added or {}), "image_embeds": seen}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
@@ -85,10 +78,6 @@ class ClipPredictor:
             )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
-
-
-def _per_frame(texts: Tensor | FrameTexts, frames: Sequence[int]) -> Tensor:
-    return texts.repeat_interleave(len(frames), 0) if isinstance(texts, Tensor) else texts(frames)
 
 
 def guided(predict: Predict, scale: float) -> Predict:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from animatediff.sampling import denoise, noised, set_steps
-from animatediff.sampling.keep_frames import Hold
+from animatediff.sampling.keep_frames import KeepFrames
+from animatediff.sampling.loop import AfterStep, denoise
 from animatediff.sampling.predict import Predict
+from animatediff.sampling.schedulers import set_steps
+from animatediff.sampling.timesteps import noised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +25,15 @@ class ClipSampler:
     num_steps: int
     """Of the whole schedule."""
     timesteps: Tensor
-    """Those that are taken: all, or with `known` the last of them."""
+    """Those that are taken: all, or with `init_latents` the last of them."""
     step_arguments: Mapping[str, Any]
     """What the scheduler's `step` takes besides."""
     device: torch.device
-    known: Tensor | None = None
-    """Latents (b, c, f, h, w) of a video to begin with."""
-    hold: Hold | None = None
-    """Pictures that frames are held to."""
-    after_step: Callable[[int, Tensor, Tensor], Tensor]
+    init_latents: Tensor | None = None
+    """(b, c, f, h, w), noised to the first of the timesteps; None begins at pure noise."""
+    keep: KeepFrames | None = None
+    """Latent replacement at known frames."""
+    after_step: AfterStep
     """(steps made before, over all times; timestep; latents) -> latents to go on with."""
 
     def __call__(self, iteration: int, noise: Tensor) -> Tensor:
@@ -39,17 +41,17 @@ class ClipSampler:
         if iteration:
             set_steps(self.scheduler, self.num_steps, self.device)  # samplers remember what they did
         noise = noise.to(self.device, torch.float32)
-        hold = None if self.hold is None else replace(self.hold, noise=noise)
+        keep = None if self.keep is None else replace(self.keep, noise=noise)
 
-        def held(index: int, latents: Tensor) -> Tensor:
-            return latents if hold is None else hold.before_step(index, latents, self.scheduler, self.timesteps)
+        def kept(index: int, latents: Tensor) -> Tensor:
+            return latents if keep is None else keep.before_step(index, latents, self.scheduler, self.timesteps)
 
-        def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+        def after_step(index: int, timestep: Tensor, latents: Tensor, estimate: Tensor) -> Tensor:
             made_before = iteration * len(self.timesteps) + index
-            return self.after_step(made_before, timestep, held(index + 1, latents))
+            return self.after_step(made_before, timestep, kept(index + 1, latents), estimate)
 
         return denoise(
-            held(0, self._start(noise)),
+            kept(0, self._start(noise)),
             predict=self.predict,
             scheduler=self.scheduler,
             timesteps=self.timesteps,
@@ -58,6 +60,6 @@ class ClipSampler:
         )
 
     def _start(self, noise: Tensor) -> Tensor:
-        if self.known is None:
+        if self.init_latents is None:
             return noise * self.scheduler.init_noise_sigma
-        return noised(self.scheduler, self.known, noise, self.timesteps)
+        return noised(self.scheduler, self.init_latents, noise, self.timesteps)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -73,11 +73,9 @@ def scheduler_name(name: str) -> str:
             return short
     if name.endswith("Scheduler") and _is_diffusion_sampler(name):
         return name
-    close = nearest(wanted, SCHEDULERS)
-    hint = f"did you mean {close}? " if close else ""
     raise UserError(
-        f"unknown scheduler {name!r}; {hint}known are: {', '.join(SCHEDULERS)}, and classes of diffusers that sample "
-        "Stable Diffusion"
+        f"unknown scheduler {name!r}; {did_you_mean(wanted, SCHEDULERS)}known are {', '.join(SCHEDULERS)}, and classes "
+        "of diffusers that sample Stable Diffusion"
     )
 
 

@@ -45,7 +45,7 @@ def _of_pndm(scheduler: Any, skipped: int) -> Tensor:
     """PNDM makes its first step twice, wherever it begins: a plain end of its list would be one step off all along."""
     if not scheduler.config.skip_prk_steps:
         raise UserError(
-            "this PNDM sampler warms up with Runge-Kutta steps and can begin nowhere else; choose another --scheduler, "
+            "this PNDM sampler warms up with Runge-Kutta steps and can begin nowhere else; choose another `scheduler`, "
             "or `pndm`"
         )
     times = scheduler.timesteps

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs in order to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs in order to go on as if it had never stopped.
 
 A checkpoint is one file, `checkpoints/step-00001000.pt`. It is written beside its place, brought to the disk, and
 renamed, so a crash or a full disk leaves the one before it whole; a file that was damaged later is passed over.
@@ -20,16 +20,18 @@ import torch
 
 from animatediff.errors import UserError
 from animatediff.files import AtomicFile
-from animatediff.training.config import SAME_ON_RESUME, TrainConfig
+from animatediff.training.config import SAME_ON_RESUME, TrainConfig, current_names
 
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 FORMAT = 1
+START_OVER = "start over with `resume=False`"
+"""Ends messages about a checkpoint that a run cannot go on from."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies in the folder of a run."""
+    """Path of the checkpoint of a step in the folder of a run."""
     return folder / "checkpoints" / f"step-{step:08d}.pt"
 
 
@@ -42,7 +44,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
     """Write the state of a step (`state["step"]`), then remove all but the `keep` newest checkpoints.
 
-    Raises UserError where the disk is full or not writable; the checkpoints that were there stay.
+    Raises UserError where the disk is full or not writable; the checkpoints of earlier steps stay.
     """
     path = checkpoint_path(folder, state["step"])
     try:
@@ -69,7 +71,7 @@ def _full(error: BaseException) -> bool:
 
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint of a run that can be read, on the CPU; None if there is none.
+    """Load the newest checkpoint of a run that can be read, on the CPU; None if there is none.
 
     Damaged ones are passed over with a warning. Raises UserError if there are only damaged ones.
     """
@@ -81,32 +83,33 @@ def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
             logger.warning("%s: damaged (%s); trying the one before it", path, str(error).splitlines()[0][:120])
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise UserError(f"{path}: no checkpoint of this version; train with --fresh, or into another folder")
+            raise UserError(f"{path}: no checkpoint of this version; {START_OVER}, or take another `out`")
         return state
     if found:
-        raise UserError(f"{folder}: none of its {len(found)} checkpoints can be read; train with --fresh to start over")
+        raise UserError(f"{folder}: none of its {len(found)} checkpoints can be read; {START_OVER}")
     return None
 
 
 def check_same(state: Mapping[str, Any], config: TrainConfig, folder: Path) -> None:
     """Raise UserError if the checkpoint belongs to a run that this configuration cannot go on with.
 
-    Other settings that differ are told by the logger.
+    Other settings that differ are logged.
     """
-    before, now = json.loads(state["config"]), config.model_dump(mode="json")
+    before, _ = current_names(json.loads(state["config"]))
+    now = config.model_dump(mode="json")
     changed = [name for name in now if before.get(name) != now[name] and name != "out"]
     if fixed := [name for name in changed if name in SAME_ON_RESUME]:
         name = fixed[0]
         raise UserError(
             f"{folder}: its checkpoint was made with {name}={before.get(name)!r}, but the configuration says "
-            f"{name}={now[name]!r}; a run cannot change that halfway: take another `out`, or start over with --fresh"
+            f"{name}={now[name]!r}; a run cannot change that halfway: take another `out`, or {START_OVER}"
         )
     for name in changed:
         logger.info("%s: goes on with %s=%s (was %s)", folder, name, now[name], before.get(name))
 
 
 def random_state() -> dict[str, Any]:
-    """The states of all global random generators of this process, as plain values and tensors."""
+    """States of all global random generators of this process, as plain values and tensors."""
     kind, keys, *rest = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -119,7 +122,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(states: Iterable[Mapping[str, Any]], rank: int) -> None:
-    """Go on with the random numbers where process `rank` stopped; a process that is new keeps its own."""
+    """Restore the random generators of process `rank`; a process that is new keeps its own."""
     listed = list(states)
     if rank >= len(listed):
         return

@@ -1,26 +1,64 @@
-"""What a training run is asked to do: one validated, frozen configuration for all stages."""
+"""The configuration of a training run: one for all stages, validated and frozen."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from animatediff.errors import UserError
 from animatediff.render import WeightRef
 from animatediff.render.request import Count, Finite, Name, Size
 from animatediff.training.data.config import DataConfig
+
+logger = logging.getLogger(__name__)
 
 Stage = Literal["adapter", "motion", "motion_lora", "sparsectrl", "image"]
 STAGES: tuple[Stage, ...] = ("adapter", "motion", "motion_lora", "sparsectrl", "image")
 LrSchedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Logger = Literal["tensorboard", "wandb", "trackio"]
 
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Every = Annotated[int, Field(ge=0)]
 """A number of steps; 0 is never."""
+
+OLD_NAMES = {
+    "accumulation": "gradient_accumulation_steps",
+    "batch": "batch_size",
+    "clip_norm": "max_grad_norm",
+    "coarse_share": "curriculum_fraction",
+    "coarse_stride": "curriculum_stride",
+    "min_snr": "snr_gamma",
+    "optimiser": "optimizer",
+    "warmup": "warmup_steps",
+}
+"""Settings that had another name before -> their names now. Files and checkpoints with the old ones still work."""
+
+
+def current_names(values: Mapping[Any, Any], where: str = "") -> tuple[dict[Any, Any], list[str]]:
+    """Put settings under the names of today. Also returns the old names. Raises UserError for one given under both.
+
+    >>> current_names({"batch": 2, "steps": 5})
+    ({'batch_size': 2, 'steps': 5}, ['batch'])
+    """
+    old = [key for key in values if key in OLD_NAMES]
+    for key in old:
+        if OLD_NAMES[key] in values:
+            raise UserError(
+                f"{where}`{key}` is the old name of `{OLD_NAMES[key]}`, and both are given; leave `{key}` out"
+            )
+    return {OLD_NAMES.get(key, key): value for key, value in values.items()}, old
+
+
+def warn_old_names(names: Iterable[str], where: str = "") -> None:
+    """Log a warning for each old name of a setting that was used."""
+    for name in sorted(names):
+        logger.warning("%s`%s` is called `%s` now; the old name still works", where, name, OLD_NAMES[name])
 
 
 def _listed(value: Any) -> Any:
@@ -40,15 +78,15 @@ class _Frozen(BaseModel):
 
 
 class ValidationConfig(_Frozen):
-    """What is looked at while a run goes on."""
+    """Validation while a run goes on: videos of fixed prompts, and a loss on fixed clips."""
 
     prompts: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    """One video (or picture, where the stage has no motion) each; none is rendered where there are none."""
+    """One video (or image, where the stage has no motion) each; none is rendered where there are none."""
     negative_prompt: str = ""
     num_inference_steps: Count = 25
     guidance_scale: NotNegative = 7.5
     num_frames: Count | None = None
-    """None, here and below, is what the data has."""
+    """None, here and below, is the value of the data."""
     height: Size | None = None
     width: Size | None = None
     fps: Positive = 8
@@ -58,7 +96,7 @@ class ValidationConfig(_Frozen):
     num_items: Annotated[int, Field(ge=0)] = 8
     """Clips that the validation loss is measured on; 0 measures none."""
     buckets: Count = 5
-    """Equal parts of the schedule, with one figure for each."""
+    """Equal parts of the schedule, each with a loss of its own."""
 
 
 class TrainConfig(_Frozen):
@@ -92,60 +130,63 @@ class TrainConfig(_Frozen):
     new_unet: bool = False
     """image: begin with random weights in place of the model's: an image model from nothing."""
     lora_convolutions: bool = False
-    """image: let a LoRA change the convolutions as well, as kohya's `conv_dim`: more of a look, in a larger file."""
+    """image: let a LoRA change the convolutions as well, as kohya's `conv_dim`: more of a style, in a larger file."""
     lora_format: Literal["kohya", "diffusers"] = "kohya"
     """image: key names of the LoRA."""
     rank: Count | None = None
-    """Of LoRAs; None is as published: 128 for adapter, 64 for motion_lora, and 32 for image."""
+    """Rank of LoRAs; None is as published: 128 for adapter, 64 for motion_lora, and 32 for image."""
     alpha: Positive | None = None
     """LoRAs act by alpha / rank; None is alpha = rank. Published files have none, so it is multiplied in on saving."""
     condition: Literal["rgb", "scribble"] = "rgb"
-    """sparsectrl: what the given frames are."""
+    """sparsectrl: the kind of condition: frames as images, or sketches of them."""
     max_conditions: Count = 4
-    """sparsectrl: at most so many frames of a clip are given."""
+    """sparsectrl: the most frames of a clip that the encoder is given."""
 
     data: DataConfig
-    caption_dropout: Share = 0.1
-    """Share of captions left out, so that guidance works."""
-    coarse_share: Share = 0.0
-    """Share of the run, at its start, that sees one of `coarse_stride` frames: wide motion first, at less cost."""
-    coarse_stride: Annotated[int, Field(ge=1)] = 2
+    caption_dropout: Fraction = 0.1
+    """Fraction of captions left out, so that guidance works."""
+    curriculum_fraction: Fraction = 0.0
+    """Temporal curriculum: the first part of the run, 0 to 1, trains on one frame in `curriculum_stride` alone.
+
+    Wide motion comes first then, at less cost.
+    """
+    curriculum_stride: Annotated[int, Field(ge=1)] = 2
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read data; None is 0 on a CPU and up to 8 with a GPU."""
 
     steps: Count
     """Updates of the weights."""
-    batch: Count = 1
+    batch_size: Count = 1
     """Clips that go through the model at once, in each process."""
-    accumulation: Count = 1
+    gradient_accumulation_steps: Count = 1
     """Batches whose gradients make one update."""
     learning_rate: Positive = 1e-4
     lr_schedule: LrSchedule = "constant"
-    warmup: Every = 0
+    warmup_steps: Every = 0
     """Steps over which the learning rate rises from 0."""
-    lr_floor: Share = 0.0
-    """Share of the learning rate that the schedule does not go below."""
-    optimiser: Literal["adamw", "adamw8bit"] = "adamw"
+    lr_floor: Fraction = 0.0
+    """Fraction of the learning rate that the schedule does not go below."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     epsilon: Positive = 1e-8
     weight_decay: NotNegative = 0.01
-    clip_norm: Positive | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Gradients are scaled down to this norm."""
     ema: Decay | None = None
-    """Decay of the averaged weights; where given, they are what is saved and shown."""
+    """Decay of the averaged weights; where given, the averaged ones are saved and validated."""
     precision: Annotated[Literal["no", "fp16", "bf16"], BeforeValidator(_word)] = "no"
     gradient_checkpointing: bool = False
     compile: bool = False
     device: Literal["auto", "cpu"] = "auto"
 
     prediction: Literal["epsilon", "v_prediction"] | None = None
-    """What the model is taught to predict; None is what the image model predicts."""
+    """The target of the model's prediction; None is that of the image model."""
     schedule: Literal["linear", "scaled_linear"] | None = None
     """Noise schedule (0.00085 to 0.012); None is the motion module's, else the image model's."""
     noise_offset: Finite = 0.0
     """Noise shared by all pixels and frames of a channel, so that clips may be dark or bright as a whole."""
-    min_snr: Positive | None = None
+    snr_gamma: Positive | None = None
     """Gamma of min-SNR weighting (arXiv 2303.09556)."""
     timestep_power: Positive = 1.0
     """Timesteps are 1000 * u ** power with u uniform: 1 is uniform, less favours the noisy half."""
@@ -159,7 +200,7 @@ class TrainConfig(_Frozen):
     keep: Count = 2
     """Checkpoints kept for resuming."""
     weights_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Of the weights that are saved for use; checkpoints keep all digits."""
+    """Precision of the weights that are saved for use; checkpoints keep all digits."""
     keep_weights: bool = False
     """Keep the weights of every save, in weights/, for comparison."""
     validate_every: Every = 0
@@ -168,19 +209,28 @@ class TrainConfig(_Frozen):
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     log_every: Count = 10
     log: Annotated[tuple[Logger, ...], BeforeValidator(_listed)] = ()
-    """Where figures go beside the terminal and curve.jsonl."""
+    """Trackers that take the metrics, beside the terminal and curve.jsonl."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        values, old = current_names(values)
+        warn_old_names(old)
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.warmup >= self.steps:
-            raise ValueError(f"warmup={self.warmup} must be less than steps={self.steps}")
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be less than steps={self.steps}")
         if self.stage == "motion" and self.data.num_frames > self.max_positions and self.start_from is None:
             raise ValueError(
                 f"data.num_frames={self.data.num_frames} is more than max_positions={self.max_positions}: "
                 "a motion module is trained on at most as many frames as it has positions"
             )
-        if self.coarse_share and self.stage not in ("motion", "motion_lora"):
-            raise ValueError(f"coarse_share is for clips; the stage {self.stage} does not train motion")
+        if self.curriculum_fraction and self.stage not in ("motion", "motion_lora"):
+            raise ValueError(f"curriculum_fraction is for clips; the stage {self.stage} does not train motion")
         if self.new_unet and (self.image_layers == "lora" or self.unet or self.start_from):
             raise ValueError("new_unet begins with random weights: leave unet, start_from and image_layers=lora out")
         if self.data.num_frames < 2 and self.stage in ("motion", "motion_lora", "sparsectrl"):
@@ -189,7 +239,7 @@ class TrainConfig(_Frozen):
 
     @property
     def single_frames(self) -> bool:
-        """Whether the stage learns from pictures, so from single frames of videos."""
+        """Whether the stage learns from images, so from single frames of videos."""
         return self.stage in ("adapter", "image")
 
     @property
@@ -202,7 +252,7 @@ class TrainConfig(_Frozen):
         return self.data.model_copy(update={"num_frames": 1}) if self.single_frames else self.data
 
     def stored(self) -> dict[str, Any]:
-        """What is written down with the weights, as plain JSON values."""
+        """The settings that are not the default, as plain JSON values, to be stored with the weights."""
         return self.model_dump(mode="json", exclude_defaults=True, exclude={"out"})
 
 
@@ -226,6 +276,6 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
 SAME_ON_RESUME = (
     *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
     *("image_norm_over_frames", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha", "condition"),
-    *("optimiser", "prediction", "schedule", "seed"),
+    *("optimizer", "prediction", "schedule", "seed"),
 )
 """Settings that a run cannot change halfway: the weights or what they mean would be others."""

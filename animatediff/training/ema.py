@@ -1,4 +1,4 @@
-"""The averaged weights of a run."""
+"""The exponential moving average of the weights of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Average:
+class EMA:
     """Exponential moving average of some parameters, in float32; while it is young it follows faster."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -27,7 +27,7 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights inside the context, and exactly its own after it."""
+        """Give the model its averaged weights inside the context, and exactly its own after it."""
         self._swap()
         try:
             yield
@@ -42,12 +42,12 @@ class Average:
             self.mean[name].copy_(own)
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Everything that `load_state_dict` needs in order to go on."""
         return {"updates": self.updates, "mean": dict(self.mean)}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from the state of a checkpoint."""
         self.updates = state["updates"]
         mean: Mapping[str, Tensor] = state["mean"]
         for name, tensor in self.mean.items():

@@ -1,7 +1,7 @@
-"""The one loop of all stages: batches through the model, gradients into an update, and now and then a save and a look.
+"""The one loop of all stages: batches through the model, gradients into an update, at times a save and a validation.
 
-A run is decided by its configuration alone: what chance decides hangs on the seed and on a sample's place in the run
-(`draws.py`), so that it is the same divided among processes, accumulated, or stopped and resumed.
+A run is decided by its configuration alone: everything random depends on the seed and on a sample's place in the run
+(`randomness.py`), so that it is the same divided among processes, accumulated, or stopped and resumed.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.training.checkpoint import check_same, newest_checkpoint, restore_random_state, write_checkpoint
-from animatediff.training.draws import Dice
-from animatediff.training.ema import Average
-from animatediff.training.encode import Encoder
-from animatediff.training.models import load_pipeline, narrow_frozen
-from animatediff.training.objective import Objective
-from animatediff.training.optimise import learning_rate, make_optimiser
-from animatediff.training.report import Curve, Terminal
-from animatediff.training.run import (
+from animatediff.training.accelerator import (
     check_shared,
     close_accelerator,
+    compute_dtype,
     default_workers,
     make_accelerator,
     prepare_folder,
     write_config,
 )
+from animatediff.training.checkpoint import check_same, newest_checkpoint, restore_random_state, write_checkpoint
+from animatediff.training.encode import Encoder
+from animatediff.training.models import cast_frozen, load_pipeline
+from animatediff.training.objective import Objective
+from animatediff.training.optimizer import learning_rate
+from animatediff.training.randomness import NoiseSampler
+from animatediff.training.report import MetricsLog, ProgressReporter, Reporter
 from animatediff.training.signals import StopRequest
 from animatediff.training.stages import make_stage
-from animatediff.training.state import load_before, load_optimiser, save_state
+from animatediff.training.state import load_state, load_weights, make_state, save_state
 from animatediff.training.validate import Validation
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """How a run ended."""
+    """The end of a run."""
 
     folder: Path
     weights: Path
-    """What the sampler loads: a file, or for a full image model possibly a folder."""
+    """File for the sampler, or for a full image model possibly a folder."""
     step: int
     steps: int
     signal: int | None = None
@@ -65,10 +65,10 @@ class TrainResult:
 def train(
     config: TrainConfig, *, resume: bool | None = None, dataset: ClipDataset | None = None, quiet: bool = False
 ) -> TrainResult:
-    """Train what the configuration says, into its folder, or go on with the run that is there.
+    """Train by the configuration, into its folder, or go on with the run in that folder.
 
-    resume: True wants a checkpoint to be there, False removes what is there, None takes what there is. dataset: in
-    place of the one that `config.data` describes. Raises UserError, before the first step, for data, weights and
+    resume: True insists on a checkpoint, False removes an earlier run, None goes on with one if there is one. dataset:
+    in place of the one that `config.data` describes. Raises UserError, before the first step, for data, weights and
     settings that cannot be trained with; later for a full disk and for a loss that is no longer a number.
     """
     accelerator = make_accelerator(config)
@@ -78,181 +78,156 @@ def train(
             try:
                 return trainer.run(stop)
             finally:
-                trainer.terminal.close()
+                trainer.reporter.close()
     finally:
         close_accelerator(accelerator)
 
 
 class Trainer:
-    """One run: everything it needs, made in `__init__`, and what it has reached."""
+    """One run: its state, and everything that a step of it needs."""
 
     def __init__(
         self, config: TrainConfig, accelerator: Any, *, resume: bool | None, dataset: ClipDataset | None, quiet: bool
     ) -> None:
-        from animatediff.training.data import ClipLoader
-
         self.config, self.accelerator = config, accelerator
         self.folder = prepare_folder(config, accelerator, resume)
-        checkpoint = newest_checkpoint(self.folder)
-        if checkpoint is None and resume:
-            raise UserError(f"{self.folder}: there is no checkpoint to resume from; leave --resume out to start")
-        if checkpoint is not None:
-            check_same(checkpoint, config, self.folder)
-        self.step: int = checkpoint["step"] if checkpoint else 0
-        check_shared(accelerator, self.step, self.folder)
-        self.is_main: bool = accelerator.is_main_process
-        if self.is_main:
+        checkpoint = find_checkpoint(self.folder, config, resume)
+        check_shared(accelerator, checkpoint["step"] if checkpoint else 0, self.folder)
+        if accelerator.is_main_process:
             write_config(self.folder, config)
-        self.seconds: float = checkpoint["seconds"] if checkpoint else 0.0
 
-        self.dataset: Any = dataset if dataset is not None else opened(config, accelerator)
+        data: Any = dataset if dataset is not None else checked_dataset(config, accelerator)
         torch.manual_seed(config.seed)
         self.pipe = load_pipeline(config)
-        self.stage = make_stage(config, self.pipe)
-        device = accelerator.device
-        dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[accelerator.mixed_precision]
-        narrow_frozen(self.pipe, self.stage.parameters.values(), dtype)
-        load_before(self.stage, checkpoint)
-        self.encoder = Encoder(self.pipe, device, None if self.stage.needs_frames else config.data.cache)
-        self.dataset.use_cache(self.encoder.latent_cache)
-        self.pipe.to(device)
+        stage = make_stage(config, self.pipe)
+        cast_frozen(self.pipe, stage.parameters.values(), compute_dtype(accelerator))
+        if checkpoint is not None:
+            load_weights(stage, checkpoint)
+        size, cache = (config.data.height, config.data.width), None if stage.needs_frames else config.data.cache
+        self.encoder = Encoder(self.pipe, accelerator.device, size=size, cache=cache)
+        data.use_cache(self.encoder.latent_cache)
+        self.pipe.to(accelerator.device)
         if config.gradient_checkpointing:
-            self.stage.enable_gradient_checkpointing()
+            stage.enable_gradient_checkpointing()
         if config.compile:
             self.pipe.unet.compile()
 
-        schedule = self.pipe._base_schedule.config
-        self.objective = Objective(schedule, betas=self.stage.betas, min_snr=config.min_snr)
-        self._prepare(checkpoint)
-        self._rate = learning_rate(config)
-        self.loader = ClipLoader(
-            self.dataset,
-            config.batch,
-            num_workers=default_workers(device) if config.workers is None else config.workers,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            pin_memory=device.type == "cuda",
-        )
+        objective = Objective(stage.noise_schedule, betas=stage.betas, snr_gamma=config.snr_gamma)
+        self.state = make_state(config, accelerator, stage, objective, make_loader(config, accelerator, data))
         if checkpoint is not None:
-            states = checkpoint["data"]
-            self.loader.load_state_dict(states[min(accelerator.process_index, len(states) - 1)])
-        self.dice = Dice(
+            load_state(self.state, checkpoint)
+        self.sampler = NoiseSampler(
             seed=config.seed,
-            group=config.batch * config.accumulation * accelerator.num_processes,
-            num_timesteps=self.objective.num_timesteps,
+            update_size=config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes,
+            num_timesteps=objective.num_timesteps,
             timestep_power=config.timestep_power,
             stratified=config.stratified,
             caption_dropout=config.caption_dropout,
             noise_offset=config.noise_offset,
         )
-        self.validation = Validation(self)
-        self.terminal = Terminal(config.steps, self.step, quiet=quiet or not self.is_main)
-        self.curve = Curve(self.folder, self.step) if self.is_main else None
-        self._saved = self.step if checkpoint else -1
+        self._rate = learning_rate(config)
+        self.reporter = self._make_reporter(quiet)
+        self.validation = Validation(
+            self.state,
+            encoder=self.encoder,
+            dataset=data,
+            num_timesteps=objective.num_timesteps,
+            folder=self.folder,
+            reporter=self.reporter,
+        )
+        self._saved = self.state.step if checkpoint else -1
         self._check_space()
         # Last of all, so that nothing above draws from the restored random states.
         if checkpoint is not None:
             restore_random_state(checkpoint["random"], accelerator.process_index)
 
-    def _prepare(self, checkpoint: dict[str, Any] | None) -> None:
-        """Wrap model and optimiser for this kind of run, and bring the optimiser where the checkpoint was."""
-        module = self.stage.module(self.objective)
-        places = {id(parameter): name for name, parameter in module.named_parameters()}
-        names = {name: places[id(parameter)] for name, parameter in self.stage.parameters.items()}
-        optimiser = make_optimiser(self.config, self.stage.parameters.values())
-        self.model, self.optimiser = self.accelerator.prepare(module, optimiser)
-        # FSDP puts parameters of its own in the place of those that were there.
-        now = dict(self.accelerator.unwrap_model(self.model).named_parameters())
-        self.stage.parameters = {name: now[place] for name, place in names.items()}
-        self.trained: list[nn.Parameter] = list(self.stage.parameters.values())
-        self.average = None if self.config.ema is None else Average(self.stage.parameters, self.config.ema)
-        if checkpoint is not None:
-            load_optimiser(self, checkpoint)
+    def _make_reporter(self, quiet: bool) -> Reporter:
+        step, is_main = self.state.step, self.state.is_main
+        progress = ProgressReporter(self.config.steps, step, quiet=quiet or not is_main)
+        return Reporter(progress, MetricsLog(self.folder, step) if is_main else None, self.accelerator)
 
     # -- one update --------------------------------------------------------------------------------------------------
 
     def update(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor | None]:
-        """One update of the weights from `accumulation` batches. Returns the mean loss and the norm of its gradient."""
-        config = self.config
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._rate(self.step)
+        """Update the weights once, by as many batches as are accumulated. Returns the mean loss and its gradient norm.
+
+        The norm is None where `max_grad_norm` is off.
+        """
+        config, state = self.config, self.state
+        num_batches = config.gradient_accumulation_steps
+        for group in state.optimizer.param_groups:
+            group["lr"] = self._rate(state.step)
         total = torch.zeros((), device=self.accelerator.device)
-        for number in range(config.accumulation):
-            last = number == config.accumulation - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self.loss(next(batches)).mean() / config.accumulation
+        for number in range(num_batches):
+            last = number == num_batches - 1
+            with nullcontext() if last else self.accelerator.no_sync(state.model):
+                loss = self.loss(next(batches)).mean() / num_batches
                 self.accelerator.backward(loss)
             total += loss.detach()
         norm = None
-        if config.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.trained, config.clip_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.average is not None and not self.accelerator.optimizer_step_was_skipped:
-            self.average.update()
-        self.step += 1
+        if config.max_grad_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(state.parameters, config.max_grad_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.ema is not None and not self.accelerator.optimizer_step_was_skipped:
+            state.ema.update()
+        state.step += 1
         return total, norm
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of each sample (b,)."""
-        device = self.accelerator.device
+        """Loss of each sample (b,)."""
+        device, stage = self.accelerator.device, self.state.stage
         latents = self.encoder.clips(batch)
-        num_frames, stride = latents.shape[1], self.stride
+        num_frames, stride = latents.shape[1], self.frame_stride
         shape = (num_frames // stride, *latents.shape[2:])
-        draws = self.dice.roll(batch.get("place", []), shape, stride)
+        places = batch.get("place", [])
+        sampled = self.sampler.sample(places, shape, stride)
         if stride > 1:
-            chosen = draws.first[:, None] + torch.arange(shape[0]) * stride
-            latents = latents[torch.arange(len(latents))[:, None], chosen]
-        captions = ["" if dropped else text for text, dropped in zip(batch["text"], draws.dropped, strict=True)]
-        states, pooled = self.encoder.text(captions)
-        more = self.stage.inputs(batch, latents, draws)
-        if (added := self.encoder.added(pooled, self._size)) is not None:
-            more["added"] = added
-        return self.model(latents, draws.noise.to(device), draws.t.to(device), states, **more)
+            kept = sampled.first_frame[:, None] + torch.arange(shape[0]) * stride
+            latents = latents[torch.arange(len(latents))[:, None], kept]
+        captions = ["" if dropped else text for text, dropped in zip(batch["text"], sampled.dropped, strict=True)]
+        text, inputs = self.encoder.text(captions), stage.inputs(batch, latents)
+        return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
 
     @property
-    def stride(self) -> int:
-        """Every how many-th frame is seen at this step."""
+    def frame_stride(self) -> int:
+        """The temporal curriculum: one frame in so many is kept at this step."""
         config = self.config
-        return config.coarse_stride if self.step < config.coarse_share * config.steps else 1
-
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self.config.data.height, self.config.data.width
+        return config.curriculum_stride if self.state.step < config.curriculum_fraction * config.steps else 1
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
     def run(self, stop: StopRequest) -> TrainResult:
         """Train to the last step, or until a signal."""
-        config = self.config
-        batches = iter(self.loader)
-        if self.step:
-            self.terminal.say(f"{self.folder}: goes on after step {self.step}")
+        config, state = self.config, self.state
+        batches = iter(state.loader)
+        if state.step:
+            self.reporter.message(f"{self.folder}: goes on after step {state.step}")
         began = moment = time.perf_counter()
-        before, total, count = self.seconds, torch.zeros((), device=self.accelerator.device), 0
-        while self.step < config.steps:
+        before, total, count = state.seconds, torch.zeros((), device=self.accelerator.device), 0
+        while state.step < config.steps:
             loss, norm = self.update(batches)
             total, count = total + loss, count + 1
-            self.terminal.advance(self.step)
+            self.reporter.advance(state.step)
             now = time.perf_counter()
-            self.seconds = before + now - began
-            ends = self.step == config.steps
-            if self.step % config.log_every == 0 or ends:
+            state.seconds = before + now - began
+            ends = state.step == config.steps
+            if state.step % config.log_every == 0 or ends:
                 self._log(total / count, norm, count / (now - moment))
                 moment, total, count = now, torch.zeros_like(total), 0
             stopped = self._agree(stop)
-            if (config.save_every and self.step % config.save_every == 0) or ends or stopped:
+            if (config.save_every and state.step % config.save_every == 0) or ends or stopped:
                 self.save(loss, norm)
-            if not stopped and self.validation.due(self.step):
+            if not stopped and self.validation.is_due(state.step):
                 self.validation.run()
-            moment += time.perf_counter() - now  # saving and looking do not count as training
+            moment += time.perf_counter() - now  # saving and validation do not count as training
             if stopped:
                 break
-        if self._saved != self.step:
+        if self._saved != state.step:
             self.save()  # a run that had all its steps before: its weights may still be missing
-        signal = stop.number if self.step < config.steps else None
+        signal = stop.number if state.step < config.steps else None
         return TrainResult(
-            folder=self.folder, weights=self.weights_path, step=self.step, steps=config.steps, signal=signal
+            folder=self.folder, weights=self.weights_path, step=state.step, steps=config.steps, signal=signal
         )
 
     def _agree(self, stop: StopRequest) -> bool:
@@ -266,67 +241,62 @@ class Trainer:
         return bool(number)
 
     def _log(self, loss: Tensor, norm: Tensor | None, updates_a_second: float) -> None:
+        state = self.state
         mean = float(self.accelerator.reduce(loss, "mean"))
         row: dict[str, Any] = {
-            "step": self.step,
+            "step": state.step,
             "loss": mean,
-            "learning_rate": self._rate(self.step - 1),
-            "samples_per_second": updates_a_second * self.dice.group,
-            "minutes": self.seconds / 60,
+            "learning_rate": self._rate(state.step - 1),
+            "samples_per_second": updates_a_second * self.sampler.update_size,
+            "minutes": state.seconds / 60,
         }
         if norm is not None:
             row["gradient_norm"] = float(norm)
-        if self.stride > 1:
-            row["frame_stride"] = self.stride
-        if self.loader.bad:
-            row["bad_items"] = len(self.loader.bad)
-        self.tell(row)
+        if self.frame_stride > 1:
+            row["frame_stride"] = self.frame_stride
+        if state.loader.bad:
+            row["bad_items"] = len(state.loader.bad)
+        self.reporter.log(row)
         if not math.isfinite(mean):
             kept = f"; {self.folder} keeps the checkpoint of step {self._saved}" if self._saved >= 0 else ""
             raise UserError(
-                f"step {self.step}: the loss is {mean}: a lower learning_rate, a warmup or precision=no may help{kept}"
+                f"step {state.step}: the loss is {mean}: a lower `learning_rate`, `warmup_steps` or precision=no "
+                f"may help{kept}"
             )
-
-    def tell(self, row: dict[str, Any]) -> None:
-        """Figures of this step to the terminal, the curve and the loggers."""
-        if self.curve is not None:
-            self.curve.add(row)
-        self.terminal.figures(row)
-        figures = {name: value for name, value in row.items() if name != "step"}
-        self.accelerator.log(figures, step=self.step)
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
     @property
     def weights_path(self) -> Path:
-        """Where the weights for the sampler are."""
-        return self.folder / self.stage.file_name
+        """File or folder of the weights for the sampler."""
+        return self.folder / self.state.stage.file_name
 
-    def save(self, *figures: Tensor | None) -> None:
+    def save(self, *numbers: Tensor | None) -> None:
         """Write a checkpoint, then the weights for the sampler (the averaged ones, where there are any).
 
-        figures: loss and gradient norm of the step; if they are no numbers the weights are none either.
+        numbers: loss and gradient norm of the step; if they are not finite the weights are not either.
         """
-        if any(figure is not None and not math.isfinite(float(figure)) for figure in figures):
-            raise UserError(f"step {self.step}: the loss or its gradient is not finite, so nothing of it is saved")
-        state = save_state(self)
-        with self.average.applied() if self.average is not None else nullcontext():
-            tensors = self.stage.tensors()
-        if self.is_main:
-            write_checkpoint(self.folder, state, keep=self.config.keep)
-            metadata = self.stage.metadata(self.step)
-            self.stage.write(self.weights_path, tensors, metadata)
+        state, stage = self.state, self.state.stage
+        if any(number is not None and not math.isfinite(float(number)) for number in numbers):
+            raise UserError(f"step {state.step}: the loss or its gradient is not finite, so nothing of it is saved")
+        saved = save_state(state)
+        with state.ema_applied():
+            tensors = stage.tensors()
+        if state.is_main:
+            write_checkpoint(self.folder, saved, keep=self.config.keep)
+            metadata = stage.metadata(state.step)
+            stage.write(self.weights_path, tensors, metadata)
             if self.config.keep_weights:
-                kept = self.folder / "weights" / f"{self.weights_path.stem}-{self.step:08d}{self.weights_path.suffix}"
+                kept = self.folder / "weights" / f"{self.weights_path.stem}-{state.step:08d}{self.weights_path.suffix}"
                 kept.parent.mkdir(exist_ok=True)
-                self.stage.write(kept, tensors, metadata)
-        self._saved = self.step
+                stage.write(kept, tensors, metadata)
+        self._saved = state.step
         self.accelerator.wait_for_everyone()
 
     def _check_space(self) -> None:
         """Refuse a run whose first checkpoint would not fit on the disk, rather than fail hours later."""
-        numbers = sum(parameter.numel() for parameter in self.trained)
-        needed = 4 * numbers * (4 if self.average is not None else 3)
+        numbers = sum(parameter.numel() for parameter in self.state.parameters)
+        needed = 4 * numbers * (4 if self.state.ema is not None else 3)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
@@ -335,8 +305,21 @@ class Trainer:
             )
 
 
-def opened(config: TrainConfig, accelerator: Any) -> Any:
-    """The data of the configuration, looked through first. Raises UserError if too much of it cannot be used."""
+def find_checkpoint(folder: Path, config: TrainConfig, resume: bool | None) -> dict[str, Any] | None:
+    """Load the newest checkpoint of the folder, if any. Raises UserError if it is of a run of other settings.
+
+    resume: True insists on one.
+    """
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None and resume:
+        raise UserError(f"{folder}: there is no checkpoint to resume from; leave `resume` out to start")
+    if checkpoint is not None:
+        check_same(checkpoint, config, folder)
+    return checkpoint
+
+
+def checked_dataset(config: TrainConfig, accelerator: Any) -> Any:
+    """Check and open the data of the configuration. Raises UserError if too much of it cannot be used."""
     from animatediff.training.data import check_data, open_dataset
 
     clips = config.clips()
@@ -345,3 +328,18 @@ def opened(config: TrainConfig, accelerator: Any) -> Any:
         logger.info("%s", report)
     accelerator.wait_for_everyone()
     return open_dataset(clips, rank=accelerator.process_index, world_size=accelerator.num_processes)
+
+
+def make_loader(config: TrainConfig, accelerator: Any, dataset: Any) -> Any:
+    """Batches of the dataset for this process."""
+    from animatediff.training.data import ClipLoader
+
+    device = accelerator.device
+    return ClipLoader(
+        dataset,
+        config.batch_size,
+        num_workers=default_workers(device) if config.workers is None else config.workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        pin_memory=device.type == "cuda",
+    )

@@ -1,4 +1,4 @@
-"""The image model of a run: loaded whole in float32, then its frozen parts narrowed to what the run computes in."""
+"""The base model of a run: loaded whole in float32, then its frozen parts cast to the precision of the run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from animatediff.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.training.config import TrainConfig
 
@@ -20,17 +19,17 @@ if TYPE_CHECKING:
 def model_source(model: str) -> Path:
     """The file or folder that a model name means; a hub id is fetched (only that uses the network)."""
     from animatediff.bundled import bundled_path, named
-    from animatediff.weights.base.folder import HUB_ID, current_id, download_base
+    from animatediff.weights.base.folder import download_base
+    from animatediff.weights.hub import is_hub_id
 
     path = Path(named(model)).expanduser()
     if model == "bundled":
         return bundled_path()
-    hub = HUB_ID.fullmatch(current_id(model)) and path.suffix not in (".safetensors", ".ckpt")
-    return path if path.exists() or not hub else download_base(model)
+    return path if path.exists() or not is_hub_id(model) else download_base(model)
 
 
 def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
-    """The image model of the configuration, without motion modules. Raises UserError for what is no such model."""
+    """Load the base model of the configuration, without motion modules. Raises UserError where it is no such model."""
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.weights.base.unet import load_unet
 
@@ -44,20 +43,33 @@ def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
         schedule: Any = pipe.scheduler
         pipe.scheduler = type(schedule).from_config(schedule.config, prediction_type=config.prediction)
     pipe.set_progress_bar_config(disable=True)
-    factor = pipe.image.vae_scale_factor
+    factor = base_pipeline(pipe).vae_scale_factor
     for name in ("height", "width"):
         if (size := getattr(config.data, name)) % factor:
             raise UserError(f"data.{name}={size}: must be a multiple of {factor}, as the VAE of the model divides it")
     return pipe
 
 
-def narrow_frozen(pipe: AnimateDiffPipeline, trained: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
+def base_pipeline(pipe: AnimateDiffPipeline) -> Any:
+    """diffusers' pipeline of the base model, `StableDiffusionPipeline` or `StableDiffusionXLPipeline`."""
+    return pipe.base
+
+
+def text_encoders(pipe: AnimateDiffPipeline) -> list[nn.Module]:
+    """The text encoders of the base model: one, or SDXL's two."""
+    base = base_pipeline(pipe)
+    encoders = (getattr(base, name, None) for name in ("text_encoder", "text_encoder_2"))
+    return [encoder for encoder in encoders if encoder is not None]
+
+
+def cast_frozen(pipe: AnimateDiffPipeline, trained: Iterable[nn.Parameter], dtype: torch.dtype) -> None:
     """Convert every weight that does not train to `dtype`; a VAE that overflows in float16 stays as it is."""
     kept = {id(parameter) for parameter in trained}
     for parameter in pipe.unet.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.data.to(dtype)
     overflows = dtype == torch.float16 and bool(pipe.vae.config.get("force_upcast"))
-    for part in [*pipe._text_encoders, *([] if overflows else [pipe.vae])]:
+    parts: list[Any] = [*text_encoders(pipe), *([] if overflows else [pipe.vae])]
+    for part in parts:
         if part.dtype != dtype:
             part.to(dtype)

@@ -1,4 +1,4 @@
-"""What is learned: the noise or velocity in a clip that was noised to some step of the schedule.
+"""The objective: the noise or velocity in a clip that was noised to some step of the schedule.
 
 Noise: DDPM (arXiv 2006.11239), eq. 4. Velocity: progressive distillation (arXiv 2202.00512), appendix D.
 Weights by signal-to-noise ratio: arXiv 2303.09556, eq. 6 and its form for velocity.
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.errors import UserError
+from animatediff.sampling.conditions import added_conditions, per_frame
 
 
 class Objective(nn.Module):
-    """The noise schedule of the image model, and what is predicted on it."""
+    """The noise schedule of the base model, and the prediction that the UNet is taught on it."""
 
     signal: Tensor
     noise: Tensor
@@ -26,9 +27,9 @@ class Objective(nn.Module):
         config: Mapping[str, Any],
         *,
         betas: Mapping[str, Any] | None = None,
-        min_snr: float | None = None,
+        snr_gamma: float | None = None,
     ) -> None:
-        """`config`: the image model's scheduler; `betas` are laid over it. Its zero terminal SNR stays.
+        """config: that of the base model's scheduler; `betas` are laid over it, and its zero terminal SNR stays.
 
         Raises UserError where noise should be predicted at a last step that is nothing but noise.
         """
@@ -48,13 +49,13 @@ class Objective(nn.Module):
             raise UserError(f"the image model predicts {self.prediction!r}; trained are epsilon and v_prediction")
         if zero_snr and self.prediction == "epsilon":
             raise UserError(
-                "prediction=epsilon on a schedule with zero terminal SNR: at its last step the noise is the input "
-                "itself, and nothing is learned; leave prediction out, or say v_prediction"
+                "`prediction`=epsilon on a schedule with zero terminal SNR: at its last step the noise is the input "
+                "itself, and nothing is learned; leave `prediction` out, or set it to v_prediction"
             )
         alphas = schedule.alphas_cumprod.clamp(0, 1)
         self.register_buffer("signal", alphas.sqrt(), persistent=False)
         self.register_buffer("noise", (1 - alphas).sqrt(), persistent=False)
-        self.min_snr = min_snr
+        self.snr_gamma = snr_gamma
 
     @property
     def num_timesteps(self) -> int:
@@ -62,21 +63,21 @@ class Objective(nn.Module):
         return len(self.signal)
 
     def noisy(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the UNet sees: clean and noise (b, ...), t (b,)."""
+        """Noise clean latents to timesteps t (b,); clean and noise (b, ...)."""
         return self._at(self.signal, t, clean) * clean + self._at(self.noise, t, clean) * noise
 
     def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the UNet should answer, of the same shape."""
+        """The prediction that the UNet is taught, of the same shape."""
         if self.prediction == "epsilon":
             return noise
         return self._at(self.signal, t, clean) * noise - self._at(self.noise, t, clean) * clean
 
     def weights(self, t: Tensor) -> Tensor | None:
-        """How much each sample counts (b,), or None where all count alike."""
-        if self.min_snr is None:
+        """Weights of the samples' losses (b,), or None where all count alike."""
+        if self.snr_gamma is None:
             return None
         snr = (self.signal[t] / self.noise[t]) ** 2
-        least = snr.clamp(max=self.min_snr)
+        least = snr.clamp(max=self.snr_gamma)
         return least / snr.clamp(min=1e-8) if self.prediction == "epsilon" else least / (snr + 1)
 
     def _at(self, table: Tensor, t: Tensor, like: Tensor) -> Tensor:
@@ -98,27 +99,29 @@ class ClipLoss(nn.Module):
         latents: Tensor,
         noise: Tensor,
         t: Tensor,
-        states: Tensor,
-        added: Mapping[str, Tensor] | None = None,
+        embeddings: Tensor,
+        pooled: Tensor | None = None,
+        time_ids: Tensor | None = None,
         **inputs: Tensor,
     ) -> Tensor:
-        """latents and noise (b, f, c, h, w), t (b,), states (b, n, d); `added`: SDXL's `text_embeds`, `time_ids`.
+        """Weighted losses (b,), float32, of latents and noise (b, f, c, h, w) at timesteps t (b,).
 
-        Returns (b,), float32, weighted.
+        embeddings (b, n, d), and SDXL's pooled (b, d) and time_ids (b, 6): as in `TextConditions`; inputs: the stage's.
         """
         b, f = latents.shape[:2]
         if self.frames is not None:
             self.frames.num_frames = f
         noisy, target = self.objective.noisy(latents, noise, t), self.objective.target(latents, noise, t)
-        steps, texts = t.repeat_interleave(f), states.repeat_interleave(f, 0)
-        conditions = {name: value.repeat_interleave(f, 0) for name, value in added.items()} if added else None
+        frames = range(f)
+        timesteps, embeddings = per_frame(t, frames), per_frame(embeddings, frames)
+        added = added_conditions(pooled, time_ids, frames)
         predicted = self.unet(
             noisy.flatten(0, 1),
-            steps,
-            encoder_hidden_states=texts,
-            added_cond_kwargs=conditions,
+            timesteps,
+            encoder_hidden_states=embeddings,
+            added_cond_kwargs=added,
             return_dict=False,
-            **self.residuals(steps, texts, conditions, f, **inputs),
+            **self.residuals(timesteps, embeddings, added, f, **inputs),
         )[0]
         error = torch.square(predicted.float() - target.flatten(0, 1).float())
         loss = error.view(b, -1).mean(1)
@@ -126,7 +129,7 @@ class ClipLoss(nn.Module):
         return loss if weights is None else loss * weights
 
     def residuals(
-        self, t: Tensor, states: Tensor, added: Mapping[str, Tensor] | None, num_frames: int, **inputs: Tensor
+        self, t: Tensor, embeddings: Tensor, added: Mapping[str, Tensor] | None, num_frames: int, **inputs: Tensor
     ) -> dict[str, Any]:
-        """What a stage adds inside the UNet, as arguments of its `forward`; everything (b*f, ...)."""
+        """Residuals that a stage adds inside the UNet, as arguments of its `forward`; everything is (b*f, ...)."""
         return {}

@@ -1,4 +1,4 @@
-"""The original's training YAML (`train.py --config`), as settings of a TrainConfig."""
+"""The training YAML of the original AnimateDiff, as settings of a TrainConfig."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from animatediff.render.request import unknown_key
 RENAMED = {
     "pretrained_model_path": "model",
     "max_train_steps": "steps",
-    "train_batch_size": "batch",
-    "gradient_accumulation_steps": "accumulation",
+    "train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
     "learning_rate": "learning_rate",
-    "lr_warmup_steps": "warmup",
+    "lr_warmup_steps": "warmup_steps",
     "adam_beta1": "beta1",
     "adam_beta2": "beta2",
     "adam_epsilon": "epsilon",
     "adam_weight_decay": "weight_decay",
-    "max_grad_norm": "clip_norm",
+    "max_grad_norm": "max_grad_norm",
     "ema_decay": "ema",
     "gradient_checkpointing": "gradient_checkpointing",
     "num_workers": "workers",
@@ -50,7 +50,7 @@ WITHOUT_EFFECT = {
     "scale_lr": "the learning rate is what it says",
     "enable_xformers_memory_efficient_attention": "attention is PyTorch's own, xformers is never used",
     "checkpointing_epochs": "checkpoints are counted in steps",
-    "is_debug": "--set steps=2 makes a short run",
+    "is_debug": "`steps`=2 makes a short run",
 }
 """Keys that are accepted and do nothing, and why."""
 KNOWN = (*RENAMED, *STRUCTURED, *WITHOUT_EFFECT)

@@ -1,4 +1,4 @@
-"""Training configurations from YAML: ours, or the original's keys; every mistake named with its line."""
+"""Training configurations read from YAML, in our keys or the original's; every mistake is named with its line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from animatediff.errors import UserError
 from animatediff.files import find, parse_yaml, read_text
 from animatediff.render.request import unknown_key
-from animatediff.training.config import ONLY_FOR, TrainConfig
+from animatediff.training.config import OLD_NAMES, ONLY_FOR, TrainConfig, current_names, warn_old_names
 from animatediff.training.original import from_original, is_original
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,11 @@ PATHS = {
     ("validation", "data", "path"): "",
     ("validation", "data", "video_folder"): "",
 }
-"""Settings that name something that exists, and the folder under models/ where such files live."""
+"""Settings that name a file or folder, and the folder under models/ where such files live."""
 
 
 def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainConfig:
-    """The configuration in a YAML file, with `settings` ("data.height=64") on top.
+    """Read the configuration in a YAML file, with `settings` ("data.height=64") on top.
 
     Relative file names are tried beside the file, then in the working directory. Raises UserError that names the file,
     the line, and the nearest known key.
@@ -51,9 +51,13 @@ def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainCo
         for note in notes:
             logger.info("%s: %s", path, note)
         lines = {}
-    for setting in settings:
-        _put(values, setting)
+    values, old = current_names(values, f"{where}: ")
+    given, old_given = current_names(dict(map(_setting, settings)), "`settings`: ")
+    warn_old_names({*old, *old_given}, f"{path}: ")
+    for name, value in given.items():
+        _put(values, name, value)
     values.setdefault("out", str(Path("outputs") / path.stem))
+    lines = {(OLD_NAMES.get(key[0], key[0]), *key[1:]): line for key, line in lines.items()}
     config = build_train_config(values, where, lines, folder=path.parent)
     for name, stages in ONLY_FOR.items():
         if name in config.model_fields_set and config.stage not in stages and getattr(config, name) is not None:
@@ -77,16 +81,20 @@ def build_train_config(
         raise UserError("\n".join(sentences)) from error
 
 
-def _put(values: dict[str, Any], setting: str) -> None:
-    """Lay `a.b=value` over nested values; the value is YAML, so that lists and numbers can be said."""
-    name, equals, text = setting.partition("=")
+def _setting(text: str) -> tuple[str, Any]:
+    """Name and value of `a.b=value`; the value is YAML, for lists and numbers."""
+    name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise UserError(f"--set {setting}: expected KEY=VALUE, such as --set data.height=64")
+        raise UserError(f"`settings` {text!r}: expected KEY=VALUE, such as data.height=64")
     try:
-        value = yaml.safe_load(text)
+        return name.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {setting}: the value is not valid YAML") from error
-    *parents, last = name.strip().split(".")
+        raise UserError(f"`settings` {text!r}: the value is not valid YAML") from error
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
+    """Lay the value of a setting `a.b` over nested values."""
+    *parents, last = name.split(".")
     place = values
     for parent in parents:
         inner = place.get(parent)
@@ -105,7 +113,7 @@ def _found(place: tuple[str, ...], value: Any, folder: Path) -> Any:
 
 
 def _model_at(place: Sequence[Any]) -> type[BaseModel] | None:
-    """The class of settings that a place in the configuration belongs to."""
+    """The class that has the settings at a place in the configuration."""
     model: type[BaseModel] | None = TrainConfig
     for part in place:
         field = model.model_fields.get(part) if model is not None else None

@@ -1,4 +1,4 @@
-"""What a run tells: a line or a bar on the terminal with the time left, and `curve.jsonl`."""
+"""Reports of a run: a progress bar or lines on the terminal with the time left, the metrics log, and trackers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 from animatediff.files import write_errors, write_text
 
-CURVE = "curve.jsonl"
+METRICS_FILE = "curve.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
-"""Without a terminal, lines come at most so often, and always at the end."""
+"""Least time between two lines without a terminal; the last step always has one."""
 
 
-class Curve:
-    """Figures of a run as JSON, one object a line, one line a moment."""
+class MetricsLog:
+    """Metrics of a run in a file of JSON, one object a line, one line a logged step."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Goes on after `step`: lines of steps beyond it, which a lost part of the run has left, are taken out."""
-        self.path = folder / CURVE
+        """Go on after `step`: lines of later steps, left by a part of the run that was lost, are taken out."""
+        self.path = folder / METRICS_FILE
         if self.path.is_file():
             lines = self.path.read_text("utf-8").splitlines()
             kept = [line for line in lines if _step(line) <= step]
@@ -46,10 +46,11 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-class Terminal:
+class ProgressReporter:
     """Progress on stderr: a bar where it is a terminal, plain lines otherwise, nothing if `quiet`."""
 
     def __init__(self, steps: int, step: int, *, quiet: bool = False) -> None:
+        """steps: those of the whole run; step: the one it goes on after."""
         self.steps, self.quiet = steps, quiet
         self._first, self._began = step, time.perf_counter()
         self._last_line = 0.0
@@ -74,12 +75,12 @@ class Terminal:
         return bar
 
     def advance(self, step: int) -> None:
-        """A step has been made."""
+        """Move the bar to `step`."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
 
-    def figures(self, row: Mapping[str, Any]) -> None:
-        """Show the figures of a moment, and how long the rest will take."""
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """Show the metrics of a step, and how long the rest will take."""
         step = row["step"]
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items() if _shown(name, value))
         text += f", {self.left(step)} left"
@@ -97,8 +98,8 @@ class Terminal:
         seconds = (time.perf_counter() - self._began) / done * (self.steps - step)
         return str(timedelta(seconds=round(seconds)))
 
-    def say(self, text: str) -> None:
-        """A line of its own."""
+    def message(self, text: str) -> None:
+        """Print a line of its own."""
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         elif not self.quiet:
@@ -113,3 +114,31 @@ class Terminal:
 
 def _shown(name: str, value: Any) -> bool:
     return isinstance(value, float) and name in ("loss", "validation_loss", "learning_rate", "samples_per_second")
+
+
+class Reporter:
+    """The reports of one process of a run: its progress, the metrics log in the main process, and the trackers."""
+
+    def __init__(self, progress: ProgressReporter, metrics_log: MetricsLog | None, accelerator: Any) -> None:
+        """accelerator: knows the trackers that the configuration's `log` asks for."""
+        self.progress, self.metrics_log, self.accelerator = progress, metrics_log, accelerator
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Log the metrics of a step (`row["step"]`) everywhere."""
+        if self.metrics_log is not None:
+            self.metrics_log.add(row)
+        self.progress.metrics(row)
+        metrics = {name: value for name, value in row.items() if name != "step"}
+        self.accelerator.log(metrics, step=row["step"])
+
+    def advance(self, step: int) -> None:
+        """Show that `step` is done."""
+        self.progress.advance(step)
+
+    def message(self, text: str) -> None:
+        """Print a line on the terminal."""
+        self.progress.message(text)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.progress.close()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as requests: the run saves at the end of its step and leaves."""
+"""SIGTERM and SIGINT as requests to stop: the run saves at the end of its step and leaves."""
 
 from __future__ import annotations
 

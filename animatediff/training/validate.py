@@ -1,12 +1,11 @@
-"""What is looked at while a run goes on: a loss on fixed clips with fixed noise, and videos of fixed prompts.
+"""Validation during a run: a loss on fixed clips with fixed noise, and videos of fixed prompts.
 
-The training loss jumps with each step's timesteps; this one does not, and it is told for parts of the schedule apart.
+The training loss jumps with each step's timesteps; this one does not, and each part of the schedule has its own.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,111 +14,119 @@ import torch
 from torch import Tensor
 
 from animatediff.training.data import ClipDataset, collate, open_dataset
-from animatediff.training.draws import generator_for
-from animatediff.training.state import is_divided
+from animatediff.training.models import base_pipeline
+from animatediff.training.randomness import generator_for
+from animatediff.training.state import TrainState, is_sharded
 
 if TYPE_CHECKING:
     from animatediff.training.data import Batch
-    from animatediff.training.loop import Trainer
+    from animatediff.training.encode import Encoder
+    from animatediff.training.report import Reporter
 
 logger = logging.getLogger(__name__)
 
 
 class Validation:
-    """The looks of one run; they see the averaged weights where there are any."""
+    """Validation of one run, with the averaged weights where there are any."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.config = trainer.config.validation
+    def __init__(
+        self,
+        state: TrainState,
+        *,
+        encoder: Encoder,
+        dataset: Any,
+        num_timesteps: int,
+        folder: Path,
+        reporter: Reporter,
+    ) -> None:
+        """dataset: the training data, for clips where `validation.data` names none; folder: that of the run."""
+        self.state, self.encoder, self.dataset = state, encoder, dataset
+        self.num_timesteps, self.folder, self.reporter = num_timesteps, folder, reporter
+        self.config = state.config.validation
         self._clips: list[tuple[Tensor, Batch]] | None = None
-        self._divided = divided = is_divided(trainer.accelerator)
+        self._sharded = sharded = is_sharded(state.accelerator)
         # With FSDP every forward pass is made by all processes together; otherwise they share the work.
-        self._rank = 0 if divided else trainer.accelerator.process_index
-        self._num_shares = 1 if divided else trainer.accelerator.num_processes
+        self._rank = 0 if sharded else state.accelerator.process_index
+        self._num_processes = 1 if sharded else state.accelerator.num_processes
 
-    def due(self, step: int) -> bool:
-        """Whether to look after this step."""
-        config = self.trainer.config
+    def is_due(self, step: int) -> bool:
+        """Whether validation follows this step."""
+        config = self.state.config
         return bool(config.validate_every and step % config.validate_every == 0) or step in config.validate_at
 
     def run(self) -> None:
-        """Measure, render, and tell."""
-        trainer = self.trainer
-        average = trainer.average
-        with average.applied() if average is not None else nullcontext(), torch.no_grad():
+        """Log the validation losses and render the videos."""
+        state = self.state
+        with state.ema_applied(), torch.no_grad():
             if self.config.num_items:
-                trainer.tell({"step": trainer.step, **self.losses()})
-            if self._divided and self.config.prompts:
+                self.reporter.log({"step": state.step, **self.losses()})
+            if self._sharded and self.config.prompts:
                 logger.warning(
                     "validation videos are not rendered while FSDP divides the model; animate the saved weights"
                 )
             else:
-                with trainer.accelerator.autocast():
+                with state.accelerator.autocast():
                     self.render()
-        trainer.accelerator.wait_for_everyone()
+        state.accelerator.wait_for_everyone()
 
     # -- loss --------------------------------------------------------------------------------------------------------
 
     def losses(self) -> dict[str, float]:
-        """`validation_loss`, and one figure for each part of the schedule, named by its middle timestep."""
-        trainer = self.trainer
-        steps = trainer.objective.num_timesteps
-        middles = [int((i + 0.5) * steps / self.config.buckets) for i in range(self.config.buckets)]
+        """Measure `validation_loss`, and the loss of each part of the schedule, named by its middle timestep."""
+        state, buckets = self.state, self.config.buckets
+        middles = [int((i + 0.5) * self.num_timesteps / buckets) for i in range(buckets)]
         clips = self._held_out()
-        sums = torch.zeros(len(middles) + 1, device=trainer.accelerator.device)
-        for index in range(self._rank, len(clips), self._num_shares):
+        sums = torch.zeros(len(middles) + 1, device=state.accelerator.device)
+        for index in range(self._rank, len(clips), self._num_processes):
             for number, t in enumerate(middles):
                 sums[number] += self._loss(clips[index], index, t)
             sums[-1] += 1
-        sums = trainer.accelerator.reduce(sums, "sum")
+        sums = state.accelerator.reduce(sums, "sum")
         means = (sums[:-1] / sums[-1]).tolist()
-        figures = {"validation_loss": sum(means) / len(means)}
-        return figures | {f"validation_loss_{t}": mean for t, mean in zip(middles, means, strict=True)}
+        metrics = {"validation_loss": sum(means) / len(means)}
+        return metrics | {f"validation_loss_{t}": mean for t, mean in zip(middles, means, strict=True)}
 
     def _loss(self, clip: tuple[Tensor, Batch], index: int, t: int) -> Tensor:
-        trainer = self.trainer
-        device = trainer.accelerator.device
+        state = self.state
+        device = state.accelerator.device
         latents, batch = clip[0].to(device), clip[1]
         generator = generator_for(self.config.seed, "validation", index, t)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        states, pooled = trainer.encoder.text(batch["text"])
-        more = trainer.stage.held_out_inputs(batch, latents, index)
-        if (added := trainer.encoder.added(pooled, trainer._size)) is not None:
-            more["added"] = added
-        return trainer.model(latents, noise, torch.tensor([t], device=device), states, **more)[0]
+        text = self.encoder.text(batch["text"])
+        inputs = state.stage.validation_inputs(batch, latents)
+        return state.model(latents, noise, torch.tensor([t], device=device), *text, **inputs)[0]
 
     def _held_out(self) -> list[tuple[Tensor, Batch]]:
         """Latents (1, f, c, h, w) on the CPU, and the samples that the loss is measured on; made once."""
         if self._clips is None:
-            trainer, data = self.trainer, self.config.data
-            dataset: Any = trainer.dataset
-            if data is not None or not isinstance(dataset, ClipDataset):
-                frames = trainer.config.clips().num_frames
-                dataset = open_dataset((data or trainer.config.data).model_copy(update={"num_frames": frames}))
+            config, dataset = self.state.config, self.dataset
+            if self.config.data is not None or not isinstance(dataset, ClipDataset):
+                frames = config.clips().num_frames
+                dataset = open_dataset((self.config.data or config.data).model_copy(update={"num_frames": frames}))
             numbered = isinstance(dataset, ClipDataset)
             clips = (dataset[i] for i in range(len(dataset))) if numbered else iter(dataset)
             batches = [collate([item]) for item in islice(clips, self.config.num_items)]
-            self._clips = [(trainer.encoder.clips(batch).cpu(), batch) for batch in batches]
+            self._clips = [(self.encoder.clips(batch).cpu(), batch) for batch in batches]
         return self._clips
 
     # -- videos ------------------------------------------------------------------------------------------------------
 
     def render(self) -> list[Path]:
-        """One video, or picture, for each prompt of this process's share, in samples/step-.../."""
-        trainer = self.trainer
-        folder = trainer.folder / "samples" / f"step-{trainer.step:08d}"
+        """Write one video, or image, for each prompt of this process's share, in samples/step-.../."""
+        step = self.state.step
+        folder = self.folder / "samples" / f"step-{step:08d}"
         files = []
-        for index in range(self._rank, len(self.config.prompts), self._num_shares):
+        for index in range(self._rank, len(self.config.prompts), self._num_processes):
             prompt = self.config.prompts[index]
-            trainer.terminal.say(f"step {trainer.step}: rendering {prompt!r}")
+            self.reporter.message(f"step {step}: rendering {prompt!r}")
             frames = self._frames(prompt, index)
             files.append(_write(folder, index, frames, self.config.fps))
         return files
 
     def _frames(self, prompt: str, index: int) -> Any:
-        """uint8 (f, h, w, 3)."""
-        trainer, config = self.trainer, self.config
-        data = trainer.config.clips()
+        """Sample uint8 frames (f, h, w, 3)."""
+        stage, config = self.state.stage, self.config
+        data = self.state.config.clips()
         settings: dict[str, Any] = {
             "negative_prompt": config.negative_prompt,
             "height": config.height or data.height,
@@ -131,13 +138,13 @@ class Validation:
         }
         if held_out := self._held_out():
             latents, batch = held_out[index % len(held_out)]
-            settings |= trainer.stage.render_inputs(batch, latents)
-        if trainer.pipe.attachment is not None:
-            out = trainer.pipe(prompt, num_frames=config.num_frames or data.num_frames, **settings).frames[0]
+            settings |= stage.render_inputs(batch, latents)
+        if stage.pipe.attachment is not None:
+            out = stage.pipe(prompt, num_frames=config.num_frames or data.num_frames, **settings).frames[0]
         else:
-            image: Any = trainer.pipe.image
-            image.scheduler = trainer.stage.picture_scheduler()
-            out = image(prompt, **settings).images
+            base = base_pipeline(stage.pipe)
+            base.scheduler = stage.image_scheduler()
+            out = base(prompt, **settings).images
         return (out * 255).round().astype("uint8")
 
 

@@ -18,14 +18,18 @@ from animatediff.motion import MotionLayout, frame_positions
 from animatediff.weights.families import family_named
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
-from animatediff.weights.lora import kohya_paths as lora_dots
-from animatediff.weights.lora.motion_keys import lora_to_diffusers, lora_to_internal, lora_to_original
+from animatediff.weights.lora.key_formats import (
+    image_lora_to_diffusers,
+    image_lora_to_kohya,
+    lora_to_diffusers,
+    lora_to_internal,
+    lora_to_original,
+)
 from animatediff.weights.motion import check_tensors, expected_shapes, find_header
 from animatediff.weights.recognise import Recognised, recognise_header
-from animatediff.weights.storage.files import load_tensors, save_tensors
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES, load_tensors, save_tensors
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 LORA_NAMES: dict[str, Callable[[str], str]] = {
     "original": lora_to_original,
     "diffusers": lora_to_diffusers,
@@ -41,10 +45,10 @@ class _Result:
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
-    """What goes into config.json of a diffusers folder."""
+    """Content of config.json of a diffusers folder."""
     folder_file: str = ADAPTER_FILE
     title: str = ""
-    """What the family is called."""
+    """Name of the family, for messages."""
     wrapper: str = "state_dict"
     """The entry of a .ckpt in which readers look for the tensors."""
     note: str = ""
@@ -58,7 +62,7 @@ def convert(
     dtype: torch.dtype | None = None,
     family: str | None = None,
 ) -> str:
-    """Write `source` as `target` in the layout `to`; says in one sentence what was done.
+    """Write `source` as `target` in the layout `to`; returns one sentence about it.
 
     Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout, LoRAs of an image model between
     "diffusers" and "kohya"; any other weight file can change format and precision (`to="original"` keeps its names).
@@ -117,7 +121,7 @@ def _check_target(source: Path, target: Path, as_folder: bool) -> None:
 def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, family: str | None) -> _Result:
     header, facts = found.header, found.family
     assert facts is not None, "motion modules have a family"
-    shapes = {key: info.shape for key, info in header.tensors.items()}
+    shapes = header.shapes
     table_length = num_positions(shapes)
     if family is not None:
         facts = family_named(family).with_positions(table_length).with_steps_of(header.path.name)
@@ -154,7 +158,7 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     config = sparsectrl.config_of(found)
     with torch.device("meta"):
         expected = {key: tuple(value.shape) for key, value in SparseCtrl(config).state_dict().items()}
-    shapes = sparsectrl.internal_entries({key: info.shape for key, info in header.tensors.items()})
+    shapes = sparsectrl.internal_entries(header.shapes)
     check_tensors(shapes, expected, header.path, sparsectrl.WHAT)
     folder = sparsectrl.diffusers_config(config, header.path) if to == "diffusers" else None
     names = sparsectrl.internal_entries({key: key for key in header.tensors})
@@ -250,7 +254,7 @@ def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
     names = {key: lora_to_internal(key) for key in header.tensors}
     if unknown := [key for key, name in names.items() if name is None]:
-        raise UserError(f"{header.path}: {len(unknown)} keys of no known LoRA grammar, first {unknown[0]}")
+        raise UserError(f"{header.path}: {len(unknown)} keys of no known LoRA key format, first {unknown[0]}")
     state = _renamed(load_tensors(header), names)
     folded = _fold_alphas(state, header.path)
     spell = LORA_NAMES[to]
@@ -261,7 +265,7 @@ def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
 
 def _image_lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
-    spell = lora_dots.to_diffusers if to == "diffusers" else lora_dots.to_kohya
+    spell = image_lora_to_diffusers if to == "diffusers" else image_lora_to_kohya
     tensors = spell(load_tensors(header), header.metadata, str(header.path))
     tensors = {key: tensor.to(dtype) if dtype else tensor for key, tensor in tensors.items()}
     # What diffusers writes about its own LoRAs is in the weights or beside them by now.
@@ -274,7 +278,7 @@ def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str | None]) -> 
 
 
 def _fold_alphas(state: dict[str, Tensor], path: Path) -> int:
-    """The original's grammar has no alpha: what it would do is done to `up`. Returns how many layers that changed."""
+    """Multiply alpha into `up`, as the original's key format has none. Returns how many layers that changed."""
     changed = 0
     for key in [key for key in state if key.endswith(".alpha")]:
         alpha, stem = float(state.pop(key)), key.removesuffix(".alpha")

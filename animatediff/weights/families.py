@@ -1,8 +1,8 @@
 """The published families of motion modules, one row of facts each: what they need in order to run as they were trained.
 
 A family is chosen by what is in a file (`recognise.py`); a file's name is asked where no tensor can tell, for Lightning
-alone. Sources: the inference settings of
-the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff and HotshotXL, and the golden cases.
+alone. Sources: the inference settings of the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM,
+LongAnimateDiff and HotshotXL, and the golden cases.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, unknown
 from animatediff.motion import MotionNumerics
 
 FAMILY_KEY = "animatediff.family"
 NUMERICS_KEY = "animatediff.numerics"
-"""Where files of ours say in their metadata what their tensors cannot."""
+"""Metadata of files of ours, for facts that no tensor tells."""
 
 STEPS_IN_NAME = re.compile(r"(?<!\d)([1248])[ _-]?steps?(?![a-z])", re.IGNORECASE)
 """AnimateDiff-Lightning is published for 1, 2, 4 and 8 steps, in files of one shape."""
@@ -79,7 +79,7 @@ class Family:
         return replace(self, recommended=replace(self.recommended, num_inference_steps=int(found[1])))
 
     def metadata(self) -> dict[str, str]:
-        """What a file of ours says about itself, so that it is known again whatever its shape."""
+        """Metadata that a file of ours carries, so that its family is known whatever its shape."""
         facts = {
             **asdict(self.numerics),
             "betas": dict(self.betas) if self.betas is not None else None,
@@ -108,7 +108,7 @@ FAMILIES: dict[str, Family] = {
             base="sd1",
             recommended=SD15,
             notes="has a module in the mid block; so has AnimateDiff-Lightning: for it, under another name than its "
-            "published one, give --family lightning",
+            "published one, give `family` lightning",
         ),
         Family(
             name="v3",
@@ -184,9 +184,7 @@ def family_named(name: str) -> Family:
     """The family of that name. Raises UserError, with the nearest known name, for any other."""
     if name in FAMILIES:
         return FAMILIES[name]
-    close = nearest(name, FAMILIES)
-    hint = f"did you mean {close}? " if close else ""
-    raise UserError(f"unknown family of motion modules {name!r}; {hint}known are {', '.join(FAMILIES)}")
+    raise unknown("family of motion modules", name, FAMILIES)
 
 
 def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None:
@@ -198,20 +196,20 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
     if facts is None:
         return FAMILIES.get(name) if name is not None else None
     try:
-        said = json.loads(facts)
+        stated = json.loads(facts)
         numerics = MotionNumerics(
-            image_norm_over_frames=bool(said["image_norm_over_frames"]),
-            motion_norm_over_frames=bool(said["motion_norm_over_frames"]),
-            max_positions=int(said["max_positions"]),
+            image_norm_over_frames=bool(stated["image_norm_over_frames"]),
+            motion_norm_over_frames=bool(stated["motion_norm_over_frames"]),
+            max_positions=int(stated["max_positions"]),
         )
         return replace(
             FAMILIES.get(name or "", FAMILIES["custom"]),
             name=name or "custom",
             title=FAMILIES[name].title if name in FAMILIES else f"motion module of family {name}",
             numerics=numerics,
-            betas=None if said["betas"] is None else dict(said["betas"]),
-            norm_groups=int(said["norm_groups"]),
-            recommended=Recommended(**said["recommended"]),
+            betas=None if stated["betas"] is None else dict(stated["betas"]),
+            norm_groups=int(stated["norm_groups"]),
+            recommended=Recommended(**stated["recommended"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{label}: its metadata {NUMERICS_KEY} cannot be read ({error}); was it edited?") from error

@@ -1,13 +1,17 @@
-"""The files that the original's users know by name: where they lie, and how to get them when asked to."""
+"""The hub: files that the original's users know by name, ids of repositories, and how both are fetched when asked."""
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean, nearest
 from animatediff.files import REPOSITORY
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES
 
 MOTION_LORAS = (
     "ZoomIn",
@@ -20,8 +24,53 @@ MOTION_LORAS = (
     "RollingAnticlockwise",
 )
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ALIASES = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+"""Hub ids that are gone -> where the model is now."""
+_reported: set[str] = set()
 
-WEIGHT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+logger = logging.getLogger(__name__)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is no file or folder here can be a hub id: `owner/name`, without the suffix of a file."""
+    return HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in WEIGHT_SUFFIXES
+
+
+def current_id(name: str) -> str:
+    """`name`, or the id that took its place on the hub; logged once."""
+    if name not in ALIASES:
+        return name
+    if name not in _reported:
+        _reported.add(name)
+        logger.warning("%s is no longer on the hub; using %s", name, ALIASES[name])
+    return ALIASES[name]
+
+
+def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Path:
+    """Fetch the files of the repository `name` that `wanted` chooses of all its files; returns its local folder.
+
+    What was fetched before is taken from the cache when the hub cannot be reached. Raises UserError where that fails.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    repository = current_id(name)
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[*wanted(HfApi().list_repo_files(repository))]))
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name}: no such file or folder here, and no such model on the hub (or it is private)"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        try:
+            return Path(snapshot_download(repository, local_files_only=True))
+        except Exception as missing:
+            reason = str(error).splitlines()[0][:160]
+            raise UserError(
+                f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and it is not in the "
+                "hub's local cache; give a local single file or folder"
+            ) from missing
 
 
 @dataclass(frozen=True)
@@ -67,11 +116,9 @@ def motion_lora_file(name: str | Path, *folders: Path) -> str:
     for move in MOTION_LORAS:
         if wanted in (_plain(move), _plain(f"v2_lora_{move}")):
             return f"v2_lora_{move}.ckpt"
-    close = nearest(wanted, {_plain(move): move for move in MOTION_LORAS})
-    hint = next((f"did you mean {move}? " for move in MOTION_LORAS if _plain(move) == close), "")
     raise UserError(
-        f"{name}: no MotionLoRA of this name in models/MotionLoRA, and none is published; {hint}Give a file, or one of "
-        f"{', '.join(MOTION_LORAS)}"
+        f"{name}: no MotionLoRA of this name in models/MotionLoRA, and none is published; "
+        f"{did_you_mean(wanted, MOTION_LORAS)}give a file, or one of {', '.join(MOTION_LORAS)}"
     )
 
 
@@ -109,7 +156,7 @@ def fetch(name: str | Path, *, download: bool) -> Path:
         return Path(cached)
     if not download:
         raise UserError(
-            f"{name}: not here; put it at {place}, or add --download to fetch it from {known.repository} on the hub "
+            f"{name}: not here; put it at {place}, or add `download` to fetch it from {known.repository} on the hub "
             f"(about {known.megabytes:,} MB)"
         )
     return _download(known, path.name, place)

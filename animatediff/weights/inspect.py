@@ -1,4 +1,4 @@
-"""What a weight file is, for people: kind, evidence, size, precision, keys, and the settings that suit it."""
+"""Describe a weight file for people: kind, evidence, size, precision, keys, and the settings that suit it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.motion import find_header
-from animatediff.weights.recognise import OPTIONS, Recognised, recognise_header
+from animatediff.weights.recognise import SETTINGS, Recognised, recognise_header
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import read_json
 
@@ -35,7 +35,7 @@ CONDITIONS = {
 def describe(path: str | Path) -> dict[str, Any]:
     """Facts about a weight file or diffusers folder, as plain values that JSON can hold; nothing is loaded.
 
-    Raises UserError for what is no weight file (`files.read_header`).
+    Raises UserError for a file without weights (`files.read_header`).
     """
     path = Path(path).expanduser()
     if (path / "model_index.json").is_file():
@@ -60,7 +60,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "keys": _keys(header),
         "settings": _settings(found) or None,
         "notes": _notes(found),
-        "give_it_to": OPTIONS.get(found.kind),
+        "give_it_to": SETTINGS.get(found.kind),
         "metadata": {key: _short(value) for key, value in header.metadata.items()} or None,
     }
     return {name: value for name, value in facts.items() if value is not None}
@@ -122,7 +122,7 @@ def _settings(found: Recognised) -> dict[str, Any]:
 
 
 def _notes(found: Recognised) -> list[str] | None:
-    """Advice that goes with a family; what a name suggests is passed on as no more than that."""
+    """Advice that goes with a family; the suggestion of a name is passed on as no more than that."""
     if found.kind in ("lora", "domain_adapter") and (few := few_step_lora(found.header)) is not None:
         return [f"an {few.title}: {few.evidence}"]
     if found.family is None:
@@ -132,7 +132,7 @@ def _notes(found: Recognised) -> list[str] | None:
     if found.family.name == "v2" and LIGHTNING_NAME.search(name):
         steps = STEPS_IN_NAME.search(name)
         notes = [
-            "its name suggests AnimateDiff-Lightning, which no tensor can tell from v2: give --family lightning with it"
+            "its name suggests AnimateDiff-Lightning, which no tensor can tell from v2: give `family` lightning with it"
             + (f" (takes {steps[1]} steps)" if steps else "")
         ]
     return notes or None
@@ -163,6 +163,6 @@ def _whole_folder(folder: Path) -> dict[str, Any]:
         "size": f"{size / 1e6:,.1f} MB ({size:,} bytes)",
         "components": components,
         "missing": missing or None,
-        "give_it_to": OPTIONS["base_model"],
+        "give_it_to": SETTINGS["base_model"],
     }
     return {name: value for name, value in facts.items() if value is not None}

@@ -1,6 +1,6 @@
 """Motion-module keys in three dialects: `original` (guoyww/AnimateDiff), `internal` (ours), `diffusers`.
 
-Internal keys are those of diffusers' `MotionAdapter`, less its position tables. HotshotXL's spelling can be read.
+Internal keys are those of diffusers' `MotionAdapter`, less its position tables. HotshotXL's names can be read.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def to_original(entries: Mapping[str, T]) -> dict[str, T]:
 
 
 def dialect_of(keys: Iterable[str]) -> Dialect:
-    """In which dialect the motion-module keys of a file are."""
+    """The dialect of the motion-module keys of a file."""
     seen = [key for key in keys if MOTION_KEY.match(key)]
     if any(".temporal_attentions." in key for key in seen):
         return "hotshot"
@@ -73,7 +73,7 @@ def num_positions(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
 
 
 def layout_of(shapes: Mapping[str, tuple[int, ...]], *, norm_groups: int = 32) -> MotionLayout | None:
-    """Where the modules of a file stand and how wide they are, from internal names; None if that does not add up."""
+    """The layout of the modules in a file, from internal names; None if blocks or modules are missing."""
     widths: dict[str, dict[int, dict[int, int]]] = {"down": {}, "up": {}}
     for key, shape in shapes.items():
         if (found := PROJ_IN.match(key)) and len(shape) in (2, 4):

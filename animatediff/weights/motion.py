@@ -1,4 +1,4 @@
-"""Motion modules from files, and into files."""
+"""Load motion modules from files, and save them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.weights.families import Family, family_named
+from animatediff.weights.hub import fetch_folder, is_hub_id
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, rename, to_internal, to_original
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
+"""Number of down blocks -> base model."""
+HUB_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors")
+"""What is fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
 
 
 def load_motion_module(
@@ -55,7 +59,7 @@ def load_motion_module(
     adapter = _empty(layout, facts)
     sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    check_tensors(to_internal({key: info.shape for key, info in header.tensors.items()}), expected, header.path)
+    check_tensors(to_internal(header.shapes), expected, header.path)
     tensors = load_tensors(header, sources.values(), dtype=dtype)
     adapter.load_state_dict({key: tensors[name].view(expected[key]) for key, name in sources.items()}, assign=True)
     logger.info("%s: %s; %s", header.path, facts.title, ", ".join(found.evidence))
@@ -70,7 +74,7 @@ def save_motion_module(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write motion modules in the original key grammar, position tables included, the family in the metadata.
+    """Write motion modules in the original key format, position tables included, the family in the metadata.
 
     `convert.convert` makes diffusers folders of it.
     """
@@ -80,7 +84,7 @@ def save_motion_module(
 
 
 def original_tensors(state: Mapping[str, Tensor], num_positions: int | None) -> dict[str, Tensor]:
-    """Internal tensors under original names, with the position tables (1, L, c) that other programs want to see."""
+    """Internal tensors under original names, with the position tables (1, L, c) that other programs expect."""
     tensors = to_original(state)
     if num_positions is not None:
         for key, weight in list(tensors.items()):
@@ -122,7 +126,7 @@ def _is_weight(key: str) -> bool:
 
 
 def _layout(found: Recognised, facts: Family) -> MotionLayout:
-    shapes = to_internal({key: info.shape for key, info in found.header.tensors.items()})
+    shapes = to_internal(found.header.shapes)
     layout = layout_of(shapes, norm_groups=facts.norm_groups)
     if layout is None:
         raise UserError(
@@ -133,7 +137,7 @@ def _layout(found: Recognised, facts: Family) -> MotionLayout:
 
 def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognised) -> None:
     wanted = MotionLayout.from_unet(unet, mid_block=layout.mid is not None)
-    if (wanted.down, wanted.mid, wanted.up) == (layout.down, layout.mid, layout.up):
+    if layout.stands_as(wanted):
         return
     made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
     if made_for != given:
@@ -159,8 +163,8 @@ def find_header(source: str | Path) -> Header:
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder_header(path)
-    if not path.exists() and _is_hub_id(str(source)):
-        return _folder_header(_from_hub(str(source)))
+    if not path.exists() and is_hub_id(str(source)):
+        return _folder_header(fetch_folder(str(source), lambda files: HUB_FILES))
     return read_header(path)
 
 
@@ -181,29 +185,3 @@ def _folder_header(folder: Path) -> Header:
     nowhere = Place(offset=0, nbytes=0)
     table = replace(header.tensors[first], shape=(1, positions, header.tensors[first].shape[0]), place=nowhere)
     return replace(header, tensors={**header.tensors, f"{first.removesuffix('attn1.to_q.weight')}pos_embed.pe": table})
-
-
-def _is_hub_id(name: str) -> bool:
-    from animatediff.weights.base.folder import HUB_ID
-
-    return HUB_ID.fullmatch(name) is not None and Path(name).suffix not in (
-        ".ckpt",
-        ".safetensors",
-        ".pt",
-        ".pth",
-        ".bin",
-    )
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    patterns = ["config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a file or folder here nor a model that could be had from the hub: {reason}"
-        ) from error

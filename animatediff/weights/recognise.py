@@ -1,4 +1,4 @@
-"""What is this file? Answered from the names and shapes in its header, with the evidence, not from its name.
+"""Recognise a weight file by the names and shapes in its header, not by its own name, and give the evidence.
 
 One exception: AnimateDiff-Lightning has the very shape of v2, says nothing about itself, and renders badly as v2. A
 file of v2's shape under Lightning's published name is taken as Lightning, and the evidence says so.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from animatediff.errors import UserError
+from animatediff.weights.base.generation import generation_of
 from animatediff.weights.families import FAMILIES, LIGHTNING_FILE, Family, family_of_metadata
 from animatediff.weights.keys import MOTION_KEY, dialect_of, layout_of, num_positions, to_internal
 from animatediff.weights.storage.files import Header, read_header
@@ -32,25 +33,25 @@ TITLES = {
     "unet": "image UNet without text encoder and VAE",
     "unknown": "unknown kind of weights",
 }
-"""Kind -> what to call it."""
+"""Kind -> its name in messages."""
 
-OPTIONS = {
-    "motion_module": "--motion-module, or load_motion_module",
-    "motion_lora": "--motion-lora, or load_lora_weights",
-    "domain_adapter": "--domain-adapter, or load_lora_weights",
-    "lora": "--lora, or load_lora_weights",
-    "base_model": "--model, or from_single_file",
-    "vae": "--vae",
-    "textual_inversion": "--embedding",
-    "sparsectrl": "--sparsectrl, or load_sparsectrl",
-    "controlnet": "--controlnet, or load_controlnet",
+SETTINGS = {
+    "motion_module": "`motion_module`, or load_motion_module",
+    "motion_lora": "`motion_loras`, or load_lora_weights",
+    "domain_adapter": "`domain_adapter`, or load_lora_weights",
+    "lora": "`loras`, or load_lora_weights",
+    "base_model": "`model`, or from_single_file",
+    "vae": "`vae`",
+    "textual_inversion": "`embeddings`",
+    "sparsectrl": "`sparsectrl`, or load_sparsectrl",
+    "controlnet": "`controlnet`, or load_controlnet",
 }
-"""Kind -> where a user gives such a file."""
+"""Kind -> the setting, and the method of a pipeline, that takes such a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recognised:
-    """What a file is, and how that was seen."""
+    """The kind of a file, and the evidence for it."""
 
     kind: str
     header: Header
@@ -65,36 +66,32 @@ class Recognised:
 
     @property
     def title(self) -> str:
-        """What to call it, in a sentence."""
+        """Name of the kind, for a sentence."""
         return TITLES[self.kind]
 
 
 def recognise(path: str | Path) -> Recognised:
-    """Say what a weight file is. Raises UserError for what is no weight file at all (`files.read_header`)."""
+    """Say what a weight file is. Raises UserError for a file without weights (`files.read_header`)."""
     return recognise_header(read_header(path))
 
 
 def recognise_header(header: Header) -> Recognised:
     """Say what the file with this header is; `kind` is "unknown" where no rule fits."""
-    for look in _LOOKS:
-        if (found := look(header)) is not None:
+    for detect in _DETECTORS:
+        if (found := detect(header)) is not None:
             return found
     first = ", ".join(list(header.tensors)[:3]) or "nothing"
     return Recognised(kind="unknown", header=header, evidence=[f"no rule fits its names: {first}"])
 
 
 def wrong_kind(found: Recognised, wanted: str) -> UserError:
-    """The message for a file that is something else than what was asked for."""
+    """The error for a file of another kind than the one that was asked for."""
     text = f"{found.header.path}: {found.title}, not a {TITLES[wanted]} ({found.evidence[0]})"
-    if found.kind in OPTIONS:
-        text += f"; give it to {OPTIONS[found.kind]}"
+    if found.kind in SETTINGS:
+        text += f"; give it to {SETTINGS[found.kind]}"
     elif found.kind in ("pia", "animatelcm_i2v", "cameractrl"):
         text += "; this version cannot run it"
     return UserError(text)
-
-
-def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
-    return {key: info.shape for key, info in header.tensors.items()}
 
 
 def _any(header: Header, pattern: str) -> str | None:
@@ -131,7 +128,7 @@ def _sparsectrl(header: Header) -> Recognised | None:
     moves = any(MOTION_KEY.match(key) for key in header.tensors)
     for name, variant in (("conv_in.weight", "scribble"), ("weight", "rgb")):
         key = f"controlnet_cond_embedding.{name}"
-        # A ControlNet has the same ladder for its pictures, but no motion modules.
+        # A ControlNet has the same conditioning embedding, but no motion modules.
         if key in header.tensors and moves:
             return Recognised(
                 kind="sparsectrl",
@@ -147,7 +144,7 @@ def _sparsectrl(header: Header) -> Recognised | None:
 
 
 def _base_by_text(header: Header) -> str | None:
-    """The kind of base model whose text states have the width that cross attentions in this file take."""
+    """The base model whose prompt embeddings have the width that cross attentions in this file take."""
     widths = {
         info.shape[1] for key, info in header.tensors.items() if key.endswith(".attn2.to_k.weight") and info.shape[1:]
     }
@@ -168,11 +165,11 @@ def _motion_relatives(header: Header) -> Recognised | None:
 
 
 def _motion_module(header: Header) -> Recognised | None:
-    internal = to_internal(_shapes(header))
+    internal = to_internal(header.shapes)
     if not internal:
         return None
     dialect = dialect_of(header.tensors)
-    positions = num_positions(_shapes(header))
+    positions = num_positions(header.shapes)
     evidence = [f"{len(internal)} tensors of motion modules in the {dialect} grammar"]
     stated = family_of_metadata(header.metadata, str(header.path))
     if stated is not None:
@@ -190,7 +187,7 @@ def _motion_module(header: Header) -> Recognised | None:
     file_name = header.path.name
     if name == "v2" and positions in (None, 32) and LIGHTNING_FILE.search(file_name):
         name = "lightning"
-        evidence.append("its name says AnimateDiff-Lightning, which no tensor tells from v2; --family v2 overrides")
+        evidence.append("its name says AnimateDiff-Lightning, which no tensor tells from v2; `family` v2 overrides")
     return _motion(header, FAMILIES[name].with_positions(positions).with_steps_of(file_name), dialect, evidence)
 
 
@@ -211,7 +208,7 @@ def _family_name(dialect: str, levels: int, mid: bool, positions: int | None) ->
     if positions is not None and positions > 32:
         return "long"
     if mid:
-        # AnimateLCM is the one published file of this grammar without position tables.
+        # AnimateLCM is the one published file of this key format without position tables.
         return "animatelcm" if positions is None and dialect == "original" else "v2"
     return "v1" if positions is not None and positions <= 24 else "v3"
 
@@ -219,8 +216,6 @@ def _family_name(dialect: str, levels: int, mid: bool, positions: int | None) ->
 def _base_model(header: Header) -> Recognised | None:
     if not (key := _any(header, r"^model\.diffusion_model\.")):
         return None
-    from animatediff.weights.base.single_file import generation_of
-
     try:
         generation = generation_of(header)
     except UserError as error:
@@ -245,7 +240,7 @@ def _parts(header: Header) -> Recognised | None:
     return None
 
 
-_LOOKS: tuple[Callable[[Header], Recognised | None], ...] = (
+_DETECTORS: tuple[Callable[[Header], Recognised | None], ...] = (
     _lora,
     _sparsectrl,
     _motion_relatives,

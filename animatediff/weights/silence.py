@@ -1,4 +1,4 @@
-"""What the libraries below say while they load, and no user can act on, is kept from the terminal."""
+"""Silence messages of libraries while they load models, where no user can act on them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def quiet_loading() -> Iterator[None]:
     """No progress bar of transformers, nor diffusers' warning of modules to be kept in float32 where it lists none."""
     from transformers.utils import logging as bars
 
-    def says_something(record: logging.LogRecord) -> bool:
+    def is_useful(record: logging.LogRecord) -> bool:
         return "should be kept in float32: []" not in record.getMessage()
 
     source, had_bars = logging.getLogger("diffusers.models.modeling_utils"), bars.is_progress_bar_enabled()
-    source.addFilter(says_something)
+    source.addFilter(is_useful)
     bars.disable_progress_bar()
     try:
         yield
     finally:
-        source.removeFilter(says_something)
+        source.removeFilter(is_useful)
         if had_bars:
             bars.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""SparseCtrl encoders from files, and into files.
+"""Load SparseCtrl encoders from files, and save and find them.
 
 An encoder's file holds image layers, under diffusers' names in every dialect, and motion modules, under the names that
 motion modules have in that dialect.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -23,8 +23,8 @@ from animatediff.weights.base.model_configs import Generation, unet_config
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
 from animatediff.weights.motion import check_tensors, find_header, original_tensors
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
-from animatediff.weights.storage.files import Header, load_tensors, save_tensors
-from animatediff.weights.storage.folders import read_json
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
+from animatediff.weights.storage.folders import read_json, weights_file
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG_KEY = "animatediff.sparsectrl"
-"""Where files of ours say in their metadata what the encoder is made of."""
+"""Metadata of files of ours: the configuration of the encoder."""
 WRAPPER = "controlnet"
 """The entry of a .ckpt in which the original looks for an encoder."""
 WHAT = "SparseCtrl encoder"
 BASE_TITLES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
-"""Width of the text states that cross attentions take -> kind of base model."""
-RUNG = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
-GATE = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
+"""Width of the prompt embeddings that cross attentions take -> base model."""
+CONDITIONING_LAYER = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
+CROSS_ATTENTION = ".attn2.to_k.weight"
+ZERO_CONV = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
 
 Shapes = dict[str, tuple[int, ...]]
 T = TypeVar("T")
@@ -48,9 +49,9 @@ T = TypeVar("T")
 def load_sparsectrl(
     source: str | Path, *, unet: UNet2DConditionModel | None = None, dtype: torch.dtype | None = None
 ) -> SparseCtrl:
-    """An encoder from a file of the original or of ours, or a diffusers `SparseControlNetModel` folder or hub id.
+    """Load an encoder from a file of the original or of ours, or a diffusers `SparseControlNetModel` folder or hub id.
 
-    The file says whether it takes pictures or sketches. `unet`: the image UNet that it is to steer; checked before any
+    The file says whether it takes images or sketches. `unet`: the UNet of the base model; checked before any
     tensor is read. `dtype` None keeps the file's. Raises UserError for another kind of file, for missing, unknown or
     misshapen tensors, and for an encoder of another base model.
     """
@@ -62,7 +63,7 @@ def load_sparsectrl(
     with torch.device("meta"):
         encoder = SparseCtrl(config)
     expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    shapes = internal_entries(_shapes(header))
+    shapes = internal_entries(header.shapes)
     if unet is not None:
         _check_fit(shapes, expected, header.path)
     check_tensors(shapes, expected, header.path, WHAT)
@@ -80,13 +81,52 @@ def save_sparsectrl(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an encoder in the original key grammar, position tables included, its configuration in the metadata.
+    """Write an encoder in the original key format, position tables included, its configuration in the metadata.
 
     `convert.convert` makes diffusers folders of it. Raises UserError if it cannot be written.
     """
     state = {key: value.detach().to("cpu", dtype) for key, value in encoder.state_dict().items()}
     tensors = original_entries(state, encoder.sparse_config.max_positions)
     save_tensors(path, tensors, {**config_metadata(encoder.sparse_config), **(metadata or {})}, wrapper=WRAPPER)
+
+
+def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
+    """The first RGB encoder, by name, in these folders that takes the base model's prompt embeddings; None if none.
+
+    model: a diffusers folder or a single file; of a hub id nothing is known, so that none is found. Only headers are
+    read, and files that cannot be read are passed over: nobody asked for them.
+    """
+    width = _base_width(Path(model))
+    if width is None:
+        return None
+    for folder in folders:
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        for file in files:
+            if file.suffix.lower() not in WEIGHT_SUFFIXES:
+                continue
+            try:
+                found = recognise_header(read_header(file))
+            except (UserError, OSError):
+                continue
+            if found.kind == "sparsectrl" and found.variant == "rgb" and _prompt_width(found.header.shapes) == width:
+                return file
+    return None
+
+
+def _base_width(model: Path) -> int | None:
+    try:
+        if model.is_dir():
+            return _prompt_width(read_header(weights_file(model / "unet")).shapes)
+        return _prompt_width(read_header(model).shapes) if model.is_file() else None
+    except (UserError, OSError):  # reported where the model is loaded
+        return None
+
+
+def _prompt_width(shapes: Shapes) -> int | None:
+    """Width of the prompt embeddings that the cross attentions of a UNet, or of an encoder made from one, take."""
+    others = ("cond_stage_model.", "conditioner.")  # text encoders of single files
+    keys = (key for key in shapes if key.endswith(CROSS_ATTENTION) and "motion_modules" not in key)
+    return next((shapes[key][1] for key in keys if not key.startswith(others)), None)
 
 
 def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
@@ -106,27 +146,27 @@ def original_entries(state: Mapping[str, Tensor], positions: int | None) -> dict
 
 
 def config_metadata(config: SparseConfig) -> dict[str, str]:
-    """What a file says about its encoder, so that it can be built again without the base model beside it."""
+    """Metadata that describes an encoder, so that it can be built again without the base model beside it."""
     return {CONFIG_KEY: json.dumps({**asdict(config), "unet": _plain(config.unet)})}
 
 
 def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> SparseConfig:
-    """What the encoder in a file is made of: what its tensors tell, and for the rest `unet`, its metadata or folder.
+    """Configuration of the encoder in a file, from its tensors, and for the rest `unet`, its metadata or folder.
 
     Raises UserError for metadata or a config.json that cannot be read.
     """
     header = found.header
-    shapes = internal_entries(_shapes(header))
+    shapes = internal_entries(header.shapes)
     kind = cast(Kind, found.variant)
     first = shapes.get(f"controlnet_cond_embedding.{'weight' if kind == 'rgb' else 'conv_in.weight'}", ())
     if len(first) != 4:
         raise UserError(f"{header.path}: the first layer of its conditions has shape {list(first)}; is it whole?")
-    said = _said(header)
-    image: Mapping[str, Any] | None = unet.config if unet is not None else said.get("unet") or _folder_config(header)
-    # Where nothing is said, the published sizes of the generation stand for what no shape tells.
+    stated = _stated(header)
+    image: Mapping[str, Any] | None = unet.config if unet is not None else stated.get("unet") or _folder_config(header)
+    # Without a statement, the published sizes of the base model version stand for what no shape tells.
     image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
     motion = [key for key in shapes if MOTION_KEY.match(key)]
-    ladder = tuple(shapes[key][0] for key in sorted(filter(RUNG.match, shapes), key=_rung))
+    ladder = tuple(shapes[key][0] for key in sorted(filter(CONDITIONING_LAYER.match, shapes), key=_layer_number))
     try:
         return SparseConfig(
             kind=kind,
@@ -135,8 +175,8 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
             condition_channels=first[1] - 1,
             motion_mid_block=any(key.startswith("mid_block.") for key in motion),
             num_attentions=2 if any(".attn2." in key for key in motion) else 1,
-            num_heads=int(said.get("num_heads", 8)),
-            max_positions=num_positions(_shapes(header)) or int(said.get("max_positions", 32)),
+            num_heads=int(stated.get("num_heads", 8)),
+            max_positions=num_positions(header.shapes) or int(stated.get("max_positions", 32)),
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error
@@ -186,21 +226,23 @@ def _folder_config(header: Header) -> dict[str, Any] | None:
     return {"cross_attention_dim": 768, **config, **({"down_block_types": kinds} if kinds else {})}
 
 
-def _said(header: Header) -> dict[str, Any]:
+def _stated(header: Header) -> dict[str, Any]:
     if CONFIG_KEY not in header.metadata:
         return {}
     try:
-        said = json.loads(header.metadata[CONFIG_KEY])
+        stated = json.loads(header.metadata[CONFIG_KEY])
     except ValueError as error:
         raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error
-    return said if isinstance(said, dict) else {}
+    return stated if isinstance(stated, dict) else {}
 
 
 def _check_fit(found: Shapes, expected: Shapes, path: Path) -> None:
-    """Raise UserError where the encoder's outputs, or the text states it takes, are of another base model."""
-    made_for, given = _text_width(found), _text_width(expected)
-    gates, wanted = ({key: shape for key, shape in side.items() if GATE.match(key)} for side in (found, expected))
-    if made_for == given and gates == wanted:
+    """Raise UserError where the encoder's outputs, or the prompt embeddings it takes, are of another base model."""
+    made_for, given = _prompt_width(found), _prompt_width(expected)
+    outputs, wanted = (
+        {key: shape for key, shape in side.items() if ZERO_CONV.match(key)} for side in (found, expected)
+    )
+    if made_for == given and outputs == wanted:
         return
     titles = [BASE_TITLES.get(width or 0, "another kind of") for width in (made_for, given)]
     if titles[0] != titles[1]:
@@ -209,30 +251,22 @@ def _check_fit(found: Shapes, expected: Shapes, path: Path) -> None:
             "an encoder runs on the kind of base model it was trained on"
         )
     raise UserError(
-        f"{path}: this SparseCtrl encoder does not fit the base model: it steers {_widths(gates)} channels and reads "
+        f"{path}: this SparseCtrl encoder does not fit the base model: it steers {_widths(outputs)} channels and reads "
         f"text of width {made_for}, the model has {_widths(wanted)} and {given}"
     )
 
 
-def _text_width(shapes: Shapes) -> int | None:
-    return next((shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")), None)
-
-
-def _widths(gates: Shapes) -> str:
+def _widths(convolutions: Shapes) -> str:
     def place(key: str) -> int:
         number = re.search(r"\d+", key)
-        return int(number[0]) if number else len(gates)
+        return int(number[0]) if number else len(convolutions)
 
-    return "-".join(str(gates[key][0]) for key in sorted(gates, key=place))
+    return "-".join(str(convolutions[key][0]) for key in sorted(convolutions, key=place))
 
 
-def _rung(key: str) -> int:
+def _layer_number(key: str) -> int:
     number = re.search(r"\.blocks\.(\d+)\.", key)
     return int(number[1]) if number else -1
-
-
-def _shapes(header: Header) -> Shapes:
-    return {key: info.shape for key, info in header.tensors.items()}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

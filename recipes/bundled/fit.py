@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.training.checkpoint import newest_checkpoint, write_checkpoint
-from animatediff.training.ema import Average
-from animatediff.training.report import Curve
+from animatediff.training.ema import EMA
+from animatediff.training.report import MetricsLog
 
 Loss = Callable[[int], tuple[Tensor, Mapping[str, Tensor]]]
 """Step -> the loss, and other metrics for the log."""
@@ -76,19 +76,19 @@ def fit_resumable(
     max_grad_norm: float | None = None,
     log_every: int = 100,
     save_every: int = 200,
-) -> Average:
+) -> EMA:
     """Train as `fit`, with checkpoints and the metrics log in `folder`; goes on from the newest checkpoint there.
 
     Returns the averaged weights: `with average.applied(): ...`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    average, progress = Average(dict(module.named_parameters()), ema), _Progress()
+    average, progress = EMA(dict(module.named_parameters()), ema), _Progress()
     parts: dict[str, Any] = {"module": module, "optimizer": optimizer, "ema": average}
     if state := newest_checkpoint(folder):
         for name, part in parts.items():
             part.load_state_dict(state[name])
         progress = _Progress(state["step"], state["seconds"])
-    log = Curve(folder, progress.step)
+    log = MetricsLog(folder, progress.step)
 
     def save() -> None:
         states = {name: part.state_dict() for name, part in parts.items()}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from animatediff.bundled import bundled_path
-from animatediff.pipelines.vae import decode_pictures, encode_pictures
+from animatediff.pipelines.vae import decode_images, encode_images
 from animatediff.sprites import world
 from animatediff.sprites.styles import STYLES
 from animatediff.sprites.words import combinations
@@ -74,8 +74,8 @@ def in_style(vae: Any, name: str, images: Tensor) -> Tensor:
     style than it allows.
     """
     painted = images if name == PLAIN else STYLES[name](images)
-    latents = encode_pictures(vae, painted, torch.device("cpu"))
-    return torch.cat([decode_pictures(vae, part) for part in latents.split(64)])
+    latents = encode_images(vae, painted, torch.device("cpu"))
+    return torch.cat([decode_images(vae, part) for part in latents.split(64)])
 
 
 def train(args: argparse.Namespace) -> StyleClassifier:

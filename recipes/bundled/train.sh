@@ -8,7 +8,7 @@ FOLDER=$2
 RECIPES=configs/training/bundled
 if [ "${QUICK:-}" ]; then
     MINUTES=0.1 STEPS="--steps 4" CLIPS="--clips 2 --sampling-steps 2"
-    FEW="--set steps=2 --set warmup=1 --set batch=2 --set data.num_items=24"
+    FEW="--set steps=2 --set warmup_steps=1 --set batch_size=2 --set data.num_items=24"
     MODEL="--model $FOLDER/export/model --motion $FOLDER/export/motion_module.safetensors"
     SET="--set-folder $FOLDER/export/set"
     CLASSIFIER="--classifier $FOLDER/export/classifier.safetensors --images 64 --check 4"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from animatediff.sprites import world
-from animatediff.training.ema import Average
+from animatediff.training.ema import EMA
 from recipes.bundled.fit import Schedule, arguments, fit_resumable
 
 SEED = 1_000
@@ -68,7 +68,7 @@ def fit_on_stills(
     batch: int,
     seed: int,
     ema: float,
-) -> Average:
+) -> EMA:
     """Train the autoencoder, or a part of it, on stills of the sprite world; goes on from a checkpoint in `folder`.
 
     loss: takes images (n, 3, 64, 64) in -1..1, returns the loss and the mean squared error.

@@ -1,4 +1,4 @@
-"""VAE latents and text embeddings on disk: made once, found again by what made them."""
+"""VAE latents and prompt embeddings on disk: made once, found again by a hash of the weights that made them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECKSUM = "crc32"
 
 
 def fingerprint(module: nn.Module, *settings: Any) -> str:
-    """A hash of a module's weights, their types and names, and of `settings`: all that decides what it computes."""
+    """Hash a module's weights, their types and names, and `settings`: everything that decides its output."""
     digest = hashlib.sha256(repr(settings).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -33,11 +33,11 @@ def fingerprint(module: nn.Module, *settings: Any) -> str:
 
 
 class LatentCache:
-    """Tensors on disk under names. Everything that is computed from clips or captions by frozen weights can lie here.
+    """Tensors on disk under names, for everything that frozen weights compute from clips or captions.
 
-    made_by: what the values hang on beside their keys, such as `fingerprint(vae)`; other weights find other entries.
-    Entries appear whole or not at all, so processes may share a folder. An entry that is damaged is made again. On a
-    full disk, or one that cannot be written, one warning is given, and what is missing is made anew each time.
+    made_by: whatever decides the values beside their keys, such as `fingerprint(vae)`; other weights find other
+    entries. Entries appear whole or not at all, so processes may share a folder. A damaged entry is made again. On a
+    full disk, or one that cannot be written, one warning is given, and missing entries are made anew each time.
     """
 
     def __init__(self, folder: str | Path, made_by: str) -> None:
@@ -50,7 +50,7 @@ class LatentCache:
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def get(self, key: str) -> Tensor | None:
-        """The value under `key`, None if there is none or it is damaged."""
+        """Read the value under `key`; None if there is none or it is damaged."""
         path = self._path(key)
         try:
             with safe_open(path, "pt") as file:
@@ -65,7 +65,7 @@ class LatentCache:
         return None
 
     def put(self, key: str, value: Tensor) -> None:
-        """Keep a value."""
+        """Write a value under `key`."""
         if not self._writes:
             return
         path = self._path(key)
@@ -90,7 +90,7 @@ class LatentCache:
             )
 
     def get_or_make(self, keys: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:
-        """The values under `keys`, stacked: (len(keys), ...), on the CPU.
+        """Read or make the values under `keys`, stacked: (len(keys), ...), on the CPU.
 
         make: given the positions in `keys` of those that are missing, computes them, stacked in that order.
         """

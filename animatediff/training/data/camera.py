@@ -13,29 +13,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import unknown
 from animatediff.training.data.config import Move
 
 MOVES: tuple[str, ...] = get_args(Move)
 ZOOM = 1.5
-"""How much things grow from the first to the last frame, at strength 1."""
+"""Growth of things from the first to the last frame, at strength 1."""
 TRAVEL = 1 / 3
-"""How far the camera pans or tilts, in widths or heights of the picture, at strength 1."""
+"""Way of the camera in pans and tilts, in widths or heights of the image, at strength 1."""
 ROLL_DEGREES = 40.0
-"""How far things turn, at strength 1."""
+"""Angle that things turn by, at strength 1."""
 
 
 def camera_path(move: str, num_frames: int, strength: float = 1.0) -> Tensor:
-    """Where the camera looks in each frame: (num_frames, 2, 3) float64.
+    """Views of the camera, a matrix for each frame: (num_frames, 2, 3) float64.
 
-    A frame's matrix takes a place in the picture, measured from its middle, to the place in the scene that is seen
-    there: a scale and a turn, and in the last column a shift in halves of the picture's width and height. Zooms and
+    A frame's matrix takes a place in the image, measured from its middle, to the place in the scene that is seen
+    there: a scale and a turn, and in the last column a shift in halves of the image's width and height. Zooms and
     pans pass through the plain view halfway; rolls begin with it. Raises UserError for an unknown move.
     """
     if move not in MOVES:
-        close = nearest(move, MOVES)
-        hint = f"did you mean {close}? " if close else ""
-        raise UserError(f"camera move {move!r} is not known; {hint}known: {', '.join(MOVES)}")
+        raise unknown("camera move", move, MOVES)
     zooms, x, y, angles = (torch.zeros(num_frames, dtype=torch.float64) for _ in range(4))
     share = torch.linspace(0, 1, num_frames, dtype=torch.float64) * strength
     middle = share - strength / 2
@@ -53,7 +51,7 @@ def camera_path(move: str, num_frames: int, strength: float = 1.0) -> Tensor:
 
 
 def camera_clip(
-    picture: Tensor,
+    image: Tensor,
     move: str,
     num_frames: int,
     strength: float = 1.0,
@@ -61,15 +59,15 @@ def camera_clip(
     height: int | None = None,
     width: int | None = None,
 ) -> Tensor:
-    """A clip that a camera takes of a still or, frame by frame, of a clip.
+    """Film a still or, frame by frame, a clip with a moving camera.
 
-    picture: float (3, h, w) or (1, 3, h, w), or (num_frames, 3, h, w), in any range. The views are as large as they can
+    image: float (3, h, w) or (1, 3, h, w), or (num_frames, 3, h, w), in any range. The views are as large as they can
     be without showing what lies outside of it. Returns (num_frames, 3, height, width), by default of the given size,
     in the same range.
     """
-    source = picture[None] if picture.ndim == 3 else picture
+    source = image[None] if image.ndim == 3 else image
     if len(source) not in (1, num_frames):
-        raise ValueError(f"expected one picture or num_frames={num_frames} of them, got {tuple(picture.shape)}")
+        raise ValueError(f"expected one picture or num_frames={num_frames} of them, got {tuple(image.shape)}")
     source_h, source_w = source.shape[-2:]
     height, width = height or source_h, width or source_w
     path = camera_path(move, num_frames, strength)
@@ -87,7 +85,7 @@ def camera_clip(
         size = (max(1, round(source_h / factor)), max(1, round(source_w / factor)))
         source = functional.interpolate(source, size, mode="bicubic", antialias=True, align_corners=False)
     grid = _grid(matrix, height, width) * scale / torch.tensor([source_w / 2, source_h / 2], dtype=torch.float64)
-    low, high = picture.amin(), picture.amax()
+    low, high = image.amin(), image.amax()
     clip = functional.grid_sample(
         source.expand(num_frames, -1, -1, -1), grid.to(source.dtype), "bicubic", "border", align_corners=False
     )

@@ -1,4 +1,4 @@
-"""Look at training data before training: what is there, what is no good, and whether that is too much."""
+"""The check of training data before training: usable items, unusable ones, and whether those are too many."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list
 from animatediff.training.data.tar import is_remote, read_samples
 
 CHECKED_SHARDS = 4
-"""So many shards, spread over all of them, have their first samples read."""
+"""Number of shards, spread over all of them, whose first samples are read."""
 SAMPLES_A_SHARD = 8
 FIRST = Draw(start=0.0, x=0.5, y=0.5, mirrored=False)
 THREADS = 4
@@ -33,25 +33,25 @@ NAMES = {
 
 @dataclass
 class DataReport:
-    """What was found. `str()` is for people."""
+    """Findings of a check. `str()` is for people."""
 
     config: DataConfig
     kind: Kind
     num_listed: int = 0
-    """Rows, files or shards that there are."""
+    """Rows, files or shards of the listing."""
     num_found: int = 0
-    """Those that are there, with a readable caption; training draws from these."""
+    """Listed items that exist and have a readable caption; training draws from these."""
     num_opened: int = 0
-    """Those whose first frame was decoded."""
+    """Items whose first frame was decoded."""
     bad_listed: Findings = field(default_factory=Findings)
-    """What is wrong with the listing: missing files, rows without a name, unreadable captions."""
+    """Faults of the listing: missing files, rows without a name, unreadable captions."""
     bad_opened: Findings = field(default_factory=Findings)
-    """What is wrong with files that were opened."""
+    """Faults of files that were opened."""
     notes: Findings = field(default_factory=Findings)
 
     @property
     def bad_share(self) -> float:
-        """Estimated share of unusable items: those of the listing, and what was opened stands for the rest."""
+        """Estimated fraction of unusable items: listed ones, and opened ones, which stand for all that were not."""
         listed = len(self.bad_listed) / max(self.num_listed, 1)
         opened = len(self.bad_opened) / max(self.num_opened, 1)
         return 1 - (1 - listed) * (1 - opened)
@@ -76,7 +76,7 @@ class DataReport:
 
 
 def check_data(config: DataConfig) -> DataReport:
-    """Look at everything that `config` names, and open up to `config.max_checked` files, spread over all of them.
+    """Check everything that `config` names, and open up to `config.max_checked` files, spread over all of them.
 
     Raises UserError if there is nothing, columns are missing, or more than `config.max_bad` is unusable; the message
     says what was found.
@@ -101,7 +101,7 @@ def check_data(config: DataConfig) -> DataReport:
 
 
 def _hint(report: DataReport) -> str:
-    """What may be wrong where most files are not where they are looked for."""
+    """A hint where most of the files are missing."""
     if report.bad_listed.counts.get(MISSING, 0) <= report.num_listed / 2:
         return ""
     return f"\nAre the videos elsewhere? They were looked for in {report.config.base()}; data.video_folder says where."
@@ -119,7 +119,7 @@ def check_fits(config: DataConfig, kind: Kind) -> None:
 
 
 def open_frame(source: str | bytes, name: str, config: DataConfig) -> None:
-    """Decode the first frame of a video, or a picture. Raises BadMedia, also where there are too few frames."""
+    """Decode the first frame of a video, or an image. Raises BadMedia, also where there are too few frames."""
     if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
         read_frames(source, name, config, FIRST)
         return
@@ -129,7 +129,7 @@ def open_frame(source: str | bytes, name: str, config: DataConfig) -> None:
 
 
 def _spread(total: int, at_most: int) -> list[int]:
-    """Up to `at_most` numbers below `total`, evenly spread."""
+    """Spread up to `at_most` numbers evenly below `total`."""
     if total <= at_most:
         return list(range(total))
     return [round(i * (total - 1) / max(at_most - 1, 1)) for i in range(at_most)]

@@ -1,4 +1,4 @@
-"""Which frames and which part of the picture make a clip: drawn by seed, cut, resized."""
+"""From the frames of a video to a clip: start and crop drawn by seed, frames cut and resized."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from animatediff.training.data.config import DataConfig
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides about one clip."""
+    """Random values of one clip."""
 
     start: float
-    """Where the clip begins, 0 (as early as possible) to 1 (as late as possible)."""
+    """Beginning of the clip, 0 (as early as possible) to 1 (as late as possible)."""
     x: float
-    """Where the picture is cut if it is too wide, 0 (left) to 1 (right)."""
+    """Place of the crop in an image that is too wide, 0 (left) to 1 (right)."""
     y: float
-    """Where the picture is cut if it is too high, 0 (top) to 1 (bottom)."""
+    """Place of the crop in an image that is too high, 0 (top) to 1 (bottom)."""
     mirrored: bool
 
 
 def draw(config: DataConfig, epoch: int, index: int | str, name: str) -> Draw:
-    """The draw of one item in one epoch; a function of its arguments, whoever asks.
+    """Draw the random values of one item in one epoch, as a function of the arguments alone.
 
     With a cache only `cache_variants` draws exist for an item. They hang on its name, so that adding files leaves the
     entries of the others in use.
@@ -43,14 +43,14 @@ def draw(config: DataConfig, epoch: int, index: int | str, name: str) -> Draw:
 
 
 def clip_key(config: DataConfig, drawn: Draw, name: str, identity: str) -> str:
-    """A name for exactly these frames: `name`, and a hash of the file's `identity` and of all that was done to it."""
+    """Name exactly these frames: `name`, and a hash of the file's `identity` and of everything done to it."""
     made_by = [identity, asdict(drawn), config.num_frames, config.stride, config.height, config.width, config.resize]
     made_by += [config.camera, config.camera_strength] if config.camera else []
     return f"{name}#{hashlib.sha256(repr(made_by).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 
 
 def choose_frames(num_available: int, num_frames: int, stride: int, start: float) -> list[int]:
-    """Numbers of the frames of a clip; `start` in 0..1. The stride shrinks for videos that are too short for it.
+    """Choose the frames of a clip; `start` in 0..1. The stride shrinks for videos that are too short for it.
 
     Raises BadMedia where even neighbouring frames are too few.
 
@@ -67,7 +67,7 @@ def choose_frames(num_available: int, num_frames: int, stride: int, start: float
 
 
 def cut(frames: np.ndarray, height: int, width: int, drawn: Draw) -> np.ndarray:
-    """The largest part with the shape of height x width, of frames (f, h, w, 3)."""
+    """Cut the largest part with the shape of height x width from frames (f, h, w, 3)."""
     h, w = frames.shape[1:3]
     new_h, new_w = min(h, max(1, round(w * height / width))), min(w, max(1, round(h * width / height)))
     top, left = round(drawn.y * (h - new_h)), round(drawn.x * (w - new_w))
@@ -75,24 +75,24 @@ def cut(frames: np.ndarray, height: int, width: int, drawn: Draw) -> np.ndarray:
 
 
 def resized(frames: np.ndarray, height: int, width: int) -> Tensor:
-    """uint8 (f, h, w, 3) to uint8 (f, 3, height, width); averaged where it shrinks, bicubic."""
+    """Resize uint8 (f, h, w, 3) to uint8 (f, 3, height, width); bicubic, averaged where it shrinks."""
     # Channels last in memory, which is how frames come and what torch's uint8 resizing is fast on.
-    pictures = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    if pictures.shape[-2:] == (height, width):
-        return pictures
-    return functional.interpolate(pictures, (height, width), mode="bicubic", antialias=True, align_corners=False)
+    images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    if images.shape[-2:] == (height, width):
+        return images
+    return functional.interpolate(images, (height, width), mode="bicubic", antialias=True, align_corners=False)
 
 
 def to_clip(frames: np.ndarray, config: DataConfig, drawn: Draw) -> Tensor:
-    """The clip made of uint8 frames (f, h, w, 3): float32 (num_frames, 3, height, width) in -1..1.
+    """Make a clip of uint8 frames (f, h, w, 3): float32 (num_frames, 3, height, width) in -1..1.
 
     One frame is enough where a camera moves over it.
     """
     height, width = config.height, config.width
     if config.camera is not None:
-        pictures = torch.from_numpy(np.ascontiguousarray(cut(frames, height, width, drawn))).permute(0, 3, 1, 2)
+        images = torch.from_numpy(np.ascontiguousarray(cut(frames, height, width, drawn))).permute(0, 3, 1, 2)
         clip = camera_clip(
-            pictures.float() / 255, config.camera, config.num_frames, config.camera_strength, height=height, width=width
+            images.float() / 255, config.camera, config.num_frames, config.camera_strength, height=height, width=width
         )
         clip = clip * 2 - 1
     else:
@@ -101,10 +101,10 @@ def to_clip(frames: np.ndarray, config: DataConfig, drawn: Draw) -> Tensor:
         if config.resize == "pad":
             scale = min(height / frames.shape[1], width / frames.shape[2])
             inner = [max(1, round(size * scale)) for size in frames.shape[1:3]]
-            pictures = resized(frames, *inner)
+            images = resized(frames, *inner)
             top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-            pictures = functional.pad(pictures, (left, width - inner[1] - left, top, height - inner[0] - top))
+            images = functional.pad(images, (left, width - inner[1] - left, top, height - inner[0] - top))
         else:
-            pictures = resized(frames, height, width)
-        clip = pictures.float() / 127.5 - 1
+            images = resized(frames, height, width)
+        clip = images.float() / 127.5 - 1
     return (clip.flip(-1) if drawn.mirrored else clip).contiguous()

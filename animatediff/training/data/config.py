@@ -1,4 +1,4 @@
-"""What can be asked of training data: where it lies, and which clips are cut from it."""
+"""The configuration of training data: its place, and the clips that are cut from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, unknown
 from animatediff.render.request import unknown_key
 from animatediff.sprites.words import MOTIONS
 
@@ -30,41 +30,41 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Kind = "auto"
-    """Of what kind `path` is; "auto" looks."""
+    """Kind of the data at `path`; "auto" looks."""
     path: str = ""
     """A CSV or JSONL file, a folder, or shards: "data-{0000..0009}.tar", local or http(s). Not used by "sprites"."""
     video_folder: Name = None
-    """Where the files named in a CSV or JSONL file lie; without it, beside that file."""
+    """Folder of the files named in a CSV or JSONL file; without it, that of the CSV or JSONL file."""
 
     num_frames: Count = 16
     """Frames of a clip; 1 gives single frames, each drawn from its whole video."""
     stride: Count = 4
-    """Every how many-th frame of the video is one of the clip; videos too short for it get the largest that fits."""
+    """One frame of the video in so many is one of the clip; videos too short for it get the largest that fits."""
     height: Annotated[int, Field(ge=8)] = 256
     width: Annotated[int, Field(ge=8)] = 256
     resize: Literal["crop", "pad", "stretch"] = "crop"
-    """How a picture of another shape is made to fit: cut (the place is drawn), black borders, or distorted."""
+    """Way to fit an image of another shape: cut (at a random place), with black borders, or distorted."""
     flip: bool = False
     """Mirror half of the clips. Off, since a mirrored clip contradicts "left" and "right" in its caption."""
     max_bad: Share = 0.1
-    """Share of unusable items above which training is not begun."""
+    """Fraction of unusable items above which training is not begun."""
     max_checked: Count = 2000
-    """How many files the check before training opens, spread over all of them; it looks whether each is there."""
+    """Files that the check before training opens, spread over all of them; it looks whether each is there."""
     cache: Name = None
     """Folder for VAE latents and text embeddings."""
     cache_variants: Count = 4
-    """With `cache`: how many different clips (start, crop, flip) are cut from one video, over all epochs."""
+    """With `cache`: number of different clips (start, crop, flip) cut from one video, over all epochs."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     camera: Move | None = None
     """Make the clips by moving a camera over stills or clips, as the move of this MotionLoRA."""
     camera_strength: Annotated[float, Field(ge=0, le=3)] = 1.0
-    """How far the camera moves: 1 is a zoom by 1.5, a third of a picture, or a roll by 40 degrees."""
+    """Extent of the camera move: 1 is a zoom by 1.5, a third of an image, or a roll by 40 degrees."""
     shuffle_block: Count = 16
-    """Shards: how many neighbouring samples are shuffled among themselves; as many are held in memory per worker."""
+    """Shards: neighbouring samples that are shuffled among themselves; each worker holds as many in memory."""
 
     num_items: Count = 10_000
-    """Sprites: how many clips there are."""
+    """Sprites: number of clips."""
     motions: tuple[str, ...] | None = None
     """Sprites: the motions shown ("still", "right", ...); None: all."""
     watermark: bool = False
@@ -93,9 +93,7 @@ class DataConfig(BaseModel):
             given.append(("look", self.look, LOOKS))
         for setting, word, known in given:
             if word not in known:
-                close = nearest(word, known)
-                hint = f"did you mean {close!r}? " if close else ""
-                raise ValueError(f"{setting}: {word!r} is not known; {hint}known: {', '.join(known)}")
+                raise unknown(setting, word, known)
 
     def is_remote(self) -> bool:
         """Whether the data comes over the network."""

@@ -20,11 +20,11 @@ from animatediff.training.data.config import DataConfig
 from animatediff.training.data.items import Item, Listing
 
 MAX_TRIES = 10
-"""How many unusable items in a row are replaced by others before training stops."""
+"""Unusable items in a row that are replaced by others before training stops."""
 
 
 class ClipIndex(NamedTuple):
-    """Which clip: the same item gives another one in each epoch."""
+    """Epoch and number of an item, which gives another clip in each epoch."""
 
     epoch: int
     number: int
@@ -33,24 +33,24 @@ class ClipIndex(NamedTuple):
 class _Named(TypedDict):
     text: str
     key: str
-    """Names exactly these frames: the file, and a hash of what was cut from it."""
+    """Name of exactly these frames: the file, and a hash of the cut."""
     bad: list[tuple[str, str]]
     """(name, reason) of items that could not be used, and that this one stands in for."""
 
 
 class ClipItem(_Named, total=False):
-    """One training sample; one of `frames` and `latents` is there."""
+    """One training sample, with either `frames` or `latents`."""
 
     frames: Tensor
     """float32 (f, 3, h, w) in -1..1."""
     latents: Tensor
-    """What the cache holds under `key`."""
+    """The entry of the cache under `key`."""
     position: tuple[int, ...]
     """Of shards: see `shards.Position`."""
 
 
 class ClipDataset(Dataset[ClipItem], ABC):
-    """`dataset[ClipIndex(epoch, index)]`, or `dataset[index]` for epoch 0.
+    """A dataset of clips by number: `dataset[ClipIndex(epoch, index)]`, or `dataset[index]` for epoch 0.
 
     An item that cannot be used is replaced by another one, drawn from (seed, epoch, index), and named in `bad`.
     """
@@ -68,15 +68,15 @@ class ClipDataset(Dataset[ClipItem], ABC):
 
     @abstractmethod
     def clip(self, index: int, epoch: int) -> tuple[str, str, Any]:
-        """Key, caption and what `frames` needs, without opening a file. Raises BadMedia if the file has gone."""
+        """Key, caption and the argument of `frames`, without opening a file. Raises BadMedia if the file has gone."""
 
     @abstractmethod
     def frames(self, what: Any) -> Tensor:
-        """float32 (f, 3, h, w) in -1..1. Raises BadMedia."""
+        """Read or draw the frames of a clip: float32 (f, 3, h, w) in -1..1. Raises BadMedia."""
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What item `index` is called in messages."""
+        """Name of item `index` in messages."""
 
     def __getitem__(self, at: int | tuple[int, int]) -> ClipItem:
         epoch, index = at if isinstance(at, tuple) else (0, at)
@@ -102,7 +102,7 @@ class ClipDataset(Dataset[ClipItem], ABC):
 
 
 class FileClips(ClipDataset):
-    """Clips of the videos, or pictures, of a listing."""
+    """Clips of the videos, or images, of a listing."""
 
     def __init__(self, config: DataConfig, listing: Listing) -> None:
         super().__init__(config)
@@ -130,9 +130,9 @@ class FileClips(ClipDataset):
 
 
 def read_frames(source: str | bytes, name: str, config: DataConfig, drawn: Draw) -> np.ndarray:
-    """The frames of a clip as they are in the file, uint8 (f, h, w, 3); a picture gives one.
+    """Read the frames of a clip as they are in the file, uint8 (f, h, w, 3); an image gives one.
 
-    source: the file, or its bytes; name: its suffix tells pictures from videos. Raises BadMedia.
+    source: the file, or its bytes; name: its suffix tells images from videos. Raises BadMedia.
     """
     if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
         if config.num_frames > 1 and config.camera is None:

@@ -1,4 +1,4 @@
-"""What a listing of training data consists of: items packed tightly, and findings about those that are no good."""
+"""The listing of training data: items packed tightly, and findings about the unusable ones."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 EXAMPLES = 5
-"""How many examples of each finding are kept and shown."""
+"""Examples of each finding that are kept and shown."""
 
 
 def printable(name: str) -> str:
-    """`name` with bytes that are not UTF-8, as in file names of old systems, written out."""
+    """Write out the bytes of `name` that are not UTF-8, as in file names of old systems."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 class Item(NamedTuple):
-    """One video or picture with its caption."""
+    """One video or image with its caption."""
 
     path: str
     text: str
     name: str
-    """How it is called in the listing, and in messages."""
+    """Its name in the listing, and in messages."""
 
 
 class ItemList:
@@ -52,13 +52,13 @@ class ItemList:
 
 @dataclass
 class Findings:
-    """How often each thing was found, with the first few examples."""
+    """Counts of findings by kind, with the first few examples."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, example: str) -> None:
-        """Count one more; what is not printable in `example` is written out."""
+        """Count one more finding; unprintable bytes of `example` are written out."""
         self.counts[what] = self.counts.get(what, 0) + 1
         listed = self.examples.setdefault(what, [])
         if len(listed) < EXAMPLES:
@@ -78,12 +78,12 @@ class Findings:
 
 @dataclass
 class Listing:
-    """All that a CSV or JSONL file or a folder names."""
+    """Everything that a CSV or JSONL file or a folder names."""
 
     items: ItemList = field(default_factory=ItemList)
-    """What is there and has a readable caption; whether it can be decoded is another matter."""
+    """Items that exist and have a readable caption; whether they can be decoded is another matter."""
     num_listed: int = 0
     bad: Findings = field(default_factory=Findings)
-    """Listed, but cannot be used."""
+    """Faults of listed items that cannot be used."""
     notes: Findings = field(default_factory=Findings)
-    """Worth knowing, used or deliberately left out."""
+    """Facts worth knowing about items that are used or deliberately left out."""

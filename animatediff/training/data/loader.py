@@ -30,7 +30,7 @@ class Batch(_Texts, total=False):
     frames: Tensor
     """float32 (n, f, 3, h, w) in -1..1, of the items at `missing`; absent if there are none."""
     latents: Tensor
-    """What the cache held, of all other items; absent if there are none."""
+    """Entries of the cache, of all other items; absent if there are none."""
     missing: list[int]
     """Positions of the items that came as frames: all of them without a cache."""
     position: list[tuple[int, ...]]
@@ -58,7 +58,7 @@ def collate(items: list[ClipItem]) -> Batch:
 class ClipLoader:
     """Endless batches of a dataset. A batch counts as used once it was given out; `state_dict` says where to go on.
 
-    The order of clips, and what is cut from each, hang on the data's seed alone; for a dataset by number also the
+    The order of clips, and the cut of each, depend on the data's seed alone; for a dataset by number also the
     number of processes and workers makes no difference. Items that could not be used are logged, once each, and kept
     in `bad`.
     """
@@ -113,7 +113,7 @@ class ClipLoader:
                 logger.warning("%s: %s; another clip is taken instead (%d such so far)", name, why, len(self.bad))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process goes on after the batches given out so far; plain numbers, lists and strings."""
+        """The place where this process goes on after the batches given out so far: plain numbers, lists and strings."""
         source = self.sampler if self.sampler is not None else self.dataset
         assert isinstance(source, ClipSampler | ShardClips)
         return {"place": self.place, "source": source.state_dict(), "bad": dict(self.bad)}

@@ -12,9 +12,9 @@ from animatediff.training.data.sprites import SpriteClips
 
 
 def open_dataset(config: DataConfig, *, rank: int = 0, world_size: int = 1) -> ClipDataset | ShardClips:
-    """The clips that `config` names. `check_data` says what is wrong with them; here what is not there is left out.
+    """Open the clips that `config` names, without items that are missing; `check_data` names those.
 
-    rank, world_size: which of how many processes reads; only shards are divided here, otherwise the sampler does it.
+    rank, world_size: number of this process, and of all; only shards are divided here, otherwise the sampler does it.
     Raises UserError if there is nothing to read.
     """
     kind = kind_of(config)

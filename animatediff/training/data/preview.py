@@ -1,4 +1,4 @@
-"""See training data as training sees it: clips side by side in one video."""
+"""A preview of training data as training sees it: clips side by side in one video."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from animatediff.training.data.open import open_dataset
 
 
 class Preview(NamedTuple):
-    """The first clips of a run, as it would see them."""
+    """The first clips of a run, as training would see them."""
 
     frames: np.ndarray
     """uint8 (f, h, w, 3): all clips side by side."""
@@ -27,7 +27,7 @@ class Preview(NamedTuple):
 
 
 def preview(config: DataConfig, num_clips: int = 16) -> Preview:
-    """The first `num_clips` clips in the order of training, none of them twice. Raises UserError as the check does."""
+    """Show the first `num_clips` clips in the order of training, none twice. Raises UserError as the check does."""
     dataset = open_dataset(config)
     if isinstance(dataset, ClipDataset):
         num_clips = min(num_clips, len(dataset))
@@ -42,7 +42,7 @@ def preview(config: DataConfig, num_clips: int = 16) -> Preview:
 
 
 def write_preview(config: DataConfig, path: str | Path, num_clips: int = 16) -> Preview:
-    """Write `preview` to a video, or to a picture where the data is single frames. Raises UserError."""
+    """Write `preview` to a video, or to an image where the data is single frames. Raises UserError."""
     made = preview(config, num_clips)
     write_video(made.frames, path, fps=8)
     return made

@@ -1,4 +1,4 @@
-"""In which order clips are seen: endless, shuffled in each epoch, the same for any number of processes, resumable."""
+"""The order of clips: endless, shuffled in each epoch, the same for any number of processes, resumable."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ClipSampler(Sampler[ClipIndex]):
     """One endless sequence of clips, epoch after epoch without a gap, that all processes take turns in.
 
     Process `rank` of `world_size` gets every `world_size`-th clip of it, so a step sees the same clips whether they go
-    to one process or to many. What is iterated over is not counted, since loader processes run ahead: whoever trains
-    says with `advance` what was used, and `state_dict` tells that.
+    to one process or to many. Iteration does not count as use, since loader processes run ahead: the training loop
+    calls `advance` for used clips, and `state_dict` is of those.
     """
 
     def __init__(
@@ -31,16 +31,16 @@ class ClipSampler(Sampler[ClipIndex]):
         self.num_items, self.seed, self.shuffle = num_items, seed, shuffle
         self.rank, self.world_size = rank, world_size
         self.place = 0
-        """How many clips of the sequence all processes together have used."""
+        """Clips of the sequence that all processes together have used."""
 
     @property
     def epoch(self) -> int:
-        """How many times every clip was used."""
+        """Number of times that every clip was used."""
         return self.place // self.num_items
 
     @property
     def index(self) -> int:
-        """How many clips of this epoch were used."""
+        """Number of clips of this epoch that were used."""
         return self.place % self.num_items
 
     def order(self, epoch: int) -> Tensor:
@@ -60,11 +60,11 @@ class ClipSampler(Sampler[ClipIndex]):
             place += self.world_size
 
     def advance(self, num: int) -> None:
-        """Say that this process, and every other one, used `num` clips more."""
+        """Count `num` clips more as used, by this process and by every other one."""
         self.place += num * self.world_size
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sequence goes on; the same on all processes, and for any number of them."""
+        """The place where the sequence goes on; the same on all processes, and for any number of them."""
         return {"epoch": self.epoch, "index": self.index, "num_items": self.num_items, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 class Position(NamedTuple):
-    """What a reader has still to read."""
+    """The place that a reader has come to."""
 
     epoch: int = 0
     shard: int = 0
-    """Which of the reader's shards of this epoch."""
+    """Number of the shard among the reader's of this epoch."""
     begin: int = 0
-    """Where the block begins in it, in bytes of the tar file."""
+    """Beginning of the block in the shard, in bytes of the tar file."""
     used: int = 0
-    """How many samples of the block were used."""
+    """Samples of the block that were used."""
 
 
 class Share(NamedTuple):
@@ -51,7 +51,7 @@ class Share(NamedTuple):
 
 
 def list_shards(config: DataConfig) -> list[str]:
-    """The shards that `config.path` names: braces, "*", a folder of .tar files, or a single one. Raises UserError."""
+    """List the shards that `config.path` names by braces, "*", a folder of .tar files, or a file. Raises UserError."""
     names = expand(config.path)
     if not config.is_remote():
         names = [match for name in names for match in _local(name)]
@@ -75,12 +75,12 @@ def _local(name: str) -> list[str]:
 
 
 def parts_of(sample: Sample) -> tuple[str, bytes, str]:
-    """(name, bytes) of a sample's video or picture, and its caption. Raises BadMedia."""
+    """Name and bytes of a sample's video or image, and its caption. Raises BadMedia."""
     kinds = {suffix: "." + suffix.rsplit(".", 1)[-1] for suffix in sample.files}
     media = [suffix for suffix, kind in kinds.items() if kind in VIDEO_SUFFIXES | PICTURE_SUFFIXES]
     if not media:
         raise BadMedia(f"holds no video or picture, only {', '.join(sorted(sample.files))}")
-    media.sort(key=lambda suffix: (kinds[suffix] in PICTURE_SUFFIXES, suffix))  # a picture beside a video is its poster
+    media.sort(key=lambda suffix: (kinds[suffix] in PICTURE_SUFFIXES, suffix))  # an image beside a video is its poster
     if "txt" in sample.files:
         text = caption_of(sample.files["txt"])
     elif "json" in sample.files:
@@ -96,7 +96,7 @@ def parts_of(sample: Sample) -> tuple[str, bytes, str]:
 
 
 class ShardClips(IterableDataset[ClipItem]):
-    """An endless stream of clips; `advance` and `state_dict` say where it goes on.
+    """An endless stream of clips, which goes on from its `state_dict`.
 
     The state is that of one process, so each must save its own. It is exact for the same number of processes and
     workers; with another, reading starts again at the beginning of the epoch, and a warning says so.
@@ -115,11 +115,11 @@ class ShardClips(IterableDataset[ClipItem]):
         self.positions: dict[int, Position] = {}
 
     def use_cache(self, cache: LatentCache | None) -> None:
-        """As for ClipDataset."""
+        """Give latents for frames wherever `cache` has an entry, as ClipDataset."""
         self.cache = cache
 
     def shares(self, epoch: int, reader: int, num_readers: int) -> list[Share]:
-        """What one of all readers reads in an epoch; together they read every sample once."""
+        """The shards of one reader in an epoch; all readers together read every sample once."""
         order = list(self.shards)
         random.Random(f"{self.config.seed}/{epoch}/shards").shuffle(order)
         if len(order) >= num_readers:
@@ -175,7 +175,7 @@ class ShardClips(IterableDataset[ClipItem]):
         return f"{message}, the last of them {listed}"
 
     def _samples(self, share: Share, position: Position) -> Iterator[tuple[Sample, Position]]:
-        """Samples of a shard from `position` on, in the order they are used, with the position after each."""
+        """Read samples of a shard from `position` on, in their order of use, with the position after each."""
         size = max(self.config.shuffle_block, share.parts)
         stream = self._blocks(share.shard, position.begin, size)
         for block, end, failure in stream:
@@ -192,7 +192,7 @@ class ShardClips(IterableDataset[ClipItem]):
 
     @staticmethod
     def _blocks(shard: str, begin: int, size: int) -> Iterator[tuple[list[Sample], int, BadMedia | None]]:
-        """Samples in groups of `size`, where each group ends, and why the last of them is not followed by more."""
+        """Read samples in groups of `size`, with the end of each group, and the fault after the last one, if any."""
         samples = read_samples(shard, begin)
         while True:
             block: list[Sample] = []
@@ -219,7 +219,7 @@ class ShardClips(IterableDataset[ClipItem]):
         return {"frames": clip, "text": text, "key": key, "bad": []}
 
     def advance(self, positions: list[tuple[int, ...]]) -> None:
-        """Say that a batch, whose items carried these `position`s, was used."""
+        """Count a batch as used whose items carried these `position`s."""
         num_workers, worker, *position = positions[-1]
         if num_workers != self.num_workers:
             if self.num_workers is not None:
@@ -237,7 +237,7 @@ class ShardClips(IterableDataset[ClipItem]):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process goes on."""
+        """The place where this process goes on."""
         epochs = [self.positions.get(w, Position(self.first_epoch)).epoch for w in range(self.num_workers or 1)]
         return {
             **self._identity(),

@@ -1,4 +1,4 @@
-"""List the videos or pictures, with captions, of a CSV file, a JSONL file or a folder."""
+"""Listings of the videos or images, with captions, of a CSV file, a JSONL file or a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean, nearest
 from animatediff.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.items import Findings, Item, Listing, printable
@@ -26,7 +26,7 @@ TWICE = "named again with the same caption (left out)"
 
 
 def kind_of(config: DataConfig) -> Kind:
-    """The kind of data; "auto" looks at the name, then into the folder. Raises UserError where that does not tell."""
+    """Tell the kind of data; "auto" looks at the name, then into the folder. Raises UserError for anything unknown."""
     if config.kind != "auto":
         return config.kind
     name = config.path.lower().split("?")[0]
@@ -52,7 +52,7 @@ def kind_of(config: DataConfig) -> Kind:
 
 
 def list_items(config: DataConfig, kind: Kind) -> Listing:
-    """All items that `config` names, in a fixed order. Raises UserError if there are none, or columns are missing."""
+    """List all items that `config` names, in a fixed order. Raises UserError where it finds none."""
     path = Path(config.path)
     _must_exist(path)
     if kind in ("folder", "pictures"):
@@ -71,15 +71,14 @@ def _must_exist(path: Path) -> None:
     if path.exists():
         return
     try:
-        close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+        hint = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()]).rstrip()
     except OSError:
-        close = None
-    hint = f"; did you mean {path.with_name(close)}?" if close else ""
-    raise UserError(f"{path}: no such file or folder{hint}")
+        hint = ""
+    raise UserError(f"{path}: no such file or folder{f'; {hint}' if hint else ''}")
 
 
 def caption_of(content: bytes) -> str:
-    """A caption from the bytes of a text file, on one line. Raises BadMedia if it is not UTF-8."""
+    """Read a caption from the bytes of a text file, on one line. Raises BadMedia if it is not UTF-8."""
     try:
         return " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:
@@ -87,7 +86,7 @@ def caption_of(content: bytes) -> str:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str]]:
-    """(file, suffix in lower case) of all files below, sorted; what begins with a dot is left out."""
+    """Walk all files below, sorted, without hidden ones: (file, suffix in lower case)."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -139,11 +138,11 @@ def _empty(folder: Path, suffixes: set[str], others: Counter[str]) -> str:
 
 
 Row = tuple[str, Mapping[str, Any] | str]
-"""Where a row stands ("line 7"), and its values, or what is wrong with it."""
+"""Place of a row ("line 7"), and its values, or its fault."""
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    """Rows of a CSV file by the names of its columns. Raises UserError unless they tell videos and captions."""
+    """Read the rows of a CSV file by the names of its columns. Raises UserError without videos or captions."""
     # Bytes that are not UTF-8 come through as surrogates: the row they are in is found out later.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file)
@@ -229,7 +228,7 @@ def _list_rows(rows: Iterator[Row], config: DataConfig, path: Path) -> Listing:
 
 
 def _row(values: Mapping[str, Any], config: DataConfig, where: str, bad: Findings) -> Item | None:
-    """The item of one row, or None once `bad` says why there is none."""
+    """The item of one row, or None, with the reason added to `bad`."""
     name = next((values[key] for key in FILE_KEYS if values.get(key)), None)
     candidates: list[Path]
     if name is None and values.get("videoid"):

@@ -17,7 +17,7 @@ from animatediff.training.data.config import DataConfig
 from animatediff.training.data.dataset import ClipDataset
 
 APPEARANCE = ("num_frames", "height", "width", "motions", "watermark", "look", "camera", "camera_strength")
-"""Settings that decide what a clip looks like, beside its number and the seed."""
+"""Settings that decide the frames of a clip, beside its number and the seed."""
 
 
 class SpriteClips(ClipDataset):
@@ -56,12 +56,12 @@ class SpriteClips(ClipDataset):
     def frames(self, what: tuple[world.Scene, int]) -> Tensor:
         config, (scene, extra) = self.config, what
         view = camera_path(config.camera, config.num_frames, config.camera_strength) if config.camera else None
-        pictures = world.render(scene, view=view)
+        images = world.render(scene, view=view)
         if config.look is not None:
-            pictures = LOOKS[config.look](pictures)
+            images = LOOKS[config.look](images)
         if config.watermark:
-            pictures = add_watermark(pictures, extra)
+            images = add_watermark(images, extra)
         size = (config.height, config.width)
         if size != (world.SIZE, world.SIZE):
-            pictures = functional.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
-        return torch.clamp(pictures * 2 - 1, -1, 1)
+            images = functional.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+        return torch.clamp(images * 2 - 1, -1, 1)

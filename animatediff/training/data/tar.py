@@ -24,24 +24,24 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 60
 PAUSES_S = (1, 4, 16)
-"""How long is waited before a broken connection is tried again, and so how often."""
+"""Pauses before a broken connection is tried again, one for each try."""
 BUFFER = 1 << 20
 
 
 @dataclass
 class Sample:
-    """The files of one sample, by what follows the first dot of their names."""
+    """The files of one sample, by the part of their names behind the first dot."""
 
     name: str
     begin: int
-    """Where it begins in the shard, in bytes of the tar file."""
+    """Its beginning in the shard, in bytes of the tar file."""
     end: int = 0
-    """Where the next one begins."""
+    """Beginning of the next sample."""
     files: dict[str, bytes] = field(default_factory=dict)
 
 
 def expand(pattern: str) -> list[str]:
-    """All names that braces stand for. Raises UserError for a range that runs backwards or is no range.
+    """List the names that braces stand for. Raises UserError for a range that runs backwards or is no range.
 
     >>> expand("a-{08..10}.tar")
     ['a-08.tar', 'a-09.tar', 'a-10.tar']
@@ -73,7 +73,7 @@ def is_plain(shard: str) -> bool:
 
 
 def _open(shard: str, offset: int) -> tuple[Any, int]:
-    """The shard as a stream, and how many bytes of it are still to be skipped to get to `offset`."""
+    """Open the shard as a stream; also returns the number of bytes to be skipped to get to `offset`."""
     if not is_remote(shard):
         file = open(shard, "rb")  # noqa: SIM115 - closed by who reads it
         file.seek(offset)
@@ -84,7 +84,7 @@ def _open(shard: str, offset: int) -> tuple[Any, int]:
 
 
 def read_samples(shard: str, begin: int = 0) -> Iterator[Sample]:
-    """The samples of a shard from byte `begin` on, which must be the beginning of one.
+    """Read the samples of a shard from byte `begin` on, which must be the beginning of one.
 
     A connection that breaks is tried again a few times from where it broke. Raises BadMedia for a shard that is not
     there, is no tar file, or ends early.
@@ -106,7 +106,7 @@ def read_samples(shard: str, begin: int = 0) -> Iterator[Sample]:
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether the server said that asking again is of no use."""
+    """Whether the server's answer makes another try useless."""
     return isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in (408, 429)
 
 
@@ -124,7 +124,7 @@ def _explain(shard: str, error: Exception) -> str:
 
 
 class _Counted:
-    """A stream that knows how much of it was read."""
+    """A stream that counts the bytes read."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._count = stream, 0
@@ -135,7 +135,7 @@ class _Counted:
         return content
 
     def drain(self) -> int:
-        """Read to the end; how many bytes there were."""
+        """Read to the end. Returns the number of bytes of the whole stream."""
         while self.read(BUFFER):
             pass
         return self._count

@@ -1,4 +1,4 @@
-"""What a stage of training is: the parameters that train, what its batches add, and the file that comes out."""
+"""The base class of stages: the parameters that train, inputs of their own, and the file that comes out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from animatediff import __version__
 from animatediff.sampling import make_scheduler
+from animatediff.training.models import text_encoders
 from animatediff.training.objective import ClipLoss, Objective
 from animatediff.weights.families import LINEAR
 
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.training.config import TrainConfig
     from animatediff.training.data.loader import Batch
-    from animatediff.training.draws import Draws
 
 TRAINING_KEY, STEP_KEY = "animatediff.training", "animatediff.step"
-"""Where files of ours say how they were trained."""
+"""Keys of the metadata: the configuration that made the weights, and the step they are of."""
 
 
 def schedule_betas(config: TrainConfig) -> dict[str, Any] | None:
@@ -38,27 +38,30 @@ class Stage(ABC):
     file_name = "weights.safetensors"
     """Name of the weights in the folder of the run."""
     needs_frames = False
-    """Whether the stage looks at the pictures themselves, so that remembered latents do not do."""
+    """Whether the stage needs the frames themselves, so that cached latents are not enough."""
 
     def __init__(self, config: TrainConfig, pipe: AnimateDiffPipeline) -> None:
         self.config = config
         self.pipe = pipe
-        for part in (pipe.unet, pipe.vae, *pipe._text_encoders):
+        self.noise_schedule: Mapping[str, Any] = pipe.scheduler.config
+        """Of the base model, as it is before motion modules bring theirs."""
+        parts: list[Any] = [pipe.unet, pipe.vae, *text_encoders(pipe)]
+        for part in parts:
             part.requires_grad_(False)
         self.betas: Mapping[str, Any] | None = schedule_betas(config)
-        """Noise schedule laid over the image model's; None leaves that as it is."""
+        """Betas laid over those of `noise_schedule`; None leaves it as it is."""
         self.parameters: dict[str, nn.Parameter] = self.build()
-        """What trains, by internal name."""
+        """The parameters that train, by internal name."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
 
     @abstractmethod
     def build(self) -> dict[str, nn.Parameter]:
-        """Put what is trained into the pipeline; returns its parameters. Raises UserError for files that do not fit."""
+        """Put the layers that train into the pipeline. Returns their parameters. Raises UserError for unfit files."""
 
     @abstractmethod
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        """Write the trained weights, given by internal name on the CPU, so that the sampler and its peers load them."""
+        """Write trained weights (on the CPU, by internal name) so that the sampler and other programs load them."""
 
     @property
     def frames(self) -> FrameContext | None:
@@ -66,35 +69,35 @@ class Stage(ABC):
         return self.pipe.attachment.frames if self.pipe.attachment is not None else None
 
     def module(self, objective: Objective) -> nn.Module:
-        """What is called on each batch; see `ClipLoss.forward`."""
+        """The module that is called on each batch; see `ClipLoss.forward`."""
         return ClipLoss(self.pipe.unet, objective, self.frames)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Compute layers again in the backward pass instead of keeping what they gave."""
+        """Compute layers again in the backward pass instead of keeping their outputs."""
         self.pipe.unet.enable_gradient_checkpointing()
 
-    def inputs(self, batch: Batch, latents: Tensor, draws: Draws) -> dict[str, Any]:
-        """More arguments for the module, for a batch whose latents are (b, f, c, h, w)."""
+    def inputs(self, batch: Batch, latents: Tensor) -> dict[str, Tensor]:
+        """Further arguments of the module, for a batch with latents (b, f, c, h, w)."""
         return {}
 
-    def held_out_inputs(self, batch: Batch, latents: Tensor, index: int) -> dict[str, Any]:
-        """The same for sample `index` of the validation loss, with nothing left to chance. latents (1, f, c, h, w)."""
+    def validation_inputs(self, batch: Batch, latents: Tensor) -> dict[str, Tensor]:
+        """Further arguments of the module for the validation loss, nothing random. latents (1, f, c, h, w)."""
         return {}
 
     def render_inputs(self, batch: Batch, latents: Tensor) -> dict[str, Any]:
         """Arguments of the pipeline for a validation video, from a held-out sample with latents (1, f, c, h, w)."""
         return {}
 
-    def picture_scheduler(self) -> Any:
-        """The sampler of validation pictures, on the schedule that is trained with."""
-        return make_scheduler("ddim", self.pipe._base_schedule.config, self.betas)
+    def image_scheduler(self) -> Any:
+        """The sampler of validation images, on the schedule of the training."""
+        return make_scheduler("ddim", self.noise_schedule, self.betas)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained weights as they are now, whole, on the CPU. With FSDP every process must call this."""
+        """Copy the trained weights to the CPU, whole. With FSDP every process must call it."""
         return {name: whole(parameter) for name, parameter in self.parameters.items()}
 
     def metadata(self, step: int) -> dict[str, str]:
-        """What is written into the file beside the weights."""
+        """Metadata of the file of weights."""
         return {
             "format": "pt",
             TRAINING_KEY: json.dumps(self.config.stored()),
@@ -103,12 +106,12 @@ class Stage(ABC):
         }
 
     def out_dtype(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors in the precision that was asked for."""
+        """Cast tensors to the configuration's `weights_dtype`."""
         dtype = getattr(torch, self.config.weights_dtype)
         return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A copy on the CPU, gathered from all processes where FSDP has divided it."""
+    """Copy a tensor to the CPU, gathered from all processes where FSDP has divided it."""
     gather = getattr(tensor, "full_tensor", None)
     return (gather() if gather is not None else tensor).detach().to("cpu", copy=True)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from animatediff.training.models import model_source
 from animatediff.training.stages.base import Stage
-from animatediff.training.stages.low_rank import CONVOLUTIONS, IMAGE, LowRank
+from animatediff.training.stages.lora_weights import CONVOLUTIONS, IMAGE, LoRA
 from animatediff.weights.base.unet import load_unet, save_image_model
 from animatediff.weights.storage.files import save_tensors
 
 
 class ImageStage(Stage):
-    """Trains all weights of the UNet. What comes out has the layout of the base model: a single file, or a folder."""
+    """All weights of the UNet, written in the layout of the base model: a single file, or a folder."""
 
     def build(self) -> dict[str, nn.Parameter]:
         self.source = model_source(self.config.model)
@@ -32,16 +32,16 @@ class ImageStage(Stage):
 
 
 class ImageLoraStage(Stage):
-    """Trains a LoRA on the transformers of the UNet, and on its convolutions if asked to.
+    """A LoRA on the transformers of the UNet, and on its convolutions with `lora_convolutions`.
 
-    Saved in kohya's names or in diffusers'.
+    Written in kohya's names or in diffusers'.
     """
 
     file_name = "lora.safetensors"
 
     def build(self) -> dict[str, nn.Parameter]:
         patterns = (IMAGE, CONVOLUTIONS) if self.config.lora_convolutions else (IMAGE,)
-        self.lora = LowRank(self.pipe.unet, *patterns, config=self.config, kinds=("lora",))
+        self.lora = LoRA(self.pipe.unet, *patterns, config=self.config, kinds=("lora",))
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -51,7 +51,7 @@ class ImageLoraStage(Stage):
         state = self.lora.kohya(tensors)
         ranks = {tensor.shape[0] for key, tensor in state.items() if key.endswith(".lora_down.weight")}
         alphas = {float(tensor) for key, tensor in state.items() if key.endswith(".alpha")}
-        # What kohya's own tools look for.
+        # Metadata that kohya's own tools look for.
         words = {"ss_network_module": "networks.lora", "ss_network_dim": str(max(ranks))}
         words["ss_network_alpha"] = str(max(alphas))
         save_tensors(path, self.out_dtype(state), {**words, **metadata})

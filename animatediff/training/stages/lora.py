@@ -8,18 +8,18 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from animatediff.training.stages.base import Stage
-from animatediff.training.stages.low_rank import SPATIAL, TEMPORAL, LowRank
+from animatediff.training.stages.lora_weights import SPATIAL, TEMPORAL, LoRA
 from animatediff.training.stages.motion import load_frozen_motion
 from animatediff.weights.storage.files import save_tensors
 
 
 class AdapterStage(Stage):
-    """The domain adapter: what single frames of the videos look like, so that the motion module need not learn it."""
+    """The domain adapter: the look of single frames of the videos, so that the motion module need not learn it."""
 
     file_name = "domain_adapter.safetensors"
 
     def build(self) -> dict[str, nn.Parameter]:
-        self.lora = LowRank(self.pipe.unet, SPATIAL, config=self.config, kinds=("domain_adapter",))
+        self.lora = LoRA(self.pipe.unet, SPATIAL, config=self.config, kinds=("domain_adapter",))
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -33,7 +33,7 @@ class MotionLoraStage(Stage):
 
     def build(self) -> dict[str, nn.Parameter]:
         self.family = load_frozen_motion(self)
-        self.lora = LowRank(self.pipe.unet, TEMPORAL, config=self.config, kinds=("motion_lora",))
+        self.lora = LoRA(self.pipe.unet, TEMPORAL, config=self.config, kinds=("motion_lora",))
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

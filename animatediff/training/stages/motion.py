@@ -18,7 +18,7 @@ from animatediff.weights.storage.files import save_tensors
 
 
 class MotionStage(Stage):
-    """Trains all motion modules. The output projections of new ones are zero, so that they start as the image model."""
+    """All motion modules. The output projections of new ones are zero, so that training starts as the image model."""
 
     file_name = "motion_module.safetensors"
     family: Family
@@ -30,6 +30,8 @@ class MotionStage(Stage):
             found = pipe.load_motion_module(config.start_from)
             self.betas = self.betas or found.betas
             self.family = replace(found, betas=self.betas, recommended=recommended)
+            assert pipe.attachment is not None
+            adapter = pipe.attachment.adapter
         else:
             numerics = MotionNumerics(
                 image_norm_over_frames=config.image_norm_over_frames, max_positions=config.max_positions
@@ -42,24 +44,21 @@ class MotionStage(Stage):
                 norm_groups=pipe.unet.config["norm_num_groups"],
             )
             adapter = MotionAdapter.from_unet(pipe.unet, mid_block=config.mid_block, numerics=numerics)
-            pipe.set_motion_adapter(adapter, self.family)
         if config.data.num_frames > (limit := self.family.numerics.max_positions):
             raise UserError(
                 f"data.num_frames={config.data.num_frames}: {config.start_from} knows {limit} frame positions; "
                 "train on at most as many frames"
             )
-        pipe.family = self.family
-        pipe._renew_scheduler()
+        pipe.set_motion_adapter(adapter, self.family)
         load_domain_adapter(self)
-        assert pipe.attachment is not None
-        return dict(pipe.attachment.adapter.float().named_parameters())
+        return dict(adapter.float().named_parameters())
 
     def _recommended(self) -> Recommended:
-        data, look = self.config.data, self.config.validation
+        data, validation = self.config.data, self.config.validation
         return Recommended(
             num_frames=data.num_frames,
-            num_inference_steps=look.num_inference_steps,
-            guidance_scale=look.guidance_scale,
+            num_inference_steps=validation.num_inference_steps,
+            guidance_scale=validation.guidance_scale,
             height=data.height,
             width=data.width,
         )
@@ -99,7 +98,7 @@ def load_frozen_motion(stage: Stage) -> Family:
         stage.betas = family.betas
     else:
         family = replace(family, betas=stage.betas)
-        stage.pipe.family = family
-        stage.pipe._renew_scheduler()
+        assert stage.pipe.attachment is not None
+        stage.pipe.set_motion_adapter(stage.pipe.attachment.adapter, family)
     load_domain_adapter(stage)
     return family

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
 from animatediff.weights.base.components import Component, build, empty_model, planned_shapes, problems
+from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import read_json, weights_file
 
@@ -21,7 +22,7 @@ CLASS = "ControlNetModel"
 EXPECTED = "expected a ControlNet: a file (.safetensors, .pth) or a diffusers folder"
 MUST_AGREE = ("cross_attention_dim", "block_out_channels", "layers_per_block", "in_channels")
 """Settings in which a ControlNet and its base model are the same, or its residuals would not fit."""
-EYES = "controlnet_cond_embedding."
+EMBEDDING = "controlnet_cond_embedding."
 
 
 def check_controlnet(path: str | Path) -> None:
@@ -36,8 +37,8 @@ def check_controlnet(path: str | Path) -> None:
 def load_controlnet(path: str | Path, *, unet: UNet2DConditionModel, dtype: torch.dtype) -> ControlNetModel:
     """A ControlNet for this UNet. Raises UserError as `check_controlnet`, and for one of another base model."""
     path = Path(path)
-    net = _from_file(path, unet, dtype) if path.is_file() else _from_folder(path, unet, dtype)
-    return net.eval().requires_grad_(False)
+    controlnet = _from_file(path, unet, dtype) if path.is_file() else _from_folder(path, unet, dtype)
+    return controlnet.eval().requires_grad_(False)
 
 
 def _folder_config(path: Path) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _from_folder(path: Path, unet: UNet2DConditionModel, dtype: torch.dtype) -> 
 
 
 def _plan(header: Header) -> tuple[ldm.Plan, list[str]]:
-    """Where a single file has the tensors of a ControlNet, and what of it has no place there."""
+    """Map a ControlNet's tensors to the keys of a single file; also list keys that have no place in one."""
     names = ldm.strip(header.tensors, ldm.CONTROL_PREFIX)
     prefix = ldm.CONTROL_PREFIX if names else ""
     names = names or [name for name in header.tensors if not ldm.IGNORED_TOP.match(name)]
@@ -77,9 +78,7 @@ def _plan(header: Header) -> tuple[ldm.Plan, list[str]]:
         plan, unknown = {name: ldm.Source(key=name) for name in names}, []
     else:
         plan, unknown = ldm.controlnet_plan(names)
-    if not {"conv_in.weight", f"{EYES}conv_in.weight", "controlnet_mid_block.weight"} <= plan.keys():
-        from animatediff.weights.recognise import recognise_header, wrong_kind
-
+    if not {"conv_in.weight", f"{EMBEDDING}conv_in.weight", "controlnet_mid_block.weight"} <= plan.keys():
         found = recognise_header(header)
         if found.kind != "controlnet":
             raise wrong_kind(found, "controlnet")
@@ -96,24 +95,24 @@ def _from_file(path: Path, unet: UNet2DConditionModel, dtype: torch.dtype) -> Co
     header = read_header(path)
     plan, unknown = _plan(header)
     shapes = planned_shapes(header, plan)
-    # What shapes do not tell (heads, activations, epsilons) is as in the UNet that it steers.
+    # Values that shapes do not tell (heads, activations, epsilons) are those of the base model's UNet.
     wanted = inspect.signature(ControlNetModel.__init__).parameters
     config: dict[str, Any] = {name: value for name, value in unet.config.items() if name in wanted}
-    config["conditioning_channels"] = shapes[f"{EYES}conv_in.weight"][1]
-    config["conditioning_embedding_out_channels"] = _ladder(shapes)
+    config["conditioning_channels"] = shapes[f"{EMBEDDING}conv_in.weight"][1]
+    config["conditioning_embedding_out_channels"] = _embedding_channels(shapes)
     component = Component(name="controlnet", header=header, plan=plan, config=config, unknown=unknown)
     if wrong := problems(component, empty_model("controlnet", config)):
         raise UserError(f"{path}: a ControlNet of another base model than this one: {'; '.join(wrong)}")
-    net: Any = build([component], dtype=dtype)["controlnet"]
-    return net
+    controlnet: Any = build([component], dtype=dtype)["controlnet"]
+    return controlnet
 
 
-def _ladder(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """Channels on the way from a picture to the size of the latents."""
-    rungs = [shapes[f"{EYES}conv_in.weight"][0]]
-    while (key := f"{EYES}blocks.{2 * len(rungs) - 1}.weight") in shapes:
-        rungs.append(shapes[key][0])
-    return tuple(rungs)
+def _embedding_channels(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Channels of the conditioning embedding, layer by layer."""
+    channels = [shapes[f"{EMBEDDING}conv_in.weight"][0]]
+    while (key := f"{EMBEDDING}blocks.{2 * len(channels) - 1}.weight") in shapes:
+        channels.append(shapes[key][0])
+    return tuple(channels)
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ _PLAIN = ("emb_params", "emb", "<concept>")
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedEmbedding:
-    """What was added."""
+    """The word that was added."""
 
     token: str
     """The word to use in a prompt."""

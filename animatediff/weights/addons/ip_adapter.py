@@ -31,12 +31,12 @@ def find_encoder(adapter: str | Path, given: str | Path | None = None) -> Path:
     raise UserError(
         f"{places[0]}: no image encoder here (config.json and weights of a CLIPVisionModelWithProjection); an "
         "IP-Adapter needs the one it was trained with, which its hub repository holds: name its folder with "
-        "--ip-adapter-encoder"
+        "`ip_adapter_encoder`"
     )
 
 
 def check_ip_adapter(path: str | Path, encoder: str | Path | None = None) -> int:
-    """The width of the text states it was made for, by its header. Raises UserError for another kind of file."""
+    """The width of the prompt embeddings it was made for, by its header. Raises UserError for another kind of file."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected the file of an IP-Adapter, such as ip-adapter_sd15.safetensors")
@@ -64,7 +64,7 @@ def load_ip_adapter(
     width = check_ip_adapter(path, encoder)
     if width != unet.config["cross_attention_dim"]:
         raise UserError(
-            f"{path}: an IP-Adapter for base models with text states of {width}, this one has "
+            f"{path}: an IP-Adapter for base models with prompt embeddings of width {width}, this one has "
             f"{unet.config['cross_attention_dim']}; take the one made for it (SD 1.5: 768, SDXL: 2048)"
         )
     folder = find_encoder(path, encoder)
@@ -86,7 +86,7 @@ def load_ip_adapter(
 def _check_encoder(path: Path, folder: Path) -> None:
     """Raise UserError for an image encoder of another width than the adapter reads."""
     config = read_json(folder / "config.json")
-    shapes = {key: info.shape for key, info in read_header(path).tensors.items()}
+    shapes = read_header(path).shapes
     for key, name in ((f"{PROJECTION}proj.weight", "projection_dim"), (f"{PROJECTION}proj_in.weight", "hidden_size")):
         if key in shapes and shapes[key][1] != config.get(name):
             raise UserError(

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 TEXT_MODEL = "text_model."
 """transformers has had CLIPTextModel with and without this wrapper; names are compared without it."""
 MAX_NAMED = 3
-"""How many keys a message spells out."""
+"""Keys that a message spells out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """What is known of a component before any tensor is read."""
+    """Facts about a component, before any tensor is read."""
 
     name: str
     """As in diffusers: "unet", "vae", "text_encoder", "text_encoder_2", "controlnet"."""
@@ -75,7 +75,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def problems(component: Component, model: nn.Module) -> list[str]:
-    """What keeps the file from filling the model: missing and unknown keys, wrong shapes. Empty if nothing does."""
+    """List what keeps the file from filling the model: missing and unknown keys, wrong shapes."""
     state = model.state_dict()
     expected = {short: tuple(state[full].shape) for short, full in _targets(model).items()}
     found = component.shapes()

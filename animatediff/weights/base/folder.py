@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,8 @@ from animatediff.errors import UserError
 from animatediff.weights.base import ldm
 from animatediff.weights.base.components import Component, build
 from animatediff.weights.base.model_configs import Generation
-from animatediff.weights.base.replacements import OPTIONS, TITLES, text_component, vae_component
+from animatediff.weights.base.replacements import TITLES, text_component, vae_component
+from animatediff.weights.hub import fetch_folder
 from animatediff.weights.storage.files import read_header
 from animatediff.weights.storage.folders import preferred_weights, read_json, weights_file
 
@@ -20,24 +20,8 @@ if TYPE_CHECKING:
 
     from animatediff.weights.base.replacements import Supplied
 
-logger = logging.getLogger(__name__)
-
-ALIASES = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
-"""Hub ids that are gone -> where the model is now."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
 SMALL_FILES = ("model_index.json", "*/*.json", "tokenizer*/*.txt")
-_told: set[str] = set()
-
-
-def current_id(name: str) -> str:
-    """`name`, or the id that took its place on the hub; said once by the logger."""
-    if name not in ALIASES:
-        return name
-    if name not in _told:
-        _told.add(name)
-        logger.warning("%s is no longer on the hub; using %s", name, ALIASES[name])
-    return ALIASES[name]
 
 
 def _half(dtype: torch.dtype | None) -> bool:
@@ -84,7 +68,7 @@ def load_base_folder(
         raise UserError(f"{folder}: without a first text encoder: the SDXL refiner; give the SDXL base model")
     for name in wanted:
         if not (folder / name).is_dir() and supplied.get(name) is None:
-            hint = f", or give one with {OPTIONS[name]}" if name in OPTIONS else ""
+            hint = f", or give one with `{name}`" if name in TITLES else ""
             raise UserError(f"{folder}: no folder {name}/ ({TITLES.get(name, 'UNet')}); download the model again{hint}")
     half = _half(dtype)
     parts: dict[str, Any] = {"unet": _unet(folder / "unet", half=half, variant=variant)}
@@ -149,31 +133,10 @@ def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str |
 
     A model that was fetched before is taken from the cache when the hub cannot be reached.
     """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
-    repo = current_id(name)
-    try:
-        files = HfApi().list_repo_files(repo)
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{name}: no such file or folder here, and no such model on the hub (or it is private)"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        try:
-            return Path(snapshot_download(repo, local_files_only=True))
-        except Exception as missing:
-            reason = str(error).splitlines()[0][:160]
-            raise UserError(
-                f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and it is not in the "
-                "hub's local cache; give a local single file or folder"
-            ) from missing
-    return Path(
-        snapshot_download(repo, allow_patterns=[*SMALL_FILES, *wanted_weights(files, dtype=dtype, variant=variant)])
-    )
+    return fetch_folder(name, lambda files: [*SMALL_FILES, *wanted_weights(files, dtype=dtype, variant=variant)])
 
 
-def wanted_weights(files: list[str], *, dtype: torch.dtype | None = None, variant: str | None = None) -> list[str]:
+def wanted_weights(files: Sequence[str], *, dtype: torch.dtype | None = None, variant: str | None = None) -> list[str]:
     """Of a hub repository's files, the one weight file of each component that would be read from a folder."""
     wanted = []
     for component in MODELS:

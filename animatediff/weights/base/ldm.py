@@ -1,4 +1,4 @@
-"""Key names of Stable Diffusion single files (the LDM layout), told in diffusers' words.
+"""Rename keys of Stable Diffusion single files (the LDM layout) to diffusers' names.
 
 Only names are handled here: every function maps the keys of a file to those of a diffusers model, so that all of a file
 is checked from its header before one tensor is read. The tests hold these tables against diffusers' own converters.
@@ -31,7 +31,7 @@ IGNORED_TOP = re.compile(  # what trainers leave beside the three models: noise 
 
 
 class Part(Enum):
-    """What of a file's tensor becomes the model's tensor."""
+    """Part of a file's tensor that becomes the model's tensor."""
 
     WHOLE = "whole"
     CONV_TO_LINEAR = "a 1x1 convolution (or a trailing axis of one) as a matrix"
@@ -43,7 +43,7 @@ class Part(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a model's tensor comes from."""
+    """Source of a model's tensor: a key of the file and the part that is taken."""
 
     key: str
     """Key in the file."""
@@ -62,49 +62,58 @@ class Source:
 
 Plan = dict[str, Source]
 
-_RESNET = (  # LDM -> diffusers, inside one UNet ResNet block
-    ("in_layers.0.", "norm1."),
-    ("in_layers.2.", "conv1."),
-    ("emb_layers.1.", "time_emb_proj."),
-    ("out_layers.0.", "norm2."),
-    ("out_layers.3.", "conv2."),
-    ("skip_connection.", "conv_shortcut."),
+_RESNET = {  # LDM -> diffusers, inside one UNet ResNet block
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_UNET_FIXED = {
+    "input_blocks.0.0": "conv_in",
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "label_emb.0.0": "add_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+}
+_UNET_LAYER = re.compile(
+    r"(?P<side>input|output)_blocks[._](?P<block>\d+)[._](?P<child>[012])[._](?P<rest>.+)"
+    r"|middle_block[._](?P<middle>[012])[._](?P<inside>.+)"
 )
-_UNET_FIXED = (
-    ("input_blocks.0.0.", "conv_in."),
-    ("time_embed.0.", "time_embedding.linear_1."),
-    ("time_embed.2.", "time_embedding.linear_2."),
-    ("label_emb.0.0.", "add_embedding.linear_1."),
-    ("label_emb.0.2.", "add_embedding.linear_2."),
-    ("out.0.", "conv_norm_out."),
-    ("out.2.", "conv_out."),
-)
-_BLOCK = re.compile(r"(input_blocks|output_blocks|middle_block)\.(\d+)\.(.+)")
-_MIDDLE = {0: "resnets.0.", 1: "attentions.0.", 2: "resnets.1."}
 
 
-def _replace_start(name: str, table: Iterable[tuple[str, str]]) -> str | None:
-    return next((new + name[len(old) :] for old, new in table if name.startswith(old)), None)
+def unet_layer(name: str, per_level: int, *, dot: str = ".") -> str | None:
+    """Rename a layer of an LDM UNet; None for a name that is not understood.
 
+    per_level: blocks of the down path that make one diffusers block. dot: what stands between the parts of a name, in
+    the result too; LoRAs for the original's web pages have underscores.
 
-def _unet_block(side: str, number: int, rest: str, per_level: int) -> str | None:
-    """Name of a tensor of one numbered LDM block; `per_level` blocks of the down path make one diffusers block."""
-    if side == "middle_block":
-        place = _MIDDLE.get(number)
-        name = rest if number == 1 else _replace_start(rest, _RESNET)
-        return None if place is None or name is None else f"mid_block.{place}{name}"
-    child, _, name = rest.partition(".")
-    index = number - 1 if side == "input_blocks" else number
-    level, layer = divmod(index, per_level)
-    block = f"{'down' if side == 'input_blocks' else 'up'}_blocks.{level}."
-    if child == "0" and name.startswith("op."):
-        return f"{block}downsamplers.0.conv.{name[3:]}"
-    if name.startswith("conv.") and child in ("1", "2"):
-        return f"{block}upsamplers.0.{name}"
-    if child == "0":
-        resnet = _replace_start(name, _RESNET)
-        return None if resnet is None else f"{block}resnets.{layer}.{resnet}"
-    return f"{block}attentions.{layer}.{name}" if child == "1" else None
+    >>> unet_layer("input_blocks.4.0.in_layers.2", 3), unet_layer("output_blocks_5_2_conv", 3, dot="_")
+    ('down_blocks.1.resnets.0.conv1', 'up_blocks_1_upsamplers_0_conv')
+    """
+    resnet = {old.replace(".", dot): new for old, new in _RESNET.items()}
+    fixed = {old.replace(".", dot): new for old, new in _UNET_FIXED.items()}
+    if name in fixed:
+        return fixed[name].replace(".", dot)
+    if not (found := _UNET_LAYER.fullmatch(name)):
+        return None
+    if found["middle"] is not None:
+        block, rest = "mid_block", found["inside"]
+        kind, layer = ("attentions", 0) if found["middle"] == "1" else ("resnets", int(found["middle"]) // 2)
+    else:
+        number, rest = int(found["block"]), found["rest"]
+        level, layer = divmod(number - 1 if found["side"] == "input" else number, per_level)
+        block = f"{'down' if found['side'] == 'input' else 'up'}_blocks{dot}{level}"
+        if found["child"] == "0" and rest == "op":
+            return dot.join((block, "downsamplers", "0", "conv"))
+        if found["child"] in ("1", "2") and rest == "conv":
+            return dot.join((block, "upsamplers", "0", "conv"))
+        kind = {"0": "resnets", "1": "attentions", "2": None}[found["child"]]
+    inside = resnet.get(rest) if kind == "resnets" else rest
+    return None if kind is None or inside is None else dot.join((block, kind, str(layer), inside))
 
 
 def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
@@ -116,34 +125,32 @@ def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     plan: Plan = {}
     unknown = []
     for name in names:
-        target = _replace_start(name, _UNET_FIXED)
-        if target is None and (found := _BLOCK.fullmatch(name)):
-            target = _unet_block(found[1], int(found[2]), found[3], per_level)
-        if target is None:
+        layer, dot, parameter = name.rpartition(".")
+        if (target := unet_layer(layer, per_level)) is None:
             unknown.append(name)
         else:
-            plan[target] = Source(key=name)
+            plan[target + dot + parameter] = Source(key=name)
     return plan, unknown
 
 
-_HINT = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
+_CONDITIONING = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0\.(weight|bias)")
 
 
 def controlnet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     """Rename the keys of a ControlNet in its original names (without prefix). Returns the plan and what is unknown.
 
-    Original file: `cldm/cldm.py` of lllyasviel/ControlNet. Its way down is a UNet's; in front of it are convolutions
-    with an activation after each, and a 1x1 convolution behind each of its outputs.
+    Original file: `cldm/cldm.py` of lllyasviel/ControlNet. Its down path is a UNet's; before it comes the conditioning
+    embedding, and behind each of its outputs a zero convolution.
     """
     names = list(names)
-    last_hint = max((int(found[1]) for name in names if (found := _HINT.fullmatch(name))), default=0)
+    last_layer = max((int(found[1]) for name in names if (found := _CONDITIONING.fullmatch(name))), default=0)
     plan: Plan = {}
     trunk = []
     for name in names:
-        if found := _HINT.fullmatch(name):
+        if found := _CONDITIONING.fullmatch(name):
             layer = int(found[1]) // 2
-            place = {0: "conv_in", last_hint // 2: "conv_out"}.get(layer, f"blocks.{layer - 1}")
+            place = {0: "conv_in", last_layer // 2: "conv_out"}.get(layer, f"blocks.{layer - 1}")
             plan[f"controlnet_cond_embedding.{place}.{found[2]}"] = Source(key=name)
         elif found := _ZERO_CONV.fullmatch(name):
             plan[f"controlnet_down_blocks.{found[1]}.{found[2]}"] = Source(key=name)
@@ -225,9 +232,13 @@ _OPENCLIP_CHILD = (
     ("attn.out_proj.", "self_attn.out_proj."),
 )
 _CLIP_KNOWN = re.compile(r"(embeddings|encoder|final_layer_norm)\.")
-_CLIP_IGNORED = re.compile(  # buffers of older libraries, and the picture half of CLIP
+_CLIP_IGNORED = re.compile(  # buffers of older libraries, and the image half of CLIP
     r"embeddings\.position_ids$|logit_scale$|(vision_model|visual|visual_projection)\.|attn_mask$|text_projection(\.weight)?$"
 )
+
+
+def _replace_start(name: str, table: Iterable[tuple[str, str]]) -> str | None:
+    return next((new + name[len(old) :] for old, new in table if name.startswith(old)), None)
 
 
 def text_plan(names: Iterable[str], *, projection: bool, num_layers: int | None = None) -> tuple[Plan, list[str]]:

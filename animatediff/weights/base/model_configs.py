@@ -1,7 +1,7 @@
 """Configurations of image models: the ones that ship, and sizes read off the shapes in a file.
 
-What shapes cannot tell (number of heads, activation, scaling factor) comes from the shipped configuration of the
-generation; what they can tell is taken from them, so that slimmed and tiny variants load as well as the published ones.
+Values that shapes do not tell (number of heads, activation, scaling factor) come from the shipped configuration of the
+base model version; the others are taken from them, so that slimmed and tiny variants load as the published ones do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a model predicts the noise ("epsilon") or the velocity ("v_prediction"): not to be seen in any shape."""
+"""Find out whether a model predicts the noise ("epsilon") or the velocity ("v_prediction"), which no shape tells."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROBE_SIZE = 16
 
 
 def declared_prediction(header: Header) -> str | None:
-    """What the file itself says: marker tensors (`v_pred`) or the modelspec entry of its metadata; None if nothing."""
+    """The prediction type that a file states, by marker tensors (`v_pred`) or modelspec metadata; None without."""
     if "v_pred" in header.tensors:
         return "v_prediction"
     words = header.metadata.get(METADATA_KEY, "").lower()
@@ -32,7 +32,7 @@ def probe_prediction(unet: Any, path: Path) -> str:
     """Try a UNet on pure noise at the last training step, where a noise predictor gives back what it is given.
 
     There the input is noise but for 7 % of its amplitude, so a noise predictor's output is its input (correlation
-    near 1), while the velocity is minus the unknown picture, which the noise does not determine (near 0).
+    near 1), while the velocity is minus the unknown image, which the noise does not determine (near 0).
     """
     import torch
 

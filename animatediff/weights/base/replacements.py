@@ -19,19 +19,12 @@ if TYPE_CHECKING:
     Part = Component | nn.Module
     Supplied = str | Path | nn.Module | None
 
-OPTIONS = {
-    "vae": "vae= or --vae",
-    "text_encoder": "text_encoder= or --text-encoder",
-    "text_encoder_2": "text_encoder_2= or --text-encoder-2",
-}
-"""How a user supplies a component: argument, command line."""
 TITLES = {"vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 
 
 def _absent(name: str, path: Path, looked_for: str) -> UserError:
     return UserError(
-        f"{path}: has no {TITLES[name]} (no keys {looked_for}*); give one with {OPTIONS[name]} "
-        "(a file or a diffusers folder)"
+        f"{path}: has no {TITLES[name]} (no keys {looked_for}*); give one with `{name}` (a file or a diffusers folder)"
     )
 
 

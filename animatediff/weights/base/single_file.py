@@ -1,7 +1,7 @@
 """Image models from single files: SD 1.x, SD 2.x and SDXL in the LDM layout, with no network.
 
-Everything is decided from the file's header: which generation it is, how large its parts are, what is missing. Only
-then are tensors read, straight into the one copy that the model keeps.
+Everything is decided from the file's header: which base model version it is, how large its parts are, what is missing.
+Only then are tensors read, straight into the one copy that the model keeps.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
 from animatediff.weights.base.components import Component, build, planned_shapes
+from animatediff.weights.base.folder import download_base, load_base_folder
+from animatediff.weights.base.generation import generation_of
 from animatediff.weights.base.model_configs import CONFIGS, Generation, shipped_config, unet_config
 from animatediff.weights.base.prediction import PREDICTION_TYPES, SD2_BASE_SIZE, declared_prediction, probe_prediction
 from animatediff.weights.base.replacements import text_component, vae_component
+from animatediff.weights.hub import is_hub_id
+from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
 
 if TYPE_CHECKING:
@@ -27,44 +31,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LATENT_CHANNELS = 4
-OTHER_INPUTS = {
-    9: "an inpainting model (9 input channels: noise, mask and masked picture)",
-    8: "a picture-editing model (8 input channels: noise and the picture to change)",
-    5: "a depth-guided model (5 input channels)",
-    7: "an upscaler (7 input channels)",
-}
-NEWER = ("joint_blocks.", "double_blocks.", "context_refiner.", "x_embedder.", "t_block.")
-"""First names in the transformers of SD 3, Flux and their kin."""
 
-
-def generation_of(header: Header) -> Generation:
-    """Which Stable Diffusion a single file holds, by the structure of its UNet.
-
-    Raises UserError that says what the file is when it is not an SD 1.x, SD 2.x or SDXL base model in the LDM layout.
-    """
-    path, tensors = header.path, header.tensors
-    names = ldm.strip(tensors, ldm.UNET_PREFIX)
-    if not names:
+def require_base(header: Header) -> Generation:
+    """Which Stable Diffusion a single file holds. Raises UserError that says what the file is if it is none."""
+    if not any(key.startswith(ldm.UNET_PREFIX) for key in header.tensors):
         raise _instead(header)
-    if any(name.startswith(NEWER) for name in names):
-        raise UserError(
-            f"{path}: a newer kind of model (SD 3, Flux or the like); only SD 1.x, SD 2.x and SDXL are supported"
-        )
-    conv_in = tensors.get(f"{ldm.UNET_PREFIX}input_blocks.0.0.weight")
-    if conv_in is None or len(conv_in.shape) != 4:
-        raise UserError(f"{path}: no {ldm.UNET_PREFIX}input_blocks.0.0.weight: not a Stable Diffusion UNet")
-    if (channels := conv_in.shape[1]) != LATENT_CHANNELS:
-        what = OTHER_INPUTS.get(channels, f"a model with {channels} input channels")
-        raise UserError(f"{path}: {what}; motion modules need a text-to-image base model with {LATENT_CHANNELS}")
-    if any(name.startswith("label_emb.") for name in names):
-        refiner = any(key.startswith("conditioner.embedders.0.model.") for key in tensors)
-        label = tensors.get(f"{ldm.UNET_PREFIX}label_emb.0.0.weight")
-        if refiner or (label is not None and label.shape[1] == 2560):  # 1280 of OpenCLIP + 5 sizes of 256
-            raise UserError(f"{path}: the SDXL refiner, which has no motion module; give the SDXL base model")
-        return "sdxl"
-    projections = [tensors[ldm.UNET_PREFIX + name] for name in names if name.endswith(".proj_in.weight")]
-    return "sd2" if projections and len(projections[0].shape) == 2 else "sd1"  # SD 2.x has linear projections
+    return generation_of(header)
 
 
 def _instead(header: Header) -> UserError:
@@ -79,8 +51,6 @@ def _instead(header: Header) -> UserError:
         return UserError(
             f"{header.path}: has only averaged weights ({ldm.EMA_PREFIX}*), no {ldm.UNET_PREFIX}*; give the whole file"
         )
-    from animatediff.weights.recognise import recognise_header, wrong_kind
-
     return wrong_kind(recognise_header(header), "base_model")
 
 
@@ -106,7 +76,7 @@ def load_base_single_file(
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
         raise UserError(f"prediction_type={prediction_type!r}: expected one of {', '.join(PREDICTION_TYPES)}")
     header = read_header(path)
-    generation = generation_of(header)
+    generation = require_base(header)
     given = dict(config or {})
     parts: dict[str, Part] = {"unet": _unet(header, generation, use_ema=use_ema, config=given.get("unet"))}
     parts["vae"] = vae_component(header, vae, generation=generation, config=given.get("vae"))
@@ -172,7 +142,7 @@ def _tell_unused(header: Header, generation: Generation) -> None:
 
 
 def tokenizers(generation: Generation) -> dict[str, Any]:
-    """The CLIP tokenizers of a generation, from the vocabulary that ships."""
+    """The CLIP tokenizers of a base model version, from the vocabulary that ships."""
     from transformers import CLIPTokenizer
 
     names = ("tokenizer", "tokenizer_2") if generation == "sdxl" else ("tokenizer",)
@@ -185,7 +155,7 @@ def tokenizers(generation: Generation) -> dict[str, Any]:
 
 
 def scheduler(generation: Generation, prediction_type: str, *, zero_snr: bool = False) -> Any:
-    """The scheduler a generation is published with, for a model that predicts `prediction_type`."""
+    """The scheduler a base model version is published with, for a model that predicts `prediction_type`."""
     import diffusers
 
     settings = shipped_config(generation, "scheduler") | {"prediction_type": prediction_type}
@@ -217,12 +187,10 @@ def load_base(name: str | Path, *, dtype: torch.dtype | None = None, **supplied:
     `supplied`: `vae`, `text_encoder`, `text_encoder_2`, for a single file also `prediction_type`, `use_ema`, `config`,
     for a folder or id also `variant`.
     """
-    from animatediff.weights.base.folder import HUB_ID, current_id, download_base, load_base_folder
-
     path = Path(name).expanduser()
     if path.is_dir():
         return load_base_folder(path, dtype=dtype, **supplied)
-    if path.is_file() or not HUB_ID.fullmatch(current_id(str(name))) or path.suffix in (".safetensors", ".ckpt"):
+    if path.is_file() or not is_hub_id(str(name)):
         return load_base_single_file(path, dtype=dtype, **supplied)
     return load_base_folder(
         download_base(str(name), dtype=dtype, variant=supplied.get("variant")), dtype=dtype, **supplied

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
+from animatediff.files import write_errors, write_text
 from animatediff.weights.base import ldm
 from animatediff.weights.keys import MOTION_KEY
+from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
 from animatediff.weights.storage.folders import read_json
 
@@ -34,14 +36,12 @@ def load_unet(unet: nn.Module, path: str | Path) -> None:
     names = {key.removeprefix("unet."): key for key in header.tensors if not MOTION_KEY.match(key)}
     missing, unknown = sorted(state.keys() - names.keys()), sorted(names.keys() - state.keys())
     if missing or unknown:
-        from animatediff.weights.recognise import recognise_header, wrong_kind
-
         found = recognise_header(header)
         if found.kind not in ("unet", "motion_module"):
             raise wrong_kind(found, "unet")
-        told = f"{len(missing)} tensors missing (first {missing[0]})" if missing else ""
-        told += f"{', ' if told else ''}{len(unknown)} unknown (first {unknown[0]})" if unknown else ""
-        raise UserError(f"{path}: not the UNet of this image model: {told}")
+        differences = f"{len(missing)} tensors missing (first {missing[0]})" if missing else ""
+        differences += f"{', ' if differences else ''}{len(unknown)} unknown (first {unknown[0]})" if unknown else ""
+        raise UserError(f"{path}: not the UNet of this image model: {differences}")
     for name, key in names.items():
         if (shape := header.tensors[key].shape) != tuple(state[name].shape):
             raise UserError(f"{path}: {key} has shape {shape}, the image model's {tuple(state[name].shape)}")
@@ -89,8 +89,6 @@ def _single_file(target: Path, unet: Mapping[str, Tensor], source: Path, metadat
 def _folder(
     target: Path, unet: Mapping[str, Tensor], source: Path, metadata: Mapping[str, str], schedule: dict[str, Any]
 ) -> None:
-    from animatediff.files import write_errors, write_text
-
     with write_errors(target):
         (target / "unet").mkdir(parents=True, exist_ok=True)
         for child in sorted(source.iterdir()):

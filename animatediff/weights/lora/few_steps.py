@@ -18,7 +18,7 @@ from animatediff.weights.storage.files import Header
 LCM = Recommended(num_inference_steps=6, guidance_scale=1.5, scheduler="lcm")
 """Its authors: 4 to 8 steps, guidance 1 to 2, the LCM sampler."""
 MOST_STEPS = 8
-"""Advice of up to so many steps is that of a few-step model."""
+"""Recommended steps up to this number are those of a few-step model."""
 
 _LCM = re.compile(r"(?<![a-z])(animate)?lcm((?![a-z])|(?=lora))", re.IGNORECASE)
 _TEXT_LAYERS = re.compile(r"^(lora_te\d?_|text_encoder)")
@@ -38,12 +38,12 @@ class FewSteps:
 
 
 def few_step_lora(header: Header) -> FewSteps | None:
-    """What a LoRA of the image model asks for if it is an LCM-LoRA, else None. Nothing but its header is read."""
+    """Recognise an LCM-LoRA by its header, with the settings it needs; None for any other LoRA of the image model."""
     if any(_TEXT_LAYERS.match(key) or "motion_modules" in key for key in header.tensors):
         return None  # LCM-LoRAs change the image layers of the UNet alone
     for key in _TITLES:
-        if (said := header.metadata.get(key)) and _LCM.search(said):
-            return FewSteps("LCM-LoRA", LCM, f"by its metadata, {key}: {said[:80]}")
+        if (value := header.metadata.get(key)) and _LCM.search(value):
+            return FewSteps("LCM-LoRA", LCM, f"by its metadata, {key}: {value[:80]}")
     name = own_name(header.path)
     if _LCM.search(name):
         return FewSteps("LCM-LoRA", LCM, f"by its name, {name}, as no tensor tells it from other LoRAs")
@@ -61,7 +61,7 @@ def own_name(path: Path) -> str:
 
 
 def few_steps(recommended: Recommended) -> str | None:
-    """What a few-step model takes where it is not told otherwise, as words; None for any other."""
+    """Describe the default settings of a few-step model; None for any other."""
     if recommended.num_inference_steps is None or recommended.num_inference_steps > MOST_STEPS:
         return None
     number = recommended.num_inference_steps

@@ -1,4 +1,4 @@
-"""LoRAs of every grammar on a live model: through PEFT, scaled at run time, removed without a trace.
+"""LoRAs of every key format on a live model: through PEFT, scaled at run time, removed without a trace.
 
 The weights of the model are never changed. Everything about a file is checked before the first layer is touched.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean
 from animatediff.weights.lora.pairs import Kind, Pair, Place, kind_of, read_pairs
 from animatediff.weights.storage.files import load_tensors, read_header
 
@@ -28,7 +28,7 @@ _INSIDE_PEFT = re.compile(r"\.(base_layer|lora_A|lora_B|lora_embedding_A|lora_em
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedLora:
-    """What was loaded."""
+    """A LoRA that was loaded."""
 
     name: str
     """Adapter name, for `set_lora_scales` and `remove_lora`."""
@@ -86,9 +86,8 @@ def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, float]) ->
     known = lora_names(models)
     for name in scales:
         if name not in known:
-            close = nearest(name, known)
-            hint = f"; did you mean {close!r}?" if close else f"; loaded are {', '.join(known) or 'none'}"
-            raise UserError(f"no LoRA named {name!r} is loaded{hint}")
+            loaded = ", ".join(known) or "none"
+            raise UserError(f"no LoRA named {name!r} is loaded; {did_you_mean(name, known)}loaded are {loaded}")
     for model in models:
         for _, layer in _lora_layers(model):
             for name, scale in scales.items():
@@ -152,9 +151,9 @@ def _refuse_other_files(keys: list[str], label: str) -> None:
     if any("lora" in key or ".hada_" in key or ".lokr_" in key or ".oft_" in key for key in keys):
         return
     if any("motion_modules." in key or "temporal_attentions." in key for key in keys):
-        raise UserError(f"{label}: a motion module, not a LoRA; give it as motion module (--motion-module)")
+        raise UserError(f"{label}: a motion module, not a LoRA; give it as motion module (`motion_module`)")
     if any(key.startswith("model.diffusion_model.") for key in keys):
-        raise UserError(f"{label}: a whole image model, not a LoRA; give it as base model (--model)")
+        raise UserError(f"{label}: a whole image model, not a LoRA; give it as base model (`model`)")
     first = ", ".join(keys[:3]) or "nothing"
     raise UserError(f"{label}: not a LoRA: no key has `lora` in it (found {first})")
 
@@ -210,7 +209,7 @@ def _match(
     has_motion = any("motion_modules_" in name for name in modules["unet"])
     has_mid = any(name.startswith("mid_block_motion_modules_") for name in modules["unet"])
     if kind == "motion_lora" and not has_motion:
-        raise UserError(f"{label}: a MotionLoRA, but there are no motion modules yet; load one first (--motion-module)")
+        raise UserError(f"{label}: a MotionLoRA, but there are no motion modules yet; load one first (`motion_module`)")
     for pair in pairs:
         if pair.module.startswith("mid_block_motion_modules_") and not has_mid:
             skipped.append(pair.key)

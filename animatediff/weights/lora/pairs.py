@@ -1,8 +1,8 @@
-"""What is in a LoRA file, whatever grammar it is written in, as one list of low-rank pairs.
+"""Read a LoRA file, in whatever key format, as one list of low-rank pairs.
 
-All grammars (the original's `processor.to_q_lora.down`, diffusers, PEFT, kohya in diffusers' or LDM block names, the
+All formats (the original's `processor.to_q_lora.down`, diffusers, PEFT, kohya in diffusers' or LDM block names, the
 underscore names of the A1111 re-hosts) meet in one spelling: the module's path with underscores. A live model has
-exactly one module of each such spelling, so no grammar has to guess where the dots were.
+exactly one module of each such spelling, so no format has to guess where the dots were.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from animatediff.errors import UserError
+from animatediff.weights.base import ldm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ _OTHER_METHODS = (
     (re.compile(r"(\.dora_scale$|lora_magnitude_vector)"), "a DoRA"),
     (re.compile(r"\.oft_(blocks|diag)"), "an OFT"),
 )
-_SPELLING = (  # on the underscored path: what older grammars put between or instead
+_SPELLING = (  # on the underscored path: what older formats put between or instead
     (re.compile(r"_processor(?=_|$)"), ""),
     (re.compile(r"_temporal_transformer(?=_)"), ""),
     (re.compile(r"_attention_blocks_([01])(?=_)"), lambda found: f"_attn{int(found[1]) + 1}"),
@@ -53,21 +54,6 @@ _TEXT_SPELLING = (  # diffusers once named the text encoder's matrices as the UN
     (re.compile(r"_to_out_0$"), "_out_proj"),
     (re.compile(r"^text_model_"), ""),
 )
-_LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d)_(.+)|middle_block_(\d)_(.+)")
-_LDM_RESNET = (
-    ("in_layers_2", "conv1"),
-    ("emb_layers_1", "time_emb_proj"),
-    ("out_layers_3", "conv2"),
-    ("skip_connection", "conv_shortcut"),
-)
-_LDM_FIXED = {
-    "input_blocks_0_0": "conv_in",
-    "time_embed_0": "time_embedding_linear_1",
-    "time_embed_2": "time_embedding_linear_2",
-    "label_emb_0_0": "add_embedding_linear_1",
-    "label_emb_0_2": "add_embedding_linear_2",
-    "out_2": "conv_out",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,33 +76,8 @@ class Pair:
         return self.down.shape[0]
 
 
-def _without_level(name: str, per_level: int) -> str:
-    """A module of an LDM block, in diffusers' block names; other names unchanged."""
-    if name in _LDM_FIXED:
-        return _LDM_FIXED[name]
-    if not (found := _LDM_BLOCK.fullmatch(name)):
-        return name
-    if found[5] is not None:
-        number, rest = int(found[5]), found[6]
-        if number == 1:
-            return f"mid_block_attentions_0_{rest}"
-        return f"mid_block_resnets_{number // 2}_{dict(_LDM_RESNET).get(rest, rest)}"
-    side, number, child, rest = found[1], int(found[2]), int(found[3]), found[4]
-    level, layer = divmod(number - 1 if side == "input_blocks" else number, per_level)
-    block = f"{'down' if side == 'input_blocks' else 'up'}_blocks_{level}"
-    if rest == "op":
-        return f"{block}_downsamplers_0_conv"
-    if rest == "conv":
-        return f"{block}_upsamplers_0_conv"
-    return (
-        f"{block}_attentions_{layer}_{rest}"
-        if child
-        else f"{block}_resnets_{layer}_{dict(_LDM_RESNET).get(rest, rest)}"
-    )
-
-
 def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:
-    """Where a module of a LoRA key is, and its underscored path."""
+    """The target model of a module of a LoRA key, and its underscored path there."""
     place: Place = "unet"
     for prefix, of in _PLACES:
         if module.startswith(prefix):
@@ -124,14 +85,15 @@ def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:
             break
     name = module.replace(".", "_")
     if place == "unet":
-        name = _without_level(name.removeprefix("diffusion_model_"), layers_per_block + 1)
+        name = name.removeprefix("diffusion_model_")
+        name = ldm.unet_layer(name, layers_per_block + 1, dot="_") or name
     for pattern, replacement in _SPELLING if place == "unet" else (*_SPELLING, *_TEXT_SPELLING):
         name = pattern.sub(replacement, name)
     return place, name
 
 
 def _alphas_of_metadata(metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """What diffusers writes beside PEFT weights: `unet.lora_alpha`, `unet.alpha_pattern` and so on."""
+    """Metadata that diffusers writes beside PEFT weights: `unet.lora_alpha`, `unet.alpha_pattern` and so on."""
     try:
         found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
     except ValueError:
@@ -184,7 +146,7 @@ def read_pairs(
 
 
 def kind_of(pairs: list[Pair], keys: list[str]) -> Kind:
-    """What a LoRA file is for: the motion modules, the image layers as the domain adapter is, or anything else."""
+    """Tell LoRAs of the motion modules, of the image layers in the original's format, and all others apart."""
     if any("_motion_modules_" in pair.module for pair in pairs):
         return "motion_lora"
     original = all(".processor." in key and "_lora." in key for key in keys)

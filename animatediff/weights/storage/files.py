@@ -13,18 +13,19 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from animatediff.errors import UserError, nearest
+from animatediff.errors import UserError, did_you_mean
 from animatediff.weights.storage.pickles import ITEM_SIZES, PickledTensor, Place, read_pickle
 
 if TYPE_CHECKING:
     import torch
 
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 WRAPPERS = ("state_dict", "controlnet", "module", "model")
 """Entries of a checkpoint that hold the weights; they may be nested."""
 PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every key."""
+"""Prefixes of every key from DistributedDataParallel and torch.compile."""
 METADATA_ENTRY = "animatediff_metadata"
-"""Where a .ckpt of ours keeps what safetensors keeps in its metadata."""
+"""Entry of a .ckpt of ours for the metadata that safetensors has a place for."""
 SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16",
@@ -56,7 +57,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What is known of a weight file without reading a single tensor."""
+    """Facts about a weight file, without a single tensor read."""
 
     path: Path
     format: Literal["safetensors", "pickle"]
@@ -64,6 +65,11 @@ class Header:
     """Bytes of the whole file."""
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Key -> shape of every tensor."""
+        return {key: info.shape for key, info in self.tensors.items()}
 
 
 def read_header(path: str | Path) -> Header:
@@ -120,11 +126,11 @@ def _hint(path: Path) -> str:
     if not folder.is_dir():
         return f", and no folder {folder}"
     try:
-        names = {child.name.lower(): child.name for child in folder.iterdir() if not child.name.startswith(".")}
+        names = [child.name for child in folder.iterdir() if not child.name.startswith(".")]
     except OSError:
         return ""
-    close = nearest(path.name, names)
-    return f"; did you mean {folder / names[close]}?" if close else f" in {folder.resolve()}"
+    hint = did_you_mean(path.name, names).rstrip()
+    return f"; {hint}" if hint else f" in {folder.resolve()}"
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
@@ -240,10 +246,8 @@ def load_tensors(
     header = source if isinstance(source, Header) else read_header(source)
     wanted = list(header.tensors if keys is None else keys)
     if missing := [key for key in wanted if key not in header.tensors]:
-        close = nearest(missing[0], header.tensors)
-        raise UserError(
-            f"{header.path}: has no tensor {missing[0]!r}" + (f"; did you mean {close!r}?" if close else "")
-        )
+        hint = did_you_mean(missing[0], header.tensors)
+        raise UserError(f"{header.path}: has no tensor {missing[0]!r}; {hint}`animatediff inspect` tells what it has")
     tensors: dict[str, torch.Tensor] = {}
     try:
         with header.path.open("rb") as file:
@@ -291,7 +295,7 @@ def save_tensors(
     UserError if the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    if path.suffix not in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+    if path.suffix not in WEIGHT_SUFFIXES:
         raise UserError(f"{path}: the name must end in .safetensors (recommended) or .ckpt")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")

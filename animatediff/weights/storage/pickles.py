@@ -1,4 +1,4 @@
-"""What a PyTorch pickle holds, found without running anything in it.
+"""Read what a PyTorch pickle holds, without running anything in it.
 
 Both layouts of `torch.save` are read: the zip archive (torch 1.6 and later) and the stream before it. The pickle is
 walked by Python's own unpickler with every name it may import replaced by an inert stand-in; a name outside the short

@@ -1,4 +1,4 @@
-"""The optimiser and the learning rate of each step."""
+"""The optimizer and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
 
 
-def make_optimiser(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW (arXiv 1711.05101), or the one with 8-bit states. Raises UserError where that is not to be had."""
+def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Make AdamW (arXiv 1711.05101), with states of 32 or 8 bits. Raises UserError where those are not installed."""
     settings: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": (config.beta1, config.beta2),
         "eps": config.epsilon,
         "weight_decay": config.weight_decay,
     }
-    if config.optimiser == "adamw":
+    if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **settings)
     try:
         from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError("optimiser=adamw8bit needs bitsandbytes: pip install bitsandbytes, or take adamw") from error
+        raise UserError("`optimizer`=adamw8bit needs bitsandbytes: pip install bitsandbytes, or take adamw") from error
     return AdamW8bit(parameters, **settings)
 
 
@@ -36,16 +36,16 @@ def learning_rate(config: TrainConfig) -> Callable[[int], float]:
     from diffusers.optimization import get_scheduler
 
     name = config.lr_schedule
-    if name == "constant" and config.warmup:
+    if name == "constant" and config.warmup_steps:
         name = "constant_with_warmup"
     probe = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule: Any = get_scheduler(name, probe, num_warmup_steps=config.warmup, num_training_steps=config.steps)
+    schedule: Any = get_scheduler(name, probe, num_warmup_steps=config.warmup_steps, num_training_steps=config.steps)
     factor: Callable[[int], float] = schedule.lr_lambdas[0]
 
     def rate(step: int) -> float:
-        share = factor(step)
-        if step >= config.warmup:
-            share = config.lr_floor + (1 - config.lr_floor) * share
-        return config.learning_rate * share
+        fraction = factor(step)
+        if step >= config.warmup_steps:
+            fraction = config.lr_floor + (1 - config.lr_floor) * fraction
+        return config.learning_rate * fraction
 
     return rate

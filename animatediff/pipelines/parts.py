@@ -1,6 +1,6 @@
-"""What an AnimateDiff pipeline is made of, and how its parts are loaded, exchanged and set.
+"""Parts of an AnimateDiff pipeline: how they are loaded, exchanged and set.
 
-The image pipeline stays what it is, and does what it knows how to do: encode prompts, load IP-Adapters and textual
+The base pipeline of diffusers is not changed, and does its own work: encode prompts, load IP-Adapters and textual
 inversions, move to a device, offload. diffusers itself is imported when the first model is loaded, so that importing
 this module costs little more than importing torch.
 """
@@ -8,8 +8,7 @@ this module costs little more than importing torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +16,20 @@ import torch
 
 from animatediff.errors import UserError
 from animatediff.motion import Attachment, MotionAdapter, attach
-from animatediff.pipelines.assemble import image_pipeline
-from animatediff.pipelines.checks import as_list
+from animatediff.moved import warn_once
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype, default_device
-from animatediff.sampling import make_scheduler, scheduler_name
+from animatediff.pipelines.scheduler import SamplerChoice
 from animatediff.weights.silence import quiet_loading
 
 if TYPE_CHECKING:
-    from diffusers import ControlNetModel
+    from diffusers import ControlNetModel, StableDiffusionPipeline, StableDiffusionXLPipeline
     from typing_extensions import Self
 
     from animatediff.models.sparsectrl import SparseCtrl
-    from animatediff.pipelines.assemble import ImagePipeline
     from animatediff.weights.families import Family, Recommended
+
+    BasePipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -39,33 +38,27 @@ FPS = 8.0
 _PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
-class LoadedPipeline:
+class LoadedParts:
     """An image model, motion modules, and what was loaded beside them.
 
-    `image` is the `StableDiffusionPipeline` or `StableDiffusionXLPipeline` that is animated; its other methods
+    `base` is the `StableDiffusionPipeline` or `StableDiffusionXLPipeline` that is animated; its other methods
     (`load_ip_adapter`, `load_textual_inversion`, `enable_vae_slicing`, ...) can be called on this object as well.
     """
 
-    image: ImagePipeline
+    base: BasePipeline
     attachment: Attachment | None
     family: Family | None
     sparsectrl: SparseCtrl | None
     controlnets: list[ControlNetModel]
+    sampler: SamplerChoice
 
-    def __init__(self, image: ImagePipeline) -> None:
-        self.image = image
+    def __init__(self, base: BasePipeline) -> None:
+        self.base = base
         self.attachment = None
         self.family = None
         self.sparsectrl = None
-        self._few_steps: dict[str, Recommended] = {}
-        """What LoRAs that were made for few steps want, by their names."""
-        self._resting: set[str] = set()
-        """Those of them that are switched off."""
-        self._scheduler_given = False
-        """Whether a scheduler was put in by hand (`pipe.scheduler = ...`), which LoRAs leave alone."""
         self.controlnets = []
-        self._base_schedule = image.scheduler
-        self._scheduler_name: str | None = None
+        self.sampler = SamplerChoice(base.scheduler)
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -87,7 +80,7 @@ class LoadedPipeline:
 
         source = named(pretrained_model_name_or_path)
         parts = load_base(source, dtype=as_dtype(torch_dtype, default_device()), **settings)
-        return cls(image_pipeline(parts))
+        return cls(base_pipeline(parts))
 
     @classmethod
     def from_single_file(
@@ -100,7 +93,7 @@ class LoadedPipeline:
         from animatediff.weights.base.single_file import load_base_single_file
 
         parts = load_base_single_file(path, dtype=as_dtype(torch_dtype, default_device()), **settings)
-        return cls(image_pipeline(parts))
+        return cls(base_pipeline(parts))
 
     @classmethod
     def from_bundled(cls, *, torch_dtype: torch.dtype | str | None = "float32") -> Self:
@@ -135,7 +128,7 @@ class LoadedPipeline:
         self.unload_motion_module()
         self.attachment = attach(self.unet, adapter.to(self.unet.device).eval().requires_grad_(False))
         self.family = family
-        self._renew_scheduler()
+        self.renew_scheduler()
 
     def unload_motion_module(self) -> None:
         """Take the motion modules out; the image model is as it was before."""
@@ -159,13 +152,13 @@ class LoadedPipeline:
         from animatediff.weights.storage.files import read_header
 
         self._check_in_memory()
-        encoders = self._text_encoders
+        encoders = self.text_encoders
         if (path := motion_lora_file(named(path))) in KNOWN_FILES:
             path = fetch(path, download=False)
         name = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
         if (few := few_step_lora(read_header(lora_file(path)))) is not None:
-            self._few_steps[name] = few.recommended
-            self._set_resting(self._resting | ({name} if scale == 0 else set()))
+            self.sampler.few_steps[name] = few.recommended
+            self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
             logger.info(
                 "%s: an %s (%s): takes %s, unless told otherwise",
                 path,
@@ -183,14 +176,14 @@ class LoadedPipeline:
         """Set the strengths of loaded LoRAs; those that are not named are switched off, as in diffusers."""
         from animatediff.weights.lora.load import lora_names, set_lora_scales
 
-        names = as_list(adapter_names)
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         weights = [adapter_weights] * len(names) if isinstance(adapter_weights, int | float) else list(adapter_weights)
         if len(names) != len(weights):
             raise UserError(f"{len(names)} adapters ({', '.join(names)}) want {len(names)} weights, got {len(weights)}")
         off = dict.fromkeys(lora_names(self._lora_models), 0.0)
         scales = off | dict(zip(names, weights, strict=True))
         set_lora_scales(self._lora_models, scales)
-        self._set_resting({name for name in self._few_steps if not scales[name]})
+        self._disable({name for name in self.sampler.few_steps if not scales[name]})
 
     def unload_lora_weights(self, adapter_name: str | None = None) -> None:
         """Remove one LoRA, or all; what they were loaded into is exactly as it was before."""
@@ -198,8 +191,8 @@ class LoadedPipeline:
 
         for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):
             remove_lora(self._lora_models, name)
-            if self._few_steps.pop(name, None) is not None:
-                self._set_resting(self._resting - {name})
+            if self.sampler.few_steps.pop(name, None) is not None:
+                self._disable(self.sampler.disabled - {name})
 
     def load_sparsectrl(self, path: str | Path) -> str:
         """Load a SparseCtrl encoder: a file, a diffusers folder, or a hub id. Returns its kind, `rgb` or `scribble`.
@@ -243,7 +236,7 @@ class LoadedPipeline:
         from animatediff.weights.addons.ip_adapter import load_ip_adapter
 
         self._check_in_memory()
-        load_ip_adapter(self.image, path, self.unet, image_encoder)
+        load_ip_adapter(self.base, path, self.unet, image_encoder)
 
     def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
         """Add the word of a textual inversion file (A1111 or diffusers); returns it, to be used in prompts.
@@ -252,59 +245,48 @@ class LoadedPipeline:
         """
         from animatediff.weights.addons.embeddings import load_embedding
 
-        tokenizers = [t for n in ("tokenizer", "tokenizer_2") if (t := getattr(self.image, n, None)) is not None]
-        return load_embedding(path, tokenizers=tokenizers, text_encoders=self._text_encoders, token=token).token
+        tokenizers = [t for n in ("tokenizer", "tokenizer_2") if (t := getattr(self.base, n, None)) is not None]
+        return load_embedding(path, tokenizers=tokenizers, text_encoders=self.text_encoders, token=token).token
 
     # -- settings ----------------------------------------------------------------------------------------------------
 
     def set_scheduler(self, name: str) -> None:
         """Choose the sampler by a short name (`euler_a`, `dpmpp_2m_karras`) or a diffusers class name."""
-        self._scheduler_name, self._scheduler_given = scheduler_name(name), False
-        self._renew_scheduler()
+        self.sampler.choose(name)
+        self.renew_scheduler()
 
-    def _set_resting(self, names: set[str]) -> None:
-        """Say which few-step LoRAs are switched off; the sampler follows."""
-        self._resting = names
-        if not self._scheduler_given:
-            self._renew_scheduler()
+    def _disable(self, names: set[str]) -> None:
+        """Switch few-step LoRAs off; the sampler follows."""
+        self.sampler.disabled = names
+        if not self.sampler.by_hand:
+            self.renew_scheduler()
 
-    def _renew_scheduler(self) -> None:
-        """The chosen sampler, or the family's, or the base model's own, on the schedule the motion was trained with."""
-        betas = self.family.betas if self.family is not None else None
-        recommended = self.advice.scheduler
-        own = type(self._base_schedule).__name__
-        self.image.scheduler = make_scheduler(
-            self._scheduler_name or recommended or own, self._base_schedule.config, betas
-        )
+    def renew_scheduler(self) -> None:
+        """Make the scheduler anew: the chosen sampler, or the family's, or the base model's own."""
+        self.base.scheduler = self.sampler.scheduler(self.family)
 
     @property
-    def advice(self) -> Recommended:
-        """What suits the motion module, and before it a few-step LoRA that acts; None where neither says anything."""
-        from animatediff.weights.families import Recommended
-
-        advice = self.family.recommended if self.family is not None else Recommended()
-        for name, few in self._few_steps.items():
-            if name not in self._resting:
-                advice = replace(advice, **{key: value for key, value in vars(few).items() if value is not None})
-        return advice
+    def recommended(self) -> Recommended:
+        """Settings that suit the loaded motion module and few-step LoRAs; None where neither has any."""
+        return self.sampler.recommended(self.family)
 
     @property
     def defaults(self) -> Defaults:
         """What a call takes where it is not told otherwise."""
-        advice = self.advice
-        native = int(self.unet.config["sample_size"]) * self.image.vae_scale_factor
+        recommended = self.recommended
+        native = int(self.unet.config["sample_size"]) * self.base.vae_scale_factor
 
-        def advised(name: str, otherwise: Any) -> Any:
-            value = getattr(advice, name)
+        def setting(name: str, otherwise: Any) -> Any:
+            value = getattr(recommended, name)
             return otherwise if value is None else value
 
-        num_frames = advised("num_frames", 16)
+        num_frames = setting("num_frames", 16)
         return Defaults(
             num_frames=num_frames,
-            num_inference_steps=advised("num_inference_steps", 25),
-            guidance_scale=advised("guidance_scale", 7.5),
-            height=advised("height", native),
-            width=advised("width", native),
+            num_inference_steps=setting("num_inference_steps", 25),
+            guidance_scale=setting("guidance_scale", 7.5),
+            height=setting("height", native),
+            width=setting("width", native),
             fps=FPS,
             window=num_frames,
         )
@@ -312,30 +294,58 @@ class LoadedPipeline:
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move to a device or dtype, as in diffusers; motion modules and SparseCtrl go with the UNet."""
         with quiet_loading():
-            self.image.to(*args, **kwargs)
+            self.base.to(*args, **kwargs)
             self.set_sparsectrl(self.sparsectrl)
             for net in self.controlnets:
                 net.to(self.unet.device, self.unet.dtype)
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name == "image":  # not yet set: do not look for it in itself
+        if name == "base":  # not yet set: do not look for it in itself
             raise AttributeError(name)
-        return getattr(self.image, name)
+        return getattr(self.base, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _PARTS:
-            setattr(self.image, name, value)
+            setattr(self.base, name, value)
             if name == "scheduler":
-                self._base_schedule, self._scheduler_name, self._scheduler_given = value, None, True
+                self.sampler.give(value)
         else:
             super().__setattr__(name, value)
 
     @property
-    def _text_encoders(self) -> list[torch.nn.Module]:
-        encoders = (getattr(self.image, name, None) for name in ("text_encoder", "text_encoder_2"))
+    def image(self) -> BasePipeline:
+        """Former name of `base`."""
+        warn_once("pipe.image", "pipe.base")
+        return self.base
+
+    @property
+    def sparsectrl_kind(self) -> str | None:
+        """`rgb` or `scribble`; None where no SparseCtrl encoder is loaded."""
+        return None if self.sparsectrl is None else self.sparsectrl.kind
+
+    @property
+    def text_encoders(self) -> list[torch.nn.Module]:
+        """Text encoders of the base model: one, of SDXL two."""
+        encoders = (getattr(self.base, name, None) for name in ("text_encoder", "text_encoder_2"))
         return [encoder for encoder in encoders if encoder is not None]
 
     @property
     def _lora_models(self) -> list[torch.nn.Module]:
-        return [self.unet, *self._text_encoders]
+        return [self.unet, *self.text_encoders]
+
+
+def base_pipeline(components: Mapping[str, Any]) -> BasePipeline:
+    """Make diffusers' own image pipeline of `components` (named as there); SDXL if there is a second text encoder."""
+    import diffusers
+
+    parts: dict[str, Any] = dict(components)
+    if parts.get("tokenizer_2") is not None or parts.get("text_encoder_2") is not None:
+        return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    parts = {"safety_checker": None, "feature_extractor": None, **parts}
+    return diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def is_sdxl(base: BasePipeline) -> bool:
+    """Whether the base model takes SDXL's second text encoder and size conditions."""
+    return getattr(base, "text_encoder_2", None) is not None

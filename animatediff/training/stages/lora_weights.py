@@ -1,4 +1,4 @@
-"""A LoRA that is trained on the live model through PEFT, and the files that come of it."""
+"""The weights of a LoRA that trains on the live model through PEFT, and the key formats of its files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from animatediff.bundled import named
 from animatediff.errors import UserError
-from animatediff.training.draws import generator_for
+from animatediff.training.randomness import generator_for
+from animatediff.weights.lora.key_formats import lora_to_original
 from animatediff.weights.lora.load import load_lora
-from animatediff.weights.lora.motion_keys import lora_to_original
 
 if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
@@ -32,11 +32,11 @@ IMAGE = re.compile(
 )
 """The layers of an image LoRA: everything linear in the image model's transformers, as kohya's default."""
 CONVOLUTIONS = re.compile(r"(.+\.)?(resnets\.\d+\.(conv1|conv2|conv_shortcut)|(down|up)samplers\.\d+\.conv)")
-"""What kohya's `conv_dim` adds: the convolutions around the transformers."""
+"""The layers that kohya's `conv_dim` adds: the convolutions around the transformers."""
 
 
 def target_layers(model: nn.Module, pattern: re.Pattern[str]) -> dict[str, nn.Module]:
-    """Path -> plain layer for every layer whose path fits; other LoRAs on the model do not count as layers."""
+    """Find the layers whose path fits: path -> plain layer, without other LoRAs on the model."""
     found = {}
     for path, module in model.named_modules():
         if pattern.fullmatch(path):
@@ -47,7 +47,7 @@ def target_layers(model: nn.Module, pattern: re.Pattern[str]) -> dict[str, nn.Mo
 
 
 def new_lora(layers: Mapping[str, nn.Module], rank: int, seed: int) -> dict[str, Tensor]:
-    """Weights of a LoRA that changes nothing yet: `down` as a new linear layer has it, `up` zero (arXiv 2106.09685)."""
+    """Make weights that change nothing yet: `down` as in a new linear layer, `up` zero (arXiv 2106.09685)."""
     state = {}
     generator = generator_for(seed, "lora")
     for path, layer in layers.items():
@@ -60,13 +60,13 @@ def new_lora(layers: Mapping[str, nn.Module], rank: int, seed: int) -> dict[str,
     return state
 
 
-class LowRank:
+class LoRA:
     """The LoRA that a stage trains: on the layers that fit a pattern, or on those of the file to go on from."""
 
     def __init__(
         self, unet: nn.Module, *patterns: re.Pattern[str], config: TrainConfig, kinds: tuple[str, ...]
     ) -> None:
-        """Raises UserError for a file of another kind (`kinds` are those wanted), rank or base model."""
+        """Raises UserError for a file of another kind than `kinds`, of another rank or for another base model."""
         self.unet = unet
         scale = 1.0 if config.alpha is None else config.alpha / config.lora_rank
         layers = {path: layer for pattern in patterns for path, layer in target_layers(unet, pattern).items()}
@@ -106,7 +106,7 @@ class LowRank:
         return float(self.unet.get_submodule(path).scaling[NAME])  # pyright: ignore[reportArgumentType, reportIndexIssue]
 
     def folded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors by internal name, with alpha / rank multiplied into `up`: for grammars without alpha."""
+        """Tensors by internal name, with alpha / rank multiplied into `up`: for key formats without alpha."""
         state = dict(tensors)
         for path in self.paths:
             up = f"{path}.lora_B.weight"
@@ -115,15 +115,15 @@ class LowRank:
         return state
 
     def original(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In the grammar of the published MotionLoRAs and domain adapter, which has no alpha."""
+        """In the key format of the published MotionLoRAs and domain adapter, which has no alpha."""
         return {lora_to_original(key): tensor for key, tensor in self.folded(tensors).items()}
 
     def diffusers(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In the names that diffusers saves."""
+        """In diffusers' key format."""
         return {f"unet.{key}": tensor for key, tensor in self.folded(tensors).items()}
 
     def kohya(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """In kohya's names, as image LoRAs are shared, alpha stated. 1x1 convolutions have four axes there."""
+        """In kohya's key format, as image LoRAs are shared, with alpha. 1x1 convolutions have four axes there."""
         state: dict[str, Tensor] = {}
         for path in self.paths:
             stem = f"lora_unet_{path.replace('.', '_')}"
@@ -134,7 +134,7 @@ class LowRank:
 
 
 def check_kind(path: str | Path, kinds: tuple[str, ...]) -> None:
-    """Raise UserError if the file is a LoRA of another kind than those wanted."""
+    """Raise UserError if the file is a LoRA of another kind than `kinds`."""
     from animatediff.weights.recognise import recognise, wrong_kind
 
     found = recognise(path)

@@ -1,9 +1,10 @@
-"""From the video of a call to the latents that denoising begins with."""
+"""A video to begin with: its latents, noised part of the way (SDEdit, arXiv 2108.01073)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
@@ -11,47 +12,62 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.media.images import LATENT_CHANNELS, as_tensor, size_like
-from animatediff.pipelines.output import Defaults
-from animatediff.pipelines.vae import encode_pictures
-from animatediff.sampling import check_strength
+from animatediff.media.images import LATENT_CHANNELS, as_tensor
+from animatediff.pipelines.arguments import Arguments
+from animatediff.pipelines.clip import ClipShape
+from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion
+from animatediff.pipelines.vae import encode_images
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 VIDEO_STRENGTH = 0.6
-"""Share of the steps by which a video is changed where the call does not say."""
+"""Fraction of the steps by which a video is changed where the call does not say."""
 
 
-def clip_size(
-    defaults: Defaults,
-    num_frames: int | None,
-    height: int | None,
-    width: int | None,
-    *,
-    picture: tuple[int, int] | None,
-    video: tuple[int, tuple[int, int]] | None,
-) -> tuple[int, int, int]:
-    """Frames, height and width of a clip, in pixels: as asked for, else of its video or picture, else as usual.
+@dataclass(frozen=True, kw_only=True)
+class VideoCondition(Condition):
+    """Frames that sampling begins with."""
 
-    picture: (width, height); video: as of `video_size`. Without a size the clip has their shape and the usual area.
-    """
-    length, like = (defaults.num_frames, picture) if video is None else video
-    if like is not None:
-        width, height = size_like(like, defaults.width * defaults.height, width=width, height=height)
-    return (
-        length if num_frames is None else num_frames,
-        defaults.height if height is None else height,
-        defaults.width if width is None else width,
-    )
+    video: Any
+    strength: float
+    suggestion: Suggestion | None = None
+    frames: Tensor | None = None
+    """(1 or b, 3, f, height, width) in 0..1, or latents; set when fitted, None where nothing of them is left."""
+
+    @classmethod
+    def of(cls, call: Arguments, vae_scale_factor: int) -> VideoCondition | None:
+        """The video of a call, if there is one. Raises UserError for a strength without a video, or with FreeInit."""
+        strength = video_strength(call.video, call.strength, freeinit=call.freeinit)
+        if call.video is None:
+            return None
+        num_frames, size = video_size(call.video, vae_scale_factor)
+        return cls(video=call.video, strength=strength, suggestion=Suggestion(size, num_frames))
+
+    def fitted(self, clip: ClipShape) -> Self:
+        if self.strength >= 1:
+            return self
+        return replace(self, frames=video_tensor(self.video, clip.latents, (clip.height, clip.width)))
+
+    def prepare(self, setting: Setting) -> Prepared:
+        if self.frames is None:
+            return Prepared()
+        after_frame = setting.callbacks.of("encode")
+        return Prepared(
+            init_latents=video_latents(
+                setting.parts.vae, self.frames, setting.clip.latents, setting.device, after_frame
+            )
+        )
 
 
 def video_strength(video: Any, strength: float | None, *, freeinit: int) -> float:
-    """Share of the steps by which a video is changed.
+    """Fraction of the steps by which a video is changed.
 
-    Raises UserError for one out of range, without a video, or less than 1 where the clip is sampled several times.
+    Raises UserError for one without a video, or less than 1 where the clip is sampled several times.
     """
     if strength is not None and video is None:
-        raise UserError(f"strength={strength:g} is of a video to start from, and none is given; add video")
+        raise UserError(f"strength={strength:g} is of a video to start from, and none is given; add `video`")
     strength = VIDEO_STRENGTH if strength is None else strength
-    check_strength(strength)
     if video is not None and strength < 1 and freeinit > 1:
         raise UserError(
             f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video in "
@@ -104,6 +120,6 @@ def video_latents(
 ) -> Tensor:
     """Latents of `shape` of what `video_tensor` returned; `after_frame(done, of how many)` follows each frame."""
     if frames.shape[1] != shape[1]:
-        flat = encode_pictures(vae, rearrange(frames, "b c f h w -> (b f) c h w"), device, after_frame)
+        flat = encode_images(vae, rearrange(frames, "b c f h w -> (b f) c h w"), device, after_frame)
         frames = rearrange(flat, "(b f) c h w -> b c f h w", b=len(frames))
     return frames.to(device).expand(shape)

@@ -1,7 +1,8 @@
-"""Everything that is drawn for a training sample, as a function of the seed and of the sample's place in the run.
+"""Timesteps, noise and all else that is random about a sample, as functions of the seed and of its place in the run.
 
-A sample's place is its number in the endless sequence of samples that all processes read together. So the draws are
-the same however an update is divided among processes and accumulated batches, and a resumed run repeats none of them.
+A sample's place is its number in the endless sequence of samples that all processes read together. So its random
+numbers are the same however an update is divided among processes and accumulated batches, and a resumed run repeats
+none of them.
 """
 
 from __future__ import annotations
@@ -21,35 +22,35 @@ def generator_for(*words: int | str) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What chance decides for the samples of one batch."""
+class NoiseSamples:
+    """Random values of the samples of one batch."""
 
     noise: Tensor
     """(b, f, c, h, w), float32, on the CPU."""
-    t: Tensor
-    """(b,) timesteps."""
+    timesteps: Tensor
+    """(b,)"""
     dropped: list[bool]
     """Whether a sample's caption is left out."""
-    first: Tensor
-    """(b,) first frame of those that are kept while only every `stride`-th is."""
+    first_frame: Tensor
+    """(b,) first of the frames that are kept where only every `frame_stride`-th is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dice:
-    """How the draws of a run are made."""
+class NoiseSampler:
+    """Samples timesteps, noise, dropped captions and first frames, by the settings of a run."""
 
     seed: int
-    group: int
-    """Samples in one update."""
+    update_size: int
+    """Samples in one update of the weights."""
     num_timesteps: int
     timestep_power: float = 1.0
     stratified: bool = False
     caption_dropout: float = 0.0
     noise_offset: float = 0.0
 
-    def roll(self, places: Sequence[int], shape: tuple[int, ...], stride: int = 1) -> Draws:
-        """The draws of the samples at `places`; `shape` (f, c, h, w) of what is seen of each, one frame in `stride`."""
-        noises, times, dropped, first = [], [], [], []
+    def sample(self, places: Sequence[int], shape: tuple[int, ...], frame_stride: int = 1) -> NoiseSamples:
+        """Random values of the samples at `places`; `shape` (f, c, h, w) of what is left of each by `frame_stride`."""
+        noises, timesteps, dropped, first = [], [], [], []
         for place in places:
             generator = generator_for(self.seed, "sample", place)
             u, drop, start = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
@@ -57,14 +58,14 @@ class Dice:
             if self.noise_offset:
                 noise += self.noise_offset * torch.randn((1, shape[1], 1, 1), generator=generator)
             noises.append(noise)
-            times.append(self._timestep(place, u))
+            timesteps.append(self._timestep(place, u))
             dropped.append(drop < self.caption_dropout)
-            first.append(int(start * stride))
-        return Draws(torch.stack(noises), torch.tensor(times), dropped, torch.tensor(first))
+            first.append(int(start * frame_stride))
+        return NoiseSamples(torch.stack(noises), torch.tensor(timesteps), dropped, torch.tensor(first))
 
     def _timestep(self, place: int, u: float) -> int:
         if self.stratified:
-            update, index = divmod(place, self.group)
-            order = torch.randperm(self.group, generator=generator_for(self.seed, "strata", update))
-            u = (float(order[index]) + u) / self.group
+            update, index = divmod(place, self.update_size)
+            order = torch.randperm(self.update_size, generator=generator_for(self.seed, "strata", update))
+            u = (float(order[index]) + u) / self.update_size
         return min(int(self.num_timesteps * u**self.timestep_power), self.num_timesteps - 1)

@@ -1,4 +1,4 @@
-"""What surrounds a run: the processes and precision that `accelerate` gives it, and the folder it writes into."""
+"""The surroundings of a run: processes and precision by `accelerate`, and the folder it writes into."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import torch
 
 from animatediff.errors import UserError
 from animatediff.files import check_writable, write_errors, write_text
+from animatediff.training.report import METRICS_FILE
 
 if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
 
 CONFIG_FILE = "config.yaml"
 MAX_WORKERS = 8
-OWN_NAMES = ("checkpoints", "weights", "samples", "curve.jsonl", CONFIG_FILE)
-"""What a run writes into its folder beside its weights; a fresh start removes it."""
+OWN_NAMES = ("checkpoints", "weights", "samples", METRICS_FILE, CONFIG_FILE)
+"""Files and folders of a run beside its weights; a fresh start removes them."""
 
 
 def default_workers(device: torch.device) -> int:
-    """Processes that read data: none where the model needs the same processor itself."""
+    """Number of processes that read data: none where the model needs the same processor itself."""
     return 0 if device.type == "cpu" else max(1, min(MAX_WORKERS, (os.cpu_count() or 1) - 1))
 
 
 def make_accelerator(config: TrainConfig) -> Any:
-    """The `Accelerator` of a run. Raises UserError for what this machine or installation cannot do."""
+    """Make the `Accelerator` of a run. Raises UserError for settings that this machine or installation cannot serve."""
     for name in config.log:
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"log: {name} is not installed: pip install {name}")
+            raise UserError(f"`log`: {name} is not installed: pip install {name}")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     if config.precision == "fp16" and not on_gpu:
         raise UserError("precision=fp16 needs a GPU; on a CPU take bf16 (where it has the instructions) or no")
@@ -59,7 +60,7 @@ def make_accelerator(config: TrainConfig) -> Any:
 
 
 def close_accelerator(accelerator: Any) -> None:
-    """End what `make_accelerator` began, so that another run can begin in this process."""
+    """Undo `make_accelerator`, so that another run can begin in this process."""
     from accelerate.state import AcceleratorState, GradientState
 
     accelerator.end_training()
@@ -68,8 +69,13 @@ def close_accelerator(accelerator: Any) -> None:
     GradientState._reset_state()
 
 
+def compute_dtype(accelerator: Any) -> torch.dtype:
+    """The type that the frozen weights have and that autocast computes in."""
+    return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[accelerator.mixed_precision]
+
+
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, int | float | str | bool]:
-    """Nested settings as single ones, for loggers that take no others."""
+    """Nested settings as single ones, for trackers that take no others."""
     result: dict[str, int | float | str | bool] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -103,7 +109,7 @@ def prepare_folder(config: TrainConfig, accelerator: Any, resume: bool | None) -
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
-    """Write down the settings that are not the default, so that the run can be had again."""
+    """Write the settings that are not the default, as a configuration that makes the same run."""
     import yaml
 
     settings = config.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,130 @@
+"""Arguments of one call of the pipeline: each with its default, its range and its meaning. No torch here.
+
+Front ends read defaults, ranges and vocabularies from here, so that each is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from animatediff.frames import Curve
+from animatediff.ranges import Range, ranged
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from animatediff.pipelines.output import Progress
+    from animatediff.prompts import PromptTravel
+    from animatediff.sampling.controlnet import ControlNetInput
+
+    Prompt = str | Mapping[int, str] | PromptTravel
+    """A text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`), or a `PromptTravel`, for one clip."""
+
+UPSCALE_STRENGTH = 0.5
+"""Share of the steps of the second pass: enough for new detail, too few for another image."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of `AnimateDiffPipeline.__call__`. None is what `pipe.defaults` says.
+
+    Raises UserError for values out of range.
+    """
+
+    prompt: Prompt | Sequence[Prompt]
+    """One clip each."""
+    _: KW_ONLY
+    negative_prompt: str | Sequence[str] | None = None
+    """One for all clips, or one a clip; without effect where `guidance_scale` is at most 1."""
+    num_frames: int | None = ranged(None, ge=1)
+    height: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
+    width: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
+    num_inference_steps: int | None = ranged(None, ge=1)
+    guidance_scale: float | None = ranged(None, ge=0, le=1000)
+    """At most 1 renders without negative prompts, at half the cost."""
+    generator: torch.Generator | Sequence[torch.Generator] | None = None
+    """One, or one a clip; noise is drawn on its device."""
+    latents: Tensor | None = None
+    """(b, 4, f, h, w) noise to start from."""
+    clip_skip: int | None = ranged(None, ge=0, le=23)
+    """Layers of the text encoder passed over at the end, as diffusers counts."""
+    plain_prompts: bool = False
+    """Brackets are letters and long prompts are cut; else `(word:1.2)` weighs and prompts may be of any length."""
+    window: int | None = ranged(None, ge=1)
+    """Frames that the motion module sees at once in clips longer than it knows."""
+    overlap: int | None = ranged(None, ge=0)
+    """Frames that two neighbouring windows share."""
+    stride: int = ranged(1, ge=1, le=16)
+    """2 adds windows of every second frame, 3 also of every fourth."""
+    blend: str = ranged("pyramid", choices="animatediff.motion.windows.BLENDS")
+    """Fuse method: weights of frames where windows overlap."""
+    closed_loop: bool = False
+    """The first frame follows the last."""
+    long_mode: str = ranged("unet", choices="animatediff.pipelines.windows.LONG_MODES")
+    """Context windows over the whole UNet, at the memory of one window; or inside the motion modules alone, so that the
+    image layers see each frame once a step, at the memory of the whole clip's feature maps."""
+    motion_scale: Curve = 1.0
+    """Factor of the motion modules' residual at each frame, 1 as trained, 0 the image model alone: a number,
+    `{0: 1.0, 15: 0.3}` with straight lines between, or one number a frame."""
+    noise: str = ranged("default", choices="animatediff.sampling.noise.NOISES")
+    """`freenoise` shuffles the noise of the first window for the frames behind it (arXiv 2310.15169)."""
+    freeinit: int = ranged(1, ge=1, le=20, why="a clip is sampled at least once, with FreeInit 2 to 5 times")
+    """Times that the clip is sampled, each time from noise with the low frequencies of the time before (arXiv
+    2312.07537)."""
+    freeinit_filter: str = ranged("butterworth", choices="animatediff.sampling.free_init.FILTERS")
+    freeinit_ds: float = ranged(0.25, gt=0, le=1)
+    """Stop frequency over space, as a share of all."""
+    freeinit_dt: float = ranged(0.25, gt=0, le=1)
+    """Stop frequency over frames."""
+    decode_chunk_size: int | None = ranged(None, ge=1)
+    """Frames that the VAE decodes at once."""
+    eta: float = 0.0
+    """Of the DDIM sampler."""
+    conditioning_frames: Any = None
+    """Images for the SparseCtrl encoder: PIL, arrays, tensors in 0..1, or latents (a tensor of 4 channels)."""
+    controlnet_frame_indices: Sequence[int] = (0,)
+    """Frames of the conditioning frames, one each; negatives count from the end."""
+    controlnet_conditioning_scale: float = ranged(1.0)
+    """Strength of SparseCtrl."""
+    control_start: float = ranged(0.0, ge=0, le=1)
+    """Fraction of the steps from which on SparseCtrl acts."""
+    control_end: float = ranged(1.0, ge=0, le=1)
+    """Fraction of the steps up to which it acts."""
+    video: Any = None
+    """Frames to begin with: PIL images, an array, a tensor in 0..1, or latents. The clip takes their number and shape.
+    """
+    strength: float | None = ranged(None, gt=0, le=1)
+    """Fraction of the steps by which the video is changed; at 1 nothing of it is left."""
+    images: Any = None
+    """An image for frame 0, or {frame: image}, negatives counted from the end."""
+    image_mode: str | None = ranged(None, choices="animatediff.pipelines.conditions.image.ROUTES")
+    """Route by which the images are shown; None is the first that has its weights loaded."""
+    ip_adapter_image: Any = None
+    """Images for a loaded IP-Adapter; None is `images`."""
+    controlnet_inputs: Sequence[ControlNetInput] | None = None
+    """Inputs of the loaded ControlNets, one each."""
+    upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")
+    """Sample again, so many times as large."""
+    upscale_strength: float = ranged(UPSCALE_STRENGTH, gt=0, le=1)
+    """Fraction of the steps of the second pass."""
+    upscale_steps: int | None = ranged(None, ge=1, le=1000)
+    """Steps of the whole schedule of the second pass; None is as many as the first."""
+    output_type: str = ranged("pil", choices="animatediff.pipelines.vae.OUTPUT_TYPES")
+    callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None
+    """`(pipe, step, timestep, {"latents": ...})`; may return changed latents."""
+    on_progress: Callable[[Progress], None] | None = None
+    cancel: Callable[[], bool] | None = None
+    """Asked after each step."""
+
+    def __post_init__(self) -> None:
+        for name, within in RANGES.items():
+            value = getattr(self, name)
+            if value is not None:
+                within.check(name, value)
+
+
+RANGES: dict[str, Range] = {item.name: item.metadata["range"] for item in fields(Arguments) if "range" in item.metadata}
+"""Range of each argument that has one."""

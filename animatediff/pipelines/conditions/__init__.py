@@ -1,0 +1,32 @@
+"""Conditions: ways of steering a clip besides its prompt, one file each."""
+
+from __future__ import annotations
+
+from animatediff.pipelines.arguments import Arguments
+from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion, on_device, prepare_all
+from animatediff.pipelines.conditions.controlnet import ControlNetCondition
+from animatediff.pipelines.conditions.image import ImageCondition
+from animatediff.pipelines.conditions.ip_adapter import IPAdapterCondition
+from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
+from animatediff.pipelines.conditions.video import VideoCondition
+from animatediff.pipelines.parts import LoadedParts
+
+__all__ = ["Condition", "Prepared", "Setting", "Suggestion", "conditions_of", "on_device", "prepare_all"]
+
+
+def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
+    """Conditions of a call, in the order in which they suggest its size and are prepared.
+
+    Raises UserError for inputs that nothing loaded can read, and settings that contradict each other.
+    """
+    images = ImageCondition.of(call, parts)
+    shown = None if images is None else images.images
+    by_sparsectrl = dict(images.images) if images is not None and images.route == "sparsectrl" else {}
+    found: list[Condition | None] = [
+        VideoCondition.of(call, parts.base.vae_scale_factor),
+        images,
+        *ControlNetCondition.all_of(call, parts.controlnets),
+        SparseCtrlCondition.of(call, parts.sparsectrl, by_sparsectrl),
+        IPAdapterCondition.of(call, parts.unet, shown),
+    ]
+    return [condition for condition in found if condition is not None]

@@ -1,0 +1,116 @@
+"""Interface of conditions: ways of steering a clip besides its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from animatediff.pipelines.clip import ClipShape
+from animatediff.pipelines.output import Callbacks
+from animatediff.pipelines.parts import LoadedParts
+from animatediff.sampling import Control
+from animatediff.sampling.keep_frames import KeepFrames
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Length and shape of a clip that follow from a condition where the call leaves them open."""
+
+    size: tuple[int, int]
+    """(width, height) in pixels whose proportions the clip takes."""
+    num_frames: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Circumstances in which a condition is prepared."""
+
+    parts: LoadedParts
+    clip: ClipShape
+    timesteps: Tensor
+    """Timesteps that will be sampled."""
+    noise: Tensor
+    """(b, c, f, h, w)."""
+    guidance: bool
+    device: torch.device
+    callbacks: Callbacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Contribution of a condition to sampling."""
+
+    controls: Sequence[Control] = ()
+    """Sources of residuals, asked at each call of the UNet."""
+    image_embeds: Sequence[Tensor] = ()
+    """Image embeddings, one tensor an IP-Adapter: (b, 1 or f, ...), with guidance the negative ones first."""
+    init_latents: Tensor | None = None
+    """(b, c, f, h, w) latents that sampling begins with, noised."""
+    keep: KeepFrames | None = None
+    """Latent replacement at known frames."""
+
+
+class Condition:
+    """A way of steering a clip besides its prompt. Each file of this folder has one, made from a call's arguments."""
+
+    suggestion: Suggestion | None = None
+    """Size and length that the clip takes where the call leaves them open."""
+    max_frames: int | None = None
+    """Frames that the condition can see at once, where it is limited."""
+    strength: float = 1.0
+    """Fraction of the steps that are made; less than 1 begins with latents that the condition prepares."""
+
+    def fitted(self, clip: ClipShape) -> Self:
+        """The condition for a clip of this shape. Raises UserError if it does not fit; nothing is computed."""
+        return self
+
+    def networks(self) -> Sequence[torch.nn.Module]:
+        """Networks that must be on the device while the clip is sampled."""
+        return ()
+
+    def prepare(self, setting: Setting) -> Prepared:
+        """Compute what sampling needs, once a clip."""
+        return Prepared()
+
+
+@dataclass
+class PreparedConditions:
+    """Contributions of all conditions, joined."""
+
+    controls: list[Control] = field(default_factory=list)
+    image_embeds: list[Tensor] = field(default_factory=list)
+    init_latents: Tensor | None = None
+    keep: KeepFrames | None = None
+
+
+def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedConditions:
+    """Prepare conditions, in order."""
+    joined = PreparedConditions()
+    for condition in conditions:
+        prepared = condition.prepare(setting)
+        joined.controls += prepared.controls
+        joined.image_embeds += prepared.image_embeds
+        joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
+        joined.keep = joined.keep if prepared.keep is None else prepared.keep
+    return joined
+
+
+@contextmanager
+def on_device(networks: Sequence[Any], device: torch.device) -> Iterator[None]:
+    """Bring SparseCtrl encoders and ControlNets to `device` for a while, where a pipeline keeps them elsewhere."""
+    homes = [network.device for network in networks]
+    try:
+        for network in networks:
+            network.to(device)
+        yield
+    finally:
+        for network, home in zip(networks, homes, strict=True):
+            network.to(home)

@@ -1,0 +1,54 @@
+"""Context windows of a call: clips longer than the motion module knows, seen a part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from animatediff.errors import UserError
+from animatediff.motion import Window, plan_windows
+from animatediff.pipelines.arguments import Arguments
+
+LONG_MODES = ("unet", "motion")
+"""Windows over the whole UNet, or inside the motion modules alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextWindows:
+    """Windows of a clip; one that holds all frames where the clip is short."""
+
+    windows: Sequence[Window]
+    length: int
+    overlap: int
+    mode: str
+
+    @classmethod
+    def of(cls, call: Arguments, num_frames: int, *, default_length: int, max_positions: int) -> ContextWindows:
+        """Lay out the windows of a call.
+
+        default_length: of windows where the clip is longer than `max_positions`. Raises UserError for a window beyond
+        the trained positions, and for an overlap that is not smaller than the window.
+        """
+        length, overlap = call.window, call.overlap
+        if length is None:
+            length = num_frames if num_frames <= max_positions else min(default_length, max_positions)
+        if not 1 <= length <= max_positions:
+            raise UserError(f"window must be 1 to {max_positions} frames with this motion module, got {length}")
+        if overlap is None:
+            overlap = length // 4
+        if not 0 <= overlap < length:
+            raise UserError(f"overlap must be at least 0 and less than the window of {length} frames, got {overlap}")
+        windows = plan_windows(
+            num_frames, length, overlap, stride=call.stride, closed_loop=call.closed_loop, blend=call.blend
+        )
+        return cls(windows=windows, length=length, overlap=overlap, mode=call.long_mode)
+
+    @property
+    def over_unet(self) -> Sequence[Window]:
+        """Windows that are predicted one after the other; empty where the UNet gets all frames at once."""
+        return self.windows if self.mode == "unet" and len(self.windows) > 1 else ()
+
+    @property
+    def in_motion(self) -> Sequence[Window]:
+        """Windows inside the motion modules; empty where all frames see each other, or the UNet gets only some."""
+        return self.windows if self.mode == "motion" and len(self.windows) > 1 else ()

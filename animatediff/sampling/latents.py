@@ -1,0 +1,44 @@
+"""From images to the latents that a VAE makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def latent_means(vae: Any, images: Tensor) -> Tensor:
+    """Means of the VAE's latents (n, c, h, w), not yet scaled, of images (n, 3, H, W) in -1..1 of its precision."""
+    return vae.encode(images, return_dict=False)[0].mode()
+
+
+def encode_images(
+    vae: Any,
+    images: Tensor,
+    *,
+    device: torch.device | str,
+    chunk_size: int,
+    unit_range: bool = False,
+    encode: Callable[[Any, Tensor], Tensor] = latent_means,
+    after_chunk: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Scaled latents (n, c, h, w), float32, on `device`, of images (n, 3, H, W), `chunk_size` at a time.
+
+    Images are in -1..1, with `unit_range` in 0..1.
+
+    They are means, not draws: the spread of Stable Diffusion's VAE is tiny, and the same image has the same latents
+    every time. `encode` stands in for `latent_means` where images are encoded in tiles; `after_chunk(done, of how
+    many)` follows each chunk.
+    """
+    means: list[Tensor] = []
+    done = 0
+    for chunk in images.split(chunk_size):
+        chunk = chunk * 2 - 1 if unit_range else chunk
+        # how an image lies in memory must not decide the last bits of its latents
+        means.append(encode(vae, chunk.to(device, vae.dtype).contiguous()).float())
+        done += len(chunk)
+        if after_chunk is not None:
+            after_chunk(done, len(images))
+    return torch.cat(means) * vae.config["scaling_factor"]

@@ -1,0 +1,1 @@
+"""What tests of several files share and no pytest collects."""
