@@ -49,7 +49,7 @@ def bundled_file(name: str, folder: Path | None = None) -> Path:
 
 
 def named(path: str | Path) -> str | Path:
-    """Path of a name that is given for weights: that of its file for `bundled/paper`, any other name itself.
+    """Resolve a name of weights: `bundled/paper` is a part of the set, all others are themselves.
 
     Raises UserError as `bundled_file`.
     """
