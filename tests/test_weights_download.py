@@ -136,7 +136,7 @@ def test_from_the_command_line(fake_hub: list[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_unknown_name_names_the_nearest(fake_hub: list[str]) -> None:
-    with pytest.raises(UserError, match=r"did you mean v2_lora_ZoomIn\.ckpt"):
+    with pytest.raises(UserError, match=r"did you mean 'v2_lora_ZoomIn\.ckpt'"):
         fetch("v2_lora_zoomin.ckpt", download=True)
     with pytest.raises(UserError, match="no published file has this name"):
         fetch("xyz.ckpt", download=True)

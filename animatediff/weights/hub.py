@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import UserError, did_you_mean, nearest
+from animatediff.errors import UserError, did_you_mean
 from animatediff.files import HERE, Roots
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
 
@@ -175,9 +175,8 @@ def _known(name: str | Path) -> KnownFile:
     file = Path(name).name
     if (known := KNOWN_FILES.get(file)) is not None:
         return known
-    close = nearest(file, {key.lower(): key for key in KNOWN_FILES})
-    hint = next((f"; did you mean {key}?" for key in KNOWN_FILES if key.lower() == close), "")
-    raise UserError(f"{name}: no such file{hint or ', and no published file has this name; give its full path'}")
+    hint = did_you_mean(file, KNOWN_FILES).rstrip() or "no published file has this name; give its full path"
+    raise UserError(f"{name}: no such file; {hint}")
 
 
 def _download(known: KnownFile, name: str, place: Path, on_bytes: OnBytes | None) -> Path:
