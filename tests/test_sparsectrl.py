@@ -114,7 +114,8 @@ def test_pipeline_video(kind: str) -> None:
     pipe = load_pipeline("v3")
     plain = expected("v3")["pipeline.video"]
     assert pipe.load_sparsectrl(GOLDEN / "v3" / f"sparsectrl_{kind}.ckpt") == kind
-    assert_close(clip(pipe, kind), expected("v3")[f"sparsectrl_{kind}.pipeline.video"])
+    # by norm, as the mid block's rounding (see above) is seen in single pixels; steering half as long changes 7e-4
+    assert relative(clip(pipe, kind), expected("v3")[f"sparsectrl_{kind}.pipeline.video"]) < 1e-5
     for off in ({"controlnet_conditioning_scale": 0.0}, {"control_end": 0.1}, {"conditioning_frames": None}):
         assert_close(clip(pipe, kind, **off), plain)
     once = clip(pipe, kind, controlnet_frame_indices=[0, 4, -1], control_end=0.5)
