@@ -61,9 +61,6 @@ def test_residuals_and_unet(kind: str) -> None:
     tensors, motion = expected("v3"), load_attached("v3")
     found = control(kind).residuals(inputs())
     assert found is not None
-    last = len(found.down) - 1
-    for name, part in (("down.0", found.down[0]), (f"down.{last}", found.down[-1])):
-        assert_close(as_clips(part), tensors[f"sparsectrl_{kind}.{name}"])
     motion.frames.num_frames = case("v3")["frames"]
     given = inputs()
     out = motion.unet(
@@ -75,14 +72,22 @@ def test_residuals_and_unet(kind: str) -> None:
     ).sample
     assert_close(as_clips(out), tensors[f"sparsectrl_{kind}.unet_out"])
     # The mid block of the random encoders normalises channels that hardly vary (2 x 2 pixels, one channel a group),
-    # which makes rounding 100 times larger: the reference itself is 1.8e-5 and 3.9e-5 from the float64 result. So the
-    # bound is 1e-5 where this machine's float32 can hold it, else twice what its float32 is away from float64.
+    # which makes rounding 100 times larger, and the block before it 40 times: the reference itself is 3.9e-5 and 1.5e-5
+    # from the float64 result. So the bound is 1e-5 where float32 can hold it, else twice what float32 is away from
+    # float64, here or in the reference.
     exact = control(kind, torch.float64).residuals(inputs(torch.float64))
     assert exact is not None
-    rounding = (found.mid - exact.mid).abs().max().item()
-    assert rounding < 5e-4, f"float32 is {rounding:.1e} away from float64"
-    difference = (as_clips(found.mid) - tensors[f"sparsectrl_{kind}.mid"]).abs().max().item()
-    assert difference <= max(TOLERANCE, 2 * rounding), f"mid differs by {difference:.2e}, rounding is {rounding:.2e}"
+    for name, part, true, limit in (
+        ("down.0", found.down[0], exact.down[0], 5e-6),
+        (f"down.{len(found.down) - 1}", found.down[-1], exact.down[-1], 5e-5),
+        ("mid", found.mid, exact.mid, 5e-4),
+    ):
+        wanted = tensors[f"sparsectrl_{kind}.{name}"]
+        rounding = max(float((x - as_clips(true)).abs().max()) for x in (as_clips(part), wanted))
+        assert rounding < limit, f"{name}: float32 is {rounding:.1e} away from float64"
+        difference = (as_clips(part) - wanted).abs().max().item()
+        bound = max(TOLERANCE, 2 * rounding)
+        assert difference <= bound, f"{name} differs by {difference:.2e}, rounding is {rounding:.2e}"
 
 
 def clip(pipe: Any, kind: str, **changes: Any) -> torch.Tensor:
@@ -109,7 +114,8 @@ def test_pipeline_video(kind: str) -> None:
     pipe = load_pipeline("v3")
     plain = expected("v3")["pipeline.video"]
     assert pipe.load_sparsectrl(GOLDEN / "v3" / f"sparsectrl_{kind}.ckpt") == kind
-    assert_close(clip(pipe, kind), expected("v3")[f"sparsectrl_{kind}.pipeline.video"])
+    # by norm, as the mid block's rounding (see above) is seen in single pixels; steering half as long changes 7e-4
+    assert relative(clip(pipe, kind), expected("v3")[f"sparsectrl_{kind}.pipeline.video"]) < 1e-5
     for off in ({"controlnet_conditioning_scale": 0.0}, {"control_end": 0.1}, {"conditioning_frames": None}):
         assert_close(clip(pipe, kind, **off), plain)
     once = clip(pipe, kind, controlnet_frame_indices=[0, 4, -1], control_end=0.5)
