@@ -73,21 +73,21 @@ def test_residuals_and_unet(kind: str) -> None:
     assert_close(as_clips(out), tensors[f"sparsectrl_{kind}.unet_out"])
     # The mid block of the random encoders normalises channels that hardly vary (2 x 2 pixels, one channel a group),
     # which makes rounding 100 times larger, and the block before it 40 times: the reference itself is 3.9e-5 and 1.5e-5
-    # from the float64 result. So the bound is 1e-5 where float32 can hold it, else twice what float32 is away from
-    # float64, here or in the reference.
+    # from the float64 result. So a part is within 1e-5 of the reference or, where this CPU rounds otherwise, no
+    # further from the float64 result than the reference is; of the mid block, twice as far.
     exact = control(kind, torch.float64).residuals(inputs(torch.float64))
     assert exact is not None
-    for name, part, true, limit in (
-        ("down.0", found.down[0], exact.down[0], 5e-6),
-        (f"down.{len(found.down) - 1}", found.down[-1], exact.down[-1], 5e-5),
-        ("mid", found.mid, exact.mid, 5e-4),
+    for name, part, true, factor in (
+        ("down.0", found.down[0], exact.down[0], 1),
+        (f"down.{len(found.down) - 1}", found.down[-1], exact.down[-1], 1),
+        ("mid", found.mid, exact.mid, 2),
     ):
         wanted = tensors[f"sparsectrl_{kind}.{name}"]
-        rounding = max(float((x - as_clips(true)).abs().max()) for x in (as_clips(part), wanted))
-        assert rounding < limit, f"{name}: float32 is {rounding:.1e} away from float64"
-        difference = (as_clips(part) - wanted).abs().max().item()
-        bound = max(TOLERANCE, 2 * rounding)
-        assert difference <= bound, f"{name} differs by {difference:.2e}, rounding is {rounding:.2e}"
+        here, there = (float((x - as_clips(true)).abs().max()) for x in (as_clips(part), wanted))
+        difference = float((as_clips(part) - wanted).abs().max())
+        assert difference <= TOLERANCE or here <= factor * there < 1e-4, (
+            f"{name} differs by {difference:.2e}; from float64 it is {here:.2e} away, the reference {there:.2e}"
+        )
 
 
 def clip(pipe: Any, kind: str, **changes: Any) -> torch.Tensor:
@@ -114,8 +114,11 @@ def test_pipeline_video(kind: str) -> None:
     pipe = load_pipeline("v3")
     plain = expected("v3")["pipeline.video"]
     assert pipe.load_sparsectrl(GOLDEN / "v3" / f"sparsectrl_{kind}.ckpt") == kind
-    # by norm, as the mid block's rounding (see above) is seen in single pixels; steering half as long changes 7e-4
-    assert relative(clip(pipe, kind), expected("v3")[f"sparsectrl_{kind}.pipeline.video"]) < 1e-5
+    # the mid block's rounding (see above) shows in single pixels: by norm, and twice the tolerance for each of them;
+    # steering half as long changes 7e-4
+    found, wanted = clip(pipe, kind), expected("v3")[f"sparsectrl_{kind}.pipeline.video"]
+    assert relative(found, wanted) < 5e-6
+    assert float((found - wanted).abs().max()) <= 2 * TOLERANCE
     for off in ({"controlnet_conditioning_scale": 0.0}, {"control_end": 0.1}, {"conditioning_frames": None}):
         assert_close(clip(pipe, kind, **off), plain)
     once = clip(pipe, kind, controlnet_frame_indices=[0, 4, -1], control_end=0.5)
