@@ -115,6 +115,20 @@ def test_gif_is_its_own_and_does_not_flicker(tmp_path: Path) -> None:
     assert read_metadata(path) == {"text": "x" * 1000}
 
 
+def test_the_palette_of_a_long_gif_is_made_from_frames_along_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from animatediff.media import animated
+
+    frames = np.repeat(clip(16), 2, axis=0)
+    whole = write_video(frames, tmp_path / "a.gif").read_bytes()
+    monkeypatch.setattr(animated, "PALETTE_FRAMES", 32)
+    assert write_video(frames, tmp_path / "b.gif").read_bytes() == whole
+    monkeypatch.setattr(animated, "PALETTE_FRAMES", 4)
+    back = read_video(write_video(frames, tmp_path / "c.gif"))[0]
+    assert back.shape == frames.shape and psnr(back, frames) > psnr(read_video(tmp_path / "a.gif")[0], frames) - 3
+
+
 def test_gif_of_few_colours_is_nearly_exact(tmp_path: Path) -> None:
     frames = np.zeros((4, 40, 40, 3), np.uint8) + np.array([10, 200, 30], np.uint8)
     for i in range(4):

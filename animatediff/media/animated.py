@@ -18,6 +18,8 @@ from animatediff.media.formats import METADATA_KEY
 
 PALETTE_PIXELS = 1 << 14
 """Pixels of each frame that the palette of a GIF is made from (all of them up to 128x128)."""
+PALETTE_FRAMES = 128
+"""Frames at most that it is made from: all of a clip up to that length, then every second, every fourth, ...."""
 
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -81,10 +83,16 @@ class GifEncoder:
         self._fps, self._loop, self._text, self._after_frame = fps, loop, text, after_frame
         self._stride = max(1, int(np.ceil(np.sqrt(size[0] * size[1] / PALETTE_PIXELS))))
         self._samples: list[np.ndarray] = []
+        self._every = 1
 
     def add(self, frame: np.ndarray) -> None:
+        if self._spool.count % self._every == 0:
+            if len(self._samples) == PALETTE_FRAMES:
+                self._samples = self._samples[::2]
+                self._every *= 2
+            # a copy: a view would keep the whole chunk that the frame came with
+            self._samples.append(frame[:: self._stride, :: self._stride].reshape(1, -1, 3).copy())
         self._spool.add(frame)
-        self._samples.append(frame[:: self._stride, :: self._stride].reshape(1, -1, 3))
 
     def finish(self) -> None:
         palette = Image.fromarray(np.concatenate(self._samples, axis=0)).quantize(
