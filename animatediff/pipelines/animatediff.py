@@ -130,7 +130,7 @@ class AnimateDiffPipeline(LoadedParts):
                 image_embeds=conditions.image_embeds,
             )
             if job.guidance:
-                predict = guided(predict, job.guidance_scale)
+                predict = guided(predict, job.guidance_scale, call.guidance_rescale)
             sampler = ClipSampler(
                 predict=windowed(predict, job.windows.over_unet),
                 scheduler=scheduler,

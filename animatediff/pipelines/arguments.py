@@ -45,6 +45,9 @@ class Arguments:
     num_inference_steps: int | None = ranged(None, ge=1, le=1000)
     guidance_scale: float | None = ranged(None, ge=0, le=1000)
     """At most 1 renders without negative prompts, at half the cost."""
+    guidance_rescale: float = ranged(0.0, ge=0, le=1)
+    """Share of the guided prediction that gets the standard deviation of the unguided one (arXiv 2305.08891, section
+    3.4), against overexposed images."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None
     """One, or one a clip; noise is drawn on its device."""
     latents: Tensor | None = None

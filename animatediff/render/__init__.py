@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from animatediff.render.clip import Clip
     from animatediff.render.declare import Option
     from animatediff.render.events import Event
     from animatediff.render.options import FIELDS, OPTIONS, AnimateOptions
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from animatediff.render.read.original import to_original
     from animatediff.render.read.result import load_result, sidecar_of
     from animatediff.render.read.yaml import load_config, parse_config
-    from animatediff.render.renderer import Clip, Renderer
+    from animatediff.render.renderer import Renderer
     from animatediff.render.request import AnimateRequest, build_request
     from animatediff.render.request_inputs import EmbeddingRef, Keyframe, WeightRef
     from animatediff.render.write import OneFile, Rendered, RunFolder
@@ -46,17 +47,13 @@ _PLACES = {
     **dict.fromkeys(("EmbeddingRef", "Keyframe", "WeightRef"), "request_inputs"),
     **dict.fromkeys(("load_config", "parse_config"), "read.yaml"),
     **dict.fromkeys(("load_result", "sidecar_of"), "read.result"),
-    **dict.fromkeys(("Clip", "Renderer"), "renderer"),
+    "Clip": "clip",
+    "Renderer": "renderer",
     **dict.fromkeys(("OneFile", "Rendered", "RunFolder"), "write"),
     "Event": "events",
     "Option": "declare",
     "resolve": "read.merge",
     "to_original": "read.original",
-    "Clip": "renderer",
-    "Renderer": "renderer",
-    "OneFile": "write",
-    "Rendered": "write",
-    "RunFolder": "write",
 }
 
 

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,9 @@ import numpy as np
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots, check_writable
 from animatediff.prompts import PromptTravel
+from animatediff.render.clip import Clip
 from animatediff.render.events import Cancel, OnEvent, Reporter, noted
-from animatediff.render.inputs import Inputs, Keyframes, input_arguments, logger, look_into, settings_from
+from animatediff.render.inputs import Inputs, input_arguments, logger, look_into, settings_from
 from animatediff.render.models import AfterPart, ModelSpec, load_model
 from animatediff.render.options import CALL_OPTIONS
 from animatediff.render.prepare import complete, to_come
@@ -32,27 +33,6 @@ if TYPE_CHECKING:
 
 Load = Callable[[ModelSpec, AfterPart], Any]
 """Loads the model of a spec; calls the second after each part, which may raise to end the loading."""
-
-
-@dataclass
-class Clip:
-    """One clip that is sampled; its frames are decoded as they are taken."""
-
-    request: AnimateRequest
-    """The request that repeats it: of this clip alone, with its seed and every None filled in."""
-    frames: Generator[np.ndarray]
-    """Chunks of frames, uint8 (n, h, w, 3), once, and only until the next clip is asked for."""
-    keyframes: Keyframes = field(default_factory=Keyframes)
-    """Images that it was given, as the model saw them, and the frames that they stand at."""
-    notes: list[str] = field(default_factory=list)
-    """Choices made for the user, and warnings; complete once the frames are taken."""
-
-    def array(self) -> np.ndarray:
-        """All frames, uint8 (f, h, w, 3)."""
-        chunks = list(self.frames)
-        if not chunks:
-            raise ValueError("the frames of this clip are gone: take them once, and before the next clip is asked for")
-        return np.concatenate(chunks)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from animatediff.errors import UserError, nearest, unknown
 from animatediff.prompts.travel import PromptTravel, joined
 from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY, PATH_FIELDS, PER_CLIP, AnimateOptions
 from animatediff.render.prompts_form import normal_prompts
-from animatediff.render.request_checks import CHECKS
+from animatediff.render.request_checks import CHECKS, images_of, of_controlnet
 from animatediff.render.request_fields import UNKNOWN_WORD, options_model
 from animatediff.render.request_inputs import (
     Count,
@@ -100,13 +100,11 @@ class AnimateRequest(_Options):
     @property
     def images(self) -> list[tuple[int, Any]]:
         """(frame, file or image in memory) of all images that the clip shows."""
-        ends = [(frame, image) for frame, image in ((0, self.image), (-1, self.last_image)) if image is not None]
-        return [*ends, *((keyframe.frame, keyframe.path) for keyframe in self.keyframes)]
+        return images_of(self)
 
     def of_controlnet(self, name: str, index: int) -> Any:
         """The entry of a setting for one of the ControlNets."""
-        values = getattr(self, name)
-        return values[index % len(values)]
+        return of_controlnet(self, name, index)
 
     def larger_size(self, width: int, height: int) -> tuple[int, int]:
         """The size of the result, for a first pass of this size in pixels; multiples of 8."""

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.frames import frame_curve, frame_indices
 from animatediff.prompts.travel import check_frames
-from animatediff.render.options import BY_NAME, CONTROLNET, OPTIONS, PER_CLIP
-
-if TYPE_CHECKING:
-    from animatediff.render.request import AnimateRequest
+from animatediff.render.options import BY_NAME, CONTROLNET, OPTIONS, PER_CLIP, AnimateOptions
 
 _OF_CONTROLNETS = tuple(item.name for item in OPTIONS if item.panel == CONTROLNET)
 
 
-def check_clips(request: AnimateRequest) -> None:
+def images_of(request: AnimateOptions) -> list[tuple[int, Any]]:
+    """(frame, file or image in memory) of all images that the clip shows; negatives count from the end."""
+    ends = [(frame, image) for frame, image in ((0, request.image), (-1, request.last_image)) if image is not None]
+    return [*ends, *((keyframe.frame, keyframe.path) for keyframe in request.keyframes)]
+
+
+def of_controlnet(request: AnimateOptions, name: str, index: int) -> Any:
+    """The entry of a setting for one of the ControlNets: its own, or the one for all."""
+    values = getattr(request, name)
+    return values[index % len(values)]
+
+
+def check_clips(request: AnimateOptions) -> None:
     """One value for all clips, or one for each."""
     counts = {name: len(getattr(request, name)) for name in PER_CLIP}
     several = {name: count for name, count in counts.items() if count > 1}
@@ -25,7 +34,7 @@ def check_clips(request: AnimateRequest) -> None:
         raise UserError(f"{found}: expected one for all clips, or as many as there are clips")
 
 
-def check_windows(request: AnimateRequest) -> None:
+def check_windows(request: AnimateOptions) -> None:
     """Windows that advance, and FreeInit where nothing of a video is left."""
     if request.window is not None and request.overlap is not None and request.overlap >= request.window:
         raise UserError(f"overlap={request.overlap} must be less than window={request.window}")
@@ -36,7 +45,7 @@ def check_windows(request: AnimateRequest) -> None:
         )
 
 
-def check_frames_exist(request: AnimateRequest) -> None:
+def check_frames_exist(request: AnimateOptions) -> None:
     """Values and texts at frames that the clip has."""
     if not isinstance(request.motion_scale, dict) or request.num_frames is not None:
         frame_curve(request.motion_scale, request.num_frames or 1, "motion_scale")
@@ -45,10 +54,10 @@ def check_frames_exist(request: AnimateRequest) -> None:
             check_frames(texts, request.num_frames)
 
 
-def check_sparsectrl(request: AnimateRequest) -> None:
+def check_sparsectrl(request: AnimateOptions) -> None:
     """An encoder with images, at frames of their own."""
     if not request.control_images:
-        if request.sparsectrl is not None and not request.images:
+        if request.sparsectrl is not None and not images_of(request):
             raise UserError(
                 "a SparseCtrl encoder is given (`sparsectrl`, or controlnet_path), but no pictures for it; add "
                 "`control_images` (controlnet_images)"
@@ -63,7 +72,7 @@ def check_sparsectrl(request: AnimateRequest) -> None:
     frame_indices(request.control_indices, len(request.control_images), request.num_frames)
 
 
-def check_video(request: AnimateRequest) -> None:
+def check_video(request: AnimateOptions) -> None:
     """Settings of a video with a video, to start from or for ControlNets."""
     if request.video is None:
         _refuse(request, ("strength", "audio"), "video, but no video is given; add `video`")
@@ -72,7 +81,7 @@ def check_video(request: AnimateRequest) -> None:
             _refuse(request, parts, "video, but no video is given; add `video`")
 
 
-def check_controlnets(request: AnimateRequest) -> None:
+def check_controlnets(request: AnimateOptions) -> None:
     """One entry for each ControlNet, or one for all."""
     count = len(request.controlnet)
     if bool(count) != bool(request.controlnet_video):
@@ -83,20 +92,20 @@ def check_controlnets(request: AnimateRequest) -> None:
         if len(values) not in (1, count) and (count or values):
             raise UserError(f"{len(values)} x {name} for {count} x controlnet; give one for each, or one for all")
     for index in range(count):
-        start, end = (request.of_controlnet(name, index) for name in ("controlnet_start", "controlnet_end"))
+        start, end = (of_controlnet(request, name, index) for name in ("controlnet_start", "controlnet_end"))
         if start > end:
             raise UserError(f"controlnet_start={start} is after controlnet_end={end}")
 
 
-def check_upscale(request: AnimateRequest) -> None:
+def check_upscale(request: AnimateOptions) -> None:
     """Settings of a second pass with one."""
     if request.upscale is None:
         _refuse(request, ("upscale_strength", "upscale_steps"), "the second pass; add `upscale`")
 
 
-def check_images(request: AnimateRequest) -> None:
+def check_images(request: AnimateOptions) -> None:
     """Images at frames of their own, and an IP-Adapter with images."""
-    frames = [frame for frame, _ in request.images]
+    frames = [frame for frame, _ in images_of(request)]
     if frames:
         frame_indices(frames, len(frames), request.num_frames)
     elif request.image_mode is not None:
@@ -111,7 +120,7 @@ def check_images(request: AnimateRequest) -> None:
         raise UserError("an IP-Adapter is given, but no picture for it; add `ip_adapter_image`, or `image`")
 
 
-def _refuse(request: AnimateRequest, names: Iterable[str], of: str) -> None:
+def _refuse(request: AnimateOptions, names: Iterable[str], of: str) -> None:
     """Raise UserError for the first of the settings that is given. of: the setting that they need."""
     for name in names:
         if getattr(request, name) != BY_NAME[name].default:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -23,15 +23,13 @@ from animatediff.media.seam import LoopSeam
 from animatediff.media.sheet import keyframe_sheet
 from animatediff.media.write import VideoWriter
 from animatediff.prompts import PromptTravel
+from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
 from animatediff.render.inputs import sound_of
 from animatediff.render.read.original import to_original
 from animatediff.render.read.result import sidecar_of
 from animatediff.render.request import AnimateRequest
 from animatediff.render.timeline import timeline_picture
-
-if TYPE_CHECKING:
-    from animatediff.render.renderer import Clip
 
 GRID_FPS = 8
 

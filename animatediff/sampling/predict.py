@@ -80,12 +80,21 @@ class ClipPredictor:
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
 
 
-def guided(predict: Predict, scale: float) -> Predict:
-    """Classifier-free guidance (arXiv 2207.12598): negative and positive prompts in one batch, then pushed apart."""
+def guided(predict: Predict, scale: float, rescale: float = 0.0) -> Predict:
+    """Classifier-free guidance (arXiv 2207.12598): negative and positive prompts in one batch, then pushed apart.
+
+    rescale: share of the result that gets the standard deviation of the positive prediction (arXiv 2305.08891,
+    equations 15 and 16), each clip of its own.
+    """
 
     def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         negative, positive = predict(torch.cat([latents, latents]), timestep, frames).chunk(2)
-        return negative + scale * (positive - negative)
+        result = negative + scale * (positive - negative)
+        if rescale:
+            axes = tuple(range(1, result.ndim))
+            ratio = positive.std(axes, keepdim=True) / result.std(axes, keepdim=True)
+            result = rescale * (result * ratio) + (1 - rescale) * result
+        return result
 
     return call
 

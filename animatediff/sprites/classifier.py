@@ -53,13 +53,6 @@ def classifier_path() -> Path:
     return Path(__file__).parent / "classifier.safetensors"
 
 
-def save_classifier(classifier: SpriteClassifier, path: Path) -> None:
-    """Write the weights in float16."""
-    from animatediff.weights.storage.files import save_tensors
-
-    save_tensors(path, {name: tensor.half() for name, tensor in classifier.state_dict().items()})
-
-
 def load_classifier(path: Path | None = None) -> SpriteClassifier:
     """Load a trained classifier in float32; the one that ships unless another file is given."""
     from safetensors.torch import load_file

@@ -21,10 +21,10 @@ from animatediff.sprites.classifier import (
     classifier_path,
     classify_clip,
     load_classifier,
-    save_classifier,
 )
 from animatediff.sprites.styles import STYLES
 from animatediff.sprites.words import BACKGROUNDS, MOTIONS, OBJECTS, Combination, combinations
+from animatediff.weights.storage.files import save_tensors
 from recipes.bundled.fit import Schedule, arguments, fit
 from recipes.bundled.vae import encode, load_vae
 
@@ -106,7 +106,7 @@ def train(args: argparse.Namespace) -> None:
 
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=args.rate, weight_decay=0.01)
     fit(classifier, optimizer, loss, Schedule(peak=args.rate, steps=args.steps), log_every=200)
-    save_classifier(classifier, args.classifier)
+    save_tensors(args.classifier, {name: tensor.half() for name, tensor in classifier.state_dict().items()})
     check(args)
 
 
