@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fake_pipeline import FakePipeline
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,15 +25,21 @@ from animatediff.errors import UserError
 from animatediff.pipelines.arguments import RANGES, Arguments
 from animatediff.render import AnimateRequest, build_request, load_result, parse_config
 from animatediff.render.declare import Option
-from animatediff.render.options import BY_NAME, CALL_OPTIONS, FLAGS, IN_MEMORY, MODEL_OPTIONS, OPTIONS, OUTPUT
+from animatediff.render.inputs import input_arguments, look_into, sound_of
+from animatediff.render.models import ModelSpec
+from animatediff.render.options import BY_NAME, CALL_OPTIONS, FLAGS, IN_MEMORY, MODEL_OPTIONS, OPTIONS
+from animatediff.render.prepare import to_come
+from animatediff.render.renderer import call_arguments, with_defaults
 
 NAMES = [item.name for item in OPTIONS]
 _NETS = {"controlnet": ["c.safetensors"], "controlnet_video": ["v.mp4"]}
 _IMAGES = {"sparsectrl": "s.ckpt", "control_images": ["a.png"]}
 _GROUPS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"video": "v.mp4"}, "strength audio video_fps video_start video_duration"),
-    (_IMAGES, "sparsectrl control_images control_indices normalize_condition_images"),
+    (_IMAGES, "sparsectrl control_images control_indices control_preprocess normalize_condition_images"),
     ({"image": "a.png"}, "image_mode ip_adapter"),
+    ({"image": "a.png", "width": 32, "height": 32}, "resize"),
+    ({"prompt_travel": {3: "y"}}, "prompt_interpolation prompt_hold prompt_loop"),
     ({"ip_adapter": "i.bin", "image": "a.png"}, "ip_adapter_image ip_adapter_encoder"),
     (_NETS, "controlnet controlnet_video controlnet_preprocess controlnet_scale controlnet_start controlnet_end"),
     (_NETS, "controlnet_spread"),
@@ -52,6 +59,7 @@ _STRUCTURED: dict[str, tuple[list[str], Any]] = {
     "motion_scale": (["0=1.0,3=0.5"], {0: 1.0, 3: 0.5}),
     "controlnet_spread": (["0.5,0.25"], [[0.5, 0.25]]),
     "seed": ([str(2**64 - 1)], 2**64 - 1),
+    "image_mode": (["latents"], "latents"),
 }
 
 
@@ -103,27 +111,57 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return given[0]
 
 
-def effect(request: AnimateRequest) -> dict[str, Any]:
-    """What the pipeline is loaded from and called with, and how the result is written, as this request decides it.
+class Film:
+    """Stands for a video file: frames that depend on its name and on the part that is taken."""
 
-    By the table: options that are arguments as they are stand under the argument's name, others beside the argument
-    that is made of them.
-    """
-    found: dict[str, Any] = {}
-    for item in OPTIONS:
-        value = getattr(request, item.name)
-        if item.part_of_model:
-            found[f"model {item.name}"] = value
-        if item.argument is not None:
-            place = item.argument if item.name in CALL_OPTIONS else f"{item.argument} {item.name}"
-            found[f"call {place}"] = value
-        if item.panel == OUTPUT or item.name in OUTSIDE:
-            found[f"other {item.name}"] = value
-    return found
+    path, size, has_audio = Path("v.mp4"), (60, 30), True
+    indices = tuple(range(40))
+
+    def __init__(self, given: Any, *, setting: str, fps: float | None, start: float, duration: float | None) -> None:
+        self.part, self.fps = f"{given} {fps} {start} {duration}", fps or 8.0
+
+    def read(self, num_frames: int, width: int, height: int, resize: str) -> np.ndarray:
+        shade = sum(f"{self.part} {resize}".encode()) % 251
+        return np.full((num_frames, height, width, 3), shade, np.uint8)
 
 
-OUTSIDE = ("audio", "download")
-"""Options that are for the files that are read and written, not for the pipeline."""
+def drawn(given: Any, setting: str = "") -> Image.Image:
+    """Stands for an image file: a ramp that depends on its name."""
+    ramp = (np.arange(30 * 60).reshape(30, 60) * 7 + sum(str(given).encode())) % 200
+    return Image.fromarray(ramp.astype(np.uint8)).convert("RGB")
+
+
+def plain(value: Any) -> Any:
+    """A value that can be compared: pixels, seeds and the fields of objects in place of the objects."""
+    if isinstance(value, torch.Generator):
+        return value.initial_seed()
+    if isinstance(value, (np.ndarray, Image.Image)):
+        return np.asarray(value).tobytes()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return plain(vars(value)) if is_dataclass(value) else value
+
+
+def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the model is loaded from, what the pipeline is called with, and how the file is written."""
+    monkeypatch.setattr("animatediff.media.images.as_image", drawn)
+    monkeypatch.setattr("animatediff.media.images.open_picture", drawn)
+    monkeypatch.setattr("animatediff.media.source.open_source", Film)
+    monkeypatch.setattr("animatediff.media.numbered.numbered_pictures", lambda folder: {0: Path(folder) / "0000.png"})
+    spec = ModelSpec.of(request)
+    pipe: Any = FakePipeline()
+    pipe.sparsectrl_kind = "rgb"
+    inputs = look_into(request)
+    clip = with_defaults(request, inputs, pipe).clip(0)
+    call = call_arguments(clip) | input_arguments(clip, inputs, "rgb")[0]
+    writer = {"fps": clip.fps, "quality": clip.quality, "loop": clip.loop, "sound": sound_of(clip), "out": clip.out}
+    try:
+        fetched = to_come("mm_sd_v14.ckpt", download=request.download)
+    except UserError:
+        fetched = "refused"
+    return {"model": spec.settings.model_dump(), "call": plain(call), "writer": plain(writer), "fetched": fetched}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,7 +181,10 @@ def test_an_option_is_the_same_from_command_line_file_and_python(name: str, monk
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_changing_an_option_changes_what_is_loaded_called_or_written(name: str) -> None:
+def test_changing_an_option_changes_what_is_loaded_called_or_written(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     base = needed(name)
     _, value = example(BY_NAME[name])
     try:
@@ -152,7 +193,10 @@ def test_changing_an_option_changes_what_is_loaded_called_or_written(name: str) 
         before = build_request({**base, name: "another.png"})
     after = build_request({**base, name: value})
     assert getattr(before, name) != getattr(after, name)
-    assert effect(before) != effect(after)
+    before = before.model_copy(update={"seed": (1,)})
+    after = after if name == "seed" else after.model_copy(update={"seed": (1,)})
+    assert effect(before, monkeypatch) == effect(before, monkeypatch), "the test sees the option alone"
+    assert effect(before, monkeypatch) != effect(after, monkeypatch)
 
 
 def test_files_may_be_path_objects() -> None:
