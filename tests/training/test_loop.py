@@ -67,7 +67,7 @@ def start(folder: Path, *launcher: str, **values: Any) -> subprocess.Popen[str]:
     file = folder.with_suffix(".json")
     file.write_text(json.dumps(settings("motion", folder, **values)))
     environment = os.environ | {
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{SCRIPT.parent}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "ACCELERATE_USE_CPU": "true",
     }
     command = [sys.executable, *launcher, str(SCRIPT), str(file)]
