@@ -1,4 +1,4 @@
-"""What all tests share: no network, few threads, and where the golden cases are."""
+"""What all tests share: no network, few threads, and fixtures of several files."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from animatediff.pipelines import AnimateDiffPipeline
+
+pytest.register_assert_rewrite("support")  # before anything imports it
 
 # Before any library reads them: the suite must pass on a machine without a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,7 +21,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One thread for each process that tests run in: they run side by side. No result may depend on it.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("ANIMATEDIFF_TEST_THREADS", "1")
 
-GOLDEN = Path(__file__).parent / "golden"
 NOISE = float(os.environ.get("ANIMATEDIFF_TEST_NOISE", "0"))
 """Share by which outputs of UNets are off, such as 3e-6: more than the rounding of any machine, less than any fault."""
 
@@ -50,4 +54,36 @@ def _noise(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of the golden cases, one folder a family."""
+    from support.paths import GOLDEN
+
     return GOLDEN
+
+
+@pytest.fixture
+def pipe() -> AnimateDiffPipeline:
+    """The pipeline of the golden models of v3."""
+    from support.pipelines import pipeline
+
+    return pipeline()
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both encoders for the bundled model, random where they would be trained."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from animatediff.bundled import bundled_path
+    from animatediff.models.sparsectrl import SparseCtrl
+    from animatediff.weights.sparsectrl import save_sparsectrl
+
+    folder = tmp_path_factory.mktemp("encoders")
+    unet = UNet2DConditionModel.from_pretrained(bundled_path(), subfolder="unet", torch_dtype=torch.float32)
+    for kind in ("rgb", "scribble"):
+        torch.manual_seed(0)
+        encoder = SparseCtrl.from_unet(unet, kind=kind, vae_scale_factor=4)
+        first = encoder.controlnet_cond_embedding if kind == "rgb" else encoder.controlnet_cond_embedding.conv_out
+        for layer in (first, *encoder.controlnet_down_blocks, encoder.controlnet_mid_block):
+            torch.nn.init.normal_(layer.weight, std=0.05)
+        save_sparsectrl(encoder, folder / f"{kind}.safetensors")
+    return folder

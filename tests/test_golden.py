@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from einops import rearrange
-from safetensors.torch import load_file
+from support.golden import (
+    FAMILIES,
+    SD15_FAMILIES,
+    assert_close,
+    case,
+    expected,
+    load_attached,
+    load_pipeline,
+    motion_file,
+)
+from support.paths import GOLDEN
 
-from animatediff.motion import Attachment, attach
+from animatediff.motion import Attachment
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.weights.lora.load import load_lora, remove_lora, set_lora_scales
 from animatediff.weights.motion import load_motion_module
 
-GOLDEN = Path(__file__).parent / "golden"
-TOLERANCE = 1e-5
-SD15_FAMILIES = ("v1", "v2", "v3")
-FAMILIES = (*SD15_FAMILIES, "sdxl", "hotshot")
-
 pytestmark = pytest.mark.exact  # the disturbance is larger than the tolerance
-
-
-@cache
-def expected(family: str) -> dict[str, torch.Tensor]:
-    return load_file(GOLDEN / family / "expected.safetensors")
-
-
-@cache
-def case(family: str) -> dict[str, Any]:
-    return json.loads((GOLDEN / family / "case.json").read_text())
-
-
-def motion_file(family: str) -> Path:
-    return GOLDEN / family / ("motion_module.safetensors" if family == "hotshot" else "motion_module.ckpt")
-
-
-def load_unet(family: str) -> UNet2DConditionModel:
-    folder = GOLDEN / family / ("sd/unet" if family in SD15_FAMILIES else "unet")
-    return UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
-
-
-def load_attached(family: str) -> Attachment:
-    unet = load_unet(family)
-    adapter, found = load_motion_module(motion_file(family), unet=unet, dtype=torch.float32)
-    assert found.name == family, "recognised from its tensors alone"
-    return attach(unet, adapter)
 
 
 @torch.no_grad()
@@ -69,12 +42,6 @@ def run_unet(motion: Attachment, tensors: dict[str, torch.Tensor]) -> torch.Tens
         added_cond_kwargs=conditions,
     ).sample
     return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames)
-
-
-def assert_close(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    assert found.shape == wanted.shape
-    difference = (found - wanted).abs().max().item()
-    assert difference <= TOLERANCE, f"differs by {difference:.2e}"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -110,12 +77,6 @@ def test_loras_at_every_strength(family: str) -> None:
     for name in ("motion_lora", "domain_adapter"):
         remove_lora([unet], name)
     assert torch.equal(run_unet(motion, tensors), run_unet(load_attached(family), tensors)), "removed bit for bit"
-
-
-def load_pipeline(family: str) -> AnimateDiffPipeline:
-    pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / family / "sd", torch_dtype=torch.float32)
-    pipe.load_motion_module(motion_file(family))
-    return pipe
 
 
 def render(pipe: AnimateDiffPipeline, family: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.close import relative
 from support.disturb import disturbed, disturbing
-from test_motion import run, tiny_unet
+from support.unets import run, tiny_unet
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 100.0])

@@ -1,1 +1,1 @@
-"""What tests of several files share and no pytest collects."""
+"""Helpers that several test modules share; none of these modules is collected as tests."""

@@ -1,0 +1,140 @@
+"""`animatediff train` and `train.py` as a user calls them: from videos to weights to a clip, and every mistake told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from support.training_clips import MODEL, SIZE
+from typer.testing import CliRunner
+
+from animatediff.cli import original_train
+from animatediff.cli.main import app
+from animatediff.media.write import write_video
+
+CSV = "videoid,name,page_dir\n0,right,a\n1,left,a\n2,up,b\n"
+
+
+def videos(folder: Path, num: int = 3, *, captions: bool = True) -> Path:
+    """Short videos of noise that brightens."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(num):
+        start = rng.integers(0, 128, (1, SIZE, SIZE, 3))
+        frames = (start + 8 * np.arange(8)[:, None, None, None]).astype(np.uint8)
+        write_video(frames, folder / f"{index}.mp4", quality=100)
+        if captions:
+            (folder / f"{index}.txt").write_text("up\n")
+    return folder
+
+
+def recipe(folder: Path, data: dict[str, Any], **more: Any) -> Path:
+    values = {
+        "stage": "motion", "model": str(MODEL), "steps": 2, "batch_size": 1, "out": str(folder / "out"),
+        "data": {"num_frames": 4, "stride": 2, "height": SIZE, "width": SIZE, **data}, **more,
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def call(*words: str) -> tuple[int, str]:
+    """Exit code, and what was printed (stderr as well)."""
+    result = CliRunner().invoke(app, list(words))
+    return result.exit_code, result.output
+
+
+def test_train_then_animate_are_two_commands(tmp_path: Path) -> None:
+    path = recipe(tmp_path, {"kind": "folder", "path": str(videos(tmp_path / "clips"))})
+    code, said = call("train", str(path), "--set", "save_every=1")
+    assert code == 0, said
+    weights = tmp_path / "out" / "motion_module.safetensors"
+    assert str(weights) in said and "3 of these good" in said
+    again, told = call("train", str(path), "--set", "steps=3")
+    assert again == 0 and "goes on after step 2" in told
+    other, told = call("train", str(path), "--set", "seed=7")
+    assert other == 2 and "or start over with --fresh" in told
+    clip = tmp_path / "clip.gif"
+    code, said = call(
+        "animate", "up", "--model", str(MODEL), "--motion-module", str(weights), "--num-frames", "4", "--width", "24",
+        "--height", "24", "--steps", "2", "--out", str(clip),
+    )  # fmt: skip
+    assert code == 0 and clip.stat().st_size > 0, said
+
+
+def test_the_originals_script_and_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = videos(tmp_path / "clips", captions=False)
+    (tmp_path / "list.csv").write_text(CSV)
+    values = {
+        "image_finetune": False, "output_dir": str(tmp_path / "outputs"), "pretrained_model_path": str(MODEL),
+        "unet_additional_kwargs": {"use_inflated_groupnorm": True, "motion_module_mid_block": True},
+        "noise_scheduler_kwargs": {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"},
+        "train_data": {"csv_path": str(tmp_path / "list.csv"), "video_folder": str(folder), "sample_size": SIZE,
+                       "sample_stride": 1, "sample_n_frames": 4},
+        "validation_data": {"prompts": ["up"], "num_inference_steps": 1, "guidance_scale": 1.0},
+        "trainable_modules": ["motion_modules."], "max_train_steps": 2, "train_batch_size": 1, "scale_lr": False,
+        "validation_steps_tuple": [2], "num_workers": 0, "is_debug": False, "checkpointing_steps": 2,
+    }  # fmt: skip
+    path = tmp_path / "training.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert original_train.main(["--config", str(path), "--launcher", "pytorch"]) == 0
+    out = capsys.readouterr()
+    run = tmp_path / "outputs" / "training"
+    assert str(run / "motion_module.safetensors") in out.out
+    assert "--launcher is not needed" in out.err and "scale_lr has no effect" in out.err
+    assert (run / "samples" / "step-00000002" / "0.mp4").is_file()
+    assert original_train.main(["--confg", "x"]) == 2
+    assert "did you mean '--config'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "message"),
+    [
+        ("csv", {"kind": "csv", "path": "list.csv"}, "videoid"),
+        ("empty", {"kind": "folder", "path": "clips"}, "no "),
+        ("corrupt", {"kind": "folder", "path": "clips"}, "0.mp4"),
+        ("", {"kind": "folder", "path": "nowhere"}, "nowhere"),
+        ("clips", {"kind": "folder", "path": "clips", "num_framse": 4}, "did you mean 'num_frames'"),
+    ],
+)
+def test_bad_data_is_told_before_training(tmp_path: Path, make: str, data: dict[str, Any], message: str) -> None:
+    clips = tmp_path / "clips"
+    if make == "csv":
+        (tmp_path / "list.csv").write_text("id,caption\n0,right\n")
+    elif make == "empty":
+        clips.mkdir()
+    elif make == "corrupt":
+        for path in videos(clips).glob("*.mp4"):
+            path.write_bytes(b"not a video" * 100)
+    elif make == "clips":
+        videos(clips)
+    data = data | ({"path": str(tmp_path / data["path"])} if "path" in data else {})
+    code, said = call("train", str(recipe(tmp_path, data)))
+    assert code == 2, said
+    assert message in said and "Traceback" not in said
+    assert not list((tmp_path / "out").rglob("*.pt"))
+
+
+def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("wandb", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    path = recipe(tmp_path, {"kind": "folder", "path": str(videos(tmp_path / "clips"))})
+    for words, message in (
+        (["--set", "lerning_rate=1"], "did you mean 'learning_rate'"),
+        (["--set", "model=nowhere.safetensors"], "no such file"),
+        (["--set", "log=[wandb]"], "pip install wandb"),
+        (["--set", "optimizer=adamw8bit"], "pip install bitsandbytes"),
+        (["--resume"], "no checkpoint to resume from; leave --resume out to start"),
+        (["--set", "steps"], "--set 'steps': expected KEY=VALUE"),
+        (["--set", f"out={path}"], "recipe.yaml"),
+    ):
+        code, said = call("train", str(path), *words)
+        assert code == 2 and message in said, said
+        assert "Traceback" not in said
+    code, said = call("train", str(path), "--check")
+    assert code == 0 and "3 of these good" in said
+    assert not (tmp_path / "out" / "checkpoints").exists()

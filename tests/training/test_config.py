@@ -1,0 +1,219 @@
+"""Training configurations: ours and the original's, and every mistake in them called by its name."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.paths import ROOT
+
+from animatediff.errors import UserError
+from animatediff.training.config import OLD_NAMES, TrainConfig
+from animatediff.training.read import load_train_config
+
+CONFIGS = ROOT / "configs" / "training"
+OURS = """\
+stage: motion
+data:
+  kind: sprites
+  height: 64
+  width: 64
+steps: 10
+"""
+ORIGINAL: dict[str, Any] = {
+    "image_finetune": False,
+    "output_dir": "outputs",
+    "pretrained_model_path": "models/StableDiffusion/stable-diffusion-v1-5",
+    "unet_checkpoint_path": "image.ckpt",
+    "unet_additional_kwargs": {
+        "use_motion_module": True,
+        "motion_module_resolutions": [1, 2, 4, 8],
+        "motion_module_mid_block": False,
+        "motion_module_type": "Vanilla",
+        "motion_module_kwargs": {
+            "num_attention_heads": 8,
+            "num_transformer_block": 1,
+            "attention_block_types": ["Temporal_Self", "Temporal_Self"],
+            "temporal_position_encoding": True,
+            "temporal_position_encoding_max_len": 24,
+            "temporal_attention_dim_div": 1,
+            "zero_initialize": True,
+        },
+    },
+    "noise_scheduler_kwargs": {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "linear",
+        "steps_offset": 1,
+        "clip_sample": False,
+    },
+    "train_data": {
+        "csv_path": "results_2M_train.csv",
+        "video_folder": "videos",
+        "sample_size": 256,
+        "sample_stride": 4,
+        "sample_n_frames": 16,
+    },
+    "validation_data": {"prompts": ["A drone view of sea"], "num_inference_steps": 25, "guidance_scale": 8.0},
+    "trainable_modules": ["motion_modules."],
+    "learning_rate": 1.0e-4,
+    "train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "max_train_epoch": -1,
+    "max_train_steps": 100,
+    "checkpointing_epochs": -1,
+    "checkpointing_steps": 60,
+    "validation_steps": 5000,
+    "validation_steps_tuple": [2, 50],
+    "global_seed": 42,
+    "mixed_precision_training": True,
+    "enable_xformers_memory_efficient_attention": True,
+    "is_debug": False,
+}
+
+
+def write(folder: Path, content: str | dict[str, Any], name: str = "training.yaml") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_the_originals_keys_are_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "animatediff"):
+        config = load_train_config(write(tmp_path, ORIGINAL))
+    data = config.data
+    assert (config.stage, config.steps, config.batch_size, config.gradient_accumulation_steps) == ("motion", 100, 4, 2)
+    assert (data.kind, data.path, data.video_folder) == ("csv", "results_2M_train.csv", "videos")
+    assert (data.height, data.width, data.num_frames, data.stride) == (256, 256, 16, 4)
+    assert (config.max_positions, config.image_norm_over_frames, config.mid_block) == (24, True, False)
+    assert (config.schedule, config.precision, config.caption_dropout) == ("linear", "fp16", 0.1)
+    assert (config.validate_at, config.validate_every, config.save_every) == ((2, 50), 5000, 60)
+    assert config.validation.prompts == ("A drone view of sea",) and config.validation.guidance_scale == 8
+    assert (config.unet, config.out) == ("image.ckpt", str(Path("outputs") / "training"))
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("enable_xformers_memory_efficient_attention has no effect" in text for text in said) == 1
+
+    image = ORIGINAL | {"image_finetune": True, "trainable_modules": ["."], "cfg_random_null_text": False}
+    config = load_train_config(write(tmp_path, image))
+    assert (config.stage, config.image_layers, config.caption_dropout) == ("image", "full", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rat": 1}, r"line \d+: unknown setting 'learning_rat'; did you mean 'learning_rate'"),
+        ({"trainable_modules": ["attn2."]}, "choose a stage"),
+        ({"max_train_epoch": 3}, "say max_train_steps"),
+        ({"train_data": {"video_folder": "x"}}, "train_data is missing"),
+        ({"train_data": {"csv_path": "a.csv", "sample_siz": 3}}, "did you mean 'sample_size'"),
+        ({"noise_scheduler_kwargs": {"beta_schedule": "cosine"}}, "known are linear, scaled_linear"),
+        ({"unet_additional_kwargs": {"motion_module_decoder_only": True}}, "only False is trained"),
+    ],
+)
+def test_what_the_original_could_and_this_cannot_is_said(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_train_config(write(tmp_path, ORIGINAL | changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OURS + "lerning_rate: 1e-4\n", r"training.yaml, line 7: unknown setting 'lerning_rate'; did you mean 'lear"),
+        (OURS.replace("height", "hight"), r"line 4: in data: unknown setting 'hight'; did you mean 'height'"),
+        (OURS.replace("motion", "mottion"), r"line 1: stage='mottion': input should be 'adapter', 'motion'"),
+        (OURS.replace("steps: 10\n", ""), "steps is missing"),
+        (OURS + "warmup_steps: 10\n", "warmup_steps=10 must be less than steps=10"),
+        (OURS + "ema: 1.5\n", "line 7: ema=1.5: input should be less than 1"),
+        (OURS + "data: 3\n", "is given twice"),
+        ("- 1\n", "expected settings"),
+        (OURS.replace("  height: 64", "  num_frames: 40"), "more than max_positions=32"),
+        (OURS.replace("  height: 64", "  num_frames: 1"), "needs clips of 2 or more"),
+        (OURS.replace("motion", "adapter") + "curriculum_fraction: 0.5\n", "curriculum_fraction is for clips"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_train_config(write(tmp_path, text))
+
+
+def test_settings_are_laid_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, OURS)
+    config = load_train_config(path, ["steps=7", "data.height=32", "validation.prompts=[a, b]", "precision=no"])
+    assert (config.steps, config.data.height, config.validation.prompts) == (7, 32, ("a", "b"))
+    assert config.precision == "no"
+    assert config.out == str(Path("outputs") / "training")
+    with pytest.raises(UserError, match="expected KEY=VALUE"):
+        load_train_config(path, ["steps"])
+    with pytest.raises(UserError, match="did you mean 'height'"):
+        load_train_config(path, ["data.heigth=32"])
+
+
+OLD = {
+    "batch": ("batch_size", 2),
+    "accumulation": ("gradient_accumulation_steps", 3),
+    "warmup": ("warmup_steps", 4),
+    "clip_norm": ("max_grad_norm", 0.5),
+    "min_snr": ("snr_gamma", 5.0),
+    "optimiser": ("optimizer", "adamw8bit"),
+    "coarse_share": ("curriculum_fraction", 0.25),
+    "coarse_stride": ("curriculum_stride", 3),
+}
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_settings_work_under_their_old_names(tmp_path: Path, caplog: pytest.LogCaptureFixture, in_file: bool) -> None:
+    assert {old: new for old, (new, _) in OLD.items()} == OLD_NAMES
+    given = {old: value for old, (_, value) in OLD.items()}
+    path = write(tmp_path, OURS + (yaml.safe_dump(given) if in_file else ""))
+    config = load_train_config(path, [] if in_file else [f"{old}={value}" for old, value in given.items()])
+    assert {new: getattr(config, new) for new, _ in OLD.values()} == dict(OLD.values())
+    said = [record.getMessage() for record in caplog.records]
+    for old, (new, _) in OLD.items():
+        assert [text for text in said if f"`{old}` is called `{new}` now" in text] == [
+            f"{path}: `{old}` is called `{new}` now; the old name still works"
+        ]
+
+
+def test_an_old_name_over_a_new_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_train_config(write(tmp_path, OURS + "batch_size: 4\n"), ["batch=2"]).batch_size == 2
+    assert load_train_config(write(tmp_path, OURS + "batch: 4\n"), ["batch_size=2"]).batch_size == 2
+    caplog.clear()
+    assert load_train_config(write(tmp_path, OURS + "batch: 4\n"), ["batch=2"]).batch_size == 2
+    assert caplog.text.count("old name") == 1
+    both = r"`batch` is the old name of `batch_size`, and both are given"
+    with pytest.raises(UserError, match=f"training.yaml: {both}"):
+        load_train_config(write(tmp_path, OURS + "batch: 4\nbatch_size: 4\n"))
+    with pytest.raises(UserError, match=f"`settings`: {both}"):
+        load_train_config(write(tmp_path, OURS), ["batch_size=4", "batch=2"])
+    with pytest.raises(UserError, match=r"training.yaml, line 7: batch_size=0: input should be greater"):
+        load_train_config(write(tmp_path, OURS + "batch: 0\n"))
+    with pytest.raises(ValueError, match=both):
+        TrainConfig.model_validate(yaml.safe_load(OURS) | {"batch": 1, "batch_size": 1})
+
+
+def test_settings_of_another_stage_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_train_config(write(tmp_path, OURS + "rank: 8\n"))
+    assert "rank does nothing in the stage motion" in caplog.text
+
+
+def test_files_are_found_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mm.safetensors").touch()
+    (tmp_path / "clips").mkdir()
+    text = "stage: motion_lora\nmotion_module: mm.safetensors\nsteps: 1\ndata:\n  path: clips\n"
+    config = load_train_config(write(tmp_path, text))
+    assert (config.motion_module, config.data.path) == (str(tmp_path / "mm.safetensors"), str(tmp_path / "clips"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_are_valid(path: Path) -> None:
+    config = load_train_config(path)
+    assert TrainConfig.model_validate(config.model_dump()) == config
+
+
+def test_there_is_a_recipe_for_each_stage() -> None:
+    stages = {load_train_config(path).stage for path in CONFIGS.glob("*.yaml")}
+    assert stages == {"adapter", "motion", "motion_lora", "sparsectrl", "image"}
