@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fake_pipeline import FakePipeline
 from PIL import Image
+from support.fake_pipeline import FakePipeline
 from support.paths import ROOT
 from typer.testing import CliRunner
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from support.close import relative
-from test_pipeline import SMALL, pipeline, seeded
-from test_render_cli import run, watched
+from support.commands import run, watched
+from support.pipelines import SMALL, pipeline, seeded
 
 from animatediff.render import build_request, parse_config
 from animatediff.sampling import guided
