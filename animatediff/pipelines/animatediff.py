@@ -12,11 +12,11 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.pipelines.arguments import Arguments
-from animatediff.pipelines.conditions import Setting, on_device, prepare_all
+from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
 from animatediff.pipelines.job import Job
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import LoadedParts
-from animatediff.pipelines.prompts import encode_prompts
+from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts
 from animatediff.pipelines.upscale import enlarged, larger, tiling
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, begin_at, free_init, guided, set_steps, windowed
@@ -81,8 +81,7 @@ class AnimateDiffPipeline(LoadedParts):
         callbacks = callbacks or Callbacks()
         if job.call.upscale is not None:
             return self._sample_twice(job, callbacks)
-        device, call, motion = self.base._execution_device, job.call, self.attachment
-        assert motion is not None, "checked when the job was made"
+        device, call = self.base._execution_device, job.call
         noise = job.draw() if call.latents is None else call.latents
         prompts = encode_prompts(
             self.base,
@@ -118,21 +117,8 @@ class AnimateDiffPipeline(LoadedParts):
                 callbacks=callbacks,
             )
             conditions = prepare_all(job.conditions, setting)
-            predict: Predict = ClipPredictor(
-                self.unet,
-                motion.frames,
-                prompts.embeddings,
-                prompts.pooled,
-                prompts.time_ids,
-                conditions.controls,
-                windows=job.windows.in_motion,
-                motion_scale=job.motion_scale,
-                image_embeds=conditions.image_embeds,
-            )
-            if job.guidance:
-                predict = guided(predict, job.guidance_scale, call.guidance_rescale)
             sampler = ClipSampler(
-                predict=windowed(predict, job.windows.over_unet),
+                predict=self._predict(job, prompts, conditions),
                 scheduler=scheduler,
                 num_steps=job.steps,
                 timesteps=timesteps,
@@ -154,6 +140,24 @@ class AnimateDiffPipeline(LoadedParts):
                 f"the latents are not finite: {self.unet.dtype} is too narrow for this model; use float32 or bfloat16"
             )
         return latents
+
+    def _predict(self, job: Job, prompts: PromptEmbeds, conditions: PreparedConditions) -> Predict:
+        """Compose the prediction of a step: the UNet on clips, with guidance, over context windows."""
+        assert self.attachment is not None, "checked when the job was made"
+        predict: Predict = ClipPredictor(
+            self.unet,
+            self.attachment.frames,
+            prompts.embeddings,
+            prompts.pooled,
+            prompts.time_ids,
+            conditions.controls,
+            windows=job.windows.in_motion,
+            motion_scale=job.motion_scale,
+            image_embeds=conditions.image_embeds,
+        )
+        if job.guidance:
+            predict = guided(predict, job.guidance_scale, job.call.guidance_rescale)
+        return windowed(predict, job.windows.over_unet)
 
     def _sample_twice(self, job: Job, callbacks: Callbacks) -> Tensor:
         """Sample a job, enlarge its frames, and sample again from those."""

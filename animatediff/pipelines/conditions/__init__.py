@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from animatediff.pipelines.arguments import Arguments
-from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion, on_device, prepare_all
+from animatediff.pipelines.conditions.base import (
+    Condition,
+    Prepared,
+    PreparedConditions,
+    Setting,
+    Suggestion,
+    on_device,
+    prepare_all,
+)
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.image import ImageCondition
 from animatediff.pipelines.conditions.ip_adapter import IPAdapterCondition
@@ -11,7 +19,16 @@ from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
 from animatediff.pipelines.parts import LoadedParts
 
-__all__ = ["Condition", "Prepared", "Setting", "Suggestion", "conditions_of", "on_device", "prepare_all"]
+__all__ = [
+    "Condition",
+    "Prepared",
+    "PreparedConditions",
+    "Setting",
+    "Suggestion",
+    "conditions_of",
+    "on_device",
+    "prepare_all",
+]
 
 
 def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
