@@ -52,8 +52,8 @@ class CodecEncoder:
 
         if any(self._odd):
             frame = np.pad(frame, ((0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        image = image.reformat(
             format="yuv420p",
             src_colorspace="ITU709",
             dst_colorspace="ITU709",
@@ -61,9 +61,9 @@ class CodecEncoder:
             dst_color_range="MPEG",
             interpolation="BICUBIC",
         )
-        picture.pts, picture.duration = self._count, 1
-        picture.time_base = self._stream.codec_context.time_base
-        self._output.mux(self._stream.encode(picture))
+        image.pts, image.duration = self._count, 1
+        image.time_base = self._stream.codec_context.time_base
+        self._output.mux(self._stream.encode(image))
         self._count += 1
 
     def finish(self) -> None:

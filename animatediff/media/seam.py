@@ -14,7 +14,7 @@ def frame_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class LoopSeam:
-    """`loop_seam` of frames that come chunk by chunk: two frames are held, whatever the length of the clip."""
+    """`loop_seam` of frames that come chunk by chunk: two frames are kept, whatever the length of the clip."""
 
     def __init__(self) -> None:
         self._first: np.ndarray | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Residuals(NamedTuple):
-    """What is added to what the UNet keeps on its way down, and to the output of its mid block."""
+    """Residuals for the skip connections of the UNet, and for the output of its mid block."""
 
     down: tuple[Tensor, ...]
     """(b*f, c, h, w) each, in the order of the UNet."""

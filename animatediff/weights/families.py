@@ -115,7 +115,7 @@ FAMILIES: dict[str, Family] = {
             title="AnimateDiff v3 (v3_sd15_mm)",
             base="sd1",
             recommended=SD15,
-            notes="made to be used with the domain adapter v3_sd15_adapter, or without, for cleaner pictures",
+            notes="made to be used with the domain adapter v3_sd15_adapter, or without, for cleaner images",
         ),
         Family(
             name="long",

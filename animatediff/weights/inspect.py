@@ -26,7 +26,7 @@ STRENGTHS = {
 }
 
 CONDITIONS = {
-    "rgb": {"takes": "pictures"},
+    "rgb": {"takes": "images"},
     "scribble": {"takes": "sketches, white lines on black", "control_end": "0.2 to 0.4 against watermarks"},
 }
 """What SparseCtrl encoders are given."""

@@ -9,8 +9,8 @@ from animatediff.weights.storage.files import Header
 
 LATENT_CHANNELS = 4
 OTHER_INPUTS = {
-    9: "an inpainting model (9 input channels: noise, mask and masked picture)",
-    8: "a picture-editing model (8 input channels: noise and the picture to change)",
+    9: "an inpainting model (9 input channels: noise, mask and masked image)",
+    8: "an image-editing model (8 input channels: noise and the image to change)",
     5: "a depth-guided model (5 input channels)",
     7: "an upscaler (7 input channels)",
 }
