@@ -40,7 +40,7 @@ AfterFrame = Callable[[int, int], None]
 
 
 class Spool:
-    """Frames on disk, for what needs a second look at them; memory stays that of one frame. size: (height, width)."""
+    """Frames on disk, for writers that read them twice; memory stays that of one frame. size: (height, width)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.shape = (*size, 3)

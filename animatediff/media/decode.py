@@ -114,7 +114,7 @@ class VideoFile:
         return bool(self._container.streams.audio)
 
     def times(self) -> list[float]:
-        """When each frame is shown, in seconds after the first one."""
+        """Time of each frame, in seconds after the first one."""
         if self._timeline is None:
             return [index / self.fps for index in range(self.num_frames)]
         first = self._timeline.times[0]

@@ -20,7 +20,7 @@ def crf_of(container: str, quality: int) -> int:
 
 
 class CodecEncoder:
-    """Encode frames one by one; nothing is kept but what the codec looks ahead.
+    """Encode frames one by one; only the codec's lookahead is kept.
 
     H.264 in yuv420p has even sizes only: an odd image is widened by repeating its last column or row.
     """
@@ -67,7 +67,7 @@ class CodecEncoder:
         self._count += 1
 
     def finish(self) -> None:
-        """Write what the codec still holds, and the index."""
+        """Write the codec's last packets, and the index."""
         self._output.mux(self._stream.encode(None))
         self._output.close()
 

@@ -21,7 +21,7 @@ LATENT_CHANNELS = 4
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """The image in a file, RGB, upright; what is transparent is white. Raises UserError if there is none."""
+    """Open an image file, RGB, upright, transparent pixels white. Raises UserError if there is none."""
     from PIL import ImageOps
 
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Kinds of media files, single images, and what a file is that is none of them."""
+"""Kinds of media files, single images, and the recognition of files that are neither."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def sniff(source: str | Path | bytes) -> str | None:
 
 
 def read_image(source: str | Path | bytes) -> np.ndarray:
-    """An image as uint8 RGB (h, w, 3), turned as it says it is shown; what is transparent becomes white.
+    """Read an image as uint8 RGB (h, w, 3), turned upright by its EXIF data; transparent pixels become white.
 
     Raises BadMedia for what is no image.
     """

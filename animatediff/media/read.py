@@ -1,4 +1,4 @@
-"""Read back what was written: frames, frame rate, and the request inside the file."""
+"""Read clips: frames, frame rate, and the request inside the file."""
 
 from __future__ import annotations
 

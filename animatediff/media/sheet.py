@@ -1,4 +1,4 @@
-"""Keyframes at a glance: what was given, above what was rendered at those frames."""
+"""Sheet of keyframes: the images given, above the frames rendered."""
 
 from __future__ import annotations
 

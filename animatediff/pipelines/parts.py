@@ -272,7 +272,7 @@ class LoadedParts:
 
     @property
     def defaults(self) -> Defaults:
-        """What a call takes where it is not told otherwise."""
+        """Defaults of a call, by the loaded models."""
         recommended = self.recommended
         native = int(self.unet.config["sample_size"]) * self.base.vae_scale_factor
 

@@ -172,8 +172,8 @@ class AnimateOptions:
     control_scale: float = option(
         "How strongly images act.", panel=SPARSECTRL, argument="controlnet_conditioning_scale",
     )
-    control_start: float = option("Share of the steps from which on they do.", panel=SPARSECTRL)
-    control_end: float = option("Share of the steps up to which they do.", panel=SPARSECTRL)
+    control_start: float = option("Fraction of the steps from which on images act.", panel=SPARSECTRL)
+    control_end: float = option("Fraction of the steps up to which images act.", panel=SPARSECTRL)
     control_preprocess: Method = option(
         "Make sketches of images: scribble, canny or none.",
         panel=SPARSECTRL, metavar="HOW", argument="conditioning_frames", prepared=True, default="none",
@@ -236,11 +236,11 @@ class AnimateOptions:
         "How strongly it acts.", panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,),
     )
     controlnet_start: tuple[float, ...] = option(
-        "Share of the steps from which on it does.",
+        "Fraction of the steps from which on it acts.",
         panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(0.0,), ge=0, le=1,
     )
     controlnet_end: tuple[float, ...] = option(
-        "Share of the steps up to which it does.",
+        "Fraction of the steps up to which it acts.",
         panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,), ge=0, le=1,
     )
     controlnet_spread: tuple[tuple[float, ...] | None, ...] = option(

@@ -1,4 +1,4 @@
-"""What the settings of a request must be together: one check for each room of settings, each raises UserError."""
+"""Checks of settings that belong together: one for each room of settings, each raises UserError."""
 
 from __future__ import annotations
 

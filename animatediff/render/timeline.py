@@ -1,4 +1,4 @@
-"""Which text a clip shows when: as lines to read before rendering, and as an image to keep beside the clip."""
+"""Timeline of the texts of a clip: as lines to read before rendering, and as an image to keep beside the clip."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def timeline_image(travel: PromptTravel, num_frames: int) -> np.ndarray:
 
 
 def _fitting(text: str, font: Any, width: int) -> str:
-    """As much of a text as `width` pixels take."""
+    """Cut a text to `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text

@@ -260,7 +260,7 @@ def numbered(out: str, index: int, num_clips: int) -> str:
 
 
 def record(request: AnimateRequest) -> dict[str, Any]:
-    """What is written inside and beside a result: the request, and the versions it was made with."""
+    """Record written inside and beside a result: the request, and the versions it was made with."""
     from importlib.metadata import PackageNotFoundError, version
 
     from animatediff import __version__

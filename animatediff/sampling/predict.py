@@ -1,4 +1,4 @@
-"""What a step of the sampler asks: the image UNet with motion modules, over the frames of one or more clips."""
+"""Predictions of a sampling step: the image UNet with motion modules, over the frames of one or more clips."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ClipPredictor:
     time_ids: Tensor | None = None
     """(b, 6) sizes and crops of SDXL."""
     controls: Sequence[Control] = ()
-    """Asked at every call; what they give is added up."""
+    """Controls, asked at every call; their residuals are added up."""
     windows: Sequence[Window] = ()
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None

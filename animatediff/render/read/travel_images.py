@@ -109,7 +109,7 @@ def _no_folder(where: str, name: str) -> UserError:
 
 
 def weights(name: str, folder: str, roots: Roots = HERE) -> str:
-    """Where the file or diffusers folder of this name is under models/; if nowhere, where to put it."""
+    """Path of the file or diffusers folder of this name under models/; if there is none, the path to put it at."""
     places = [models / folder / f"{name}{suffix}" for models in roots.models for suffix in SUFFIXES]
     found = next((place for place in places if place.exists()), roots.models[0] / folder / f"{name}.safetensors")
     return str(found)

@@ -17,7 +17,7 @@ from animatediff.render.request import unknown_key
 logger = logging.getLogger(__name__)
 
 DATA = Path("data")
-"""Where that tool looks for the files that a configuration names."""
+"""Folder in which that tool looks for the files that a configuration names."""
 
 SETTINGS = {
     "path": "model",

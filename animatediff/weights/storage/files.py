@@ -51,7 +51,7 @@ NOT_WEIGHTS = (
 class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
-    """As torch names it: "float32", "bfloat16"."""
+    """Number format in torch's name: "float32", "bfloat16"."""
     place: Place = field(repr=False, compare=False, default=Place(offset=0, nbytes=0))
 
 
