@@ -154,8 +154,8 @@ def frame_indices(indices: Sequence[int], num_images: int, num_frames: int | Non
     """
     if len(indices) != num_images:
         raise UserError(
-            f"{_count(num_images, 'picture')} and {_count(len(indices), 'frame index')} "
-            f"({', '.join(map(str, indices)) or 'none'}): give one index for each picture, such as 0 for the first "
+            f"{_count(num_images, 'image')} and {_count(len(indices), 'frame index')} "
+            f"({', '.join(map(str, indices)) or 'none'}): give one index for each image, such as 0 for the first "
             "frame and -1 for the last"
         )
     frames = list(indices) if num_frames is None else [_in_clip(index, num_frames) for index in indices]
@@ -163,11 +163,11 @@ def frame_indices(indices: Sequence[int], num_images: int, num_frames: int | Non
         if frame in frames[:place]:
             first = indices[frames.index(frame)]
             raise UserError(
-                f"two pictures for frame {frame} (indices {first} and {indices[place]}): a frame takes one picture"
+                f"two images for frame {frame} (indices {first} and {indices[place]}): a frame takes one image"
             )
     return frames
 
 
 def _count(number: int, what: str) -> str:
-    plural = {"picture": "pictures", "frame index": "frame indices"}[what]
+    plural = {"image": "images", "frame index": "frame indices"}[what]
     return f"1 {what}" if number == 1 else f"{number} {plural}"

@@ -28,7 +28,7 @@ PIPED_WIDTH = 160
 @reports_errors
 def evaluate(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Videos, animated pictures, or folders of numbered frames.")
+        list[str], typer.Argument(metavar="FILE", help="Videos, animated images, or folders of numbered frames.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a file.")] = False,
     world: Annotated[
@@ -44,7 +44,7 @@ def evaluate(
 ) -> None:
     """Measure camera motion, stability, amount of motion and loop seam of videos.
 
-    Figures: per frame. Positive: PanRight (the picture moves left), TiltUp (it moves down), ZoomIn, RollingClockwise.
+    Figures: per frame. Positive: PanRight (the image moves left), TiltUp (it moves down), ZoomIn, RollingClockwise.
     """
     from animatediff.errors import UserError, unknown
 

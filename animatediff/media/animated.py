@@ -1,4 +1,4 @@
-"""Animated pictures and folders of pictures, by Pillow: GIF, WebP, APNG, PNG frames."""
+"""Animated images and folders of images, by Pillow: GIF, WebP, APNG, PNG frames."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AfterFrame = Callable[[int, int], None]
 
 
 class Spool:
-    """Frames on disk, for what needs a second look at them; memory stays that of one frame. size: (height, width)."""
+    """Frames on disk, for writers that read them twice; memory stays that of one frame. size: (height, width)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.shape = (*size, 3)
@@ -113,8 +113,8 @@ class GifEncoder:
         self._file.write(b"\0")
         lengths = ticks(self._spool.count, self._fps, 100)
         for number, (frame, length) in enumerate(zip(self._spool, lengths, strict=True), start=1):
-            picture = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-            for block in GifImagePlugin.getdata(picture, duration=length * 10, disposal=1):
+            image = Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+            for block in GifImagePlugin.getdata(image, duration=length * 10, disposal=1):
                 self._file.write(block)
             if self._after_frame is not None:
                 self._after_frame(number, len(lengths))
@@ -137,8 +137,8 @@ class _SpooledImage(Image.Image):
 
     def seek(self, frame: int) -> None:
         if frame != self._index:
-            picture = Image.fromarray(self._spool[frame])
-            self.im, self._mode, self._size, self._index = picture.im, "RGB", picture.size, frame
+            image = Image.fromarray(self._spool[frame])
+            self.im, self._mode, self._size, self._index = image.im, "RGB", image.size, frame
             if self._after_frame is not None and frame > self._seen:  # the one before is encoded
                 self._after_frame(frame, self.n_frames)
                 self._seen = frame

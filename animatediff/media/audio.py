@@ -31,15 +31,15 @@ def add_sound(video: Path, container: str, sound: Sound, target: Path) -> None:
     from av.error import FFmpegError
 
     options = {"movflags": "+faststart"} if container == "mp4" else {}
-    with av.open(str(video)) as pictures, av.open(str(target), "w", format=container, options=options) as output:
-        shown: Any = pictures.streams.video[0]
+    with av.open(str(video)) as source, av.open(str(target), "w", format=container, options=options) as output:
+        shown: Any = source.streams.video[0]
         stream: Any = output.add_stream_from_template(shown)
         voice: Any = output.add_stream(CODECS[container], rate=RATE, layout="stereo")
-        for key, value in pictures.metadata.items():
+        for key, value in source.metadata.items():
             if key.lower() == "comment":
                 output.metadata["comment"] = value
         end = 0.0
-        packets = [packet for packet in pictures.demux(shown) if packet.dts is not None]
+        packets = [packet for packet in source.demux(shown) if packet.dts is not None]
         for packet in packets:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             packet.stream = stream

@@ -114,7 +114,7 @@ class VideoFile:
         return bool(self._container.streams.audio)
 
     def times(self) -> list[float]:
-        """When each frame is shown, in seconds after the first one."""
+        """Time of each frame, in seconds after the first one."""
         if self._timeline is None:
             return [index / self.fps for index in range(self.num_frames)]
         first = self._timeline.times[0]
@@ -134,9 +134,9 @@ class VideoFile:
             for read in (self._read_by_time, self._read_by_count):
                 if missing and (self._timeline or read == self._read_by_count):
                     # by counting: a format that cannot be searched, or a damaged file
-                    for index, picture in read(sorted(missing)):
+                    for index, image in read(sorted(missing)):
                         missing.discard(index)
-                        yield index, picture
+                        yield index, image
         if missing:
             raise BadMedia(f"frame {min(missing)} of {self.num_frames} cannot be decoded")
 
@@ -149,7 +149,7 @@ class VideoFile:
         self._container.seek(self._timeline.keys[start], stream=self._stream, backward=True, any_frame=False)
         for frame in self._container.decode(self._stream):
             if frame.pts in wanted:
-                yield wanted[frame.pts], _picture(frame)
+                yield wanted[frame.pts], _image(frame)
             if frame.pts is not None and frame.pts >= last:
                 break
 
@@ -158,7 +158,7 @@ class VideoFile:
         wanted, last = set(indices), max(indices)
         for index, frame in enumerate(self._container.decode(self._stream)):
             if index in wanted:
-                yield index, _picture(frame)
+                yield index, _image(frame)
             if index == last:
                 break
 
@@ -174,8 +174,8 @@ def _decoding(what: str) -> Iterator[None]:
         raise BadMedia(f"{what} ({reason(error)})") from error
 
 
-def _picture(frame: Any) -> np.ndarray:
+def _image(frame: Any) -> np.ndarray:
     """One decoded frame as uint8 RGB (h, w, 3), turned upright."""
-    picture = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    image = frame.reformat(format="rgb24", threads=1).to_ndarray()
     # Telephones store images as the sensor lies, and how far to turn them anticlockwise.
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90))) if frame.rotation else picture
+    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image

@@ -20,7 +20,7 @@ def crf_of(container: str, quality: int) -> int:
 
 
 class CodecEncoder:
-    """Encode frames one by one; nothing is kept but what the codec looks ahead.
+    """Encode frames one by one; only the codec's lookahead is kept.
 
     H.264 in yuv420p has even sizes only: an odd image is widened by repeating its last column or row.
     """
@@ -52,8 +52,8 @@ class CodecEncoder:
 
         if any(self._odd):
             frame = np.pad(frame, ((0, self._odd[0]), (0, self._odd[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = picture.reformat(
+        image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        image = image.reformat(
             format="yuv420p",
             src_colorspace="ITU709",
             dst_colorspace="ITU709",
@@ -61,13 +61,13 @@ class CodecEncoder:
             dst_color_range="MPEG",
             interpolation="BICUBIC",
         )
-        picture.pts, picture.duration = self._count, 1
-        picture.time_base = self._stream.codec_context.time_base
-        self._output.mux(self._stream.encode(picture))
+        image.pts, image.duration = self._count, 1
+        image.time_base = self._stream.codec_context.time_base
+        self._output.mux(self._stream.encode(image))
         self._count += 1
 
     def finish(self) -> None:
-        """Write what the codec still holds, and the index."""
+        """Write the codec's last packets, and the index."""
         self._output.mux(self._stream.encode(None))
         self._output.close()
 

@@ -50,5 +50,5 @@ def frame_rate(fps: float | Fraction) -> Fraction:
 def check_quality(quality: int) -> int:
     """`quality` itself. Raises UserError unless it is from 0 to 100."""
     if not 0 <= quality <= 100:
-        raise UserError(f"quality={quality}: expected 0 (smallest file) to 100 (best picture)")
+        raise UserError(f"quality={quality}: expected 0 (smallest file) to 100 (best image)")
     return quality

@@ -10,7 +10,7 @@ from PIL import Image
 from animatediff.files import AtomicFile, write_errors
 
 
-def write_picture(pixels: np.ndarray, path: str | Path) -> Path:
+def write_image(pixels: np.ndarray, path: str | Path) -> Path:
     """Write uint8 (h, w, 3) as PNG, whole or not at all; what was there is replaced.
 
     Raises UserError where it cannot be written.

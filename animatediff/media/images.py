@@ -1,4 +1,4 @@
-"""Pictures as a user gives them: files, PIL, arrays, tensors; brought to one size and one range."""
+"""Images as a user gives them: files, PIL, arrays, tensors; brought to one size and one range."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Resize = Literal["crop", "pad", "stretch"]
 RESIZES: tuple[Resize, ...] = ("crop", "pad", "stretch")
 
 LATENT_CHANNELS = 4
-"""A tensor of so many channels is taken as latents, not as a picture."""
+"""A tensor of so many channels is taken as latents, not as an image."""
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """The picture in a file, RGB, upright; what is transparent is white. Raises UserError if there is none."""
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file, RGB, upright, transparent pixels white. Raises UserError if there is none."""
     from PIL import ImageOps
 
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected a picture")
+        raise UserError(f"{path}: is a folder, expected an image")
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return on_white(ImageOps.exif_transpose(picture))
+        with Image.open(path) as image:
+            image.load()
+            return on_white(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a picture (png, jpg, webp, ...)") from None
+        raise UserError(f"{path}: no such file; expected an image (png, jpg, webp, ...)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "it is no picture, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise UserError(f"{path}: cannot be read as a picture ({reason})") from error
+        reason = "it is no image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise UserError(f"{path}: cannot be read as an image ({reason})") from error
 
 
 def as_image(given: Any, setting: str = "image") -> Image.Image:
@@ -44,7 +44,7 @@ def as_image(given: Any, setting: str = "image") -> Image.Image:
     Arrays and tensors are uint8, or in 0..1. `setting` is what messages call them. Raises UserError for anything else.
     """
     if isinstance(given, (str, Path)):
-        return open_picture(given)
+        return open_image(given)
     if isinstance(given, Image.Image):
         return on_white(given)
     pixels = given.detach().cpu().float().numpy() if isinstance(given, Tensor) and given.is_floating_point() else given
@@ -66,42 +66,42 @@ def as_image(given: Any, setting: str = "image") -> Image.Image:
     return on_white(Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8))))
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    """The picture in RGB, white where it was transparent."""
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+def on_white(image: Image.Image) -> Image.Image:
+    """The image in RGB, white where it was transparent."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
-def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     """The largest part of that shape from the middle, scaled to width x height pixels."""
-    if picture.size == (width, height):
-        return picture
-    scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
+    if image.size == (width, height):
+        return image
+    scale = min(image.width / width, image.height / height)
+    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
     box = (left, top, left + width * scale, top + height * scale)
-    return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
-def shaped(picture: Image.Image, width: int, height: int, how: Resize) -> Image.Image:
-    """The picture at width x height: its middle (`crop`), all of it between black bars (`pad`), or distorted."""
-    if how == "crop" or picture.size == (width, height):
-        return fit(picture, width, height)
+def shaped(image: Image.Image, width: int, height: int, how: Resize) -> Image.Image:
+    """The image at width x height: its middle (`crop`), all of it between black bars (`pad`), or distorted."""
+    if how == "crop" or image.size == (width, height):
+        return fit(image, width, height)
     if how == "stretch":
-        return picture.resize((width, height), Image.Resampling.BILINEAR)
-    scale = min(width / picture.width, height / picture.height)
-    inner = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+    scale = min(width / image.width, height / image.height)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     whole = Image.new("RGB", (width, height))
-    whole.paste(picture.resize(inner, Image.Resampling.BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    whole.paste(image.resize(inner, Image.Resampling.BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return whole
 
 
 def size_like(
     size: tuple[int, int], area: int, *, width: int | None = None, height: int | None = None
 ) -> tuple[int, int]:
-    """(width, height) of a clip in the shape of a picture of `size` (width, height): about `area` pixels.
+    """(width, height) of a clip in the shape of an image of `size` (width, height): about `area` pixels.
 
     Multiples of 8. A side that is given is kept, and the other follows.
 
@@ -126,58 +126,58 @@ def _multiple(side: float) -> int:
     return max(8, round(side / 8) * 8)
 
 
-def stretched(picture: Image.Image) -> Image.Image:
-    """The picture in grey, its darkest point black and its brightest white (`normalize_condition_images`)."""
-    grey = np.asarray(picture.convert("RGB"), dtype=np.float32).mean(axis=-1)
+def stretched(image: Image.Image) -> Image.Image:
+    """The image in grey, its darkest point black and its brightest white (`normalize_condition_images`)."""
+    grey = np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=-1)
     grey -= grey.min()
     grey /= max(float(grey.max()), 1e-6)
     return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")
 
 
-def as_tensor(pictures: Any, width: int, height: int, setting: str = "conditioning_frames") -> Tensor:
-    """Pictures (1 or b, 3, n, height, width) in 0..1, float32, or latents (1 or b, 4, n, h, w) as they are.
+def as_tensor(images: Any, width: int, height: int, setting: str = "conditioning_frames") -> Tensor:
+    """Images (1 or b, 3, n, height, width) in 0..1, float32, or latents (1 or b, 4, n, h, w) as they are.
 
-    pictures: one or a sequence of PIL images (cut to shape, see `fit`), arrays (h, w), (h, w, 3) or (n, h, w, 3),
+    images: one or a sequence of PIL images (cut to shape, see `fit`), arrays (h, w), (h, w, 3) or (n, h, w, 3),
     uint8 or in 0..1, or tensors (c, h, w), (n, c, h, w) or (b, c, n, h, w) in 0..1, scaled to size where they are
-    pictures. `setting` is what messages call them. Raises UserError for anything else.
+    images. `setting` is what messages call them. Raises UserError for anything else.
     """
-    given = list(pictures) if isinstance(pictures, Sequence) and not isinstance(pictures, str) else [pictures]
+    given = list(images) if isinstance(images, Sequence) and not isinstance(images, str) else [images]
     if not given:
-        raise UserError(f"{setting} is empty: give at least one picture, or leave it out")
-    tensors = [_as_clip(picture, width, height, setting) for picture in given]
+        raise UserError(f"{setting} is empty: give at least one image, or leave it out")
+    tensors = [_as_clip(image, width, height, setting) for image in given]
     shapes = {(t.shape[0], t.shape[1], *t.shape[3:]) for t in tensors}
     if len(shapes) > 1:
         raise UserError(
-            f"the pictures differ in kind or size: {', '.join(str(tuple(t.shape)) for t in tensors)} as (b, c, n, h, w)"
+            f"the images differ in kind or size: {', '.join(str(tuple(t.shape)) for t in tensors)} as (b, c, n, h, w)"
         )
     return torch.cat(tensors, dim=2)
 
 
-def _as_clip(picture: Any, width: int, height: int, setting: str) -> Tensor:
+def _as_clip(image: Any, width: int, height: int, setting: str) -> Tensor:
     """One thing that was given, (1 or b, c, n, h, w)."""
-    if isinstance(picture, Image.Image):
-        picture = np.asarray(fit(on_white(picture), width, height))
-    if isinstance(picture, np.ndarray):
-        picture = _from_array(picture)
-    if not isinstance(picture, Tensor):
+    if isinstance(image, Image.Image):
+        image = np.asarray(fit(on_white(image), width, height))
+    if isinstance(image, np.ndarray):
+        image = _from_array(image)
+    if not isinstance(image, Tensor):
         raise UserError(
-            f"{setting} takes PIL images, arrays and tensors, not {type(picture).__name__}; "
+            f"{setting} takes PIL images, arrays and tensors, not {type(image).__name__}; "
             "open files with PIL.Image.open"
         )
-    if picture.ndim not in (3, 4, 5):
-        raise UserError(f"a tensor of pictures is (c, h, w), (n, c, h, w) or (b, c, n, h, w), got {_of(picture)}")
-    if picture.ndim < 5:
-        stacked = picture[None] if picture.ndim == 3 else picture
-        picture = stacked.transpose(0, 1)[None]  # (1, c, n, h, w)
-    channels = picture.shape[1]
+    if image.ndim not in (3, 4, 5):
+        raise UserError(f"a tensor of images is (c, h, w), (n, c, h, w) or (b, c, n, h, w), got {_of(image)}")
+    if image.ndim < 5:
+        stacked = image[None] if image.ndim == 3 else image
+        image = stacked.transpose(0, 1)[None]  # (1, c, n, h, w)
+    channels = image.shape[1]
     if channels == LATENT_CHANNELS:
-        return picture.float()
+        return image.float()
     if channels not in (1, 3):
-        raise UserError(f"a tensor of pictures has 1 or 3 channels, of latents {LATENT_CHANNELS}; got {_of(picture)}")
-    scaled = picture / 255 if picture.dtype == torch.uint8 else picture.float()
+        raise UserError(f"a tensor of images has 1 or 3 channels, of latents {LATENT_CHANNELS}; got {_of(image)}")
+    scaled = image / 255 if image.dtype == torch.uint8 else image.float()
     if not bool(((scaled >= -1e-4) & (scaled <= 1 + 1e-4)).all()):  # also false for what is not a number
         low, high = float(scaled.min()), float(scaled.max())
-        raise UserError(f"pictures are in 0..1, these go from {low:.3g} to {high:.3g}; latents have 4 channels")
+        raise UserError(f"images are in 0..1, these go from {low:.3g} to {high:.3g}; latents have 4 channels")
     return _sized(scaled.clamp(0, 1).expand(-1, 3, -1, -1, -1), width, height)
 
 
@@ -196,7 +196,7 @@ def _from_array(array: np.ndarray) -> Tensor:
     if array.ndim == 3:
         array = array[None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3):
-        raise UserError(f"an array of pictures is (h, w), (h, w, 3) or (n, h, w, 3), got {array.shape}")
+        raise UserError(f"an array of images is (h, w), (h, w, 3) or (n, h, w, 3), got {array.shape}")
     return torch.from_numpy(np.array(array)).permute(0, 3, 1, 2)  # a copy, as arrays of PIL images are read-only
 
 

@@ -1,4 +1,4 @@
-"""Kinds of media files, single images, and what a file is that is none of them."""
+"""Kinds of media files, single images, and the recognition of files that are neither."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from animatediff.errors import UserError
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".wmv"}
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull` there"),
@@ -63,22 +63,22 @@ def sniff(source: str | Path | bytes) -> str | None:
     return None
 
 
-def read_picture(source: str | Path | bytes) -> np.ndarray:
-    """An image as uint8 RGB (h, w, 3), turned as it says it is shown; what is transparent becomes white.
+def read_image(source: str | Path | bytes) -> np.ndarray:
+    """Read an image as uint8 RGB (h, w, 3), turned upright by its EXIF data; transparent pixels become white.
 
     Raises BadMedia for what is no image.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-                picture = Image.alpha_composite(white, picture)
-            return np.array(picture.convert("RGB"))
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+                image = Image.alpha_composite(white, image)
+            return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
-        raise BadMedia(sniff(source) or f"cannot be opened as a picture ({reason(error)})") from error
+        raise BadMedia(sniff(source) or f"cannot be opened as an image ({reason(error)})") from error

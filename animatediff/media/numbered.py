@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.media.kinds import PICTURE_SUFFIXES
+from animatediff.media.kinds import IMAGE_SUFFIXES
 
 
-def numbered_pictures(folder: str | Path) -> dict[int, Path]:
+def numbered_images(folder: str | Path) -> dict[int, Path]:
     """Frame -> image, in order: `0000.png` stands at frame 0, `0012.png` at frame 12.
 
     Raises UserError for what is no folder, a folder without such names, and two images for one frame.
@@ -16,14 +16,14 @@ def numbered_pictures(folder: str | Path) -> dict[int, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         missing = "is a file" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {missing}; expected a folder of pictures named by their frames, such as 0012.png")
+        raise UserError(f"{folder}: {missing}; expected a folder of images named by their frames, such as 0012.png")
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in PICTURE_SUFFIXES or not (path.stem.isascii() and path.stem.isdigit()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not (path.stem.isascii() and path.stem.isdigit()):
             continue
         if (frame := int(path.stem)) in found:
             raise UserError(f"{folder}: {found[frame].name} and {path.name} are both for frame {frame}; keep one")
         found[frame] = path
     if not found:
-        raise UserError(f"{folder}: holds no picture that is named by its frame, such as 0012.png")
+        raise UserError(f"{folder}: holds no image that is named by its frame, such as 0012.png")
     return dict(sorted(found.items()))

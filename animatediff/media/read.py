@@ -1,4 +1,4 @@
-"""Read back what was written: frames, frame rate, and the request inside the file."""
+"""Read clips: frames, frame rate, and the request inside the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _frame_files(folder: Path) -> list[Path]:
     return files
 
 
-def _is_picture(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in (".gif", ".webp", ".png", ".apng")
 
 
@@ -43,7 +43,7 @@ def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     if path.is_dir():
         return _read_folder(path)
     try:
-        return _read_picture(path) if _is_picture(path) else _read_stream(path)
+        return _read_image(path) if _is_image(path) else _read_stream(path)
     except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
         if isinstance(error, UserError):
             raise
@@ -54,26 +54,26 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, float]:
     frames, rate = [], Fraction(8)
     for file in _frame_files(folder):
         try:
-            with Image.open(file) as picture:
+            with Image.open(file) as image:
                 if not frames:
-                    rate = Fraction(picture.info.get("fps", "8"))
-                frames.append(np.asarray(picture.convert("RGB")))
+                    rate = Fraction(image.info.get("fps", "8"))
+                frames.append(np.asarray(image.convert("RGB")))
         except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{file}: cannot be read as a picture ({error})") from error
+            raise UserError(f"{file}: cannot be read as an image ({error})") from error
         if frames[-1].shape != frames[0].shape:
             sizes = " and ".join(f"{frame.shape[1]}x{frame.shape[0]}" for frame in (frames[0], frames[-1]))
             raise UserError(f"{file}: not of the size of the first frame ({sizes})")
     return np.stack(frames), float(rate)
 
 
-def _read_picture(path: Path) -> tuple[np.ndarray, float]:
+def _read_image(path: Path) -> tuple[np.ndarray, float]:
     frames, lengths_ms = [], []
-    with Image.open(path) as picture:
-        for index in range(getattr(picture, "n_frames", 1)):
-            picture.seek(index)
-            picture.load()  # WebP tells the length of a frame only once it is decoded
-            frames.append(np.asarray(picture.convert("RGB")))
-            lengths_ms.append(float(picture.info.get("duration", 0)))
+    with Image.open(path) as image:
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            image.load()  # WebP tells the length of a frame only once it is decoded
+            frames.append(np.asarray(image.convert("RGB")))
+            lengths_ms.append(float(image.info.get("duration", 0)))
     total = sum(lengths_ms)
     if total <= 0:
         return np.stack(frames), 8.0
@@ -119,9 +119,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         path = _frame_files(path)[0]
     try:
-        text = _picture_text(path) if _is_picture(path) else _stream_text(path)
+        text = _image_text(path) if _is_image(path) else _stream_text(path)
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as a video or a picture ({error})") from error
+        raise UserError(f"{path}: cannot be read as a video or an image ({error})") from error
     try:
         content = json.loads(text)
     except ValueError:  # a comment by another program
@@ -129,12 +129,12 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _picture_text(path: Path) -> str:
-    with Image.open(path) as picture:
-        if picture.format == "WEBP":
-            comment = picture.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
+def _image_text(path: Path) -> str:
+    with Image.open(path) as image:
+        if image.format == "WEBP":
+            comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
             return comment[8:].decode("ascii", "replace") if isinstance(comment, bytes) else ""
-        text = picture.info.get("comment" if picture.format == "GIF" else METADATA_KEY, "")
+        text = image.info.get("comment" if image.format == "GIF" else METADATA_KEY, "")
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
 
 

@@ -1,4 +1,4 @@
-"""How well a clip loops: its step from the last frame to the first, beside the steps of neighbouring frames."""
+"""Loop seam of a clip: its step from the last frame to the first, beside the steps of neighbouring frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def frame_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 class LoopSeam:
-    """`loop_seam` of frames that come chunk by chunk: two frames are held, whatever the length of the clip."""
+    """`loop_seam` of frames that come chunk by chunk: two frames are kept, whatever the length of the clip."""
 
     def __init__(self) -> None:
         self._first: np.ndarray | None = None
@@ -40,7 +40,7 @@ class LoopSeam:
 
 
 def loop_seam(frames: np.ndarray) -> float:
-    """How much larger the step from the last frame to the first is than the others: 1 is a seamless loop.
+    """Ratio of the step from the last frame to the first to the other steps: 1 is a seamless loop.
 
     frames: uint8 (f, h, w, 3). 1.0 where all frames are equal.
     """

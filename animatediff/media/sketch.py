@@ -16,32 +16,32 @@ COARSE_SIGMA = 2.0
 """The same for `scribble`, in an image of 512 pixels, so that only what a pen would draw is left."""
 REFERENCE_SIZE = 512
 WEAK, STRONG = 0.1, 0.25
-"""Shares of the steepest edge: what is above STRONG is a line, what is above WEAK if it goes on from one."""
+"""Fractions of the steepest edge: a pixel above STRONG is a line, one above WEAK where it goes on from a line."""
 FLAT = 0.02
 """Steps in brightness per pixel below which nothing is an edge, in 0..1."""
 
 
-def sketch(picture: Image.Image, method: Method) -> Image.Image:
+def sketch(image: Image.Image, method: Method) -> Image.Image:
     """White lines on black: `scribble` draws bold outlines, `canny` thin edges, `none` leaves the image as it is.
 
     A drawing of dark lines on white is not traced, which would double its lines, but inverted.
     """
     if method == "none":
-        return picture
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
-    if is_drawing(picture):
-        return _as_picture(1 - pixels.min(axis=-1))
+        return image
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    if is_drawing(image):
+        return _as_image(1 - pixels.min(axis=-1))
     if method == "canny":
-        return _as_picture(edges(pixels, FINE_SIGMA).astype(np.float32))
+        return _as_image(edges(pixels, FINE_SIGMA).astype(np.float32))
     size = min(pixels.shape[:2]) / REFERENCE_SIZE
     lines = edges(pixels, max(FINE_SIGMA, COARSE_SIGMA * size)).astype(np.float32)
     pen = max(0.5, 1.5 * size)  # half the width of a stroke, in pixels
-    return _as_picture(np.clip(blur(lines, pen) / blur_peak(pen) * 2, 0, 1))
+    return _as_image(np.clip(blur(lines, pen) / blur_peak(pen) * 2, 0, 1))
 
 
-def is_drawing(picture: Image.Image) -> bool:
+def is_drawing(image: Image.Image) -> bool:
     """Whether this is dark lines on white paper: most of it nearly white, hardly anything in colour."""
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     paper = pixels.min(axis=-1) > 0.9
     colourful = np.ptp(pixels, axis=-1) > 0.2
     return bool(paper.mean() > 0.6 and colourful.mean() < 0.05 and not paper.all())
@@ -119,5 +119,5 @@ def blur_peak(sigma: float) -> float:
     return float(_kernel(sigma).max())
 
 
-def _as_picture(grey: np.ndarray) -> Image.Image:
+def _as_image(grey: np.ndarray) -> Image.Image:
     return Image.fromarray((grey * 255).round().astype(np.uint8)).convert("RGB")

@@ -1,4 +1,4 @@
-"""A video, or a folder of pictures, that a clip starts from or follows: which of its frames, at what size."""
+"""A video, or a folder of images, that a clip starts from or follows: which of its frames, at what size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from animatediff.errors import UserError
 from animatediff.media.decode import DEFAULT_FPS, VideoFile
 from animatediff.media.images import Resize, as_image, shaped
-from animatediff.media.kinds import PICTURE_SUFFIXES, BadMedia
+from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia
 from animatediff.media.read import read_video
 
 BY_PILLOW = (".gif", ".webp", ".png", ".apng")
@@ -64,7 +64,7 @@ def open_source(
     duration: float | None = None,
     setting: str = "video",
 ) -> Source:
-    """Look into a video, an animated picture, a folder of pictures, or frames from memory.
+    """Look into a video, an animated image, a folder of images, or frames from memory.
 
     From memory: PIL images, arrays (h, w, 3) or tensors (3, h, w) in a sequence, or stacked; `setting` is what messages
     call them.
@@ -74,11 +74,11 @@ def open_source(
     frames = None if isinstance(given, (str, Path)) else given
     path = Path(given) if isinstance(given, (str, Path)) else Path(setting)
     if frames is None and not path.exists():
-        raise UserError(f"{path}: no such file; expected a video, or a folder of pictures")
+        raise UserError(f"{path}: no such file; expected a video, or a folder of images")
     with _named(path), _reader(path, fps, frames) as reader:
         times = reader.times()
         if len(times) < 2:
-            raise UserError(f"{path}: holds a single frame, expected a video; for one picture there is `image`")
+            raise UserError(f"{path}: holds a single frame, expected a video; for one image there is `image`")
         length = times[-1] + 1 / reader.fps
         if start >= length:
             raise UserError(f"{path}: is {length:.2f} s long, so there is nothing after a start of {start:g} s")
@@ -94,7 +94,7 @@ def open_source(
                 f"{path}: {len(indices)} frames between {start:g} s and {end:g} s at {rate:g} a second, at least 2 are "
                 "needed; take a longer part"
             )
-        _, first = next(iter(reader.each([indices[0]])))  # whatever cannot be decoded is told now
+        _, first = next(iter(reader.each([indices[0]])))  # a video that cannot be decoded is refused now
         return Source(
             path=path,
             indices=tuple(indices),
@@ -105,8 +105,8 @@ def open_source(
         )
 
 
-class _Pictures:
-    """Frames that need no search: those of an animated picture, or the files of a folder."""
+class _Images:
+    """Frames that need no search: those of an animated image, or the files of a folder."""
 
     def __init__(self, frames: Sequence[Any], fps: float) -> None:
         self._frames, self.fps = frames, fps
@@ -120,24 +120,24 @@ class _Pictures:
 
 
 @contextmanager
-def _reader(path: Path, fps: float | None, frames: Sequence[Any] | None) -> Iterator[VideoFile | _Pictures]:
+def _reader(path: Path, fps: float | None, frames: Sequence[Any] | None) -> Iterator[VideoFile | _Images]:
     if frames is not None:
-        yield _Pictures(frames, fps or float(DEFAULT_FPS))
+        yield _Images(frames, fps or float(DEFAULT_FPS))
     elif path.is_dir():
         yield _folder(path, fps)
     elif path.suffix.lower() in BY_PILLOW:
         found, rate = read_video(path)
-        yield _Pictures(list(found), rate)
+        yield _Images(list(found), rate)
     else:
         with VideoFile(path) as video:
             yield video
 
 
-def _folder(path: Path, fps: float | None) -> _Pictures:
-    """Pictures in the order of their names, numbers in them by value: 2.png comes before 10.png."""
-    files = [file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES]
+def _folder(path: Path, fps: float | None) -> _Images:
+    """Images in the order of their names, numbers in them by value: 2.png comes before 10.png."""
+    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
-        raise UserError(f"{path}: no pictures in this folder; expected {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise UserError(f"{path}: no images in this folder; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     files.sort(key=lambda file: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)])
     with Image.open(files[0]) as first:
         stated = first.info.get("fps")  # in folders of frames of ours
@@ -145,7 +145,7 @@ def _folder(path: Path, fps: float | None) -> _Pictures:
         rate = float(stated) if stated else fps or float(DEFAULT_FPS)
     except ValueError:
         rate = fps or float(DEFAULT_FPS)
-    return _Pictures(files, rate)
+    return _Images(files, rate)
 
 
 @contextmanager

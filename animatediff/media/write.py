@@ -37,7 +37,7 @@ def write_video(
 ) -> Path:
     """Write frames to `path` in the format its suffix names, and return the path written.
 
-    frames: uint8 (f, h, w, 3), or an iterable of such chunks or of single frames (h, w, 3); only one is held at a time.
+    frames: uint8 (f, h, w, 3), or an iterable of such chunks or of single frames (h, w, 3); only one is kept at a time.
     quality: 0 to 100; H.264 and VP9 rate factor, WebP quality with 100 lossless; GIF and PNG do not use it.
     metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
     sound: the sound track, in mp4 and webm.

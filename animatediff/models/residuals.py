@@ -1,4 +1,4 @@
-"""What a control network adds to the skip connections of a UNet."""
+"""Residuals of a control network for the skip connections of a UNet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Residuals(NamedTuple):
-    """What is added to what the UNet keeps on its way down, and to the output of its mid block."""
+    """Residuals for the skip connections of the UNet, and for the output of its mid block."""
 
     down: tuple[Tensor, ...]
     """(b*f, c, h, w) each, in the order of the UNet."""
@@ -16,9 +16,9 @@ class Residuals(NamedTuple):
     """(b*f, c, h, w)."""
 
     def scaled(self, by: float) -> Residuals:
-        """All of them times `by`."""
+        """Multiply all residuals by `by`."""
         return Residuals(tuple(part * by for part in self.down), self.mid * by)
 
     def plus(self, other: Residuals) -> Residuals:
-        """The sum of two controls."""
+        """Add the residuals of another control."""
         return Residuals(tuple(a + b for a, b in zip(self.down, other.down, strict=True)), self.mid + other.mid)

@@ -1,7 +1,7 @@
-"""The SparseCtrl encoder: from a few pictures at single frames to residuals for every frame of a clip.
+"""The SparseCtrl encoder: from a few images at single frames to residuals for every frame of a clip.
 
-SparseCtrl (arXiv 2311.16933), section 3; original file: `animatediff/models/sparse_controlnet.py`. It is the image
-UNet's own way down with motion modules in it, which carry what is known of a few frames to all others.
+SparseCtrl (arXiv 2311.16933), section 3; original file: `animatediff/models/sparse_controlnet.py`. It is a
+copy of the image UNet's down path with motion modules in it, which carry the images at a few frames to all others.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["rgb", "scribble"]
 
-LADDER = (16, 32, 96, 256)
-"""Channels on the way from a sketch to the latent size; every rung after the first halves the size."""
+EMBEDDING_CHANNELS = (16, 32, 96, 256)
+"""Channels of a scribble encoder's conditioning embedding; each level after the first halves the size."""
 CONDITION_CHANNELS: dict[Kind, int] = {"rgb": 4, "scribble": 3}
-"""Latents of a picture, or the picture of a sketch; one channel more says which frames are given."""
+"""Channels of latents, or of a sketch; a mask of one channel more marks the frames that are given."""
 
-EYES = "controlnet_cond_embedding."
-"""The keys of the layers that see the condition; all others are the body."""
+CONDITIONING_EMBEDDING = "controlnet_cond_embedding."
+"""Prefix of the keys of the conditioning embedding; all other layers are the body."""
 
 _UNET_KEYS = (
     *("in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "mid_block_type", "only_cross_attention"),
@@ -41,24 +41,24 @@ _UNET_KEYS = (
     *("num_attention_heads", "use_linear_projection", "upcast_attention", "resnet_time_scale_shift"),
     *("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim"),
 )
-"""What decides a UNet's way down; the rest of its configuration is about the way up."""
+"""Keys of a UNet's configuration that decide its down path; the others concern its up path."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseConfig:
-    """What an encoder is made of."""
+    """Configuration of an encoder."""
 
     kind: Kind
     unet: Mapping[str, Any]
-    """Configuration of the image UNet whose way down it copies, in diffusers' names."""
-    ladder: tuple[int, ...] = LADDER
-    """Of scribble encoders."""
+    """Configuration of the image UNet whose down path it copies, in diffusers' names."""
+    embedding_channels: tuple[int, ...] = EMBEDDING_CHANNELS
+    """Channels of the conditioning embedding of scribble encoders."""
     condition_channels: int = 4
     """Channels of a condition, without the mask."""
     motion_mid_block: bool = False
     num_attentions: int = 1
     num_heads: int = 8
-    """Of the motion modules."""
+    """Attention heads of the motion modules."""
     max_positions: int = 32
     """Frame positions that training has seen."""
 
@@ -66,28 +66,28 @@ class SparseConfig:
         if self.kind not in CONDITION_CHANNELS:
             raise ValueError(f"SparseCtrl encoders are of kind rgb or scribble, not {self.kind!r}")
         object.__setattr__(self, "unet", {key: self.unet[key] for key in _UNET_KEYS if key in self.unet})
-        object.__setattr__(self, "ladder", tuple(self.ladder))
+        object.__setattr__(self, "embedding_channels", tuple(self.embedding_channels))
 
     @property
     def factor(self) -> int:
-        """How many times larger than the latents the condition is along each side."""
-        return 1 if self.kind == "rgb" else 2 ** (len(self.ladder) - 1)
+        """Ratio of the sides of a condition to the sides of the latents."""
+        return 1 if self.kind == "rgb" else 2 ** (len(self.embedding_channels) - 1)
 
 
 class SketchEmbedding(nn.Module):
-    """A small ladder of convolutions from a sketch to the first layer's width. (n, c, h*k, w*k) -> (n, d, h, w)."""
+    """Conditioning embedding of sketches: convolutions to the first layer's width. (n, c, h*k, w*k) -> (n, d, h, w)."""
 
-    def __init__(self, channels: int, ladder: tuple[int, ...], width: int) -> None:
+    def __init__(self, channels: int, embedding_channels: tuple[int, ...], width: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, ladder[0], 3, padding=1)
-        rungs: list[nn.Module] = []
-        for narrow, wide in itertools.pairwise(ladder):
-            rungs += [nn.Conv2d(narrow, narrow, 3, padding=1), nn.Conv2d(narrow, wide, 3, padding=1, stride=2)]
-        self.blocks = nn.ModuleList(rungs)
-        self.conv_out = nn.Conv2d(ladder[-1], width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, embedding_channels[0], 3, padding=1)
+        blocks: list[nn.Module] = []
+        for narrow, wide in itertools.pairwise(embedding_channels):
+            blocks += [nn.Conv2d(narrow, narrow, 3, padding=1), nn.Conv2d(narrow, wide, 3, padding=1, stride=2)]
+        self.blocks = nn.ModuleList(blocks)
+        self.conv_out = nn.Conv2d(embedding_channels[-1], width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels last is the faster layout here, where pictures are large and channels few; the CPU's kernels then
+        # Channels last is the faster layout here, where images are large and channels few; the CPU's kernels then
         # also add up in one order whatever their vectors' width. Behind it GroupNorms would lose digits by it.
         x = F.silu(self.conv_in(x.contiguous(memory_format=torch.channels_last)))
         for conv in self.blocks:
@@ -96,7 +96,7 @@ class SketchEmbedding(nn.Module):
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """A layer that gives nothing until it is trained (ControlNet, arXiv 2302.05543)."""
+    """Set a layer to zero, so that it adds nothing until it is trained (ControlNet, arXiv 2302.05543)."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -104,7 +104,7 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class SparseCtrl(nn.Module):
-    """The encoder. Keys are those of diffusers' `SparseControlNetModel`, less its position tables.
+    """SparseCtrl encoder. Keys are those of diffusers' `SparseControlNetModel`, without its position tables.
 
     Its image layers have no memory until they are filled: by `from_unet`, or by `weights.sparsectrl.load_sparsectrl`.
     Every norm sees one frame at a time, whatever the motion module beside it was trained with.
@@ -113,7 +113,7 @@ class SparseCtrl(nn.Module):
     def __init__(self, config: SparseConfig) -> None:
         super().__init__()
         self.sparse_config = config
-        unet: Any = _way_down(config.unet)
+        unet: Any = _down_path(config.unet)
         self.config = unet.config
         self.conv_in = unet.conv_in
         self.time_proj = unet.time_proj
@@ -122,17 +122,17 @@ class SparseCtrl(nn.Module):
         self.add_embedding = unet.add_embedding if self.add_time_proj is not None else None
         self.down_blocks = unet.down_blocks
         self.mid_block = unet.mid_block
-        self.up_blocks = nn.ModuleList()  # what has none is a UNet to `attach` all the same
+        self.up_blocks = nn.ModuleList()  # none: `attach` takes the encoder for a UNet all the same
 
         width = self.conv_in.out_channels
         channels = config.condition_channels + 1
         self.controlnet_cond_embedding = (
             nn.Conv2d(channels, width, 3, padding=1)
             if config.kind == "rgb"
-            else SketchEmbedding(channels, config.ladder, width)
+            else SketchEmbedding(channels, config.embedding_channels, width)
         )
-        self.controlnet_down_blocks = nn.ModuleList([_gate(n) for n in self._skip_channels()])
-        self.controlnet_mid_block = _gate(self.down_blocks[-1].resnets[-1].out_channels)
+        self.controlnet_down_blocks = nn.ModuleList([_zero_conv(n) for n in self._skip_channels()])
+        self.controlnet_mid_block = _zero_conv(self.down_blocks[-1].resnets[-1].out_channels)
 
         as_unet = cast("UNet2DConditionModel", self)
         layout = MotionLayout.from_unet(as_unet, mid_block=config.motion_mid_block)
@@ -156,18 +156,18 @@ class SparseCtrl(nn.Module):
         kind: Kind = "rgb",
         vae_scale_factor: int = 8,
     ) -> SparseCtrl:
-        """An encoder to be trained: a copy of the way down of `unet` and of what it can use of `adapter`.
+        """Make an encoder to be trained: a copy of the down path of `unet` and of the layers of `adapter` that fit.
 
-        Its outputs are zero, so that it changes nothing at first. An RGB encoder begins by seeing pictures as the UNet
-        sees latents, one for sketches with layers that hand on all they see; the original begins with zeros there
-        too, which takes it longer to leave. `unet` may have motion modules and LoRAs in it, which are not copied.
+        Its outputs are zero, so that it changes nothing at first. The conditioning embedding of an RGB encoder begins
+        as the UNet's first layer, for sketches with layers that keep the scale of their input; the original begins
+        with zeros there too, which takes longer to train. Motion modules and LoRAs in `unet` are not copied.
         `vae_scale_factor`: pixels to a latent along each side, for sketches. Raises ValueError if nothing of
         `adapter` fits.
         """
         config = SparseConfig(
             kind=kind,
             unet=unet.config,
-            ladder=ladder_for(vae_scale_factor),
+            embedding_channels=embedding_channels_for(vae_scale_factor),
             condition_channels=unet.config["in_channels"] if kind == "rgb" else CONDITION_CHANNELS[kind],
             num_heads=8 if adapter is None else adapter.layout.num_heads,
             max_positions=32 if adapter is None else adapter.numerics.max_positions,
@@ -189,40 +189,46 @@ class SparseCtrl(nn.Module):
                 raise ValueError(f"nothing of these motion modules ({adapter.layout}) fits this UNet")
             state |= of_adapter
         encoder.load_state_dict(state, strict=False, assign=True)
-        encoder._begin_to_see()
+        encoder._initialise_embedding()
         # A UNet on the meta device, of which only the layout is wanted, has no values to give.
         left = [name for name, value in encoder.named_parameters() if value.is_meta != unet.conv_in.weight.is_meta]
         assert not left, f"the UNet has no {left[0]} to copy"
         return encoder.to(unet.device)
 
     def for_kind(self, kind: Kind, *, vae_scale_factor: int = 8) -> SparseCtrl:
-        """An encoder for the other kind of condition, to be trained on from here: this one's body with new eyes.
+        """Make an encoder for the other kind of condition: this one's body with a new conditioning embedding.
 
-        What was learned of carrying a few frames to all others stays.
+        Training goes on from there: how a few frames act on all others is already learned.
         """
         channels = self.conv_in.in_channels if kind == "rgb" else CONDITION_CHANNELS[kind]
-        ladder = ladder_for(vae_scale_factor)
-        other = SparseCtrl(replace(self.sparse_config, kind=kind, ladder=ladder, condition_channels=channels))
-        body = {key: value.detach().clone() for key, value in self.state_dict().items() if not key.startswith(EYES)}
+        levels = embedding_channels_for(vae_scale_factor)
+        other = SparseCtrl(
+            replace(self.sparse_config, kind=kind, embedding_channels=levels, condition_channels=channels)
+        )
+        body = {
+            key: value.detach().clone()
+            for key, value in self.state_dict().items()
+            if not key.startswith(CONDITIONING_EMBEDDING)
+        }
         other.load_state_dict(body, strict=False, assign=True)
-        other._begin_to_see()
+        other._initialise_embedding()
         return other.to(self.device, self.dtype)
 
-    def _begin_to_see(self) -> None:
-        """Fill the layers in front of the body, whose `conv_in` is filled."""
+    def _initialise_embedding(self) -> None:
+        """Initialise the conditioning embedding; the body's `conv_in` is filled."""
         embedding = self.controlnet_cond_embedding
         if isinstance(embedding, SketchEmbedding):
             for layer in (embedding.conv_in, *embedding.blocks, embedding.conv_out):
                 # PyTorch's own first weights weaken what they are given, here to nothing in seven layers.
                 nn.init.kaiming_normal_(cast("nn.Conv2d", layer).weight, nonlinearity="relu")
             return
-        weight = self.conv_in.weight.detach()  # (d, 4, 3, 3); the mask has a channel more, and no say at first
-        blind = weight.new_zeros(weight.shape[0], 1, *weight.shape[2:])
-        embedding.weight = nn.Parameter(torch.cat([weight, blind], dim=1))
+        weight = self.conv_in.weight.detach()  # (d, 4, 3, 3); the mask has a channel more, zero-initialised
+        mask = weight.new_zeros(weight.shape[0], 1, *weight.shape[2:])
+        embedding.weight = nn.Parameter(torch.cat([weight, mask], dim=1))
         embedding.bias = nn.Parameter(weight.new_zeros(weight.shape[0]))
 
     def _skip_channels(self) -> list[int]:
-        """Channels of everything that a UNet keeps on its way down for its way up."""
+        """Channels of the skip connections of the UNet."""
         channels = [self.conv_in.out_channels]
         for block in self.down_blocks:
             channels += [resnet.out_channels for resnet in block.resnets]
@@ -232,17 +238,17 @@ class SparseCtrl(nn.Module):
 
     @property
     def kind(self) -> Kind:
-        """What it takes: pictures ("rgb") or sketches ("scribble")."""
+        """Kind of condition: images ("rgb") or sketches ("scribble")."""
         return self.sparse_config.kind
 
     @property
     def dtype(self) -> torch.dtype:
-        """The number format it computes in."""
+        """Number format of its weights and computations."""
         return self.conv_in.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of its weights."""
         return self.conv_in.weight.device
 
     def enable_gradient_checkpointing(self, enable: bool = True) -> None:
@@ -264,24 +270,24 @@ class SparseCtrl(nn.Module):
         *,
         conditions: Mapping[str, Tensor] | None = None,
     ) -> Residuals:
-        """Residuals for every frame.
+        """Return residuals for every frame.
 
-        condition: (b*f, c, k*h, k*w), zero where no picture is given, k the config's `factor`; mask:
-        (b*f, 1, k*h, k*w), one where a picture is given; timestep: one for all, one a clip (b,), or one a frame
+        condition: (b*f, c, k*h, k*w), zero where no image is given, k the config's `factor`; mask:
+        (b*f, 1, k*h, k*w), one where an image is given; timestep: one for all, one a clip (b,), or one a frame
         (b*f,); embeddings: (b*f, n, d); conditions: SDXL's `text_embeds` and `time_ids`, (b*f, ...).
         """
-        return self.steer(self.embed(condition, mask), timestep, embeddings, num_frames, conditions=conditions)
+        return self.residuals(self.embed(condition, mask), timestep, embeddings, num_frames, conditions=conditions)
 
     def embed(self, condition: Tensor, mask: Tensor) -> Tensor:
-        """What the encoder sees, (b*f, d, h, w), the same at every step. Shapes as for `forward`.
+        """Embed the condition: (b*f, d, h, w), the same at every step. Shapes as for `forward`.
 
-        The noisy latents are not asked for: the original sets them to zero, so that the encoder cannot lean on them
+        The noisy latents are not an input: the original sets them to zero, so that the encoder cannot lean on them
         (section 3.2).
         """
         x = self.controlnet_cond_embedding(torch.cat([condition, mask], dim=1))
         return self.conv_in(x.new_zeros(len(x), self.conv_in.in_channels, *x.shape[-2:])) + x
 
-    def steer(
+    def residuals(
         self,
         x: Tensor,
         timestep: Tensor,
@@ -290,10 +296,10 @@ class SparseCtrl(nn.Module):
         *,
         conditions: Mapping[str, Tensor] | None = None,
     ) -> Residuals:
-        """Residuals from what `embed` returned. Shapes as for `forward`."""
+        """Return residuals for the result `x` of `embed`. Shapes as for `forward`."""
         self.frames.num_frames = num_frames
-        num_pictures = len(x)
-        time = self._time(timestep, num_pictures, conditions)
+        num_images = len(x)
+        time = self._time(timestep, num_images, conditions)
         skips = [x]
         for block in self.down_blocks:
             text = {"encoder_hidden_states": embeddings} if getattr(block, "has_cross_attention", False) else {}
@@ -301,39 +307,39 @@ class SparseCtrl(nn.Module):
             skips += more
         text = {"encoder_hidden_states": embeddings} if getattr(self.mid_block, "has_cross_attention", False) else {}
         x = self.mid_block(x, time, **text)
-        down = tuple(gate(skip) for gate, skip in zip(self.controlnet_down_blocks, skips, strict=True))
+        down = tuple(conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True))
         return Residuals(down, self.controlnet_mid_block(x))
 
-    def _time(self, timestep: Tensor, num_pictures: int, conditions: Mapping[str, Tensor] | None) -> Tensor:
-        """The time embedding of each picture, (b*f, d), with SDXL's sizes and pooled text in it."""
+    def _time(self, timestep: Tensor, num_images: int, conditions: Mapping[str, Tensor] | None) -> Tensor:
+        """Return the time embedding of each image, (b*f, d), with SDXL's sizes and pooled text in it."""
         steps = timestep.reshape(-1).to(self.device)
-        steps = steps.repeat_interleave(num_pictures // len(steps))
+        steps = steps.repeat_interleave(num_images // len(steps))
         time = self.time_embedding(self.time_proj(steps).to(self.dtype))
         if self.add_embedding is None or self.add_time_proj is None:
             return time
         assert conditions is not None, "an encoder for SDXL takes text_embeds and time_ids"
-        sizes = rearrange(self.add_time_proj(conditions["time_ids"].flatten()), "(n k) d -> n (k d)", n=num_pictures)
+        sizes = rearrange(self.add_time_proj(conditions["time_ids"].flatten()), "(n k) d -> n (k d)", n=num_images)
         return time + self.add_embedding(torch.cat([conditions["text_embeds"], sizes], dim=-1).to(self.dtype))
 
 
-def ladder_for(vae_scale_factor: int) -> tuple[int, ...]:
-    """Rungs that bring a picture to the size of its latents. Raises ValueError for a factor of none of them.
+def embedding_channels_for(vae_scale_factor: int) -> tuple[int, ...]:
+    """Return the channels of an embedding from pixels to latents. Raises ValueError for a factor without one.
 
-    >>> ladder_for(4)
+    >>> embedding_channels_for(4)
     (16, 32, 96)
     """
-    ladders = {2**index: LADDER[: index + 1] for index in range(1, len(LADDER))}
-    if vae_scale_factor not in ladders:
-        raise ValueError(f"a VAE that makes pictures {vae_scale_factor} times smaller; known are {list(ladders)}")
-    return ladders[vae_scale_factor]
+    known = {2**index: EMBEDDING_CHANNELS[: index + 1] for index in range(1, len(EMBEDDING_CHANNELS))}
+    if vae_scale_factor not in known:
+        raise ValueError(f"a VAE that makes images {vae_scale_factor} times smaller; known are {list(known)}")
+    return known[vae_scale_factor]
 
 
-def _gate(channels: int) -> nn.Conv2d:
+def _zero_conv(channels: int) -> nn.Conv2d:
     return zeroed(nn.Conv2d(channels, channels, 1))
 
 
-def _way_down(config: Mapping[str, Any]) -> UNet2DConditionModel:
-    """A UNet without memory, made for its way down; the cheapest way up is thrown away."""
+def _down_path(config: Mapping[str, Any]) -> UNet2DConditionModel:
+    """Make a UNet on the meta device for its down path; the cheapest up path is thrown away."""
     from diffusers import UNet2DConditionModel
 
     plain = ["UpBlock2D"] * len(config["down_block_types"])
@@ -342,5 +348,5 @@ def _way_down(config: Mapping[str, Any]) -> UNet2DConditionModel:
 
 
 def _below_loras(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a module without LoRAs: PEFT keeps the layer that one acts on under `base_layer`."""
+    """Return the state dict of a module without LoRAs: PEFT keeps the layer that one acts on under `base_layer`."""
     return {key.replace(".base_layer.", "."): value for key, value in module.state_dict().items()}

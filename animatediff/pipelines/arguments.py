@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     """A text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`), or a `PromptTravel`, for one clip."""
 
 UPSCALE_STRENGTH = 0.5
-"""Share of the steps of the second pass: enough for new detail, too few for another image."""
+"""Fraction of the steps of the second pass: enough for new detail, too few for another image."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a call takes where it is not told otherwise, by the loaded base model and motion module."""
+    """Defaults of a call, by the loaded base model and motion module."""
 
     num_frames: int
     num_inference_steps: int

@@ -219,9 +219,9 @@ class LoadedParts:
         """
         from animatediff.weights.addons.controlnet import load_controlnet
 
-        net = load_controlnet(path, unet=self.unet, dtype=self.unet.dtype)
-        self.controlnets.append(net.to(self.unet.device))
-        return net
+        controlnet = load_controlnet(path, unet=self.unet, dtype=self.unet.dtype)
+        self.controlnets.append(controlnet.to(self.unet.device))
+        return controlnet
 
     def unload_controlnets(self) -> None:
         """Let all of them go."""
@@ -272,7 +272,7 @@ class LoadedParts:
 
     @property
     def defaults(self) -> Defaults:
-        """What a call takes where it is not told otherwise."""
+        """Defaults of a call, by the loaded models."""
         recommended = self.recommended
         native = int(self.unet.config["sample_size"]) * self.base.vae_scale_factor
 
@@ -296,8 +296,8 @@ class LoadedParts:
         with quiet_loading():
             self.base.to(*args, **kwargs)
             self.set_sparsectrl(self.sparsectrl)
-            for net in self.controlnets:
-                net.to(self.unet.device, self.unet.dtype)
+            for controlnet in self.controlnets:
+                controlnet.to(self.unet.device, self.unet.dtype)
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Which device and number format serve best where nobody said otherwise."""
+"""Device and number format that serve best where neither is given."""
 
 from __future__ import annotations
 

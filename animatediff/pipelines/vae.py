@@ -59,7 +59,7 @@ def encode_images(
 
 
 def pixels_per_latent(vae: Any) -> int:
-    """How many, each way: 8 for Stable Diffusion."""
+    """Pixels per latent along each side: 8 for Stable Diffusion."""
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 

@@ -63,7 +63,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
     `check` is called between them, and may raise.
     """
     from animatediff.media.images import as_image
-    from animatediff.media.numbered import numbered_pictures
+    from animatediff.media.numbered import numbered_images
 
     def opened(given: Any, setting: str) -> Image.Image:
         check()
@@ -92,7 +92,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
         spread = request.of_controlnet("controlnet_spread", index) is not None
         key = (given if isinstance(given, str) else id(given), spread)
         if key not in found:
-            found[key] = numbered_pictures(given) if spread else source(given, "controlnet_video")
+            found[key] = numbered_images(given) if spread else source(given, "controlnet_video")
         inputs.controlnet_videos.append(found[key])
     _check_lengths(request, sources)
     if inputs.video is not None and request.audio:
@@ -271,7 +271,7 @@ def _numbered(numbered: dict[int, Path], request: AnimateRequest) -> tuple[list[
     """Frames, and the images at them, uint8 (n, h, w, 3); images beyond the clip are left out."""
     import numpy as np
 
-    from animatediff.media.images import open_picture, shaped
+    from animatediff.media.images import open_image, shaped
 
     assert request.num_frames and request.width and request.height, "filled in before"
     size = request.larger_size(request.width, request.height)
@@ -279,11 +279,11 @@ def _numbered(numbered: dict[int, Path], request: AnimateRequest) -> tuple[list[
     folder = next(iter(numbered.values())).parent
     if not found:
         raise UserError(
-            f"{folder}: its first picture is for frame {min(numbered)}, but the clip has {request.num_frames}"
+            f"{folder}: its first image is for frame {min(numbered)}, but the clip has {request.num_frames}"
         )
     if len(found) < len(numbered):
-        logger.info("%s: pictures for frames beyond the clip are left out", folder)
-    return list(found), np.stack([np.asarray(shaped(open_picture(p), *size, request.resize)) for p in found.values()])
+        logger.info("%s: images for frames beyond the clip are left out", folder)
+    return list(found), np.stack([np.asarray(shaped(open_image(p), *size, request.resize)) for p in found.values()])
 
 
 def _frames(source: Source, request: AnimateRequest) -> np.ndarray:

@@ -30,7 +30,7 @@ AfterPart = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What decides a loaded model. Equal for two requests that one model serves; a changed file makes another one."""
+    """Key of a loaded model: equal for two requests that one model serves; a changed file makes another one."""
 
     settings: AnimateRequest
     """A complete request with every setting that does not belong to the model at its default."""

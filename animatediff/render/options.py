@@ -170,10 +170,10 @@ class AnimateOptions:
         panel=SPARSECTRL, flag="--control-index", metavar="N", argument="controlnet_frame_indices", prepared=True,
     )
     control_scale: float = option(
-        "How strongly images steer.", panel=SPARSECTRL, argument="controlnet_conditioning_scale",
+        "How strongly images act.", panel=SPARSECTRL, argument="controlnet_conditioning_scale",
     )
-    control_start: float = option("Share of the steps from which on they do.", panel=SPARSECTRL)
-    control_end: float = option("Share of the steps up to which they do.", panel=SPARSECTRL)
+    control_start: float = option("Fraction of the steps from which on images act.", panel=SPARSECTRL)
+    control_end: float = option("Fraction of the steps up to which images act.", panel=SPARSECTRL)
     control_preprocess: Method = option(
         "Make sketches of images: scribble, canny or none.",
         panel=SPARSECTRL, metavar="HOW", argument="conditioning_frames", prepared=True, default="none",
@@ -233,18 +233,18 @@ class AnimateOptions:
         choices="animatediff.media.sketch.METHODS",
     )
     controlnet_scale: tuple[float, ...] = option(
-        "How strongly it steers.", panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,),
+        "How strongly it acts.", panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,),
     )
     controlnet_start: tuple[float, ...] = option(
-        "Share of the steps from which on it does.",
+        "Fraction of the steps from which on it acts.",
         panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(0.0,), ge=0, le=1,
     )
     controlnet_end: tuple[float, ...] = option(
-        "Share of the steps up to which it does.",
+        "Fraction of the steps up to which it acts.",
         panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,), ge=0, le=1,
     )
     controlnet_spread: tuple[tuple[float, ...] | None, ...] = option(
-        "Images stand at the frames that their names say, and steer their neighbours so strongly.",
+        "Images stand at the frames that their names say, and act on their neighbours so strongly.",
         panel=CONTROLNET, metavar="0.5,0.3", argument="controlnet_inputs", prepared=True, default=(None,),
         convert=values.spreads,
     )

@@ -1,6 +1,6 @@
 """The models that a request names, before anything is loaded: found, fetched and checked without reading weights.
 
-Of a configuration with many runs, the last one's mistake is told before the first one is rendered.
+Of a configuration with many runs, the last one's mistake is raised before the first one is rendered.
 """
 
 from __future__ import annotations
@@ -226,5 +226,5 @@ def _check_sparsectrl(request: AnimateRequest) -> None:
     if found.variant == "rgb" and request.control_preprocess != "none":
         raise UserError(
             f"control_preprocess={request.control_preprocess!r} makes sketches, but {request.sparsectrl} takes "
-            "pictures (RGB encoder); leave `control_preprocess` out, or give it the scribble encoder"
+            "images (RGB encoder); leave `control_preprocess` out, or give it the scribble encoder"
         )

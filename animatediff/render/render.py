@@ -22,7 +22,7 @@ class RenderResult:
     """Files of all clips."""
 
     files: list[Path] = field(default_factory=list)
-    """One a clip: a video, a picture, or a folder of frames."""
+    """One a clip: a video, an image, or a folder of frames."""
     requests: list[AnimateRequest] = field(default_factory=list)
     """One a clip, with the real seed and every recommended value filled in."""
     folder: Path | None = None

@@ -1,4 +1,4 @@
-"""What a user can ask for: one validated, frozen request, the same for every front end. Its fields are the options."""
+"""The request of a user: validated and frozen, the same for every front end. Its fields are the options."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class AnimateRequest(_Options):
         return max(8, round(width * factor / 8) * 8), max(8, round(height * factor / 8) * 8)
 
     def stored(self) -> dict[str, Any]:
-        """What is recorded with a result: what decides its frames, as plain JSON values.
+        """Record of the settings that decide the frames of a result, as plain JSON values.
 
         Images and videos in memory are noted by kind, size and SHA-256 of their pixels.
         """

@@ -1,4 +1,4 @@
-"""What the settings of a request must be together: one check for each room of settings, each raises UserError."""
+"""Checks of settings that belong together: one for each room of settings, each raises UserError."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_sparsectrl(request: AnimateOptions) -> None:
     if not request.control_images:
         if request.sparsectrl is not None and not images_of(request):
             raise UserError(
-                "a SparseCtrl encoder is given (`sparsectrl`, or controlnet_path), but no pictures for it; add "
+                "a SparseCtrl encoder is given (`sparsectrl`, or controlnet_path), but no images for it; add "
                 "`control_images` (controlnet_images)"
             )
         return
@@ -109,7 +109,7 @@ def check_images(request: AnimateOptions) -> None:
     if frames:
         frame_indices(frames, len(frames), request.num_frames)
     elif request.image_mode is not None:
-        raise UserError(f"image_mode={request.image_mode} is given, but no picture; add `image`")
+        raise UserError(f"image_mode={request.image_mode} is given, but no image; add `image`")
     if request.ip_adapter is None:
         for name in ("ip_adapter_image", "ip_adapter_encoder"):
             if getattr(request, name):
@@ -117,7 +117,7 @@ def check_images(request: AnimateOptions) -> None:
         if request.image_mode == "ip-adapter":
             raise UserError("image_mode=ip-adapter takes an IP-Adapter; add `ip_adapter`")
     elif not request.ip_adapter_image and not frames:
-        raise UserError("an IP-Adapter is given, but no picture for it; add `ip_adapter_image`, or `image`")
+        raise UserError("an IP-Adapter is given, but no image for it; add `ip_adapter_image`, or `image`")
 
 
 def _refuse(request: AnimateOptions, names: Iterable[str], of: str) -> None:

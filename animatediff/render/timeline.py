@@ -1,4 +1,4 @@
-"""Which text a clip shows when: as lines to read before rendering, and as a picture to keep beside the clip."""
+"""Timeline of the texts of a clip: as lines to read before rendering, and as an image to keep beside the clip."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def _row(frames: list[int], first: str, second: str, blends: list[Blend]) -> tup
     return span, f"{first} -> {second} ({share})"
 
 
-def timeline_picture(travel: PromptTravel, num_frames: int) -> np.ndarray:
-    """The same as a picture, uint8 (h, w, 3): a column a frame, filled by the texts by their share, and their words."""
+def timeline_image(travel: PromptTravel, num_frames: int) -> np.ndarray:
+    """The same as an image, uint8 (h, w, 3): a column a frame, filled by the texts by their share, and their words."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
@@ -82,7 +82,7 @@ def timeline_picture(travel: PromptTravel, num_frames: int) -> np.ndarray:
 
 
 def _fitting(text: str, font: Any, width: int) -> str:
-    """As much of a text as `width` pixels take."""
+    """Cut a text to `width` pixels."""
     text = " ".join(text.split())
     if font.getlength(text) <= width:
         return text

@@ -18,7 +18,7 @@ from animatediff.files import Roots, check_folder, check_writable, write_errors,
 from animatediff.media.animated import Spool
 from animatediff.media.formats import FOLDER, format_of
 from animatediff.media.grid import grid_frames
-from animatediff.media.image_file import write_picture
+from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
 from animatediff.media.sheet import keyframe_sheet
 from animatediff.media.write import VideoWriter
@@ -29,7 +29,7 @@ from animatediff.render.inputs import sound_of
 from animatediff.render.read.original import to_original
 from animatediff.render.read.result import sidecar_of
 from animatediff.render.request import AnimateRequest
-from animatediff.render.timeline import timeline_picture
+from animatediff.render.timeline import timeline_image
 
 GRID_FPS = 8
 
@@ -39,7 +39,7 @@ class Rendered:
     """Files of one clip."""
 
     file: Path
-    """A video, a picture, or a folder of frames."""
+    """A video, an image, or a folder of frames."""
     request: AnimateRequest
     """With the real seed and every recommended value filled in."""
     sheets: tuple[Path, ...] = ()
@@ -58,7 +58,7 @@ class Rendered:
 class OneFile:
     """Clips as `path`, numbered where there are several; None is `samples/{prompt}.mp4` under a free name.
 
-    Beside each goes `FILE.json`, from which `load_result` repeats it, and, where images steer the clip, a sheet of
+    Beside each goes `FILE.json`, from which `load_result` repeats it, and, where images condition the clip, a sheet of
     them, `{name}.keyframes.png`, and where the prompt travels, its timeline, `{name}.prompts.png`.
     """
 
@@ -81,7 +81,7 @@ class RunFolder:
     """Clips in a new folder of the original's layout, `{root}/{stem}-{time}/`; None is the folder of samples.
 
     It gets `sample/{index}-{first ten words}.gif`, the grid `sample.gif`, `config.yaml` with the seeds used, and the
-    images that steered as `control_images/{number}.png`.
+    conditioning images as `control_images/{number}.png`.
     """
 
     stem: str
@@ -144,7 +144,7 @@ class _RunFolder:
         self.done.append(replace(rendered, folder=self.folder))
         for image in clip.keyframes.images:  # under the next numbers, unless another clip of this folder had the same
             if (content := image.tobytes()) not in self._images:
-                write_picture(image, self.folder / "control_images" / f"{len(self._images)}.png")
+                write_image(image, self.folder / "control_images" / f"{len(self._images)}.png")
                 self._images.append(content)
 
     def finish(self) -> list[Rendered]:
@@ -204,9 +204,9 @@ def write_clip(
     sheets = []
     if clip.keyframes.images:
         sheet = keyframe_sheet(clip.keyframes.images, kept, indices)
-        sheets.append(write_picture(sheet, path.with_name(f"{path.stem}.keyframes.png")))
+        sheets.append(write_image(sheet, path.with_name(f"{path.stem}.keyframes.png")))
     if isinstance(prompt := request.prompt_of(), PromptTravel):
-        sheets.append(write_picture(timeline_picture(prompt, first), path.with_name(f"{path.stem}.prompts.png")))
+        sheets.append(write_image(timeline_image(prompt, first), path.with_name(f"{path.stem}.prompts.png")))
     return Rendered(
         file=path,
         request=request,
@@ -260,7 +260,7 @@ def numbered(out: str, index: int, num_clips: int) -> str:
 
 
 def record(request: AnimateRequest) -> dict[str, Any]:
-    """What is written inside and beside a result: the request, and the versions it was made with."""
+    """Record written inside and beside a result: the request, and the versions it was made with."""
     from importlib.metadata import PackageNotFoundError, version
 
     from animatediff import __version__

@@ -1,8 +1,8 @@
-"""The image layers of a UNet on a few pictures at a time, so that what they need meanwhile does not grow with a clip.
+"""Run the image layers of a UNet on a few images at a time, so that their memory does not grow with a clip.
 
 Where windows lie inside the motion modules, all frames of a clip go through the UNet in one call. Between two layers
-there is one feature map of them all, and those that wait for the way up; but inside a transformer there is ten times as
-much, and that is needed for one chunk only.
+there is one feature map of them all, and the skip connections; but inside a transformer there is ten times as
+much, which is needed for one chunk only.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from animatediff.motion import norms_over_frames
 
 CHUNK_SIZE = 32
-"""Pictures: a window of 16 frames, with and without the prompt."""
+"""Images: a window of 16 frames, with and without the prompt."""
 
 
 @contextmanager
 def layers_in_chunks(unet: nn.Module, wanted: bool = True, size: int = CHUNK_SIZE) -> Iterator[None]:
-    """Let the ResNets, transformers and resizing layers of `unet` see at most `size` pictures at a time, for a while.
+    """Let the ResNets, transformers and resizing layers of `unet` see at most `size` images at a time, for a while.
 
     Not those of a UNet whose norms see all frames, nor of a compiled one, whose graph is made already.
     """
@@ -50,30 +50,30 @@ def _layers(unet: nn.Module) -> list[nn.Module]:
 
 
 def _in_chunks(forward: Callable[..., Any], size: int, *args: Any, **kwargs: Any) -> Any:
-    """`forward` on all pictures (n, ...), a few at a time; other arguments that have n rows are split with them."""
+    """Run `forward` on all images (n, ...), a few at a time; other arguments that have n rows are split with them."""
     first = args[0] if args else kwargs["hidden_states"]
-    num_pictures = len(first)
-    if num_pictures <= size:
+    num_images = len(first)
+    if num_images <= size:
         return forward(*args, **kwargs)
     out: list[Tensor] = []
     as_tuple = False
-    for start in range(0, num_pictures, size):
+    for start in range(0, num_images, size):
         rows = slice(start, start + size)
-        said = forward(*_rows(args, rows, num_pictures), **_rows(kwargs, rows, num_pictures))
-        as_tuple = isinstance(said, tuple)
-        parts = said if as_tuple else (said,)
-        out = out or [part.new_empty(num_pictures, *part.shape[1:]) for part in parts]
+        output = forward(*_rows(args, rows, num_images), **_rows(kwargs, rows, num_images))
+        as_tuple = isinstance(output, tuple)
+        parts = output if as_tuple else (output,)
+        out = out or [part.new_empty(num_images, *part.shape[1:]) for part in parts]
         for whole, part in zip(out, parts, strict=True):
             whole[rows] = part
     return tuple(out) if as_tuple else out[0]
 
 
-def _rows(value: Any, rows: slice, num_pictures: int) -> Any:
-    """Those rows of every tensor in `value` that has one row a picture."""
+def _rows(value: Any, rows: slice, num_images: int) -> Any:
+    """Take these rows of every tensor in `value` that has one row per image."""
     if isinstance(value, Tensor):
-        return value[rows] if value.ndim and len(value) == num_pictures else value
+        return value[rows] if value.ndim and len(value) == num_images else value
     if isinstance(value, (list, tuple)):
-        return type(value)(_rows(item, rows, num_pictures) for item in value)
+        return type(value)(_rows(item, rows, num_images) for item in value)
     if isinstance(value, Mapping):
-        return {key: _rows(item, rows, num_pictures) for key, item in value.items()}
+        return {key: _rows(item, rows, num_images) for key, item in value.items()}
     return value

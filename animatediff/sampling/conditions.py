@@ -1,4 +1,4 @@
-"""What the UNet is given beside noisy latents and timesteps: prompt embeddings of each frame, and SDXL's sizes."""
+"""Conditions of the UNet beside noisy latents and timesteps: prompt embeddings of each frame, and SDXL's sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ControlNets (arXiv 2302.05543) along a clip: each frame is steered by the picture that belongs to it."""
+"""ControlNets (arXiv 2302.05543) along a clip: an image conditions each frame."""
 
 from __future__ import annotations
 
@@ -17,57 +17,58 @@ from animatediff.sampling.controls import Residuals, UNetInputs, added
 
 @dataclass(frozen=True, kw_only=True)
 class ControlNetInput:
-    """What a call gives to a loaded ControlNet."""
+    """Input of a loaded ControlNet: its conditioning images, at which frames, and how strongly they act."""
 
     frames: Any
-    """What it was trained to see (edges, depth, poses, ...), one for each frame of the clip: PIL images, an array
+    """Conditioning images (edges, depth, poses, ...), one for each frame of the clip: PIL images, an array
     (f, h, w, 3), or a tensor (f, 3, h, w) or (b, 3, f, h, w) in 0..1; more than the clip has are left out."""
     at: Sequence[int] | None = None
-    """Which frames of the clip these are, from 0, if it is not all of them; the others are not steered."""
+    """Frames of the clip that the images belong to, from 0, if not all of them; the others are not conditioned."""
     spread: Sequence[float] = ()
-    """With `at`: how strongly a picture steers the frames before and after its own, the nearest ones first."""
+    """With `at`: weights of an image for the frames before and after its own, the nearest ones first."""
     scale: float = 1.0
     start: float = 0.0
-    """Share of the steps from which on it steers."""
+    """Fraction of the steps after which it begins to act."""
     end: float = 1.0
+    """Fraction of the steps after which it ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetControl:
-    """A ControlNet with the pictures of one call, as the denoising loop sees it."""
+class ControlNetControl:
+    """A ControlNet with the images of one call, as the denoising loop asks it for residuals."""
 
-    net: Any
+    controlnet: Any
     """A `ControlNetModel`."""
-    pictures: Tensor
+    images: Tensor
     """(1 or b, 3, f, H, W) in 0..1, on the CPU."""
     scale: float
     active: frozenset[float]
-    """Timesteps at which it steers."""
-    shares: Tensor | None = None
-    """(n, f) where there are n pictures that are not one a frame: how strongly each steers each frame."""
+    """Timesteps at which it acts."""
+    weights: Tensor | None = None
+    """(n, f) where n images are at some frames: how strongly each acts on each frame; None for one image per frame."""
 
     def residuals(self, inputs: UNetInputs) -> Residuals | None:
         """Residuals for these frames; None at other timesteps."""
         if self.scale == 0 or float(inputs.timestep) not in self.active:
             return None
-        if self.shares is None:
-            return self._steered(inputs, inputs.frames)
+        if self.weights is None:
+            return self._conditioned(inputs, inputs.frames)
         total: Residuals | None = None
-        strongest = self.shares[:, list(inputs.frames)].sort(dim=0, descending=True)
-        # Each round takes one picture a frame, the strongest that is left: one call of the net for all of them.
-        for share, picture in zip(strongest.values, strongest.indices, strict=True):
-            places = share.nonzero().flatten()
+        strongest = self.weights[:, list(inputs.frames)].sort(dim=0, descending=True)
+        # Each round takes one image per frame, the strongest that is left: one call of the ControlNet for all of them.
+        for weight, image in zip(strongest.values, strongest.indices, strict=True):
+            places = weight.nonzero().flatten()
             if not len(places):
                 break
             frames = places.tolist()
-            given = self._steered(inputs.of(frames), picture[places].tolist())
-            total = added(total, given, inputs, frames, share[places])
+            residuals = self._conditioned(inputs.of(frames), image[places].tolist())
+            total = added(total, residuals, inputs, frames, weight[places])
         return total
 
-    def _steered(self, inputs: UNetInputs, pictures: Sequence[int]) -> Residuals:
-        """Residuals for the frames of `inputs`, each steered by the picture beside it in `pictures`."""
-        chosen = self.pictures[:, :, list(pictures)].repeat(inputs.num_clips // len(self.pictures), 1, 1, 1, 1)
-        down, mid = self.net(
+    def _conditioned(self, inputs: UNetInputs, images: Sequence[int]) -> Residuals:
+        """Residuals for the frames of `inputs`, each conditioned by the image in the same place of `images`."""
+        chosen = self.images[:, :, list(images)].repeat(inputs.num_clips // len(self.images), 1, 1, 1, 1)
+        down, mid = self.controlnet(
             inputs.latents,
             inputs.timestep,
             encoder_hidden_states=inputs.embeddings,
@@ -79,52 +80,50 @@ class NetControl:
         return Residuals(tuple(down), mid)
 
 
-def frame_shares(given: ControlNetInput, num_frames: int, *, loop: bool = False) -> Tensor | None:
-    """How strongly each picture steers each frame, (n, num_frames); None where there is a picture for each.
+def frame_weights(given: ControlNetInput, num_frames: int, *, loop: bool = False) -> Tensor | None:
+    """Return the weight of each image for each frame, (n, num_frames); None where there is an image for each frame.
 
-    loop: whether the frames before the first are those at the end. Raises UserError for frames that the clip lacks.
+    loop: whether the last frames come before the first. Raises UserError for frames that the clip lacks.
 
-    >>> frame_shares(ControlNetInput(frames=[], at=[1], spread=[0.5]), 4).tolist()
+    >>> frame_weights(ControlNetInput(frames=[], at=[1], spread=[0.5]), 4).tolist()
     [[0.5, 1.0, 0.5, 0.0]]
     """
     if given.at is None:
         if given.spread:
-            raise UserError("the spread of a ControlNet is for pictures at single frames; say which with `at`")
+            raise UserError("the spread of a ControlNet is for images at single frames; say which with `at`")
         return None
     frames = frame_indices(given.at, len(given.at), num_frames)
-    shares = torch.zeros(len(frames), num_frames)
+    weights = torch.zeros(len(frames), num_frames)
     for row, frame in enumerate(frames):
-        for distance, share in enumerate((1.0, *given.spread)):
+        for distance, weight in enumerate((1.0, *given.spread)):
             for place in (frame - distance, frame + distance):
                 if loop or 0 <= place < num_frames:
-                    shares[row, place % num_frames] = max(share, float(shares[row, place % num_frames]))
-    return shares
+                    weights[row, place % num_frames] = max(weight, float(weights[row, place % num_frames]))
+    return weights
 
 
-def net_pictures(net: Any, given: ControlNetInput, shape: tuple[int, ...]) -> Tensor:
-    """Pictures for a clip of latents `shape` (b, c, f, h, w), at the size that the net wants: `NetControl.pictures`.
+def controlnet_images(controlnet: Any, given: ControlNetInput, shape: tuple[int, ...]) -> Tensor:
+    """Return `ControlNetControl.images` for latents of `shape` (b, c, f, h, w), at the size the ControlNet takes.
 
-    Raises UserError for too few of them, for another number of clips, and for shares of the steps out of range.
+    Raises UserError for too few images, for another number of clips, and for fractions of the steps out of range.
     """
     num_clips, _, num_frames, height, width = shape
     if not 0 <= given.start <= given.end <= 1:
         raise UserError(
-            f"start and end of a ControlNet are shares of the steps, 0 <= start <= end <= 1; got {given.start:g} and "
-            f"{given.end:g}"
+            f"start and end of a ControlNet are fractions of the steps, 0 <= start <= end <= 1; got {given.start:g} "
+            f"and {given.end:g}"
         )
-    # each rung but the first of the ladder before it halves the picture
-    factor = 2 ** (len(net.config["conditioning_embedding_out_channels"]) - 1)
-    pictures = as_tensor(given.frames, width * factor, height * factor, "frames of a ControlNet")
-    if pictures.shape[1] != 3:
-        raise UserError(f"frames of a ControlNet are pictures of 3 channels, got {tuple(pictures.shape)}")
+    # each layer of the conditioning embedding but the first halves the image
+    factor = 2 ** (len(controlnet.config["conditioning_embedding_out_channels"]) - 1)
+    images = as_tensor(given.frames, width * factor, height * factor, "frames of a ControlNet")
+    if images.shape[1] != 3:
+        raise UserError(f"frames of a ControlNet are images of 3 channels, got {tuple(images.shape)}")
     if given.at is not None:
-        if pictures.shape[2] != len(given.at):
-            raise UserError(f"a ControlNet has {pictures.shape[2]} pictures, and `at` names {len(given.at)} frames")
+        if images.shape[2] != len(given.at):
+            raise UserError(f"a ControlNet has {images.shape[2]} images, and `at` names {len(given.at)} frames")
         num_frames = len(given.at)
-    if pictures.shape[2] < num_frames:
-        raise UserError(
-            f"a ControlNet has {pictures.shape[2]} frames, but the clip has {num_frames}; give one for each"
-        )
-    if pictures.shape[0] not in (1, num_clips):
-        raise UserError(f"{num_clips} clips want frames for 1 or {num_clips} of them, got {pictures.shape[0]}")
-    return pictures[:, :, :num_frames]
+    if images.shape[2] < num_frames:
+        raise UserError(f"a ControlNet has {images.shape[2]} frames, but the clip has {num_frames}; give one for each")
+    if images.shape[0] not in (1, num_clips):
+        raise UserError(f"{num_clips} clips want frames for 1 or {num_clips} of them, got {images.shape[0]}")
+    return images[:, :, :num_frames]

@@ -1,4 +1,4 @@
-"""What steers a step from outside the UNet: residuals for its skip connections, asked for at every call of it."""
+"""Controls of the denoising loop: residuals for the skip connections of the UNet, asked for at every call of it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class UNetInputs:
     """(b*f, c, h, w), as the UNet gets them."""
     timestep: Tensor
     embeddings: Tensor
-    """(b*f, n, d) text states."""
+    """(b*f, n, d) prompt embeddings."""
     conditions: Mapping[str, Tensor] | None
     """SDXL's `text_embeds` and `time_ids`, (b*f, ...)."""
     frames: Sequence[int]
-    """Which frames of the clip these are."""
+    """Frames of the clip that the latents belong to."""
 
     @property
     def num_clips(self) -> int:
@@ -33,7 +33,7 @@ class UNetInputs:
         return self.latents.shape[0] // len(self.frames)
 
     def of(self, places: Sequence[int]) -> UNetInputs:
-        """The inputs of some frames alone, given by their places among `frames`."""
+        """Return the inputs of some frames alone, given by their places among `frames`."""
         rows = self.rows(places)
         given = self.conditions
         return UNetInputs(
@@ -45,68 +45,68 @@ class UNetInputs:
         )
 
     def rows(self, places: Sequence[int]) -> Tensor:
-        """Where the frames at these places stand in a batch of (b f), for every clip."""
+        """Return the rows of the frames at these places in a batch of (b f), for every clip."""
         of_clip = torch.arange(self.num_clips, device=self.latents.device)[:, None] * len(self.frames)
         return (of_clip + torch.tensor(places, device=self.latents.device)).flatten()
 
 
 class Control(Protocol):
-    """Anything that has residuals to give: SparseCtrl, ControlNet."""
+    """A network beside the UNet that computes residuals for it: SparseCtrl, ControlNet."""
 
     def residuals(self, inputs: UNetInputs) -> Residuals | None:
-        """Residuals for this call, or None where it has nothing to say: at this step, or for these frames."""
+        """Return residuals for this call, or None where it has none: at this step, or for these frames."""
         ...
 
 
 def total_residuals(controls: Iterable[Control], inputs: UNetInputs) -> Residuals | None:
-    """The sum of what all controls give, None if none gives anything."""
+    """Sum the residuals of all controls; None if none has any."""
     total: Residuals | None = None
     for control in controls:
-        if (given := control.residuals(inputs)) is not None:
-            total = given if total is None else total.plus(given)
+        if (residuals := control.residuals(inputs)) is not None:
+            total = residuals if total is None else total.plus(residuals)
     return total
 
 
 def blended_residuals(controls: Sequence[Control], inputs: UNetInputs, windows: Sequence[Window]) -> Residuals | None:
-    """What all controls give to each window of the frames, blended by their shares; None if none gives anything.
+    """Blend the residuals of all controls for each window of the frames by their weights; None if none has any.
 
-    A control sees no more frames at once than the motion modules do, and steers the windows it would steer if each was
-    predicted by itself.
+    A control sees no more frames at once than the motion modules do, and acts on the windows it would act on if
+    each was predicted by itself.
     """
     if not controls:
         return None
     total: Residuals | None = None
     for window in windows:
-        given = total_residuals(controls, inputs.of(window.frames))
-        if given is not None:
-            total = added(total, given, inputs, window.frames, window.share)
+        residuals = total_residuals(controls, inputs.of(window.frames))
+        if residuals is not None:
+            total = added(total, residuals, inputs, window.frames, window.share)
     return total
 
 
 def added(
-    total: Residuals | None, given: Residuals, inputs: UNetInputs, places: Sequence[int], share: Tensor
+    total: Residuals | None, residuals: Residuals, inputs: UNetInputs, places: Sequence[int], weight: Tensor
 ) -> Residuals:
-    """`total`, None for nothing yet, with what is given to the frames at `places` of `inputs` times their `share`."""
+    """Add `residuals` of the frames at `places` of `inputs`, times their `weight`, to `total` (None: none yet)."""
     if total is None:
-        num_pictures = len(inputs.latents)
-        empty = [part.new_zeros(num_pictures, *part.shape[1:]) for part in (*given.down, given.mid)]
+        num_images = len(inputs.latents)
+        empty = [part.new_zeros(num_images, *part.shape[1:]) for part in (*residuals.down, residuals.mid)]
         total = Residuals(tuple(empty[:-1]), empty[-1])
     rows = inputs.rows(places)
-    strength = share.repeat(inputs.num_clips)[:, None, None, None]
-    for whole, part in zip((*total.down, total.mid), (*given.down, given.mid), strict=True):
+    strength = weight.repeat(inputs.num_clips)[:, None, None, None]
+    for whole, part in zip((*total.down, total.mid), (*residuals.down, residuals.mid), strict=True):
         whole.index_add_(0, rows, part * strength.to(part))
     return total
 
 
 def active_timesteps(timesteps: Tensor, start: float, end: float) -> frozenset[float]:
-    """The timesteps of a share of the steps, `start` and `end` from 0 to 1; steps that lie inside it count.
+    """Return the timesteps between two fractions of the steps, `start` and `end` from 0 to 1; whole steps count.
 
     >>> import torch
     >>> sorted(active_timesteps(torch.tensor([900, 600, 300, 0]), 0.0, 0.5))
     [600.0, 900.0]
     """
     steps, total = timesteps.tolist(), len(timesteps)
-    # a share is rarely a whole number of steps in floating point: 0.3 of 10 steps are 3
+    # a fraction is rarely a whole number of steps in floating point: 0.3 of 10 steps are 3
     near = 1e-6
     return frozenset(
         float(step)

@@ -30,15 +30,15 @@ class KeepFrames:
     """Fraction of the steps, one a frame; with 1 the known frame itself comes out in the end."""
 
     def before_step(self, index: int, latents: Tensor, scheduler: Any, timesteps: Tensor) -> Tensor:
-        """The latents that step `index` begins with; `index` after the last step is the end."""
+        """Replace frames in the latents that step `index` begins with; `index` after the last step is the end."""
         count = len(timesteps)
-        held = torch.tensor([share >= 1 or round(share * count) > index for share in self.fractions])
-        if not held.any():
+        replaced = torch.tensor([fraction >= 1 or round(fraction * count) > index for fraction in self.fractions])
+        if not replaced.any():
             return latents
         known = self.known
         if index < count:
             known = noised(scheduler, known, self.noise, timesteps[index:])
-        return torch.where(held.to(latents.device)[:, None, None], known, latents)
+        return torch.where(replaced.to(latents.device)[:, None, None], known, latents)
 
 
 def keep_fractions(num_frames: int, keyframes: Sequence[int]) -> list[float]:

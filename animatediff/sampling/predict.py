@@ -1,4 +1,4 @@
-"""What a step of the sampler asks: the image UNet with motion modules, over the frames of one or more clips."""
+"""Predictions of a sampling step: the image UNet with motion modules, over the frames of one or more clips."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class ClipPredictor:
     unet: UNet2DConditionModel
     frames: FrameContext
     embeddings: Tensor | FrameEmbeddings
-    """(b, n, d) text states, one for each clip; or what gives (b*f, n, d) where they change from frame to frame."""
+    """(b, n, d) prompt embeddings, one for each clip; or an object that gives (b*f, n, d) where frames differ."""
     pooled: Tensor | FrameEmbeddings | None = None
     """(b, d) pooled text of SDXL, likewise."""
     time_ids: Tensor | None = None
     """(b, 6) sizes and crops of SDXL."""
     controls: Sequence[Control] = ()
-    """Asked at every call; what they give is added up."""
+    """Controls, asked at every call; their residuals are added up."""
     windows: Sequence[Window] = ()
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
@@ -62,9 +62,9 @@ class ClipPredictor:
         )
         added: dict[str, object] | None = None if conditions is None else dict(conditions)
         if self.image_embeds:
-            seen = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.image_embeds]
-            seen = [part.expand(-1, num_frames, *part.shape[2:]).flatten(0, 1) for part in seen]
-            added = {**(added or {}), "image_embeds": seen}
+            embeds = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.image_embeds]
+            embeds = [part.expand(-1, num_frames, *part.shape[2:]).flatten(0, 1) for part in embeds]
+            added = {**(added or {}), "image_embeds": embeds}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
         with self.frames.during(num_frames, self.windows, scale), layers_in_chunks(self.unet, bool(self.windows)):
             out = self.unet(
@@ -100,7 +100,7 @@ def guided(predict: Predict, scale: float, rescale: float = 0.0) -> Predict:
 
 
 def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
-    """Predict each window of frames by itself and blend them by their shares; all frames at once without windows."""
+    """Predict each window of frames by itself and blend them by their weights; all frames at once without windows."""
     if len(windows) < 2:
         return predict
 
@@ -108,8 +108,8 @@ def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
         total = torch.zeros_like(latents)
         for window in windows:
             places = torch.tensor(window.frames, device=latents.device)
-            said = predict(latents.index_select(2, places), timestep, [frames[place] for place in window.frames])
-            total.index_add_(2, places, said * window.share.to(latents)[:, None, None])
+            output = predict(latents.index_select(2, places), timestep, [frames[place] for place in window.frames])
+            total.index_add_(2, places, output * window.share.to(latents)[:, None, None])
         return total
 
     return call

@@ -23,11 +23,11 @@ class ClipSampler:
     predict: Predict
     scheduler: Any
     num_steps: int
-    """Of the whole schedule."""
+    """Steps of the whole schedule."""
     timesteps: Tensor
-    """Those that are taken: all, or with `init_latents` the last of them."""
+    """Timesteps of this call: all of the schedule, or with `init_latents` the last of them."""
     step_arguments: Mapping[str, Any]
-    """What the scheduler's `step` takes besides."""
+    """Further arguments of the scheduler's `step`."""
     device: torch.device
     init_latents: Tensor | None = None
     """(b, c, f, h, w), noised to the first of the timesteps; None begins at pure noise."""

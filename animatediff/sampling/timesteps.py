@@ -1,4 +1,4 @@
-"""Where denoising begins: at pure noise, or at latents that are known, part of the way down (SDEdit, 2108.01073)."""
+"""First timestep of denoising: from pure noise, or from init latents part of the way (SDEdit, 2108.01073)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 
 NEAR = 1e-6
-"""A share is rarely a whole number of steps in floating point: 0.29 of 100 steps are 29."""
+"""A fraction is rarely a whole number of steps in floating point: 0.29 of 100 steps are 29."""
 
 
 def check_strength(strength: float, name: str = "strength") -> None:
@@ -24,7 +24,7 @@ def check_strength(strength: float, name: str = "strength") -> None:
 def begin_at(scheduler: Any, steps: int, strength: float, name: str = "strength") -> Tensor:
     """The timesteps of the last `strength` of the steps, and the scheduler set to begin there; `set_steps` came before.
 
-    Counted as diffusers does for pictures. Raises UserError for a strength that is no whole step.
+    Counted as diffusers does for images. Raises UserError for a strength that is no whole step.
     """
     check_strength(strength, name)
     skipped = steps - int(steps * strength + NEAR)

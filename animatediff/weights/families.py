@@ -24,7 +24,7 @@ STEPS_IN_NAME = re.compile(r"(?<!\d)([1248])[ _-]?steps?(?![a-z])", re.IGNORECAS
 """AnimateDiff-Lightning is published for 1, 2, 4 and 8 steps, in files of one shape."""
 LIGHTNING_NAME = re.compile(r"lightning", re.IGNORECASE)
 LIGHTNING_FILE = re.compile(r"animatediff[_-]lightning[_-][1248][_-]?step(?![a-z])", re.IGNORECASE)
-"""As those files are published."""
+"""Names of its published files."""
 
 LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
 
@@ -115,7 +115,7 @@ FAMILIES: dict[str, Family] = {
             title="AnimateDiff v3 (v3_sd15_mm)",
             base="sd1",
             recommended=SD15,
-            notes="made to be used with the domain adapter v3_sd15_adapter, or without, for cleaner pictures",
+            notes="made to be used with the domain adapter v3_sd15_adapter, or without, for cleaner images",
         ),
         Family(
             name="long",

@@ -26,10 +26,10 @@ STRENGTHS = {
 }
 
 CONDITIONS = {
-    "rgb": {"takes": "pictures"},
+    "rgb": {"takes": "images"},
     "scribble": {"takes": "sketches, white lines on black", "control_end": "0.2 to 0.4 against watermarks"},
 }
-"""What SparseCtrl encoders are given."""
+"""Conditions that SparseCtrl encoders take, and settings for them."""
 
 
 def describe(path: str | Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
 """Number of down blocks -> base model."""
 HUB_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors")
-"""What is fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
+"""Files that are fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
 
 
 def load_motion_module(

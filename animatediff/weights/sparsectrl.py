@@ -166,12 +166,12 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
     # Without a statement, the published sizes of the base model version stand for what no shape tells.
     image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
     motion = [key for key in shapes if MOTION_KEY.match(key)]
-    ladder = tuple(shapes[key][0] for key in sorted(filter(CONDITIONING_LAYER.match, shapes), key=_layer_number))
+    channels = tuple(shapes[key][0] for key in sorted(filter(CONDITIONING_LAYER.match, shapes), key=_layer_number))
     try:
         return SparseConfig(
             kind=kind,
             unet=image,
-            ladder=ladder if kind == "scribble" else (),
+            embedding_channels=channels if kind == "scribble" else (),
             condition_channels=first[1] - 1,
             motion_mid_block=any(key.startswith("mid_block.") for key in motion),
             num_attentions=2 if any(".attn2." in key for key in motion) else 1,
@@ -207,7 +207,7 @@ def diffusers_config(config: SparseConfig, path: Path) -> dict[str, Any]:
         "down_block_types": [blocks[kind] for kind in unet["down_block_types"]],
         "concat_conditioning_mask": True,
         "conditioning_channels": config.condition_channels,
-        "conditioning_embedding_out_channels": list(config.ladder) or None,
+        "conditioning_embedding_out_channels": list(config.embedding_channels) or None,
         "motion_max_seq_length": config.max_positions,
         "motion_num_attention_heads": config.num_heads,
         "use_simplified_condition_embedding": config.kind == "rgb",
@@ -251,8 +251,8 @@ def _check_fit(found: Shapes, expected: Shapes, path: Path) -> None:
             "an encoder runs on the kind of base model it was trained on"
         )
     raise UserError(
-        f"{path}: this SparseCtrl encoder does not fit the base model: it steers {_widths(outputs)} channels and reads "
-        f"text of width {made_for}, the model has {_widths(wanted)} and {given}"
+        f"{path}: this SparseCtrl encoder does not fit the base model: it acts on {_widths(outputs)} channels and "
+        f"reads text of width {made_for}, the model has {_widths(wanted)} and {given}"
     )
 
 

@@ -130,8 +130,8 @@ def test_settings_from_yaml() -> None:
     ("text", "message"),
     [
         ("controlnet_images: p.png", "control_images are given, but no SparseCtrl encoder"),
-        ("controlnet_path: s.ckpt", "a SparseCtrl encoder is given.*no pictures"),
-        ("controlnet_path: s.ckpt\ncontrolnet_images: [p.png, q.png]", r"2 pictures and 1 frame index \(0\)"),
+        ("controlnet_path: s.ckpt", "a SparseCtrl encoder is given.*no images"),
+        ("controlnet_path: s.ckpt\ncontrolnet_images: [p.png, q.png]", r"2 images and 1 frame index \(0\)"),
         ("controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrolnet_image_indexs: 16\nL: 16", "no frame 16"),
         ("controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrol_end: 1.5", "line 4.*control_end=1.5"),
         ("controlnet_path: s.ckpt\ncontrolnet_images: p.png\ncontrol_start: 0.5\ncontrol_end: 0.2", "is after"),
@@ -154,14 +154,14 @@ SKETCH = ("--sparsectrl", "scribble.safetensors")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([*RGB, "--control-image", "none.png"], "none.png: no such file; expected a picture"),
-        ([*RGB, "--control-image", "text.png"], "text.png: cannot be read as a picture"),
+        ([*RGB, "--control-image", "none.png"], "none.png: no such file; expected an image"),
+        ([*RGB, "--control-image", "text.png"], "text.png: cannot be read as an image"),
         ([*RGB, "--control-image", "a.png", "--control-index", "4"], "no frame 4 in a clip of 4"),
-        ([*RGB, *BOTH[:4]], "2 pictures and 1 frame index"),
-        ([*RGB, *BOTH[:4], "--control-index", "0", "--control-index", "-4"], "two pictures for frame 0"),
-        ([*RGB], "no pictures for it"),
+        ([*RGB, *BOTH[:4]], "2 images and 1 frame index"),
+        ([*RGB, *BOTH[:4], "--control-index", "0", "--control-index", "-4"], "two images for frame 0"),
+        ([*RGB], "no images for it"),
         (["--control-image", "a.png"], "no SparseCtrl encoder to read them"),
-        ([*RGB, *BOTH, "--control-preprocess", "canny"], "makes sketches, but rgb.safetensors takes pictures"),
+        ([*RGB, *BOTH, "--control-preprocess", "canny"], "makes sketches, but rgb.safetensors takes images"),
         ([*RGB, *BOTH, "--control-end", "2"], "control_end=2"),
         (["--sparsectrl", "none.ckpt", *BOTH], "none.ckpt: no such file"),
         (
@@ -195,9 +195,9 @@ def test_pictures_of_the_wrong_kind_in_python(place: Path) -> None:
     pipe.load_sparsectrl("rgb.safetensors")
     with pytest.raises(UserError, match="conditions must be 16 x 16"):
         pipe("a fox", conditioning_frames=torch.randn(1, 4, 8, 8), **short)
-    with pytest.raises(UserError, match="1 clips want pictures"):
+    with pytest.raises(UserError, match="1 clips want images"):
         pipe("a fox", conditioning_frames=torch.rand(2, 3, 1, 64, 64), **short)
-    with pytest.raises(UserError, match="shares of the steps"):
+    with pytest.raises(UserError, match="fractions of the steps"):
         pipe("a fox", conditioning_frames=Image.open("a.png"), control_start=0.9, control_end=0.1, **short)
     # longer than the encoder's positions: windows, as many as it knows
     assert pipe.sparsectrl is not None

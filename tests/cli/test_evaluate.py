@@ -109,7 +109,7 @@ def test_missing_file_and_folders_without_frames(tmp_path: Path) -> None:
     assert code == 2 and err.endswith("00001.png: not of the size of the first frame (8x8 and 9x8)\n")
     (folder / "00001.png").write_text("words")
     code, _, err = run(folder)
-    assert code == 2 and "00001.png: cannot be read as a picture" in err and err.count("\n") == 1
+    assert code == 2 and "00001.png: cannot be read as an image" in err and err.count("\n") == 1
 
 
 def test_the_good_files_are_measured_beside_bad_ones(clip: Path, tmp_path: Path) -> None:

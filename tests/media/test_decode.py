@@ -16,7 +16,7 @@ from support.videos import HEIGHT, WIDTH, number_of, numbered_frame, numbered_vi
 
 from animatediff.media import write_video
 from animatediff.media.decode import VideoFile
-from animatediff.media.kinds import BadMedia, read_picture
+from animatediff.media.kinds import BadMedia, read_image
 from animatediff.training.data.clip import Draw, choose_frames, cut, draw, to_clip
 from animatediff.training.data.config import DataConfig
 
@@ -178,15 +178,15 @@ def test_pictures(tmp_path: Path) -> None:
     red = Image.new("RGBA", (8, 6), (255, 0, 0, 0))
     red.putpixel((0, 0), (255, 0, 0, 255))
     red.save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     assert picture.shape == (6, 8, 3) and picture[0, 0].tolist() == [255, 0, 0] and picture[1, 1].tolist() == [255] * 3
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by the camera
     Image.new("RGB", (8, 6)).save(tmp_path / "b.jpg", exif=exif)
-    assert read_picture((tmp_path / "b.jpg").read_bytes()).shape == (8, 6, 3)
+    assert read_image((tmp_path / "b.jpg").read_bytes()).shape == (8, 6, 3)
     (tmp_path / "c.png").write_bytes(b"<html>no</html>")
     with pytest.raises(BadMedia, match="web page"):
-        read_picture(tmp_path / "c.png")
+        read_image(tmp_path / "c.png")
 
 
 def test_choice_of_frames() -> None:

@@ -32,7 +32,7 @@ def control(kind: str, dtype: torch.dtype = torch.float32) -> SparseControl:
     frames = facts["frame_indices"]
     return SparseControl(
         encoder=encoder,
-        seen=embed(encoder, pictures.to(dtype)),
+        embedded=embed(encoder, pictures.to(dtype)),
         keyframes=frames,
         scale=facts["conditioning_scale"],
         active=frozenset([float(expected("v3")["unet.timestep"])]),

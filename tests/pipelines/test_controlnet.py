@@ -25,7 +25,7 @@ from animatediff.media import read_video, write_video
 from animatediff.motion import MotionAdapter
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.sampling import UNetInputs
-from animatediff.sampling.controlnet import ControlNetInput, NetControl, frame_shares, net_pictures
+from animatediff.sampling.controlnet import ControlNetControl, ControlNetInput, controlnet_images, frame_weights
 from animatediff.weights.addons.controlnet import check_controlnet, load_controlnet
 from animatediff.weights.recognise import recognise
 
@@ -111,8 +111,8 @@ def test_without_motion_every_frame_is_that_of_diffusers_with_its_own_picture(
     for wrong, message in (
         (both[:1], "2 ControlNets are loaded, and controlnet_inputs has 1 entries"),
         ([ControlNetInput(frames=pictures(2)), given], "a ControlNet has 2 frames, but the clip has 3"),
-        ([ControlNetInput(frames=pictures(3), start=0.5, end=0.2), given], "shares of the steps"),
-        ([ControlNetInput(frames=torch.rand(3, 4, 8, 8)), given], "pictures of 3 channels"),
+        ([ControlNetInput(frames=pictures(3), start=0.5, end=0.2), given], "fractions of the steps"),
+        ([ControlNetInput(frames=torch.rand(3, 4, 8, 8)), given], "images of 3 channels"),
     ):
         with pytest.raises(UserError, match=message):
             still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=wrong, **SETTINGS)
@@ -123,7 +123,7 @@ def test_without_motion_every_frame_is_that_of_diffusers_with_its_own_picture(
 def test_clips_have_pictures_of_their_own_and_what_is_off_costs_nothing(nets: list[Path]) -> None:
     net: Any = ControlNetModel.from_pretrained(nets[0])
     frames = torch.rand(2, 3, 4, 32, 32)
-    control = NetControl(net=net, pictures=frames, scale=1.0, active=frozenset([500.0]))
+    control = ControlNetControl(controlnet=net, images=frames, scale=1.0, active=frozenset([500.0]))
     text = torch.randn(8, 5, 32)
     inputs = UNetInputs(
         latents=torch.randn(8, 4, 16, 16), timestep=torch.tensor(500), embeddings=text, conditions=None, frames=[1, 3]
@@ -143,13 +143,13 @@ def test_clips_have_pictures_of_their_own_and_what_is_off_costs_nothing(nets: li
 def test_pictures_at_single_frames_steer_their_neighbours_less(nets: list[Path]) -> None:
     net: Any = ControlNetModel.from_pretrained(nets[0])
     given = ControlNetInput(frames=pictures(2), at=[0, 3], spread=(0.5, 0.25))
-    shares = frame_shares(given, 6)
+    shares = frame_weights(given, 6)
     assert shares is not None
     assert shares.tolist() == [[1.0, 0.5, 0.25, 0.0, 0.0, 0.0], [0.0, 0.25, 0.5, 1.0, 0.5, 0.25]]
-    around = frame_shares(given, 6, loop=True)
+    around = frame_weights(given, 6, loop=True)
     assert around is not None and around[0].tolist() == [1.0, 0.5, 0.25, 0.0, 0.25, 0.5]
-    stacked = net_pictures(net, given, (1, 4, 6, 16, 16))
-    control = NetControl(net=net, pictures=stacked, scale=0.8, active=frozenset([500.0]), shares=shares)
+    stacked = controlnet_images(net, given, (1, 4, 6, 16, 16))
+    control = ControlNetControl(controlnet=net, images=stacked, scale=0.8, active=frozenset([500.0]), weights=shares)
     frames = [0, 1, 4]
     text = torch.randn(6, 5, 32)
     inputs = UNetInputs(
@@ -167,13 +167,13 @@ def test_pictures_at_single_frames_steer_their_neighbours_less(nets: list[Path])
     assert relative(found.mid, wanted) < 5e-5
     for wrong, message in (
         (ControlNetInput(frames=pictures(2), at=[0, 6]), "there is no frame 6 in a clip of 6"),
-        (ControlNetInput(frames=pictures(2), at=[1, 1]), "two pictures for frame 1"),
-        (ControlNetInput(frames=pictures(2), spread=(0.5,)), "is for pictures at single frames"),
+        (ControlNetInput(frames=pictures(2), at=[1, 1]), "two images for frame 1"),
+        (ControlNetInput(frames=pictures(2), spread=(0.5,)), "is for images at single frames"),
     ):
         with pytest.raises(UserError, match=message):
-            frame_shares(wrong, 6)
-    with pytest.raises(UserError, match="2 pictures, and `at` names 1 frames"):
-        net_pictures(net, ControlNetInput(frames=pictures(2), at=[1]), (1, 4, 6, 16, 16))
+            frame_weights(wrong, 6)
+    with pytest.raises(UserError, match="2 images, and `at` names 1 frames"):
+        controlnet_images(net, ControlNetInput(frames=pictures(2), at=[1]), (1, 4, 6, 16, 16))
 
 
 def test_a_controlnet_with_motion_goes_where_the_pipeline_goes(nets: list[Path]) -> None:
@@ -310,7 +310,7 @@ def test_a_clip_with_pictures_at_single_frames(place: Path) -> None:
     follows = ("--controlnet", "net.safetensors", "--controlnet-video", "keys", "--num-frames", "4")
     code, _, err = run("a fox", *SMALL, *follows, "--controlnet-spread", "0.5", "--out", "a.png")
     assert code == 0, err
-    assert "keys: pictures for frames beyond the clip are left out" in err
+    assert "keys: images for frames beyond the clip are left out" in err
     assert json.loads(Path("a.png.json").read_text())["request"]["controlnet_spread"] == [[0.5]]
     frames = read_video("a.png")[0]
     assert run("--from", "a.png", "--out", "b.png")[0] == 0

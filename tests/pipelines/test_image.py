@@ -78,7 +78,7 @@ def test_a_call_takes_its_shape_from_the_picture_and_refuses_what_does_not_fit()
     assert frames.shape[-2:] == (24, 48), "its shape, about as many pixels, multiples of 8"
     for given, message in (
         ({"images": {2: RED}}, "no frame 2 in a clip of 2"),
-        ({"images": {0: RED, -2: BLUE}}, r"two pictures for frame 0 \(indices 0 and -2\)"),
+        ({"images": {0: RED, -2: BLUE}}, r"two images for frame 0 \(indices 0 and -2\)"),
         ({"images": {}}, "images is empty"),
         ({"images": "a.png"}, r"images takes PIL images .* not str; open files"),
         ({"images": RED, "image_mode": "latent"}, "unknown image_mode 'latent'; did you mean 'latents'"),
@@ -212,21 +212,21 @@ def test_settings_from_yaml(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--image", "none.png"], "none.png: no such file; expected a picture"),
-        (["--image", "text.png"], "text.png: cannot be read as a picture"),
+        (["--image", "none.png"], "none.png: no such file; expected an image"),
+        (["--image", "text.png"], "text.png: cannot be read as an image"),
         (["--keyframe", "4=a.png"], "no frame 4 in a clip of 4"),
         (["--keyframe", "a.png"], "expected FRAME=FILE, such as 8=c.png, got 'a.png'"),
         (["--keyframe", "x=a.png"], "expected FRAME=FILE"),
-        (["--image", "a.png", "--keyframe", "0=b.png"], "two pictures for frame 0"),
-        (["--last-image", "a.png", "--keyframe", "3=b.png"], "two pictures for frame 3 (indices -1 and 3)"),
+        (["--image", "a.png", "--keyframe", "0=b.png"], "two images for frame 0"),
+        (["--last-image", "a.png", "--keyframe", "3=b.png"], "two images for frame 3 (indices -1 and 3)"),
         (
             ["--image", "a.png", "--image-mode", "pia"],
             "unknown image_mode 'pia'; known are sparsectrl, ip-adapter, latents",
         ),
         (["--image", "a.png", "--image-mode", "ip-adapter"], "takes an IP-Adapter; add --ip-adapter"),
-        (["--image-mode", "latents"], "but no picture; add --image"),
+        (["--image-mode", "latents"], "but no image; add --image"),
         (["--ip-adapter-image", "a.png"], "but no IP-Adapter"),
-        (["--ip-adapter", "text.png"], "an IP-Adapter is given, but no picture for it"),
+        (["--ip-adapter", "text.png"], "an IP-Adapter is given, but no image for it"),
         (["--ip-adapter", "text.png", "--image", "a.png"], "text.png: "),
         (["--ip-adapter", str(motion_module_path()), "--image", "a.png"], "is no IP-Adapter"),
         (["--image", "a.png", "--strength", "0.5"], "strength is a setting of video"),

@@ -19,7 +19,7 @@ from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.encode import encode
 from animatediff.prompts.travel_states import FrameStates, slerp
-from animatediff.render.timeline import timeline, timeline_picture
+from animatediff.render.timeline import timeline, timeline_image
 
 SEASONS = {0: "spring", 12: "summer", 24: "autumn"}
 KEYS = st.dictionaries(st.integers(0, 40), st.sampled_from("abcdef"), min_size=1)
@@ -104,12 +104,12 @@ def test_the_timeline_in_words_and_as_a_picture() -> None:
     assert words[0] == "prompt travel over 30 frames (slerp, hold 0.5):"
     assert [line.split()[0] for line in words[1:]] == ["0-6", "7-11", "12-18", "19-23", "24-29"]
     assert words[2].endswith("spring -> summer (17 to 83 %)")
-    picture = timeline_picture(travel, 30)
+    picture = timeline_image(travel, 30)
     columns = [picture[8:80, 8 + (frame * 640 + 320) // 30] for frame in range(30)]
     tall = [{tuple(pixel) for pixel in column.tolist()} for column in columns]
     assert [len(colours) for colours in tall] == [1] * 7 + [2] * 5 + [1] * 7 + [2] * 5 + [1] * 6
     assert len({next(iter(tall[frame])) for frame in (0, 12, 24)}) == 3
-    assert timeline_picture(PromptTravel({0: "a" * 300, 500: "b"}), 700).shape[1] == picture.shape[1]
+    assert timeline_image(PromptTravel({0: "a" * 300, 500: "b"}), 700).shape[1] == picture.shape[1]
 
 
 # -- what the UNet is told ---------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def test_mapping_of_2023() -> None:
         ("- prompt: a\n  L: 0", "line 2.*num_frames=0"),
         ("prompt: []", "no prompt"),
         ("prompt: a\nseed: 18446744073709551616", "64 bits"),
-        ("prompt: a\ncontrolnet_path: x.ckpt", "a SparseCtrl encoder is given.*but no pictures"),
+        ("prompt: a\ncontrolnet_path: x.ckpt", "a SparseCtrl encoder is given.*but no images"),
         ("prompt: a\nprompt: b", "given twice"),
         ("- prompt: [a, b, c]\n  seed: [1, 2]", "3 x prompt, 2 x seed"),
         ("prompt: a\nwindow: 8\noverlap: 8", "less than window"),

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from animatediff.cli import animate
 from animatediff.cli.main import app
 from animatediff.errors import UserError
+from animatediff.media import images, numbered, source
 from animatediff.pipelines.arguments import RANGES, Arguments
 from animatediff.render import AnimateRequest, build_request, load_result, parse_config
 from animatediff.render.declare import Option
@@ -147,10 +148,10 @@ def plain(value: Any) -> Any:
 
 def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the model is loaded from, what the pipeline is called with, and how the file is written."""
-    monkeypatch.setattr("animatediff.media.images.as_image", drawn)
-    monkeypatch.setattr("animatediff.media.images.open_picture", drawn)
-    monkeypatch.setattr("animatediff.media.source.open_source", Film)
-    monkeypatch.setattr("animatediff.media.numbered.numbered_pictures", lambda folder: {0: Path(folder) / "0000.png"})
+    monkeypatch.setattr(images, "as_image", drawn)
+    monkeypatch.setattr(images, "open_image", drawn)
+    monkeypatch.setattr(source, "open_source", Film)
+    monkeypatch.setattr(numbered, "numbered_images", lambda folder: {0: Path(folder) / "0000.png"})
     spec = ModelSpec.of(request)
     pipe: Any = FakePipeline()
     pipe.sparsectrl_kind = "rgb"

@@ -201,11 +201,11 @@ def test_pictures_for_an_ip_adapter(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert request.ip_adapter == "models/IP-Adapter/ip-adapter-plus_sd15.safetensors"
     assert (request.image_mode, request.ip_adapter_scale) == ("ip-adapter", 0.4)
     assert request.images == [(frame, str(tmp_path / "style" / f"{frame:04d}.png")) for frame in (0, 8)]
-    assert "prompt_fixed_ratio: the pictures blend all the way" in caplog.text
+    assert "prompt_fixed_ratio: the images blend all the way" in caplog.text
     path.write_text(json.dumps(JSON | {"ip_adapter_map": block | {"is_plus": False}}))
     assert load_config(path)[0].ip_adapter == "models/IP-Adapter/ip-adapter_sd15.safetensors"
     for more, message in (
-        ({"input_image_dir": "gone"}, "gone: no such folder; expected a folder of pictures named by their frames"),
+        ({"input_image_dir": "gone"}, "gone: no such folder; expected a folder of images named by their frames"),
         ({"input_image_dir": ""}, "its input_image_dir is missing"),
     ):
         path.write_text(json.dumps(JSON | {"ip_adapter_map": block | more}))

@@ -272,8 +272,8 @@ def test_inputs_are_paths_images_arrays_or_tensors_alike(place: Path, monkeypatc
     pipe, opened = Shown(), []
     from animatediff.media import images as module
 
-    opener = module.open_picture
-    monkeypatch.setattr(module, "open_picture", lambda path: opened.append(path) or opener(path))
+    opener = module.open_image
+    monkeypatch.setattr(module, "open_image", lambda path: opened.append(path) or opener(path))
     for image in images():
         request = ask().model_copy(update={"image": image})
         (clip,) = Renderer.of(pipe).clips([request])

@@ -217,7 +217,7 @@ def test_a_camera_over_a_clip_keeps_its_motion() -> None:
     moved = fitted(*camera_clip(frames, "TiltUp", 5)[[0, -1]])
     assert moved[2] / (1 + TRAVEL) == pytest.approx(plain[2], abs=0.02)  # views are smaller, motion in them larger
     assert moved[3] == pytest.approx(TRAVEL, abs=0.02)
-    with pytest.raises(ValueError, match="expected one picture or num_frames=4"):
+    with pytest.raises(ValueError, match="expected one image or num_frames=4"):
         camera_clip(frames, "TiltUp", 4)
 
 

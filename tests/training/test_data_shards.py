@@ -256,7 +256,7 @@ def test_broken_shards_and_samples(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         check_data(given)
     for part in (
-        "0.tar: bad (is a text file)", "only (holds no video or picture, only txt)", "latin (caption is not UTF-8)",
+        "0.tar: bad (is a text file)", "only (holds no video or image, only txt)", "latin (caption is not UTF-8)",
         "2.tar (is a web page", "6 unreadable", "1.tar (is no tar file, or ends early",
     ):  # fmt: skip
         assert part in str(caught.value)
@@ -280,9 +280,7 @@ def test_check_of_good_shards(shards: Path, server: str) -> None:
 
 def test_no_clips_at_all_end_with_a_message(tmp_path: Path) -> None:
     write_shard(tmp_path / "0.tar", [("a", {"txt": b"x"})])
-    with pytest.raises(
-        UserError, match=r"10 shards read one after the other gave no clip, .*holds no video or picture"
-    ):
+    with pytest.raises(UserError, match=r"10 shards read one after the other gave no clip, .*holds no video or image"):
         take(dataset(DataConfig(path=f"{tmp_path}/0.tar", **SMALL)), 1)
 
 

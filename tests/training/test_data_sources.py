@@ -273,7 +273,7 @@ def test_pictures_among_the_rows_of_clips(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "p.png")
     rows = [{"file": str(folder / "a.mp4"), "text": "x"}, {"file": "p.png", "text": "y"}]
     path = write_rows(tmp_path / "a.jsonl", rows)
-    assert "1 pictures, not clips: p.png" in refusal(config(path))
+    assert "1 images, not clips: p.png" in refusal(config(path))
     assert list(texts(config(path, num_frames=1)).values()) == ["x", "y"]
 
 

@@ -188,7 +188,7 @@ def test_all_missing_and_unknown_keys_are_told_by_component(sd1, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("channels", "message"), [(9, "inpainting"), (8, "picture-editing"), (5, "depth-guided"), (6, "6 input channels")]
+    ("channels", "message"), [(9, "inpainting"), (8, "image-editing"), (5, "depth-guided"), (6, "6 input channels")]
 )
 def test_models_with_other_inputs_are_refused(sd1, channels: int, message: str, tmp_path: Path) -> None:
     _, state = sd1

@@ -144,7 +144,7 @@ BAD = {
     "json": (b'{"error": "Repository not found"}', "JSON text"),
     "empty": (b"", "0 bytes"),
     "zeros": (b"\0" * 5000, "zero bytes"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "PNG picture"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + b"x" * 50, "PNG image"),
     "gguf": (b"GGUF" + b"x" * 50, "GGUF"),
     "noise": (b"\x93\x01\x07 no weights at all", "damaged or truncated"),
     "text": (b"hello there, this is text\n", "damaged or truncated"),

@@ -177,5 +177,5 @@ def test_encoder_of_another_base_is_one_sentence(tmp_path: Path) -> None:
         load_sparsectrl(file, unet=empty_unet(SDXL))
     with pytest.raises(UserError, match=r"for SD 1\.x base models, but the base model is another kind of"):
         load_sparsectrl(file, unet=golden_unet())
-    with pytest.raises(UserError, match="does not fit the base model: it steers 32-32"):
+    with pytest.raises(UserError, match="does not fit the base model: it acts on 32-32"):
         load_sparsectrl(golden_file("rgb"), unet=bundled_unet())

@@ -1,4 +1,4 @@
-"""Conditions: ways of steering a clip besides its prompt, one file each."""
+"""Conditions: ways of conditioning a clip besides its prompt, one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interface of conditions: ways of steering a clip besides its prompt."""
+"""Interface of conditions: ways of conditioning a clip besides its prompt."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Prepared:
 
 
 class Condition:
-    """A way of steering a clip besides its prompt. Each file of this folder has one, made from a call's arguments."""
+    """Base of a condition of a clip besides its prompt, made from a call's arguments; one in each file here."""
 
     suggestion: Suggestion | None = None
     """Size and length that the clip takes where the call leaves them open."""

@@ -13,7 +13,7 @@ from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting
 from animatediff.sampling import active_timesteps
-from animatediff.sampling.controlnet import ControlNetInput, NetControl, frame_shares, net_pictures
+from animatediff.sampling.controlnet import ControlNetControl, ControlNetInput, controlnet_images, frame_weights
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class ControlNetCondition(Condition):
     """A loaded ControlNet and its input."""
 
-    net: ControlNetModel
+    controlnet: ControlNetModel
     given: ControlNetInput
     loop: bool
     """Whether the first frame follows the last."""
@@ -34,7 +34,7 @@ class ControlNetCondition(Condition):
     """(n, f) where images are at some frames: how strongly each acts on each frame; set when fitted."""
 
     @classmethod
-    def all_of(cls, call: Arguments, nets: Sequence[Any]) -> list[ControlNetCondition]:
+    def all_of(cls, call: Arguments, controlnets: Sequence[Any]) -> list[ControlNetCondition]:
         """A condition for each loaded ControlNet; none where the call has no inputs for them.
 
         Raises UserError where there are not as many inputs as ControlNets.
@@ -43,26 +43,29 @@ class ControlNetCondition(Condition):
             return []
         given = call.controlnet_inputs
         given = [given] if isinstance(given, ControlNetInput) else list(given)
-        if len(given) != len(nets):
+        if len(given) != len(controlnets):
             raise UserError(
-                f"{len(nets)} ControlNets are loaded, and controlnet_inputs has {len(given)} entries; give one for "
-                "each, in the order of load_controlnet"
+                f"{len(controlnets)} ControlNets are loaded, and controlnet_inputs has {len(given)} entries; give one "
+                "for each, in the order of load_controlnet"
             )
-        return [cls(net=net, given=one, loop=call.closed_loop) for net, one in zip(nets, given, strict=True)]
+        return [
+            cls(controlnet=controlnet, given=one, loop=call.closed_loop)
+            for controlnet, one in zip(controlnets, given, strict=True)
+        ]
 
     def fitted(self, clip: ClipShape) -> Self:
-        images = net_pictures(self.net, self.given, clip.latents)
-        return replace(self, images=images, weights=frame_shares(self.given, clip.num_frames, loop=self.loop))
+        images = controlnet_images(self.controlnet, self.given, clip.latents)
+        return replace(self, images=images, weights=frame_weights(self.given, clip.num_frames, loop=self.loop))
 
     def networks(self) -> Sequence[nn.Module]:
-        return (self.net,)
+        return (self.controlnet,)
 
     def prepare(self, setting: Setting) -> Prepared:
         assert self.images is not None, "fitted before"
-        control = NetControl(
-            net=self.net,
-            pictures=self.images,
-            shares=self.weights,
+        control = ControlNetControl(
+            controlnet=self.controlnet,
+            images=self.images,
+            weights=self.weights,
             scale=float(self.given.scale),
             active=active_timesteps(setting.timesteps, self.given.start, self.given.end),
         )

@@ -32,7 +32,7 @@ Route = Literal["sparsectrl", "ip-adapter", "latents"]
 ROUTES: dict[Route, str] = {
     "sparsectrl": "the SparseCtrl RGB encoder, which was trained to show them",
     "ip-adapter": "the IP-Adapter, which takes their content and style, not their exact pixels",
-    "latents": "their latents, held at their frames while the others are made",
+    "latents": "their latents, kept at their frames while the others are made",
 }
 """From the best to the one that needs nothing."""
 

@@ -25,7 +25,7 @@ class IPAdapterCondition(Condition):
     """Images for the loaded IP-Adapters: the call's own, or those that the clip shows."""
 
     given: Any = None
-    """As the call has them; None where the adapter goes through `shown` with the clip."""
+    """Images as the call has them; None where the adapter goes through `shown` with the clip."""
     shown: Mapping[int, Image.Image] | None = None
     """Images by frame."""
 

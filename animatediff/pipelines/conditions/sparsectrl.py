@@ -17,7 +17,7 @@ from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting
 from animatediff.pipelines.vae import encode_images
 from animatediff.sampling import active_timesteps
-from animatediff.sampling.sparsectrl import SparseControl, check_pictures, embed
+from animatediff.sampling.sparsectrl import SparseControl, check_images, embed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,7 +63,7 @@ class SparseCtrlCondition(Condition):
             )
         if call.control_start > call.control_end:
             raise UserError(
-                "control_start and control_end are shares of the steps, 0 <= start <= end <= 1; got "
+                "control_start and control_end are fractions of the steps, 0 <= start <= end <= 1; got "
                 f"{call.control_start}, {call.control_end}"
             )
         return cls(
@@ -84,10 +84,10 @@ class SparseCtrlCondition(Condition):
         frames = frame_indices(self.indices, images.shape[2], clip.num_frames)
         fitted = replace(self, images=images, frames=frames)
         if not fitted._wants_encoding:
-            check_pictures(self.encoder, images, clip.latent_size, clip.num_clips)
+            check_images(self.encoder, images, clip.latent_size, clip.num_clips)
         elif images.shape[0] not in (1, clip.num_clips):
             raise UserError(
-                f"{clip.num_clips} clips want pictures for 1 or {clip.num_clips} of them, got {images.shape[0]}"
+                f"{clip.num_clips} clips want images for 1 or {clip.num_clips} of them, got {images.shape[0]}"
             )
         return fitted
 
@@ -102,7 +102,7 @@ class SparseCtrlCondition(Condition):
             images = rearrange(latents, "(b n) c h w -> b c n h w", b=len(images))
         control = SparseControl(
             encoder=self.encoder,
-            seen=embed(self.encoder, images),
+            embedded=embed(self.encoder, images),
             keyframes=self.frames,
             scale=self.scale,
             active=active_timesteps(setting.timesteps, self.start, self.end),

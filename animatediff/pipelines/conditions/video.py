@@ -77,7 +77,7 @@ def video_strength(video: Any, strength: float | None, *, freeinit: int) -> floa
 
 
 def video_size(video: Any, vae_scale_factor: int) -> tuple[int, tuple[int, int]]:
-    """How many frames a video has that is given to a call, and its (width, height) in pixels.
+    """Number of frames of a video that is given to a call, and its (width, height) in pixels.
 
     Raises UserError for what is no video, or has no frames.
     """

@@ -14,7 +14,7 @@ from animatediff.render.request import AnimateRequest, build_request
 
 
 def load_result(path: str | Path, overrides: Mapping[str, Any] | None = None, *, roots: Roots = HERE) -> AnimateRequest:
-    """The request that made a result: a video, a picture, a folder of frames, or the JSON file beside it.
+    """The request that made a result: a video, an image, a folder of frames, or the JSON file beside it.
 
     overrides: settings that win over the result's; roots: where files are looked for that are not beside it.
     Raises UserError if it carries none, and for an image or a video that was in memory and is not given anew.

@@ -1,6 +1,6 @@
-"""The folders of pictures that a JSON file of animatediff-cli-prompt-travel names: for ControlNets and IP-Adapters.
+"""The folders of images that a JSON file of animatediff-cli-prompt-travel names: for ControlNets and IP-Adapters.
 
-Pictures are named by their frames. Which weights they are for follows from the block they are named in; these are
+Images are named by their frames. Which weights they are for follows from the block they are named in; these are
 looked for in models/ControlNet and models/IP-Adapter, by the names under which they were published.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots, find
-from animatediff.media.numbered import numbered_pictures
+from animatediff.media.numbered import numbered_images
 
 CONTROLNETS = {
     "controlnet_canny": "control_v11p_sd15_canny",
@@ -32,9 +32,9 @@ CONTROLNETS = {
 }
 """Block -> name of its weights (lllyasviel/ControlNet-v1-1)."""
 SKETCHES = {"controlnet_canny": "canny", "controlnet_scribble": "scribble"}
-"""What can be drawn here of a picture; all others are to be prepared."""
+"""Preprocessors that are drawn here; images for all others are to be prepared."""
 AS_THEY_ARE = ("controlnet_tile", "controlnet_ip2p", "controlnet_shuffle")
-"""Blocks for plain pictures."""
+"""Blocks for plain images."""
 
 IP_ADAPTERS = {
     "is_full_face": "ip-adapter-full-face_sd15",
@@ -50,13 +50,13 @@ SUFFIXES = ("", ".safetensors", ".pth", ".bin", ".ckpt")
 def travel_controlnets(
     block: Any, where: str, folders: Sequence[Path], roots: Roots = HERE
 ) -> tuple[dict[str, Any], list[str]]:
-    """Settings of `controlnet_map`, and what of it has to be left out. Blocks without pictures do nothing, as there."""
+    """Settings of `controlnet_map`, and its parts that are left out. Blocks without images do nothing, as there."""
     if not isinstance(block, Mapping):
         return {}, []
     on = {name: entry for name, entry in block.items() if isinstance(entry, Mapping) and entry.get("enable")}
     if on and not block.get("input_image_dir"):
         raise _no_folder(where, "controlnet_map")
-    nets: dict[str, list[Any]] = {}
+    controlnets: dict[str, list[Any]] = {}
     odd = []
     for name, entry in on.items():
         folder = Path(find(f"{block['input_image_dir']}/{name}", folders, roots=roots))
@@ -67,7 +67,7 @@ def travel_controlnets(
             continue
         drawn = bool(entry.get("use_preprocessor", True)) and name not in AS_THEY_ARE
         if drawn and name not in SKETCHES:
-            odd.append(f"controlnet_map ({name}: its preprocessor; the pictures are taken as they are)")
+            odd.append(f"controlnet_map ({name}: its preprocessor; the images are taken as they are)")
         for key in ("guess_mode", "control_region_list"):
             if entry.get(key):
                 odd.append(f"controlnet_map ({name}: {key})")
@@ -80,36 +80,36 @@ def travel_controlnets(
             "controlnet_end": entry.get("control_guidance_end", 1.0),
             "controlnet_spread": list(entry.get("control_scale_list") or [0.0]),
         }.items():
-            nets.setdefault(setting, []).append(value)
-    return nets, odd
+            controlnets.setdefault(setting, []).append(value)
+    return controlnets, odd
 
 
 def travel_ip_adapter(
     block: Any, where: str, folders: Sequence[Path], roots: Roots = HERE
 ) -> tuple[dict[str, Any], list[str]]:
-    """Settings of `ip_adapter_map`: pictures that the adapter goes through with the clip."""
+    """Settings of `ip_adapter_map`: images that the adapter goes through with the clip."""
     if not isinstance(block, Mapping) or not block.get("enable"):
         return {}, []
     if not block.get("input_image_dir"):
         raise _no_folder(where, "ip_adapter_map")
-    pictures = numbered_pictures(find(block["input_image_dir"], folders, roots=roots))
+    images = numbered_images(find(block["input_image_dir"], folders, roots=roots))
     kind = next((kind for flag, kind in IP_ADAPTERS.items() if block.get(flag)), "ip-adapter_sd15")
-    held = block.get("prompt_fixed_ratio")
+    fixed = block.get("prompt_fixed_ratio")
     settings = {
         "ip_adapter": weights(kind, "IP-Adapter", roots),
         "ip_adapter_scale": block.get("scale", 0.5),
-        "keyframes": {frame: str(path) for frame, path in pictures.items()},
+        "keyframes": {frame: str(path) for frame, path in images.items()},
         "image_mode": "ip-adapter",
     }
-    return settings, ["ip_adapter_map (prompt_fixed_ratio: the pictures blend all the way)"] if held else []
+    return settings, ["ip_adapter_map (prompt_fixed_ratio: the images blend all the way)"] if fixed else []
 
 
 def _no_folder(where: str, name: str) -> UserError:
-    return UserError(f"{where}: {name} is on, but its input_image_dir is missing: the folder of the pictures")
+    return UserError(f"{where}: {name} is on, but its input_image_dir is missing: the folder of the images")
 
 
 def weights(name: str, folder: str, roots: Roots = HERE) -> str:
-    """Where the file or diffusers folder of this name is under models/; if nowhere, where to put it."""
+    """Path of the file or diffusers folder of this name under models/; if there is none, the path to put it at."""
     places = [models / folder / f"{name}{suffix}" for models in roots.models for suffix in SUFFIXES]
     found = next((place for place in places if place.exists()), roots.models[0] / folder / f"{name}.safetensors")
     return str(found)

@@ -17,7 +17,7 @@ from animatediff.render.request import unknown_key
 logger = logging.getLogger(__name__)
 
 DATA = Path("data")
-"""Where that tool looks for the files that a configuration names."""
+"""Folder in which that tool looks for the files that a configuration names."""
 
 SETTINGS = {
     "path": "model",
@@ -96,13 +96,13 @@ def settings_of_travel(
     if motion:
         values["motion_loras"] = motion
     values |= _video(given.get("img2img_map"), where)
-    nets, odd_nets = travel_controlnets(given.get("controlnet_map"), where, folders, roots)
+    controlnets, odd_controlnets = travel_controlnets(given.get("controlnet_map"), where, folders, roots)
     adapter, odd_adapter = travel_ip_adapter(given.get("ip_adapter_map"), where, folders, roots)
-    values |= nets | adapter
+    values |= controlnets | adapter
     output = given.get("output")
     if isinstance(output, Mapping) and output.get("fps"):
         values["fps"] = output["fps"]
-    if missing := [*odd, *odd_motion, *odd_nets, *odd_adapter, *_unsupported(given)]:
+    if missing := [*odd, *odd_motion, *odd_controlnets, *odd_adapter, *_unsupported(given)]:
         logger.warning("%s: not supported, left out: %s", where, ", ".join(missing))
     try:
         return normal_prompts(values)

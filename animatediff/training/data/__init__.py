@@ -22,7 +22,7 @@ PLACES = {
     "ClipItem": "dataset", "Batch": "loader", "ClipLoader": "loader", "collate": "loader", "open_dataset": "open",
     "ClipSampler": "sampler", "ShardClips": "shards",
 }  # fmt: skip
-"""Where each name is; looked up when it is asked for, since a configuration is read without torch."""
+"""Module of each name; looked up when it is asked for, since a configuration is read without torch."""
 
 __all__ = [
     "Batch", "ClipDataset", "ClipIndex", "ClipItem", "ClipLoader", "ClipSampler", "DataConfig", "DataReport",

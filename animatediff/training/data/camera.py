@@ -67,7 +67,7 @@ def camera_clip(
     """
     source = image[None] if image.ndim == 3 else image
     if len(source) not in (1, num_frames):
-        raise ValueError(f"expected one picture or num_frames={num_frames} of them, got {tuple(image.shape)}")
+        raise ValueError(f"expected one image or num_frames={num_frames} of them, got {tuple(image.shape)}")
     source_h, source_w = source.shape[-2:]
     height, width = height or source_h, width or source_w
     path = camera_path(move, num_frames, strength)

@@ -10,7 +10,7 @@ from itertools import islice
 
 from animatediff.errors import UserError
 from animatediff.media.decode import VideoFile
-from animatediff.media.kinds import PICTURE_SUFFIXES, BadMedia
+from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia
 from animatediff.training.data.clip import Draw, choose_frames
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.dataset import read_frames
@@ -27,7 +27,7 @@ THREADS = 4
 
 NAMES = {
     "csv": "videos of a CSV file", "jsonl": "videos of a JSONL file", "folder": "folder of videos",
-    "pictures": "folder of pictures", "webdataset": "WebDataset shards", "sprites": "the sprite world",
+    "pictures": "folder of images", "webdataset": "WebDataset shards", "sprites": "the sprite world",
 }  # fmt: skip
 
 
@@ -111,8 +111,8 @@ def check_fits(config: DataConfig, kind: Kind) -> None:
     """Raise UserError for settings that contradict the kind of data."""
     if kind == "pictures" and config.num_frames > 1 and config.camera is None:
         raise UserError(
-            f"{config.path}: holds pictures, which are single frames, but data.num_frames={config.num_frames}; "
-            "set data.num_frames: 1, or data.camera to make clips by moving a camera over the pictures"
+            f"{config.path}: holds images, which are single frames, but data.num_frames={config.num_frames}; "
+            "set data.num_frames: 1, or data.camera to make clips by moving a camera over the images"
         )
     if config.camera is not None and config.num_frames == 1:
         raise UserError(f"data.camera: {config.camera} needs more than one frame, but data.num_frames=1")
@@ -120,7 +120,7 @@ def check_fits(config: DataConfig, kind: Kind) -> None:
 
 def open_frame(source: str | bytes, name: str, config: DataConfig) -> None:
     """Decode the first frame of a video, or an image. Raises BadMedia, also where there are too few frames."""
-    if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
         read_frames(source, name, config, FIRST)
         return
     with VideoFile(source) as video:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from animatediff.errors import UserError
 from animatediff.media.decode import VideoFile
-from animatediff.media.kinds import PICTURE_SUFFIXES, BadMedia, read_picture, reason
+from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, read_image, reason
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
@@ -134,9 +134,9 @@ def read_frames(source: str | bytes, name: str, config: DataConfig, drawn: Draw)
 
     source: the file, or its bytes; name: its suffix tells images from videos. Raises BadMedia.
     """
-    if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
+    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
         if config.num_frames > 1 and config.camera is None:
-            raise BadMedia(f"is a picture, one frame; {config.num_frames} are needed", "pictures, not clips")
-        return read_picture(source)[None]
+            raise BadMedia(f"is an image, one frame; {config.num_frames} are needed", "images, not clips")
+        return read_image(source)[None]
     with VideoFile(source) as video:
         return video.read(choose_frames(video.num_frames, config.num_frames, config.stride, drawn.start))

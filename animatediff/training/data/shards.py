@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 
 from animatediff.errors import UserError
-from animatediff.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
@@ -77,10 +77,10 @@ def _local(name: str) -> list[str]:
 def parts_of(sample: Sample) -> tuple[str, bytes, str]:
     """Name and bytes of a sample's video or image, and its caption. Raises BadMedia."""
     kinds = {suffix: "." + suffix.rsplit(".", 1)[-1] for suffix in sample.files}
-    media = [suffix for suffix, kind in kinds.items() if kind in VIDEO_SUFFIXES | PICTURE_SUFFIXES]
+    media = [suffix for suffix, kind in kinds.items() if kind in VIDEO_SUFFIXES | IMAGE_SUFFIXES]
     if not media:
-        raise BadMedia(f"holds no video or picture, only {', '.join(sorted(sample.files))}")
-    media.sort(key=lambda suffix: (kinds[suffix] in PICTURE_SUFFIXES, suffix))  # an image beside a video is its poster
+        raise BadMedia(f"holds no video or image, only {', '.join(sorted(sample.files))}")
+    media.sort(key=lambda suffix: (kinds[suffix] in IMAGE_SUFFIXES, suffix))  # an image beside a video is its poster
     if "txt" in sample.files:
         text = caption_of(sample.files["txt"])
     elif "json" in sample.files:

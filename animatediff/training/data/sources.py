@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError, did_you_mean, nearest
-from animatediff.media.kinds import PICTURE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.items import Findings, Item, Listing, printable
 
@@ -46,7 +46,7 @@ def kind_of(config: DataConfig) -> Kind:
     found = Counter(suffix for _, suffix in _walk(path))
     if any(suffix in VIDEO_SUFFIXES for suffix in found):
         return "folder"
-    if any(suffix in PICTURE_SUFFIXES for suffix in found):
+    if any(suffix in IMAGE_SUFFIXES for suffix in found):
         return "pictures"
     return "webdataset" if found[".tar"] else "folder"
 
@@ -58,7 +58,7 @@ def list_items(config: DataConfig, kind: Kind) -> Listing:
     if kind in ("folder", "pictures"):
         if not path.is_dir():
             raise UserError(f"{path}: is a file; kind: {kind} expects a folder")
-        listing = _list_folder(path, PICTURE_SUFFIXES if kind == "pictures" else VIDEO_SUFFIXES)
+        listing = _list_folder(path, IMAGE_SUFFIXES if kind == "pictures" else VIDEO_SUFFIXES)
     else:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; kind: {kind} expects a file; kind: folder takes a folder of videos")
@@ -123,18 +123,18 @@ def _list_folder(folder: Path, suffixes: set[str]) -> Listing:
     others.pop(".txt", None)
     if not listing.num_listed:
         raise UserError(_empty(folder, suffixes, others))
-    for suffix in sorted(others.keys() & (VIDEO_SUFFIXES | PICTURE_SUFFIXES)):
+    for suffix in sorted(others.keys() & (VIDEO_SUFFIXES | IMAGE_SUFFIXES)):
         listing.notes.counts[f"{suffix} files beside them are not used"] = others[suffix]
         listing.notes.examples[f"{suffix} files beside them are not used"] = []
     return listing
 
 
 def _empty(folder: Path, suffixes: set[str], others: Counter[str]) -> str:
-    what = "pictures" if suffixes is PICTURE_SUFFIXES else "videos"
-    held = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(4)) or "no files at all"
-    other = PICTURE_SUFFIXES if what == "videos" else VIDEO_SUFFIXES
-    hint = f"; for these set kind: {'pictures' if what == 'videos' else 'folder'}" if others.keys() & other else ""
-    return f"{folder}: holds no {what} ({', '.join(sorted(suffixes))}); found: {held}{hint}"
+    kind = "images" if suffixes is IMAGE_SUFFIXES else "videos"
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(4)) or "no files at all"
+    other = IMAGE_SUFFIXES if kind == "videos" else VIDEO_SUFFIXES
+    hint = f"; for these set kind: {'pictures' if kind == 'videos' else 'folder'}" if others.keys() & other else ""
+    return f"{folder}: holds no {kind} ({', '.join(sorted(suffixes))}); found: {counts}{hint}"
 
 
 Row = tuple[str, Mapping[str, Any] | str]

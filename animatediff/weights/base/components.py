@@ -25,7 +25,7 @@ class Component:
     """Facts about a component, before any tensor is read."""
 
     name: str
-    """As in diffusers: "unet", "vae", "text_encoder", "text_encoder_2", "controlnet"."""
+    """Name in diffusers: "unet", "vae", "text_encoder", "text_encoder_2", "controlnet"."""
     header: Header
     plan: Plan
     """Key of the model (without `text_model.`) -> where it is in the file."""

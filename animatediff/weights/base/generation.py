@@ -1,4 +1,4 @@
-"""Which base model version (SD 1.x, SD 2.x, SDXL) a single file holds."""
+"""Base model version (SD 1.x, SD 2.x, SDXL) of a single file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from animatediff.weights.storage.files import Header
 
 LATENT_CHANNELS = 4
 OTHER_INPUTS = {
-    9: "an inpainting model (9 input channels: noise, mask and masked picture)",
-    8: "a picture-editing model (8 input channels: noise and the picture to change)",
+    9: "an inpainting model (9 input channels: noise, mask and masked image)",
+    8: "an image-editing model (8 input channels: noise and the image to change)",
     5: "a depth-guided model (5 input channels)",
     7: "an upscaler (7 input channels)",
 }
@@ -19,7 +19,7 @@ NEWER = ("joint_blocks.", "double_blocks.", "context_refiner.", "x_embedder.", "
 
 
 def generation_of(header: Header) -> Generation:
-    """Which Stable Diffusion a single file in the LDM layout holds, by the structure of its UNet.
+    """Recognise the Stable Diffusion of a single file in the LDM layout by the structure of its UNet.
 
     Raises UserError that says which other model it is where it is not SD 1.x, SD 2.x or SDXL.
     """

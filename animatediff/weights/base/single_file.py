@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def require_base(header: Header) -> Generation:
-    """Which Stable Diffusion a single file holds. Raises UserError that says what the file is if it is none."""
+    """Recognise the Stable Diffusion of a single file. Raises UserError that says what the file is if it is none."""
     if not any(key.startswith(ldm.UNET_PREFIX) for key in header.tensors):
         raise _instead(header)
     return generation_of(header)

@@ -34,7 +34,7 @@ class FewSteps:
     title: str
     recommended: Recommended
     evidence: str
-    """How it was recognised."""
+    """Evidence by which it was recognised."""
 
 
 def few_step_lora(header: Header) -> FewSteps | None:

@@ -38,8 +38,8 @@ NOT_WEIGHTS = (
         "a Git LFS pointer, not the weights: run `git lfs pull` there, or download the file itself",
     ),
     (b"GGUF", "a GGUF file, which is not supported; give the .safetensors or .ckpt file"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x1f\x8b", "a gzip archive; unpack it first"),
     (b"7z\xbc\xaf", "a 7-Zip archive; unpack it first"),
     (b"Rar!", "a RAR archive; unpack it first"),
@@ -51,7 +51,7 @@ NOT_WEIGHTS = (
 class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
-    """As torch names it: "float32", "bfloat16"."""
+    """Number format in torch's name: "float32", "bfloat16"."""
     place: Place = field(repr=False, compare=False, default=Place(offset=0, nbytes=0))
 
 

@@ -75,7 +75,7 @@ class RunsCodeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where the bytes of one tensor are: `nbytes` at `offset` of the file, or of its zip `member` if compressed."""
+    """Place of the bytes of one tensor: `nbytes` at `offset` of the file, or of its zip `member` if compressed."""
 
     offset: int
     nbytes: int
