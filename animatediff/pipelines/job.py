@@ -31,7 +31,7 @@ class Job:
     """Clips to sample. Made by `Job.of`, which checks every value against the loaded parts and the others."""
 
     call: Arguments
-    """Arguments of the call, with what the loaded parts recommend in place of each None that sampling needs."""
+    """Arguments of the call as they were given; values that it left open are resolved in the fields below."""
     clip: ClipShape
     prompts: Sequence[str | PromptTravel]
     """One a clip."""

@@ -19,12 +19,16 @@ latents to go on with."""
 def one_generator_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int
 ) -> list[torch.Generator]:
-    """A generator for each clip: those given, or one that all draw from in turn, freshly seeded if None.
+    """A generator for each clip: those given, or one that all draw from in turn, seeded by the
+    program's own random numbers if None.
 
     Raises UserError if several are given but not one a clip.
     """
     if generator is None:
-        generator = torch.Generator().manual_seed(torch.seed())
+        seed = int(
+            torch.randint(2**63 - 1, (), device="cpu")
+        )  # of the program's own stream, which `torch.manual_seed` sets
+        generator = torch.Generator().manual_seed(seed)
     generators = [generator] * num_clips if isinstance(generator, torch.Generator) else list(generator)
     if len(generators) != num_clips:
         raise UserError(f"{num_clips} clips want one generator or {num_clips}, got {len(generators)}")
