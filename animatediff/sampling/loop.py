@@ -19,15 +19,13 @@ latents to go on with."""
 def one_generator_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, num_clips: int
 ) -> list[torch.Generator]:
-    """A generator for each clip: those given, or one that all draw from in turn, seeded by the
-    program's own random numbers if None.
+    """A generator for each clip: those given, or one for all in turn, seeded by the program's random numbers if None.
 
     Raises UserError if several are given but not one a clip.
     """
     if generator is None:
-        seed = int(
-            torch.randint(2**63 - 1, (), device="cpu")
-        )  # of the program's own stream, which `torch.manual_seed` sets
+        # of the program's own stream, which `torch.manual_seed` sets
+        seed = int(torch.randint(2**63 - 1, (), device="cpu"))
         generator = torch.Generator().manual_seed(seed)
     generators = [generator] * num_clips if isinstance(generator, torch.Generator) else list(generator)
     if len(generators) != num_clips:
