@@ -1,4 +1,4 @@
-"""What a user can cause, in one type, and the hints that go with it."""
+"""Errors that a user can cause, in one type, and the hints that go with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
 class UserError(ValueError):
-    """A mistake in a file, a setting or an argument; its message says what was found and what to do.
+    """A mistake in a file, a setting or an argument; its message names the finding and the remedy.
 
     Messages name settings as Python does, in backquotes (`num_frames`); a front end that has other names for them puts
     those in their place by `renamed`.
@@ -48,7 +48,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, word: object, known: Iterable[str]) -> UserError:
-    """The error for a word that is none of those known.
+    """The error for an unknown word, with the nearest known one.
 
     >>> str(unknown("interpolation", "liner", ["linear", "slerp"]))
     "unknown interpolation 'liner'; did you mean 'linear'? known are linear, slerp"

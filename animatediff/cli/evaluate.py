@@ -1,4 +1,4 @@
-"""`animatediff evaluate`: what video files show, in figures."""
+"""`animatediff evaluate`: measures of video files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`animatediff inspect`: what a weight file is, and why."""
+"""`animatediff inspect`: kind of a weight file, with the evidence."""
 
 from __future__ import annotations
 

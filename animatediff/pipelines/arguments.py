@@ -29,7 +29,7 @@ UPSCALE_STRENGTH = 0.5
 
 @dataclass(frozen=True)
 class Arguments:
-    """Arguments of `AnimateDiffPipeline.__call__`. None is what `pipe.defaults` says.
+    """Arguments of `AnimateDiffPipeline.__call__`. None is the value in `pipe.defaults`.
 
     Raises UserError for values out of range.
     """

@@ -39,7 +39,7 @@ _PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokeniz
 
 
 class LoadedParts:
-    """An image model, motion modules, and what was loaded beside them.
+    """An image model, motion modules, and the networks loaded beside them.
 
     `base` is the `StableDiffusionPipeline` or `StableDiffusionXLPipeline` that is animated; its other methods
     (`load_ip_adapter`, `load_textual_inversion`, `enable_vae_slicing`, ...) can be called on this object as well.
@@ -186,7 +186,7 @@ class LoadedParts:
         self._disable({name for name in self.sampler.few_steps if not scales[name]})
 
     def unload_lora_weights(self, adapter_name: str | None = None) -> None:
-        """Remove one LoRA, or all; what they were loaded into is exactly as it was before."""
+        """Remove one LoRA, or all; the models are exactly as they were before."""
         from animatediff.weights.lora.load import lora_names, remove_lora
 
         for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):

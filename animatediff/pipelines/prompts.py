@@ -26,7 +26,7 @@ class PromptEmbeds:
     """Encoded prompts, one a clip; with guidance, the negative ones come first."""
 
     embeddings: Tensor | FrameStates
-    """(b, n, d); where a prompt travels, what gives (b*f, n, d) for the frames it is asked for."""
+    """(b, n, d); where a prompt travels, a function of frames that gives (b*f, n, d)."""
     pooled: Tensor | FrameStates | None = None
     """(b, d) of SDXL, likewise."""
     time_ids: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Sampler of a pipeline: chosen by name, given by hand, or what the loaded weights recommend."""
+"""Sampler of a pipeline: chosen by name, given by hand, or recommended by the loaded weights."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def chunks_of(image: Any, tokenizer: Any, prompt: str, *, plain: bool = False) -
 
 
 def _carried_over(full: Chunk, back: int, comma_follows: bool) -> Chunk:
-    """The chunk after one that is full, with what stands behind the last comma there moved into it."""
+    """The chunk after a full one, with the tokens behind its last comma moved over."""
     start = full.last_comma
     behind = len(full.ids) - start
     if start < 0 or comma_follows or not 0 < behind <= back:

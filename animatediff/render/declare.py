@@ -1,4 +1,4 @@
-"""One option of a request: its declaration, and what front ends read from it. No torch, numpy or pydantic here."""
+"""One option of a request: its declaration, and the facts for front ends. No torch, numpy or pydantic here."""
 
 from __future__ import annotations
 

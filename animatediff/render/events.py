@@ -186,7 +186,7 @@ _jobs = 0
 
 @contextmanager
 def noted(reporter: Reporter) -> Iterator[None]:
-    """Hand the log's notes of this context (a thread, a task) to `reporter`; what the log itself shows stays the same.
+    """Hand the log's notes of this context (a thread, a task) to `reporter`; the log's own output stays the same.
 
     Not to be held across a `yield`: a generator runs in the context of its caller.
     """

@@ -72,7 +72,7 @@ def _stamp(file: Path) -> tuple[str, int, int]:
 
 
 def load_model(spec: ModelSpec, after_part: AfterPart = lambda done, total: None) -> AnimateDiffPipeline:
-    """Load the model of a complete request. Raises UserError for files that are not what they should be."""
+    """Load the model of a complete request. Raises UserError for files of another kind."""
     from animatediff.pipelines.precision import default_device
 
     settings = spec.settings
@@ -157,7 +157,7 @@ def compare_inference_config(path: str, family: Any) -> None:
 
 
 def contradictions(data: Mapping[str, Any], family: Any) -> list[tuple[str, Any, Any]]:
-    """(setting, its value in the inference YAML, what the family was trained with) wherever the two differ."""
+    """(setting, its value in the inference YAML, its value in the family's training) wherever the two differ."""
     found = []
     schedule = data.get("noise_scheduler_kwargs")
     for name, known in (family.betas or {}).items():
@@ -172,7 +172,7 @@ def contradictions(data: Mapping[str, Any], family: Any) -> list[tuple[str, Any,
 
 
 def compare_sparsectrl_config(path: str, kind: str) -> None:
-    """Warn where a SparseCtrl YAML of the original contradicts the encoder's own file, which is what counts."""
+    """Warn where a SparseCtrl YAML of the original contradicts the encoder's own file, which counts."""
     if not Path(path).is_file():
         logger.info("%s: is not needed, what it would say is known from the weights", path)
         return

@@ -146,7 +146,7 @@ def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
 
 
 def check_files(request: AnimateRequest) -> None:
-    """Raise UserError for a file that is not what its setting wants, or a motion module for another kind of base model.
+    """Raise UserError for a file that its setting does not take, or a motion module for another kind of base model.
 
     Headers are read, no weights. Files on the hub are left alone, nor are files of no known kind refused that their
     loader may know better.

@@ -28,7 +28,7 @@ class RenderResult:
     folder: Path | None = None
     """The folder made in the original's layout."""
     sheets: list[Path] = field(default_factory=list)
-    """One a clip with images: those given, above what was rendered at those frames; and one a clip with a prompt that
+    """One a clip with images: those given, above the frames rendered there; and one a clip with a prompt that
     travels: which text it shows when."""
     seams: list[float | None] = field(default_factory=list)
     """One a clip, of closed loops: the step from the last frame to the first over that of neighbours, 1 is seamless."""

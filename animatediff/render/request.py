@@ -137,7 +137,7 @@ def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:
 
 
 def build_request(values: Mapping[str, Any], where: str = "", lines: Mapping[str, int] | None = None) -> AnimateRequest:
-    """Validate `values`. Raises UserError that names the place (`where`, line), the setting, and what is expected."""
+    """Validate `values`. Raises UserError that names the place (`where`, line), the setting, and expected values."""
     lines = lines or {}
     prefix = f"{where}: " if where else ""
     for key in values:

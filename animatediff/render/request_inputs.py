@@ -50,7 +50,7 @@ VideoInput = Annotated[Any, PlainValidator(_video), WithJsonSchema({"type": "str
 
 
 class Entry(BaseModel):
-    """Base of what a request holds: frozen, and without room for unknown keys."""
+    """Base of the entries of a request: frozen, and without room for unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

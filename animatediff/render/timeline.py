@@ -20,7 +20,7 @@ COLOURS = (
 
 
 def timeline(travel: PromptTravel, num_frames: int) -> str:
-    """Lines that say what each stretch of frames shows.
+    """Lines with the text of each stretch of frames.
 
     >>> print(timeline(PromptTravel({0: "a", 4: "b"}, hold=0.5), 6))
     prompt travel over 6 frames (linear, hold 0.5):

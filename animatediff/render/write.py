@@ -165,7 +165,7 @@ class _RunFolder:
 def write_clip(
     clip: Clip, target: str | Path, reporter: Reporter, *, overwrite: bool, spools: list[Spool] | None = None
 ) -> Rendered:
-    """Write a clip's frames as they are decoded, then what goes beside the file; nothing half written stays.
+    """Write a clip's frames as they are decoded, then the files beside it; nothing half written stays.
 
     spools: gets the frames once more, on disk.
     """

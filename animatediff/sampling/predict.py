@@ -39,7 +39,7 @@ class ClipPredictor:
     windows: Sequence[Window] = ()
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
-    """(f,) for the frames of the whole clip: how much of what the motion modules say is added to each."""
+    """(f,) for the frames of the whole clip: factor of the motion modules' residual at each."""
     image_embeds: Sequence[Tensor] = ()
     """Image embeddings of IP-Adapters, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for all frames."""
 

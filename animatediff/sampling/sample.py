@@ -1,4 +1,4 @@
-"""From the noise of a call to clean latents: where sampling begins, and what each of its steps does."""
+"""From the noise of a call to clean latents: the start of sampling, and each of its steps."""
 
 from __future__ import annotations
 

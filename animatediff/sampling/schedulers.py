@@ -45,7 +45,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
     "dpmpp_2s_karras": ("DPMSolverSinglestepScheduler", KARRAS),
 }
-"""Our name -> diffusers class and what is set on top of the model's own configuration."""
+"""Our name -> diffusers class and settings on top of the model's own configuration."""
 
 # What only the original class understands must not travel into another class and be refused or warned about there.
 _OWN_KEYS = (
@@ -90,7 +90,7 @@ def _is_diffusion_sampler(class_name: str) -> bool:
 
 
 def scheduler_class(name: str) -> tuple[type[Any], dict[str, Any]]:
-    """The diffusers class of a sampler and what is set on it.
+    """The diffusers class of a sampler and its settings.
 
     Raises UserError for an unknown name, and for a class that needs a package which is not installed.
     """

@@ -77,7 +77,7 @@ class Condition:
         return ()
 
     def prepare(self, setting: Setting) -> Prepared:
-        """Compute what sampling needs, once a clip."""
+        """Compute the contribution to sampling, once a clip."""
         return Prepared()
 
 

@@ -118,7 +118,7 @@ def video_tensor(video: Any, shape: tuple[int, ...], size: tuple[int, int]) -> T
 def video_latents(
     vae: Any, frames: Tensor, shape: tuple[int, ...], device: Any, after_frame: Callable[[int, int], None]
 ) -> Tensor:
-    """Latents of `shape` of what `video_tensor` returned; `after_frame(done, of how many)` follows each frame."""
+    """Encode frames of `video_tensor` to latents of `shape`; `after_frame(done, of how many)` follows each frame."""
     if frames.shape[1] != shape[1]:
         flat = encode_images(vae, rearrange(frames, "b c f h w -> (b f) c h w"), device, after_frame)
         frames = rearrange(flat, "(b f) c h w -> b c f h w", b=len(frames))
