@@ -12,12 +12,13 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.pipelines.arguments import Arguments
+from animatediff.pipelines.clip import larger
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
 from animatediff.pipelines.job import Job
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts
-from animatediff.pipelines.upscale import enlarged, larger, tiling
+from animatediff.pipelines.upscale import enlarged, tiling
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, begin_at, free_init, guided, set_steps, windowed
 from animatediff.sampling.predict import Predict

@@ -1,4 +1,4 @@
-"""Shape of the clips of one call."""
+"""Shape of the clips of one call. No torch here."""
 
 from __future__ import annotations
 
@@ -30,3 +30,12 @@ class ClipShape:
     def latent_size(self) -> tuple[int, int]:
         """(h, w) of the latents."""
         return self.height // self.factor, self.width // self.factor
+
+
+def larger(side: int, factor: float) -> int:
+    """A side in pixels, a multiple of 8, that is about `factor` times as long.
+
+    >>> larger(512, 1.5), larger(88, 1.3)
+    (768, 112)
+    """
+    return max(8, round(side * factor / 8) * 8)

@@ -16,15 +16,6 @@ from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.vae import encode_images
 
 
-def larger(side: int, factor: float) -> int:
-    """A side in pixels, a multiple of 8, that is about `factor` times as long.
-
-    >>> larger(512, 1.5), larger(88, 1.3)
-    (768, 112)
-    """
-    return max(8, round(side * factor / 8) * 8)
-
-
 def check_upscale(call: Arguments, steps: int) -> None:
     """Raise UserError where the second pass would make no whole step. steps: of the first pass."""
     steps = call.upscale_steps or steps

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError, model_validator
 
 from animatediff.errors import UserError, nearest, unknown
+from animatediff.pipelines.clip import larger
 from animatediff.prompts.travel import PromptTravel, joined
 from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY, PATH_FIELDS, PER_CLIP, AnimateOptions
 from animatediff.render.prompts_form import normal_prompts
@@ -109,7 +110,7 @@ class AnimateRequest(_Options):
     def larger_size(self, width: int, height: int) -> tuple[int, int]:
         """The size of the result, for a first pass of this size in pixels; multiples of 8."""
         factor = self.upscale or 1.0
-        return max(8, round(width * factor / 8) * 8), max(8, round(height * factor / 8) * 8)
+        return larger(width, factor), larger(height, factor)
 
     def stored(self) -> dict[str, Any]:
         """Record of the settings that decide the frames of a result, as plain JSON values.
@@ -119,11 +120,6 @@ class AnimateRequest(_Options):
         notes = {name: noted(getattr(self, name)) for name in IN_MEMORY}
         plain = self.model_copy(update=notes)
         return plain.model_dump(mode="json", exclude={"out", "download"}, exclude_defaults=True)
-
-    # Earlier names.
-    shown = prompt_of
-    pictures = images
-    of_net = of_controlnet
 
 
 def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:

@@ -203,9 +203,9 @@ def test_settings_from_yaml(place: Path) -> None:
     (place / "sub" / "c.png").write_bytes(Path("a.png").read_bytes())
     Path("sub/run.yaml").write_text("- {prompt: a, keyframes: {0: c.png, 8: gone.png}, image_mode: latents}\n")
     (request,) = load_config("sub/run.yaml")
-    assert request.pictures == [(0, "sub/c.png"), (8, "gone.png")]
+    assert request.images == [(0, "sub/c.png"), (8, "gone.png")]
     request = build_request({"prompt": "a", "keyframes": ["0=a.png", "-1=b.png"]})
-    assert request.pictures == [(0, "a.png"), (-1, "b.png")]
+    assert request.images == [(0, "a.png"), (-1, "b.png")]
     assert build_request(request.stored()) == request
 
 

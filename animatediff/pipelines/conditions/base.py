@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from animatediff.frames import frame_indices
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
@@ -101,6 +102,12 @@ def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedCo
         joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
         joined.keep = joined.keep if prepared.keep is None else prepared.keep
     return joined
+
+
+def at_frames(images: Mapping[int, Any], num_frames: int) -> dict[int, Any]:
+    """Images by frame from 0. Raises UserError for a frame beyond the clip, or with two images."""
+    frames = frame_indices(list(images), len(images), num_frames)
+    return dict(zip(frames, images.values(), strict=True))
 
 
 @contextmanager

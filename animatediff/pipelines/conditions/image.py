@@ -13,11 +13,10 @@ from einops import rearrange
 from PIL import Image
 
 from animatediff.errors import UserError, unknown
-from animatediff.frames import frame_indices
 from animatediff.media.images import fit, on_white
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
-from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion
+from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion, at_frames
 from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.pipelines.vae import encode_images
@@ -107,12 +106,6 @@ class ImageCondition(Condition):
         frames = list(self.placed)
         known = between(latents, frames, clip.num_frames).expand(noise.shape)
         return Prepared(keep=KeepFrames(known=known, noise=noise, fractions=keep_fractions(clip.num_frames, frames)))
-
-
-def at_frames(images: Mapping[int, Any], num_frames: int) -> dict[int, Any]:
-    """Images by frame from 0. Raises UserError for a frame beyond the clip, or with two images."""
-    frames = frame_indices(list(images), len(images), num_frames)
-    return dict(zip(frames, images.values(), strict=True))
 
 
 def _opened(image: Any) -> Image.Image:

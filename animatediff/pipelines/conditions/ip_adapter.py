@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.frames import frame_indices, neighbours
+from animatediff.frames import neighbours
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
-from animatediff.pipelines.conditions.base import Condition, Prepared, Setting
+from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, at_frames
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,8 +46,7 @@ class IPAdapterCondition(Condition):
     def fitted(self, clip: ClipShape) -> Self:
         if self.shown is None:
             return self
-        frames = frame_indices(list(self.shown), len(self.shown), clip.num_frames)
-        return replace(self, shown=dict(zip(frames, self.shown.values(), strict=True)))
+        return replace(self, shown=at_frames(self.shown, clip.num_frames))
 
     def prepare(self, setting: Setting) -> Prepared:
         clip, base = setting.clip, setting.parts.base
