@@ -16,6 +16,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
 from animatediff.weights.families import family_named
+from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
 from animatediff.weights.lora.key_formats import (
@@ -25,7 +26,7 @@ from animatediff.weights.lora.key_formats import (
     lora_to_internal,
     lora_to_original,
 )
-from animatediff.weights.motion import check_tensors, expected_shapes, find_header
+from animatediff.weights.motion import MODEL, expected_shapes, find_header
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, load_tensors, save_tensors
 
@@ -129,13 +130,13 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
     if layout is None:
         raise UserError(f"{header.path}: blocks or modules are not numbered from 0 without a gap; is it whole?")
     expected = expected_shapes(layout)
-    check_tensors(to_internal(shapes), expected, header.path)
+    check_fit(to_internal(shapes), expected, path=header.path, model=MODEL)
     config = adapter_config(layout, facts.numerics.max_positions, header.path) if to == "diffusers" else None
     dropped = sum(not MOTION_KEY.match(key) for key in header.tensors)
     weights = [key for key in header.tensors if MOTION_KEY.match(key) and not POSITIONS.search(key)]
     loaded = load_tensors(header, weights, dtype=dtype)
     state = {rename(key, TO_INTERNAL): loaded.pop(key) for key in weights}
-    state = {key: tensor.view(expected[key]) for key, tensor in state.items()}
+    state = {key: state[key].view(shape) for key, shape in expected.items()}
     note = f"; {dropped} tensors of other layers left out" if dropped else ""
     metadata = {**_plain(header.metadata), **facts.metadata()}
     if to == "internal":
@@ -159,11 +160,11 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     with torch.device("meta"):
         expected = {key: tuple(value.shape) for key, value in SparseCtrl(config).state_dict().items()}
     shapes = sparsectrl.internal_entries(header.shapes)
-    check_tensors(shapes, expected, header.path, sparsectrl.WHAT)
+    check_fit(shapes, expected, path=header.path, model=sparsectrl.WHAT)
     folder = sparsectrl.diffusers_config(config, header.path) if to == "diffusers" else None
     names = sparsectrl.internal_entries({key: key for key in header.tensors})
-    loaded = load_tensors(header, names.values(), dtype=dtype)
-    state = {key: loaded.pop(name).view(expected[key]) for key, name in names.items()}
+    loaded = load_tensors(header, [names[key] for key in expected], dtype=dtype)
+    state = {key: loaded.pop(names[key]).view(shape) for key, shape in expected.items()}
     metadata = {**_plain(header.metadata), **sparsectrl.config_metadata(config)}
     if to == "internal":
         return _Result(state, metadata, wrapper=sparsectrl.WRAPPER)

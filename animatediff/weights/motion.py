@@ -14,6 +14,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.weights.families import Family, family_named
+from animatediff.weights.fit import check_fit
 from animatediff.weights.hub import fetch_folder, is_hub_id
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, rename, to_internal, to_original
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
 """Number of down blocks -> base model."""
+MODEL = "motion module"
+"""Name of the kind in messages."""
 HUB_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors")
 """Files that are fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
 
@@ -59,9 +62,9 @@ def load_motion_module(
     adapter = _empty(layout, facts)
     sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    check_tensors(to_internal(header.shapes), expected, header.path)
-    tensors = load_tensors(header, sources.values(), dtype=dtype)
-    adapter.load_state_dict({key: tensors[name].view(expected[key]) for key, name in sources.items()}, assign=True)
+    check_fit(to_internal(header.shapes), expected, path=header.path, model=MODEL)
+    tensors = load_tensors(header, [sources[key] for key in expected], dtype=dtype)
+    adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
     logger.info("%s: %s; %s", header.path, facts.title, ", ".join(found.evidence))
     return adapter.eval().requires_grad_(False), facts
 
@@ -103,22 +106,6 @@ def _empty(layout: MotionLayout, facts: Family | None) -> MotionAdapter:
     """Modules without memory, to be filled by assignment."""
     with torch.device("meta"):
         return MotionAdapter(layout, facts.numerics if facts else None)
-
-
-def check_tensors(
-    found: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
-    path: Path,
-    what: str = "motion module",
-) -> None:
-    """Raise UserError unless exactly the expected tensors are there (a 1x1 convolution counts as linear)."""
-    if missing := sorted(expected.keys() - found.keys()):
-        raise UserError(f"{path}: {len(missing)} tensors missing, first {missing[0]}; is the download complete?")
-    if unknown := sorted(found.keys() - expected.keys()):
-        raise UserError(f"{path}: {len(unknown)} tensors that no {what} has, first {unknown[0]}")
-    for key, shape in expected.items():
-        if found[key] != shape and found[key] != (*shape, 1, 1):
-            raise UserError(f"{path}: {key} has shape {found[key]}, expected {shape}")
 
 
 def _is_weight(key: str) -> bool:

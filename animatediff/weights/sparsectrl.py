@@ -20,8 +20,9 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
 from animatediff.weights.base.model_configs import Generation, unet_config
+from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
-from animatediff.weights.motion import check_tensors, find_header, original_tensors
+from animatediff.weights.motion import find_header, original_tensors
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.folders import read_json, weights_file
@@ -66,10 +67,10 @@ def load_sparsectrl(
     shapes = internal_entries(header.shapes)
     if unet is not None:
         _check_fit(shapes, expected, header.path)
-    check_tensors(shapes, expected, header.path, WHAT)
+    check_fit(shapes, expected, path=header.path, model=WHAT)
     names = internal_entries({key: key for key in header.tensors})
-    tensors = load_tensors(header, names.values(), dtype=dtype)
-    encoder.load_state_dict({key: tensors[name].view(expected[key]) for key, name in names.items()}, assign=True)
+    tensors = load_tensors(header, [names[key] for key in expected], dtype=dtype)
+    encoder.load_state_dict({key: tensors[names[key]].view(shape) for key, shape in expected.items()}, assign=True)
     logger.info("%s: %s (%s), %s", header.path, found.title, config.kind, ", ".join(found.evidence))
     return encoder.eval().requires_grad_(False)
 

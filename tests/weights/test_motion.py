@@ -99,7 +99,6 @@ def test_half_of_a_file_is_never_loaded(tmp_path: Path) -> None:
     norm = next(key for key in tensors if key.endswith("ff_norm.bias"))
     changes = {
         "missing": {key: value for key, value in tensors.items() if key != norm},
-        "no motion module has": tensors | {norm.replace("ff_norm", "fg_norm"): tensors[norm]},
         "has shape": tensors | {norm: torch.ones(3)},
         "unknown kind|numbered": {key: value for key, value in tensors.items() if not key.startswith("down_blocks.1")},
     }
@@ -107,6 +106,17 @@ def test_half_of_a_file_is_never_loaded(tmp_path: Path) -> None:
         save_tensors(tmp_path / "a.safetensors", state)
         with pytest.raises(UserError, match=message):
             load_motion_module(tmp_path / "a.safetensors")
+
+
+def test_surplus_tensors_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = load_tensors(motion_file("v1"))
+    norm = next(key for key in tensors if key.endswith("ff_norm.bias"))
+    save_tensors(tmp_path / "a.safetensors", tensors | {norm.replace("ff_norm", "fg_norm"): tensors[norm]})
+    adapter, _ = load_motion_module(tmp_path / "a.safetensors")
+    expected = load_motion_module(motion_file("v1"))[0].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in adapter.state_dict().items())
+    assert "1 tensors that no motion module has are left out: " in caplog.text
+    assert "fg_norm.bias" in caplog.text
 
 
 def test_wrong_base_model_is_one_sentence() -> None:
