@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
+from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.motion import find_header
-from animatediff.weights.recognise import SETTINGS, Recognised, recognise_header
+from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import read_json
 
-BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}
 """Pixels along each side that a base model was trained on; Stable Diffusion 2.x comes in both 512 and 768."""
 STRENGTHS = {
@@ -45,7 +45,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     found = recognise_header(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
-        "what": found.title,
+        "what": found.named,
         "kind": found.kind,
         "family": found.family and f"{found.family.name}: {found.family.title}",
         "dialect": found.dialect,
@@ -60,7 +60,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "keys": _keys(header),
         "settings": _settings(found) or None,
         "notes": _notes(found),
-        "give_it_to": SETTINGS.get(found.kind),
+        "give_it_to": KINDS[found.kind].taken_by,
         "metadata": {key: _short(value) for key, value in header.metadata.items()} or None,
     }
     return {name: value for name, value in facts.items() if value is not None}
@@ -163,6 +163,6 @@ def _whole_folder(folder: Path) -> dict[str, Any]:
         "size": f"{size / 1e6:,.1f} MB ({size:,} bytes)",
         "components": components,
         "missing": missing or None,
-        "give_it_to": SETTINGS["base_model"],
+        "give_it_to": KINDS["base_model"].taken_by,
     }
     return {name: value for name, value in facts.items() if value is not None}
