@@ -11,6 +11,7 @@ from animatediff.weights.base import ldm
 from animatediff.weights.base.components import Component, build
 from animatediff.weights.base.model_configs import Generation
 from animatediff.weights.base.replacements import TITLES, text_component, vae_component
+from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.hub import fetch_folder
 from animatediff.weights.storage.files import read_header
 from animatediff.weights.storage.folders import preferred_weights, read_json, weights_file
@@ -30,12 +31,8 @@ def _half(dtype: torch.dtype | None) -> bool:
 
 def _unet(folder: Path, *, half: bool, variant: str | None) -> Component:
     config = read_json(folder / "config.json")
-    if (name := config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
-        raise UserError(f"{folder}: a {name}; expected the UNet2DConditionModel of a text-to-image model")
-    if (channels := config.get("in_channels", 4)) != 4:
-        raise UserError(
-            f"{folder}: a UNet with {channels} input channels; motion modules need a text-to-image model with 4"
-        )
+    if reason := unet_refusal(config):
+        raise UserError(f"{folder}: {reason}")
     header = read_header(weights_file(folder, half=half, variant=variant))
     return Component(
         name="unet", header=header, plan={key: ldm.Source(key=key) for key in header.tensors}, config=config
@@ -84,6 +81,8 @@ def load_base_folder(
     components = {name: part for name, part in parts.items() if not isinstance(part, Component)}
     small = {name: _small(folder, name, index) for name in _small_names(generation)}
     components |= build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
+    if generation == "sdxl" and "force_zeros_for_empty_prompt" in index:
+        small["force_zeros_for_empty_prompt"] = bool(index["force_zeros_for_empty_prompt"])
     return components | small
 
 
