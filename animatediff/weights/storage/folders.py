@@ -113,9 +113,7 @@ def weight_sets(names: Iterable[str]) -> list[WeightSet]:
 
 def _sharded(stem: str, variant: str, suffix: str, count: int, parts: dict[int, str], index: str | None) -> WeightSet:
     some = next(iter(parts.values()))
-    missing = [
-        re.sub(r"-\d+-of-", f"-{number:05d}-of-", some) for number in range(1, count + 1) if number not in parts
-    ]
+    missing = [re.sub(r"-\d+-of-", f"-{number:05d}-of-", some) for number in range(1, count + 1) if number not in parts]
     files = tuple(parts[number] for number in sorted(parts))
     return WeightSet(stem=stem, variant=variant, suffix=suffix, files=files, missing=tuple(missing), index=index)
 
