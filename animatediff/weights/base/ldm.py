@@ -7,11 +7,13 @@ is checked from its header before one tensor is read. The tests hold these table
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 UNET_PREFIX = "model.diffusion_model."
+UNET_PREFIXES = (UNET_PREFIX, "diffusion_model.", "unet.", "model.", "")
+"""Prefixes of the UNet's keys, of whole models first; files of a UNet alone have the others, or none."""
 EMA_PREFIX = "model_ema."
 CONTROL_PREFIX = "control_model."
 VAE_PREFIX = "first_stage_model."
@@ -74,6 +76,7 @@ _UNET_FIXED = {
     "input_blocks.0.0": "conv_in",
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "time_embed.cond_proj": "time_embedding.cond_proj",  # guidance, of LCM-distilled models
     "label_emb.0.0": "add_embedding.linear_1",
     "label_emb.0.2": "add_embedding.linear_2",
     "out.0": "conv_norm_out",
@@ -116,9 +119,38 @@ def unet_layer(name: str, per_level: int, *, dot: str = ".") -> str | None:
     return None if kind is None or inside is None else dot.join((block, kind, str(layer), inside))
 
 
+def unet_prefix(keys: Collection[str]) -> str | None:
+    """Prefix of a UNet's keys, in the names of LDM or diffusers, in a file that may hold other parts; None without.
+
+    ControlNets have the same names and zero convolutions besides, but no last layer.
+
+    >>> unet_prefix(["unet.conv_in.weight", "unet.conv_out.weight"]), unet_prefix(["conv_in.weight"])
+    ('unet.', None)
+    """
+    if any(key.startswith(UNET_PREFIX) for key in keys):
+        return UNET_PREFIX
+    ends = (("input_blocks.0.0.weight", "out.2.weight"), ("conv_in.weight", "conv_out.weight"))
+    return next(
+        (
+            prefix
+            for prefix in UNET_PREFIXES
+            for first, last in ends
+            if prefix + first in keys and prefix + last in keys
+        ),
+        None,
+    )
+
+
+def in_diffusers_names(names: Iterable[str]) -> bool:
+    """Whether the names of a UNet (without prefix) are those of diffusers."""
+    return any(name.startswith(("down_blocks.", "up_blocks.", "conv_in.")) for name in names)
+
+
 def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
-    """Rename the keys of an LDM UNet (without prefix). Returns the plan and the names that are not understood."""
+    """Rename the keys of a UNet (without prefix), of LDM or diffusers. Returns the plan and what is not understood."""
     names = list(names)
+    if in_diffusers_names(names):
+        return {name: Source(key=name) for name in names}, []
     downs = [int(found[1]) for name in names if (found := re.match(r"input_blocks\.(\d+)\.0\.op\.", name))]
     inputs = [int(found[1]) for name in names if (found := re.match(r"input_blocks\.(\d+)\.", name))]
     per_level = min(downs, default=max(inputs, default=0) + 1)
@@ -171,6 +203,8 @@ _VAE_ATTENTION = {  # LDM, early diffusers, diffusers
     **{name: name for name in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")},
     **{"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"},
     **{"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"},
+    # once renamed too often, by converters of 2023
+    **{"to_to_q": "to_q", "to_to_k": "to_k", "to_to_v": "to_v", "to_to_out.0": "to_out.0", "to_out": "to_out.0"},
 }
 _VAE_MID_ATTENTION = re.compile(r"(encoder|decoder)\.(?:mid\.attn_1|mid_block\.attentions\.0)\.(.+)\.(weight|bias)")
 _VAE_RULES = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,15 @@ from animatediff.weights.base.components import Component, build, planned_shapes
 from animatediff.weights.base.folder import download_base, load_base_folder
 from animatediff.weights.base.generation import generation_of
 from animatediff.weights.base.model_configs import CONFIGS, Generation, shipped_config, unet_config
-from animatediff.weights.base.prediction import PREDICTION_TYPES, SD2_BASE_SIZE, declared_prediction, probe_prediction
-from animatediff.weights.base.replacements import text_component, vae_component
+from animatediff.weights.base.prediction import (
+    PREDICTION_TYPES,
+    SD2_BASE_SIZE,
+    SamplingFacts,
+    probe_prediction,
+    sampling_facts,
+)
+from animatediff.weights.base.quantized import quantization
+from animatediff.weights.base.replacements import check_parts, require_parts, text_component, vae_component
 from animatediff.weights.hub import is_hub_id
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
@@ -34,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 def require_base(header: Header) -> Generation:
     """Recognise the Stable Diffusion of a single file. Raises UserError that says what the file is if it is none."""
-    if not any(key.startswith(ldm.UNET_PREFIX) for key in header.tensors):
+    if ldm.unet_prefix(header.tensors) is None:
         raise _instead(header)
     return generation_of(header)
 
@@ -42,11 +50,6 @@ def require_base(header: Header) -> Generation:
 def _instead(header: Header) -> UserError:
     """The message for a file that is no base model: what it is and where it belongs."""
     keys = header.tensors
-    if any(key.startswith(("down_blocks.", "unet.down_blocks.")) and ".resnets." in key for key in keys):
-        return UserError(
-            f"{header.path}: only a UNet, in the diffusers layout, not a whole model; put it in a diffusers folder as "
-            "unet/diffusion_pytorch_model.safetensors and give that folder, or give the single file in the LDM layout"
-        )
     if any(key.startswith(ldm.EMA_PREFIX) for key in keys):
         return UserError(
             f"{header.path}: has only averaged weights ({ldm.EMA_PREFIX}*), no {ldm.UNET_PREFIX}*; give the whole file"
@@ -69,16 +72,22 @@ def load_base_single_file(
 
     `vae`, `text_encoder`, `text_encoder_2`: a file, a diffusers folder or a module that is taken instead of what the
     file has; needed where the file has none. `prediction_type`: "epsilon" or "v_prediction"; by default what the file
-    says, and for an SD 2.x file that says nothing what its UNet does when tried. `use_ema` takes the averaged UNet
-    weights. `config`: by component, replaces the configuration found from the shapes. `dtype=None` keeps the file's.
-    Raises UserError, before anything is read, that lists all missing and unknown keys by component.
+    says (`prediction.sampling_facts`), and for an SD 2.x file that says nothing what its UNet does when tried.
+    `use_ema` takes the averaged UNet weights. `config`: by component, replaces the configuration found from the shapes.
+    `dtype=None` keeps the file's. Raises UserError, before anything is read, that lists all missing and unknown keys
+    by component.
     """
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
         raise UserError(f"prediction_type={prediction_type!r}: expected one of {', '.join(PREDICTION_TYPES)}")
     header = read_header(path)
     generation = require_base(header)
+    facts = _told_facts(header, prediction_type)
     given = dict(config or {})
     parts: dict[str, Part] = {"unet": _unet(header, generation, use_ema=use_ema, config=given.get("unet"))}
+    if (kind := quantization(header, [source.key for source in parts["unet"].plan.values()])) is not None:
+        raise UserError(f"{path}: {kind}")
+    given_parts = {"vae": vae, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
+    require_parts(header, given_parts, generation)
     parts["vae"] = vae_component(header, vae, generation=generation, config=given.get("vae"))
     supplied = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
     for name in ldm.TEXT_PREFIXES[generation]:
@@ -86,7 +95,9 @@ def load_base_single_file(
     if unused := [name for name, value in supplied.items() if value is not None]:
         raise UserError(f"{path}: an {generation} model has no {unused[0]}; leave {unused[0]} out")
     _tell_unused(header, generation)
+    check_parts(parts)
     _fit_time_ids(parts)
+    _fit_latents(parts["vae"], facts, header.path, own=vae is None and "vae" not in given)
     built = build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
     components: dict[str, Any] = {name: built.get(name, part) for name, part in parts.items()}
     components |= tokenizers(generation)
@@ -94,19 +105,79 @@ def load_base_single_file(
         for name, part in parts.items():
             if not isinstance(part, Component):
                 components[name] = part.to(dtype)
-    prediction_type = prediction_type or declared_prediction(header)
+    prediction_type = prediction_type or facts.prediction_type
     if prediction_type is None:
         prediction_type = probe_prediction(components["unet"], header.path) if generation == "sd2" else "epsilon"
     if generation == "sd2" and prediction_type == "epsilon":
         components["unet"].register_to_config(sample_size=SD2_BASE_SIZE)
-    zero_snr = any(key == "ztsnr" for key in header.tensors)
-    components["scheduler"] = scheduler(generation, prediction_type, zero_snr=zero_snr)
+    components["scheduler"] = scheduler(
+        generation,
+        prediction_type,
+        zero_snr=_zero_snr(facts, prediction_type, header.path),
+        edm=facts.edm,
+        betas=facts.betas,
+    )
     return components
 
 
+def _zero_snr(facts: SamplingFacts, prediction_type: str, path: Path) -> bool:
+    """Whether to sample with zero terminal SNR; said where the file states it in vain."""
+    if not facts.zero_snr or facts.edm is not None:
+        return False
+    if prediction_type != "v_prediction":
+        logger.warning(
+            "%s: says zero terminal SNR, but predicts the noise, which tells nothing of the image where there is no "
+            "signal; zero terminal SNR is left out; if it predicts the velocity, give prediction_type=v_prediction",
+            path,
+        )
+    return prediction_type == "v_prediction"
+
+
+def _told_facts(header: Header, prediction_type: str | None) -> SamplingFacts:
+    """Facts of a file about sampling, logged. Raises UserError for a prediction that cannot be sampled here."""
+    facts = sampling_facts(header)
+    if facts.evidence:
+        logger.info("%s: says how it is sampled: %s", header.path, "; ".join(facts.evidence))
+    for contradiction in facts.contradictions:
+        logger.warning("%s: contradicts itself: %s", header.path, contradiction)
+    if prediction_type is None and facts.unknown_prediction is not None:
+        raise UserError(
+            f"{header.path}: says that it predicts {facts.unknown_prediction!r}, and only "
+            f"{' and '.join(PREDICTION_TYPES)} can be sampled; if the file is wrong, give `prediction_type`"
+        )
+    stated = facts.prediction_type or facts.unknown_prediction
+    if prediction_type is not None and stated not in (None, prediction_type):
+        logger.warning(
+            "%s: says that it predicts %s; taken as %s, as `prediction_type` says", header.path, stated, prediction_type
+        )
+    return facts
+
+
+def _fit_latents(vae: Part, facts: SamplingFacts, path: Path, *, own: bool) -> None:
+    """Give the VAE the latent statistics that the file states; `own` says that it is the file's own VAE."""
+    settings = dict(facts.vae)
+    if not settings or ("latents_mean" not in settings and not own):
+        return
+    if "latents_mean" in settings:
+        for name in ("latents_mean", "latents_std"):
+            if len(settings[name]) != 4 or not all(isfinite(value) for value in settings[name]):
+                raise UserError(f"{path}: {name.replace('latents', 'edm')} has to be 4 numbers, got {settings[name]}")
+    if isinstance(vae, Component):
+        if own or vae.config.get("latents_mean") is None:
+            vae.config.update(settings)
+        return
+    config: Any = vae.config
+    if config.get("latents_mean") is None or config.get("latents_std") is None:
+        raise UserError(
+            f"{path}: its latents are normalised by edm_mean and edm_std, and the given VAE's configuration has "
+            "neither latents_mean nor latents_std; give the VAE as a file, or leave `vae` out"
+        )
+
+
 def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapping[str, Any] | None) -> Component:
-    names = ldm.strip(header.tensors, ldm.UNET_PREFIX)
-    plan, unknown = ldm.unet_plan(names)
+    prefix = ldm.unet_prefix(header.tensors) or ""
+    names = ldm.strip(header.tensors, prefix)
+    plan, unknown = ldm.unet_plan(name for name in names if prefix or not _of_others(name))
     if use_ema:
         plan = {target: ldm.Source(key=ldm.ema_key(source.key)) for target, source in plan.items()}
         missing = [source.key for source in plan.values() if source.key not in header.tensors]
@@ -116,11 +187,17 @@ def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapp
                 f"(first {missing[0]}); load without use_ema"
             )
     else:
-        plan = ldm.with_prefix(plan, ldm.UNET_PREFIX)
+        plan = ldm.with_prefix(plan, prefix)
     chosen = dict(config) if config is not None else unet_config(planned_shapes(header, plan), generation)
-    return Component(
-        name="unet", header=header, plan=plan, config=chosen, unknown=[ldm.UNET_PREFIX + name for name in unknown]
-    )
+    if chosen.get("mid_block_type", "") is None:
+        logger.info("%s: a UNet without mid block, as distilled ones are", header.path)
+    return Component(name="unet", header=header, plan=plan, config=chosen, unknown=[prefix + name for name in unknown])
+
+
+def _of_others(name: str) -> bool:
+    """Whether a key, in a file whose UNet has no prefix, is of another part or of none."""
+    others = (ldm.VAE_PREFIX, "cond_stage_model.", "conditioner.", ldm.EMA_PREFIX)
+    return name.startswith(others) or ldm.IGNORED_TOP.match(name) is not None
 
 
 def _fit_time_ids(parts: Mapping[str, Part]) -> None:
@@ -135,7 +212,7 @@ def _fit_time_ids(parts: Mapping[str, Part]) -> None:
 
 def _tell_unused(header: Header, generation: Generation) -> None:
     prefixes = [prefix for found in ldm.TEXT_PREFIXES[generation].values() for prefix in found]
-    known = (ldm.UNET_PREFIX, ldm.VAE_PREFIX, "cond_stage_model.", *prefixes)
+    known = (ldm.unet_prefix(header.tensors) or "", ldm.VAE_PREFIX, "cond_stage_model.", *prefixes)
     odd = [key for key in header.tensors if not key.startswith(known) and not ldm.IGNORED_TOP.match(key)]
     if odd:
         logger.warning("%s: %d tensors of no known component are not used, first %s", header.path, len(odd), odd[:3])
@@ -154,11 +231,23 @@ def tokenizers(generation: Generation) -> dict[str, Any]:
     return made
 
 
-def scheduler(generation: Generation, prediction_type: str, *, zero_snr: bool = False) -> Any:
-    """The scheduler a base model version is published with, for a model that predicts `prediction_type`."""
+def scheduler(
+    generation: Generation,
+    prediction_type: str,
+    *,
+    zero_snr: bool = False,
+    edm: Mapping[str, Any] | None = None,
+    betas: Mapping[str, Any] | None = None,
+) -> Any:
+    """The scheduler a base model version is published with, for a model that predicts `prediction_type`.
+
+    edm: configuration of the scheduler of a model trained on EDM noise levels, in its place; betas: laid over.
+    """
     import diffusers
 
-    settings = shipped_config(generation, "scheduler") | {"prediction_type": prediction_type}
+    if edm is not None:
+        return getattr(diffusers, edm["_class_name"]).from_config({**edm, "prediction_type": prediction_type})
+    settings = shipped_config(generation, "scheduler") | {"prediction_type": prediction_type, **(betas or {})}
     if zero_snr:
         settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return getattr(diffusers, settings["_class_name"]).from_config(settings)
