@@ -11,10 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.close import relative
+from support.paths import GOLDEN
 from support.unets import run, tiny_unet
 from torch import Tensor
 
 from animatediff.errors import UserError
+from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.render.prepare import complete
+from animatediff.render.request import AnimateRequest
 from animatediff.weights.lora.load import check_lora, load_lora, remove_lora, set_lora_scales
 from animatediff.weights.lora.methods import is_lora, method_names, refusal
 
@@ -499,3 +503,30 @@ def test_methods_are_named_for_inspect() -> None:
     assert method_names(state) == ("LoHa (LyCORIS)", "DoRA")
     assert is_lora([f"diffusion_model.{LINEAR}.diff"])
     assert not is_lora(["model.diffusion_model.out.2.bias", "down_blocks.0.resnets.0.norm1.weight"])
+
+
+def test_embeddings_that_come_with_a_lora_become_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype=torch.float32)
+    parts, _ = pair(pipe.unet.get_submodule(LINEAR).weight)
+    vectors = noise(2, 32)
+    state = {f"{STEM}.{name}": value for name, value in parts.items()} | {
+        "bundle_emb.my_face.string_to_param.*": vectors,
+        "bundle_emb.my_face.clip_l": vectors + 1,
+        "bundle_emb.sdxl.clip_g": vectors + 2,
+    }
+    save_file(state, tmp_path / "face.safetensors")
+    with caplog.at_level("INFO"):
+        pipe.load_lora_weights(tmp_path / "face.safetensors")
+    assert "brings the word 'my_face'" in caplog.text
+    assert "'sdxl', which is left out: is for other text encoders" in caplog.text
+    ids = pipe.base.tokenizer.convert_tokens_to_ids(["my_face", "my_face_1"])
+    assert torch.equal(pipe.base.text_encoder.get_input_embeddings().weight[ids], vectors)
+    assert pipe.base.maybe_convert_prompt("a my_face", pipe.base.tokenizer) == "a my_face my_face_1"
+
+
+def test_refused_before_the_base_model_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "old.safetensors"
+    save_file({f"{STEM}.oft_diag": torch.ones(4, 8, 8)}, file)
+    request = AnimateRequest(prompt="a cat", loras=[str(file)])
+    with pytest.raises(UserError, match="OFT in the early form"):
+        complete(request)

@@ -37,7 +37,7 @@ class LoadedLora:
     skipped: tuple[str, ...]
     """Keys of the file that were left out on purpose (a MotionLoRA's mid block on a module without one)."""
     embeddings: tuple[str, ...] = ()
-    """Words of textual inversions in the file (`bundle_emb`), which `load_bundled_embeddings` loads."""
+    """Words of textual inversions in the file (`bundle_emb`), which `load_bundled_words` loads."""
 
 
 def load_lora(
