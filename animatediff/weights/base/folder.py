@@ -118,7 +118,10 @@ def _small(folder: Path, name: str, index: dict[str, Any]) -> Any:
         made = getattr(diffusers, str(kind), None)
         if made is None:
             raise UserError(f"{place}: scheduler {kind!r} is not known to the installed diffusers")
-        return made.from_config(settings)
+        try:
+            return made.from_config(settings)
+        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+            raise UserError(f"{place}: a {kind} cannot be made with these settings ({str(error)[:160]})") from error
     from transformers import CLIPTokenizer
 
     try:
