@@ -92,10 +92,10 @@ class SamplerChoice:
         config = full_config(self.base)
         made = make_scheduler(name, config, betas)
         notes = scheduler_notes(name, config, betas)
-        wanted = family.recommended.scheduler if family is not None else None
+        wanted = self._wanted(family).scheduler
         if self.name is None and wanted is not None and not self._fits(wanted):
             notes.append(
-                f"scheduler {wanted}, recommended for this motion module, does not fit the base model; not used"
+                f"scheduler {wanted}, recommended for the loaded weights, does not fit the base model; not used"
             )
         for note in notes:
             if note not in self.said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,23 @@ def test_edm_folder_and_extras_of_sdxl_folders(sdxl: Any, tmp_path: Path) -> Non
     config.write_text(json.dumps(settings | {"encoder_hid_dim_type": "ip_image_proj"}), "utf-8")
     with pytest.raises(UserError, match="saved with an IP-Adapter"):
         load_base_folder(tmp_path / "edm")
+
+
+def test_a_scheduler_whose_package_is_missing_is_replaced_and_said(folder: Any, caplog: Any) -> None:
+    if find_spec("scipy") is not None:
+        pytest.skip("scipy is installed")
+    path = folder("scheduler/scheduler_config.json", _class_name="LMSDiscreteScheduler", beta_end=0.013)
+    made = load_base_folder(path)["scheduler"]
+    assert type(made).__name__ == "EulerDiscreteScheduler" and made.config.beta_end == 0.013
+    assert "LMSDiscreteScheduler needs the package scipy" in caplog.text
+    broken = folder_settings(path, {"_class_name": "DDIMScheduler", "beta_schedule": "cubic"})
+    with pytest.raises(UserError, match="a DDIMScheduler cannot be made with these settings"):
+        load_base_folder(broken)
+
+
+def folder_settings(path: Path, settings: dict[str, Any]) -> Path:
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings), "utf-8")
+    return path
 
 
 def test_sizes_of_the_refiner_are_refused(sdxl: Any) -> None:
