@@ -44,9 +44,11 @@ CONTROLNET = (
     rf"{CONTROL}(zero_convs\.\d+\.|input_hint_block\.\d+\.|"
     r"controlnet_(down_blocks\.\d|mid_block\.|cond_embedding\.))|^control_model\."
 )
-_IP = r"^ip_adapter\.\d+\.to_k_ip\.weight$"
+_IP = r"^(ip_adapter|adapter_modules)\.\d+\.to_k_ip\.weight$"  # of the release, and of training
+_PROJ = r"^image_proj(_model)?\."
 _TEXT = (
-    r"^(cond_stage_model\.(transformer|model)\.|conditioner\.embedders\.[01]\.(transformer|model)\.|transformer\.)?"
+    r"^(cond_stage_model\.(transformer|model)\.|conditioner\.embedders\.[01]\.(transformer|model)\.|"
+    r"(clip_[lg]\.)?transformer\.|text_encoder(_2)?\.)?"
     r"(text_model\.)?(encoder\.layers\.\d+\.self_attn|transformer\.resblocks\.\d+\.attn)\."
 )
 _PARAMS = r"^(params(_ema)?\.|module\.|state_dict\.|model_state_dict\.)?"
@@ -54,32 +56,35 @@ _PARAMS = r"^(params(_ema)?\.|module\.|state_dict\.|model_state_dict\.)?"
 FIRST: tuple[Rule, ...] = (  # before LoRAs, whose names some of these hold as well
     Rule(kind="training_state", has=(r"(^|\.)(exp_avg|exp_avg_sq|momentum_buffer)$",)),
     Rule(kind="photomaker", has=(r"^id_encoder\.", r"^lora_weights\.")),
-    Rule(kind="ip_adapter_training", has=(r"^adapter_modules\.\d+\.to_k_ip\.",)),
     Rule(kind="ip_adapter_other", has=(r"ip_adapter_double_stream_k_proj",), variant="Flux"),
     Rule(
         kind="ip_adapter_other",
         has=(_IP,),
-        shape=Sizes(
-            key=r"^image_proj\.(perceiver_resampler\.)?layers\.0\.0\.to_out\.weight$", axis=0, sizes=(2048, 4096)
-        ),
+        shape=Sizes(key=rf"{_PROJ}(perceiver_resampler\.)?layers\.0\.0\.to_out\.weight$", axis=0, sizes=(2048, 4096)),
         variant="Kolors",
     ),
     Rule(
         kind="instantid",
-        has=(_IP, r"^image_proj\.latents$"),
-        shape=Sizes(key=r"^image_proj\.proj_in\.weight$", axis=1, sizes=(512,)),
+        has=(_IP, rf"{_PROJ}latents$"),
+        shape=Sizes(key=rf"{_PROJ}proj_in\.weight$", axis=1, sizes=(512,)),
     ),
-    Rule(kind="ip_adapter_faceid", has=(_IP, r"^image_proj\.perceiver_resampler\."), variant="FaceID-Plus"),
-    Rule(kind="ip_adapter_faceid", has=(r"^ip_adapter\.\d+\.to_q_lora\.", r"^image_proj\."), variant="FaceID"),
+    Rule(kind="ip_adapter_faceid", has=(_IP, rf"{_PROJ}perceiver_resampler\."), variant="FaceID-Plus"),
     Rule(
         kind="ip_adapter_faceid",
-        has=(_IP, r"^image_proj\.proj\.2\.weight$"),
-        lacks=(r"^image_proj\.proj\.3\.",),
+        has=(r"^(ip_adapter|adapter_modules)\.\d+\.to_q_lora\.", rf"{_PROJ}proj\.0\.weight$"),
+        lacks=(rf"{_PROJ}proj\.3\.",),
+        variant="FaceID",
+    ),
+    Rule(
+        kind="ip_adapter_faceid",
+        has=(_IP, rf"{_PROJ}proj\.0\.weight$"),
+        lacks=(rf"{_PROJ}proj\.3\.",),
         variant="FaceID portrait",
     ),
-    Rule(kind="ip_adapter", has=(_IP, r"^image_proj\.proj\.3\.weight$"), variant="full-face"),
-    Rule(kind="ip_adapter", has=(_IP, r"^image_proj\.latents$"), variant="plus"),
-    Rule(kind="ip_adapter", has=(_IP, r"^image_proj\."), variant="plain"),
+    Rule(kind="ip_adapter", has=(_IP, rf"{_PROJ}proj\.3\.weight$"), variant="full-face"),
+    Rule(kind="ip_adapter", has=(_IP, rf"{_PROJ}latents$"), variant="plus"),
+    Rule(kind="ip_adapter", has=(_IP, rf"{_PROJ}proj\.weight$"), variant="plain"),
+    Rule(kind="ip_adapter_other", has=(_IP, _PROJ)),
     Rule(kind="controlnet_lllite", has=(r"^lllite_(unet|dit)_",)),
     Rule(kind="control_lora", has=(r"^lora_controlnet$",)),
     Rule(kind="control_lora", has=(r"\.lora_layer\.(down|up)\.", CONTROLNET), variant="CtrLoRA"),
@@ -139,11 +144,25 @@ CONTROLNETS: tuple[Rule, ...] = (
         variant="rgb",
         dialect="ldm",
     ),
+    Rule(kind="brushnet", has=(r"^brushnet_(down_blocks|mid_block|up_blocks)\.",)),
+    Rule(
+        kind="controlnet_channels",
+        has=(CONTROLNET,),
+        shape=Sizes(
+            key=rf"{CONTROL}(input_hint_block\.0|controlnet_cond_embedding\.conv_in)\.weight$",
+            axis=1,
+            sizes=(1, 2, 4, 5, 6, 7, 8, 9, 12, 16),
+        ),
+    ),
     Rule(kind="controlnet", has=(r"^difference$", CONTROLNET), variant="difference to a base model"),
     Rule(kind="controlnet", has=(CONTROLNET,)),
 )
 
 RELATIVES: tuple[Rule, ...] = (  # of motion modules
+    Rule(
+        kind="video_unet",
+        has=(r"^(unet\.)?(down_blocks\.\d+|up_blocks\.\d+|mid_block)\.(temp_convs|temp_attentions)\.\d+\.",),
+    ),
     Rule(kind="cameractrl", has=(r"(^|\.)processor\.qkv_merge\.|\.qkv_merge\.(weight|bias)$",)),
     Rule(kind="cameractrl", has=(r"^(pose_encoder_state_dict\.)?encoder_down_(conv|attention)_blocks\.",)),
     Rule(kind="motionctrl", has=(MOTION, r"\.cc_projection\."), variant="camera motion (CMCM)"),
@@ -227,24 +246,6 @@ LORA = (
     r"\.w_norm$|\.ia3_l\b|\.vera_lambda|^(unet|text_encoder):\d+:(up|down)$|^bundle_emb\."
 )
 """Changes to a model, of low rank or otherwise."""
-ALGORITHMS: tuple[tuple[str, str], ...] = (
-    ("LoHa", r"\.hada_w\d"),
-    ("LoKr", r"\.lokr_w\d"),
-    ("DoRA", r"\.dora_scale$|\.lora_magnitude_vector"),
-    ("BOFT", r"\.boft_[RS]\b"),
-    ("OFT", r"\.oft_(blocks|diag|R|r)\b"),
-    ("IA3", r"\.on_input$|\.ia3_l\b"),
-    ("GLoRA", r"\.[ab][12]\.weight$"),
-    ("VeRA", r"\.vera_lambda"),
-    ("Tucker LoCon", r"\.lora_mid\b"),
-    ("full differences", r"\.diff$"),
-    ("biases", r"\.diff_b$|\.lora_B(\.\w+)?\.bias$"),
-    ("norms", r"\.[wb]_norm$"),
-    ("embeddings", r"^bundle_emb\."),
-    ("cloneofsimo's", r"^(unet|text_encoder):\d+:(up|down)$"),
-)
-"""Names of the methods in a LoRA file beside plain low-rank pairs."""
-
 LAST: tuple[Rule, ...] = (
     Rule(kind="ema_only", has=(r"^model_ema\.diffusion_model",), dialect="original"),
     Rule(kind="face_restorer", has=(rf"{_PARAMS}(toRGB\.0\.weight|stylegan_decoder\.|toRGB\.conv)",), variant="GFPGAN"),
@@ -288,10 +289,10 @@ LAST: tuple[Rule, ...] = (
     ),
     Rule(kind="text_encoder", has=(_TEXT, r"(^|\.)token_embedding\.weight$")),
     # VAEs
+    Rule(kind="vae_tiny", has=(r"^(vae\.)?decoder\.layers\.0\.weight$", r"^(vae\.)?encoder\.layers\.0\.weight$")),
     Rule(
-        kind="vae_tiny",
-        has=(r"^(encoder|decoder)\.layers\.\d+\.|^taesd_(encoder|decoder)\.|^\d+\.conv\.0\.weight$",),
-        lacks=(r"self_attn",),
+        kind="vae_tiny_other",
+        has=(r"^taesd_(encoder|decoder)\.|^((encoder|decoder)\.)?(layers\.)?\d+\.conv\.0\.weight$",),
     ),
     Rule(
         kind="vae_approx",
@@ -327,17 +328,6 @@ LAST: tuple[Rule, ...] = (
     Rule(
         kind="vae_other",
         has=(r"^(vae\.)?(encoder|decoder)\.(conv_in|conv_out|block_in|down_blocks|up_blocks|up|down)\b",),
-    ),
-    # UNets by themselves
-    Rule(
-        kind="video_unet",
-        has=(r"(^|\.)(down_blocks|up_blocks|mid_block)\..*(temp_convs|temp_attentions|temporal_transformer_blocks)\.",),
-    ),
-    Rule(kind="unet", has=(r"^(unet\.)?(down_blocks|up_blocks)\.\d+\.resnets\.",), dialect="diffusers"),
-    Rule(
-        kind="unet",
-        has=(r"^(diffusion_model\.)?input_blocks\.0\.0\.weight$", r"^(diffusion_model\.)?(output_blocks|out)\."),
-        dialect="original",
     ),
     # Others
     Rule(

@@ -74,6 +74,9 @@ KINDS: dict[str, Kind] = {
     ),
     # LoRAs
     "lora": Kind(title="LoRA of an image model", settings=_LORAS, method=_LOAD_LORA),
+    "lora_unsupported": Kind(
+        title="LoRA that cannot be loaded", instead="take a LoRA or LyCORIS of the same subject (`loras`)"
+    ),
     "lora_other": Kind(title="LoRA of another kind of model", instead=_OTHER_MODEL),
     # Conditions
     "controlnet": Kind(title="ControlNet", settings=("controlnet",), method="load_controlnet"),
@@ -82,15 +85,16 @@ KINDS: dict[str, Kind] = {
     "controlnet_lllite": Kind(title="ControlNet-LLLite", instead=_ONE_CONDITION),
     "control_lora": Kind(title="Control-LoRA (low-rank ControlNet)", instead=_ONE_CONDITION),
     "controlnet_other": Kind(title="ControlNet of another kind of model", instead=_OTHER_MODEL),
+    "controlnet_channels": Kind(title="ControlNet for conditions that are no RGB images", instead=_ONE_CONDITION),
+    "brushnet": Kind(title="BrushNet", instead="inpainting has no option here; " + _ONE_CONDITION),
     "t2i_adapter": Kind(title="T2I-Adapter", instead=_ONE_CONDITION),
     "ip_adapter": Kind(title="IP-Adapter", settings=("ip_adapter",), method="load_ip_adapter_file"),
-    "ip_adapter_faceid": Kind(title="IP-Adapter FaceID (needs face recognition by InsightFace)", instead=_FACE),
-    "ip_adapter_training": Kind(
-        title="checkpoint of an IP-Adapter's training",
-        instead="rename its keys as the training's README says (image_proj.*, ip_adapter.*), and give that",
+    "ip_adapter_faceid": Kind(title="IP-Adapter FaceID, which reads face embeddings of InsightFace", instead=_FACE),
+    "ip_adapter_other": Kind(
+        title="IP-Adapter of another kind",
+        instead="take one of the published IP-Adapters for SD 1.5 or SDXL (`ip_adapter`)",
     ),
-    "ip_adapter_other": Kind(title="IP-Adapter of another kind of model", instead=_OTHER_MODEL),
-    "instantid": Kind(title="InstantID adapter (needs face recognition by InsightFace)", instead=_FACE),
+    "instantid": Kind(title="InstantID adapter, which reads face embeddings of InsightFace", instead=_FACE),
     "photomaker": Kind(title="PhotoMaker (identity encoder and LoRA in one)", instead=_FACE),
     "image_encoder": Kind(title="CLIP image encoder", settings=("ip_adapter_encoder",), as_folder=True),
     "image_encoder_other": Kind(
@@ -115,14 +119,14 @@ KINDS: dict[str, Kind] = {
         title="averaged weights (EMA) of a Stable Diffusion model without the weights themselves",
         instead="give the whole file (`model`)",
     ),
-    "unet": Kind(
-        title="image UNet without text encoder and VAE",
-        instead="put it in a diffusers folder as unet/diffusion_pytorch_model.safetensors and give that (`model`), or "
-        "the single file of the whole model",
-    ),
+    "unet": Kind(title="image UNet without text encoder and VAE", settings=("model",), method="from_single_file"),
     "vae": Kind(title="VAE", settings=("vae",)),
     "vae_other": Kind(title="VAE of another kind of model", instead="take one of 4 latent channels (`vae`)"),
-    "vae_tiny": Kind(title="tiny VAE for previews (TAESD)", instead="take a whole VAE (`vae`), or leave it out"),
+    "vae_tiny": Kind(title="tiny VAE (TAESD)", settings=("vae",)),
+    "vae_tiny_other": Kind(
+        title="half of a tiny VAE (TAESD) in its own names",
+        instead="give the diffusers folder or file of an AutoencoderTiny (`vae`)",
+    ),
     "vae_approx": Kind(
         title="approximation of a VAE for previews (VAE-approx)", instead="take a whole VAE (`vae`), or leave it out"
     ),
@@ -171,7 +175,7 @@ CLASSES: dict[str, str] = {
     "MultiAdapter": "t2i_adapter",
     "UNet2DConditionModel": "unet",
     "AutoencoderKL": "vae",
-    "AsymmetricAutoencoderKL": "vae_other",
+    "AsymmetricAutoencoderKL": "vae",
     "AutoencoderTiny": "vae_tiny",
     "CLIPTextModel": "text_encoder",
     "CLIPTextModelWithProjection": "text_encoder",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from animatediff.weights.kind_rules import ALGORITHMS, LORA, LOW_RANK, OTHER_LORAS, OTHER_UNETS, TEXT_PARTS, UNET_PARTS
+from animatediff.weights.kind_rules import LORA, LOW_RANK, OTHER_LORAS, OTHER_UNETS, TEXT_PARTS, UNET_PARTS
+from animatediff.weights.lora.methods import method_names, refusal
 from animatediff.weights.names import BY_WIDTH, TEXT_WIDTHS, Names
 
 _DOWN = r"[._](lora_)?(lora[._])?(down|A|hada_w1_b|diff)(\.\w+)?(\.weight)?$"
@@ -12,20 +13,33 @@ _DOWN = r"[._](lora_)?(lora[._])?(down|A|hada_w1_b|diff)(\.\w+)?(\.weight)?$"
 _UNET_BLOCK = r"^(?:unet\.)?(?:down|up|mid)_block\w*\..*"
 
 
+NUMBERED = r"^(unet|text_encoder):\d+:(up|down)$"
+"""Layers of cloneofsimo's LoRAs."""
+
+
 def lora_facts(names: Names) -> dict[str, Any] | None:
     """Kind, evidence, dialect, variant and base of a LoRA file, as fields of `Recognised`; None for other files."""
     key = names.find(LORA)
     if key is None:
         return None
-    methods = {name: found for name, pattern in ALGORITHMS if (found := names.find(pattern))}
+    keys = names.header.tensors
+    methods = method_names(keys)
     plain = names.find(LOW_RANK)
-    evidence = [f"low-rank layers such as {plain}"] if plain else []
-    evidence += [f"{name}: {found}" for name, found in methods.items()]
-    facts: dict[str, Any] = {"evidence": evidence or [f"has {key}"], "variant": ", ".join(methods) or None}
+    key = next((name for name in keys if not name.endswith(".alpha")), key)
+    evidence = [
+        f"low-rank layers such as {plain}" if plain else f"layers of {' and '.join(methods) or 'a LoRA'}: {key}"
+    ]
+    if methods and plain:
+        evidence.append(f"also {', '.join(methods)}")
+    if (bundled := names.find(r"^bundle_emb\.")) is not None:
+        evidence.append(f"brings an embedding: {bundled}")
+    facts: dict[str, Any] = {"evidence": evidence, "variant": ", ".join(methods) or None}
     other = _other_model(names)
     if other is not None:
         facts["evidence"].insert(0, f"changes layers of {other[0]}: {other[1]}")
         return {**facts, "kind": "lora_other", "variant": other[0]}
+    if reason := "layers by number (cloneofsimo)" if names.find(NUMBERED) else refusal(keys):
+        return {**facts, "kind": "lora_unsupported", "variant": None, "evidence": [reason, *facts["evidence"]]}
     temporal = names.find(r"motion_modules|temporal_attentions")
     if temporal is not None:
         facts["evidence"].append(f"on the motion modules: {temporal}")
@@ -37,7 +51,8 @@ def lora_facts(names: Names) -> dict[str, Any] | None:
     if names.find(r"^(lora|lycoris|oft)_(unet|te\d?)_|^lycoris_"):
         dialect = "kohya"
     elif base in (None, "sd1") and _whole_adapter(names):
-        return {**facts, "kind": "domain_adapter", "dialect": "original", "base": "sd1"}
+        sd1 = names.find(r"up_blocks[._]3[._]|down_blocks[._]0[._]attentions[._]")
+        return {**facts, "kind": "domain_adapter", "dialect": "original", "base": "sd1" if sd1 else base}
     else:
         dialect = "peft" if names.find(r"lora_A") else "diffusers"
     return {**facts, "kind": "lora", "dialect": dialect, "base": base}
@@ -52,7 +67,7 @@ def _other_model(names: Names) -> tuple[str, str] | None:
             return model, str(found[0])
     if ours:
         return None
-    if names.find(TEXT_PARTS) or names.find(r"^(unet|text_encoder):\d|^bundle_emb\.|^(lora|oft|lycoris)_unet_"):
+    if names.find(TEXT_PARTS) or names.find(rf"{NUMBERED}|^bundle_emb\.|^(lora|oft|lycoris)_unet_"):
         return None
     key = names.find(LORA)
     return "a model that is not known", str(key)

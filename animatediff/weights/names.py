@@ -9,7 +9,7 @@ from animatediff.weights.storage.files import Header
 
 BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Width of the prompt embeddings that cross attentions take -> kind of base model."""
-CROSS_ATTENTION = r"\battn2\.to_k\.(weight|down)$|^ip_adapter\.\d+\.to_k_ip\.weight$"
+CROSS_ATTENTION = r"\battn2\.to_k\.(weight|down)$|^(ip_adapter|adapter_modules)\.\d+\.to_k_ip\.weight$"
 TEXT_WIDTHS = {1024: "sd2", 1280: "sdxl"}
 """Width of a CLIP text encoder -> kind of base model (768 are those of SD 1.x and the first of SDXL)."""
 T2I_CHANNELS = {192: "sd1", 64: "sd1", 768: "sdxl", 256: "sdxl"}

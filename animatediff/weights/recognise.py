@@ -6,12 +6,13 @@ file of v2's shape under Lightning's published name is taken as Lightning, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.weights.base.generation import generation_of
+from animatediff.weights.base.ldm import UNET_PREFIX, in_diffusers_names, strip, unet_prefix
 from animatediff.weights.families import FAMILIES, LIGHTNING_FILE, Family, family_of_metadata
 from animatediff.weights.keys import dialect_of, layout_of, num_positions, to_internal
 from animatediff.weights.kind_rules import CONTROLNETS, FIRST, LAST, OTHER_MODELS, RELATIVES, Rule
@@ -63,21 +64,25 @@ def recognise_header(header: Header) -> Recognised:
     return Recognised(kind="unknown", header=header, evidence=[f"no rule fits its names: {first}"])
 
 
-def check_setting(found: Recognised, setting: str, *, base: str | None = None) -> None:
-    """Raise UserError for a file of a kind that `setting` does not take, or made for another base model than `base`.
+def check_setting(found: Recognised, setting: str, *, bases: Collection[str] = ()) -> None:
+    """Raise UserError for a file of a kind that `setting` does not take, or made for no base model of `bases`.
 
-    Files of no known kind pass: the loader may know better.
+    bases: the kinds of base model that the one it is to work with may be; empty if unknown. Files of no known kind
+    pass: the loader may know better.
     """
     if found.kind == "unknown":
         return
     if setting not in KINDS[found.kind].settings:
         raise wrong_kind(found, next(kind for kind, facts in KINDS.items() if facts.settings[:1] == (setting,)))
-    if base is not None and found.base is not None and found.base != base and found.kind != "base_model":
-        made_for, given = BASE_TITLES[found.base], BASE_TITLES[base]
-        raise UserError(
-            f"{found.header.path}: {a(found.named)} for {made_for}, but the base model is {given} "
-            f"({found.evidence[-1]}); take one made for {given}, or another `model`"
-        )
+    if not bases or found.base is None or found.base in bases or found.kind in ("base_model", "unet"):
+        return
+    if found.kind == "motion_lora" and "sdxl" not in (found.base, *bases):
+        return  # the motion module counts, and it may be one of SD 1.x on SD 2.x
+    made_for, given = BASE_TITLES[found.base], " or ".join(BASE_TITLES[base] for base in sorted(bases))
+    raise UserError(
+        f"{found.header.path}: {a(found.title)} for {made_for}, but the base model is {given} ({found.evidence[-1]}); "
+        f"take one made for {given}, or another `model`"
+    )
 
 
 def wrong_kind(found: Recognised, wanted: str) -> UserError:
@@ -172,15 +177,22 @@ def _base_model(names: Names) -> Recognised | None:
         found = [names.find(pattern) for pattern in patterns]
         if None not in found:
             return Recognised(kind="base_other", header=header, evidence=[f"has {found[0]}"], variant=model)
-    if not (key := names.find(r"^model\.diffusion_model\.")):
+    if (prefix := unet_prefix(header.tensors)) is None:
         return None
+    key = next(key for key in header.tensors if key.startswith(prefix))
     try:
         generation = generation_of(header)
     except UserError as error:
         reason = str(error).removeprefix(f"{header.path}: ")
         return Recognised(kind="base_unsuited", header=header, evidence=[f"{reason} (has {key})"])
-    evidence = [f"has {key}", f"the UNet of {BASE_TITLES[generation]}"]
-    return Recognised(kind="base_model", header=header, evidence=evidence, dialect="original", base=generation)
+    others = names.find(r"^(first_stage_model|cond_stage_model|conditioner|vae|text_encoder(_2)?|text_model)\.")
+    return Recognised(
+        kind="base_model" if others or prefix == UNET_PREFIX else "unet",
+        header=header,
+        evidence=[f"has {key}", f"the UNet of {BASE_TITLES[generation]}"],
+        dialect="diffusers" if in_diffusers_names(strip(header.tensors, prefix)) else "original",
+        base=generation,
+    )
 
 
 def _embedding(names: Names) -> Recognised | None:

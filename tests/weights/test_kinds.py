@@ -83,7 +83,7 @@ def test_a_setting_takes_the_kinds_that_are_recommended_for_it_and_no_others() -
             "ip-adapter_sdxl",
             "ip_adapter",
             "sd1",
-            "an IP-Adapter, plain for SDXL, but the base model is Stable Diffusion 1",
+            "an IP-Adapter for SDXL, but the base model is Stable Diffusion 1",
         ),
         (
             "control_v11p_sd15.pth",
@@ -97,10 +97,10 @@ def test_a_setting_takes_the_kinds_that_are_recommended_for_it_and_no_others() -
 )
 def test_files_for_another_base_model(name: str, setting: str, base: str, message: str) -> None:
     found = seen(name)
-    check_setting(found, setting, base=found.base)
+    check_setting(found, setting, bases=(found.base or "",))
     check_setting(found, setting)
     with pytest.raises(UserError, match=message):
-        check_setting(found, setting, base=base)
+        check_setting(found, setting, bases=(base,))
 
 
 def test_bases_of_motion_loras(tmp_path: Path) -> None:
