@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import asdict
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
+from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import read_json
+from animatediff.weights.storage.paths import expanded
 
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}
 """Pixels along each side that a base model was trained on; Stable Diffusion 2.x comes in both 512 and 768."""
@@ -37,17 +40,20 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Raises UserError for a file without weights (`files.read_header`).
     """
-    path = Path(path).expanduser()
-    if (path / "model_index.json").is_file():
+    path = expanded(path)
+    if not os.path.isdir(path):  # never the hub: to inspect is to look at what is here
+        header = read_header(path)
+    elif (path / "model_index.json").is_file():
         return _whole_folder(path)
-    # Never the hub: to inspect is to look at what is here.
-    header = find_header(path) if path.exists() else read_header(path)
+    else:
+        header = find_header(path)
     found = recognise_header(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
         "what": found.named,
         "kind": found.kind,
-        "family": found.family and f"{found.family.name}: {found.family.title}",
+        "family": found.judgement and found.judgement.title(),
+        "confidence": found.judgement and found.judgement.confidence,
         "dialect": found.dialect,
         "variant": found.variant,
         "made_for": BASE_TITLES.get(found.base or ""),
@@ -59,7 +65,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "parameters": f"{sum(prod(info.shape) for info in header.tensors.values()):,}",
         "keys": _keys(header),
         "settings": _settings(found) or None,
-        "notes": _notes(found),
+        "notes": [*(_notes(found) or []), *header.notes] or None,
         "give_it_to": KINDS[found.kind].taken_by,
         "metadata": {key: _short(value) for key, value in header.metadata.items()} or None,
     }
@@ -126,7 +132,8 @@ def _notes(found: Recognised) -> list[str] | None:
     if found.kind in ("lora", "domain_adapter") and (few := few_step_lora(found.header)) is not None:
         return [f"an {few.title}: {few.evidence}"]
     if found.family is None:
-        return None
+        judged = found.judgement
+        return None if judged is None else [how_to_say(judged)]
     notes = [found.family.notes] if found.family.notes else []
     name = found.header.path.name
     if found.family.name == "v2" and LIGHTNING_NAME.search(name):

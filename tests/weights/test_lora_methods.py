@@ -401,6 +401,23 @@ def test_a_file_of_normalisations_alone_has_a_name_and_is_removed() -> None:
     assert not hasattr(unet, "peft_config")
 
 
+def test_offloaded_and_copied_models_run_as_before() -> None:
+    from accelerate import cpu_offload
+
+    unet = tiny_unet()
+    state, changes = made(METHODS["dora"], unet)
+    other, more = made(METHODS["loha"], unet)
+    norms = {f"lora_unet_{GROUP_NORM.replace('.', '_')}.w_norm": noise(32)}
+    total = {path: changes[path] + more[path] for path in changes} | {GROUP_NORM: next(iter(norms.values()))}
+    wanted = out(merged(unet, total))
+    for name, file in (("loha", other), ("dora", state), ("norms", norms)):
+        load_lora(file, unet=unet, adapter_name=name)
+    copied = copy.deepcopy(unet)
+    assert relative(out(copied), wanted) <= 5e-6
+    cpu_offload(copied, torch.device("cpu"), offload_buffers=True)
+    assert relative(out(copied), wanted) <= 5e-6
+
+
 def test_names_of_sd_scripts_and_of_the_lycoris_wrapper() -> None:
     for method, prefix in (("oft", "oft_unet_"), ("lokr", "lycoris_")):
         unet = tiny_unet()

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.tuners.lora.dora import DoraConv2dLayer, DoraLinearLayer
 from peft.tuners.lora.layer import LoraVariant
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -150,11 +149,7 @@ def _fill(layer: Any, change: LayerChange, name: str) -> None:
         layer.lora_B[name].bias = nn.Parameter(torch.empty_like(change.bias, device="meta"))
     fill(layer.lora_B[name], weight=up, bias=change.bias)
     if change.magnitude is not None:
-        linear = isinstance(layer.base_layer, nn.Linear)
-        dora = DoraLinearLayer(fan_in_fan_out=False) if linear else DoraConv2dLayer(fan_in_fan_out=False)
-        shape = (-1,) if linear else (1, -1, 1, 1)
-        dora.weight = nn.Parameter(change.magnitude.to(weight).reshape(shape))
-        layer.lora_magnitude_vector[name] = dora
+        layer.lora_magnitude_vector[name] = _Magnitude(layer.base_layer, (down, up), change.magnitude)
         layer.lora_variant[name] = _Dora()
 
 
@@ -181,7 +176,7 @@ def _activate(layer: Any) -> None:
 
 
 class _Dora(LoraVariant):
-    """PEFT's DoRA, but off at strength 0, and not a multiple of what LoRAs before it on the same layer add."""
+    """DoRA as PEFT's own, but off at strength 0, and without a look at the layer's weight, which may be offloaded."""
 
     @staticmethod
     def init(module: Any, adapter_name: str, **kwargs: Any) -> None:
@@ -192,16 +187,40 @@ class _Dora(LoraVariant):
         scaling = module.scaling[active_adapter]
         if scaling == 0:
             return result
-        first = module.active_adapters[0] == active_adapter
-        return result + module.lora_magnitude_vector[active_adapter](
-            x,
-            lora_A=module.lora_A[active_adapter],
-            lora_B=module.lora_B[active_adapter],
-            scaling=scaling,
-            base_layer=module.get_base_layer(),
-            base_result=result if first else None,
-            adapter_name=active_adapter,
-        )
+        base = result if module.active_adapters[0] == active_adapter else module.base_layer(x)
+        low = module.lora_B[active_adapter](module.lora_A[active_adapter](x))
+        return result + module.lora_magnitude_vector[active_adapter](base, low, scaling)
+
+
+class _Magnitude(nn.Module):
+    """What DoRA (arXiv 2402.09353, eq. 5) adds to a layer's output: its weight W + s D gets rows of a given norm.
+
+    Norms of the rows are known at any s = strength * alpha / rank from three numbers: |W|^2 + 2 s W.D + s^2 |D|^2.
+    """
+
+    squares: Tensor
+    magnitude: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Module, pair: tuple[Tensor, Tensor], magnitude: Tensor) -> None:
+        super().__init__()
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        down, up = (half.to(weight.device).flatten(1).double() for half in pair)
+        low, own = up @ down, weight.detach().flatten(1).double()
+        squares = torch.stack([(own * own).sum(1), 2 * (own * low).sum(1), (low * low).sum(1)])
+        self.register_buffer("squares", squares.float())
+        self.register_buffer("magnitude", magnitude.flatten().to(squares.device, torch.float32))
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())  # type: ignore[operator]
+        self.shape = (-1, *(1 for _ in weight.shape[2:]))
+
+    def forward(self, base: Tensor, low: Tensor, scaling: float) -> Tensor:
+        """base: output of the layer, (b, c, ...) or (b, n, c); low: that of the pair; returned with the same shape."""
+        own, cross, square = self.squares.float()
+        factor = self.magnitude.float() / (own + scaling * cross + scaling * scaling * square).sqrt()
+        factor = factor.to(base.dtype).reshape(self.shape)
+        if self.bias is not None:
+            base = base - self.bias.reshape(self.shape)
+        return (factor - 1) * base + factor * (low * scaling)
 
 
 class _NormChange(nn.Module):
