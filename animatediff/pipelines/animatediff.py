@@ -17,7 +17,7 @@ from animatediff.pipelines.conditions import PreparedConditions, Setting, on_dev
 from animatediff.pipelines.job import Job
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import LoadedParts
-from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts
+from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts, warn_unused
 from animatediff.pipelines.upscale import enlarged, tiling
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, begin_at, free_init, guided, set_steps, windowed
@@ -84,6 +84,7 @@ class AnimateDiffPipeline(LoadedParts):
             return self._sample_twice(job, callbacks)
         device, call = self.base._execution_device, job.call
         noise = job.draw() if call.latents is None else call.latents
+        warn_unused(self.embeddings, job.prompts, job.negatives if job.guidance else None, self.base)
         prompts = encode_prompts(
             self.base,
             job.prompts,

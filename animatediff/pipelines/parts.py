@@ -20,6 +20,7 @@ from animatediff.moved import warn_once
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.pipelines.scheduler import SamplerChoice
+from animatediff.prompts.words import spell_out
 from animatediff.weights.silence import quiet_loading
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from animatediff.models.sparsectrl import SparseCtrl
+    from animatediff.weights.addons.embeddings import LoadedEmbedding
     from animatediff.weights.families import Family, Recommended
 
     BasePipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -50,6 +52,7 @@ class LoadedParts:
     family: Family | None
     sparsectrl: SparseCtrl | None
     controlnets: list[ControlNetModel]
+    embeddings: list[LoadedEmbedding]
     sampler: SamplerChoice
 
     def __init__(self, base: BasePipeline) -> None:
@@ -58,6 +61,9 @@ class LoadedParts:
         self.family = None
         self.sparsectrl = None
         self.controlnets = []
+        self.embeddings = []
+        if hasattr(base, "maybe_convert_prompt"):
+            base.maybe_convert_prompt = spell_out
         self.sampler = SamplerChoice(base.scheduler)
 
     # -- loading -----------------------------------------------------------------------------------------------------
@@ -238,15 +244,21 @@ class LoadedParts:
         self._check_in_memory()
         load_ip_adapter(self.base, path, self.unet, image_encoder)
 
-    def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
-        """Add the word of a textual inversion file (A1111 or diffusers); returns it, to be used in prompts.
+    def load_textual_inversion(
+        self, path: str | Path | Mapping[str, torch.Tensor], token: str | None = None, *, name: str | None = None
+    ) -> str:
+        """Add the word of a textual inversion (A1111 or diffusers); returns it, to be used in prompts.
 
-        Raises UserError for another kind of file, another base model's, or a word that is known already.
+        `path`: a file, a folder of the hub, or tensors with their `name`. The name of a file is accepted as its word
+        too; several words of one file are returned with spaces between. Raises UserError for another kind of file,
+        another base model's, or a word that is known already.
         """
         from animatediff.weights.addons.embeddings import load_embedding
 
         tokenizers = [t for n in ("tokenizer", "tokenizer_2") if (t := getattr(self.base, n, None)) is not None]
-        return load_embedding(path, tokenizers=tokenizers, text_encoders=self.text_encoders, token=token).token
+        loaded = load_embedding(path, tokenizers=tokenizers, text_encoders=self.text_encoders, token=token, name=name)
+        self.embeddings.extend(loaded.all)
+        return " ".join(embedding.token for embedding in loaded.all)
 
     # -- settings ----------------------------------------------------------------------------------------------------
 
