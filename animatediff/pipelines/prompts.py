@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,10 @@ from animatediff.prompts.clip_skip import skipped_states
 from animatediff.prompts.encode import is_plain
 from animatediff.prompts.encode_prompts import encode_clips
 from animatediff.prompts.travel_states import FrameStates
-from animatediff.prompts.words import words_in
 from animatediff.sampling.conditions import size_time_ids
 
 if TYPE_CHECKING:
     from animatediff.pipelines.parts import BasePipeline
-    from animatediff.weights.addons.embeddings import LoadedEmbedding
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,21 +70,6 @@ def encode_prompts(
     dtype = (embeddings.states if isinstance(embeddings, FrameStates) else embeddings).dtype
     time_ids = size_time_ids(size, len(prompts) * (1 + guidance), dtype=dtype, device=device)
     return PromptEmbeds(embeddings, pooled, time_ids)
-
-
-def warn_unused(
-    embeddings: Iterable[LoadedEmbedding],
-    prompts: Sequence[str | PromptTravel],
-    negatives: Sequence[str] | None,
-    base: BasePipeline,
-) -> None:
-    """Warn of loaded embeddings whose word none of these prompts has. negatives: None without guidance."""
-    texts = [text for prompt in prompts for text in ([prompt] if isinstance(prompt, str) else prompt.texts.values())]
-    used = words_in([*texts, *(negatives or ())], base.tokenizer)
-    for embedding in embeddings:
-        if not used & {word.lower() for word in embedding.words}:
-            words = " or ".join(embedding.words)
-            logger.warning("%s: has no effect: no prompt of this clip has its word, %s", embedding.label, words)
 
 
 def _by_diffusers(

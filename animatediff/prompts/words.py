@@ -13,7 +13,7 @@ def spell_out(prompt: str | list[str], tokenizer: Any) -> Any:
     In place of diffusers' `maybe_convert_prompt`, which finds words in one case alone, though CLIP's tokenizer gives
     them in lower case, and takes words for others that they begin with. ComfyUI's `embedding:word` is the word alone.
     """
-    known = {token.lower() for token in tokenizer.added_tokens_encoder}
+    known = _known(tokenizer)
     if not (pattern := _pattern(known)):
         return prompt
     texts = [prompt] if isinstance(prompt, str) else prompt
@@ -23,8 +23,13 @@ def spell_out(prompt: str | list[str], tokenizer: Any) -> Any:
 
 def words_in(texts: Iterable[str], tokenizer: Any) -> set[str]:
     """The added words, in lower case, that some of these texts have."""
-    pattern = _pattern({token.lower() for token in tokenizer.added_tokens_encoder})
+    pattern = _pattern(_known(tokenizer))
     return {word.lower() for text in texts for word in pattern.findall(text)} if pattern else set()
+
+
+def _known(tokenizer: Any) -> set[str]:
+    """Added words in lower case."""
+    return {token.lower() for token in getattr(tokenizer, "added_tokens_encoder", ())}
 
 
 def _pattern(known: set[str]) -> re.Pattern[str] | None:

@@ -155,7 +155,7 @@ def check_files(request: AnimateRequest) -> None:
     from animatediff.weights.addons.embeddings import check_embedding
     from animatediff.weights.addons.ip_adapter import check_ip_adapter
     from animatediff.weights.base.text_width import base_cross_attentions
-    from animatediff.weights.lora.load import lora_file
+    from animatediff.weights.lora.load import check_lora, lora_file
     from animatediff.weights.motion import find_header, other_base
     from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
     from animatediff.weights.storage.files import read_header
@@ -184,6 +184,7 @@ def check_files(request: AnimateRequest) -> None:
         for ref in refs:
             if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
                 check(str(lora_file(ref.path)), LORAS, setting)
+                check_lora(ref.path)
     if request.vae is not None and not Path(request.vae).is_dir():
         check(request.vae, ("vae", "base_model"), "vae")
     for encoder in (request.text_encoder, request.text_encoder_2):

@@ -15,10 +15,9 @@ from support.paths import GOLDEN
 
 from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.pipelines.prompts import warn_unused
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.words import spell_out
-from animatediff.weights.addons.embeddings import LoadedEmbedding, check_embedding, load_embedding
+from animatediff.weights.addons.embeddings import check_embedding, load_embedding
 from animatediff.weights.base.single_file import tokenizers
 
 VECTORS = torch.arange(3 * 64, dtype=torch.float32).view(3, 64) / 100
@@ -211,19 +210,25 @@ def test_what_is_no_embedding_is_named_by_its_header(tmp_path: Path) -> None:
 
 
 def test_an_embedding_that_no_prompt_uses_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    base: Any = AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype="float32").base
-    base.tokenizer.add_tokens(["sksfox", "bad-sks"])
-    words = [LoadedEmbedding(token=word, num_vectors=1, label=f"{word}.pt") for word in ("SksFox", "bad-sks")]
+    pipe: Any = AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype="float32")
+    pipe.load_motion_module(GOLDEN / "v3" / "motion_module.ckpt")
+    for word in ("SksFox", "bad-sks"):
+        pipe.load_textual_inversion({"emb_params": torch.zeros(1, 32)}, name=word)
     travel = PromptTravel({0: "a cat", 5: "a sksfox"})
-    for prompts, negatives, unused in (
-        (["a cat"], None, ["SksFox", "bad-sks"]),
-        ([travel], ["ugly, BAD-SKS"], []),
-        ([travel], None, ["bad-sks"]),
-        (["a cat", "(SKSFOX:1.2)"], ["bad"], ["bad-sks"]),
+    head = PromptTravel({0: "a cat", 5: "a dog"}, head="embedding:SKSFOX")
+    for prompt, negative, guidance, unused in (
+        ("a cat", None, 7, ["SksFox", "bad-sks"]),
+        (travel, "ugly, BAD-SKS", 7, []),
+        (travel, "ugly, BAD-SKS", 1, ["bad-sks"]),
+        (head, "bad", 7, ["bad-sks"]),
+        (["a cat", "(SKSFOX:1.2)"], "bad-sks", 7, []),
     ):
         caplog.clear()
-        warn_unused(words, prompts, negatives, base)
-        assert [record.args[0] for record in caplog.records if record.args] == [f"{word}.pt" for word in unused]
+        pipe.job(prompt, negative_prompt=negative, guidance_scale=guidance, num_frames=8)
+        said = [record.getMessage() for record in caplog.records]
+        found = [text.split(": ")[0] for text in said if "no prompt of this clip has its word" in text]
+        assert found == [f"embedding {word}" for word in unused], said
+        assert not any("read as plain text" in text for text in said)
 
 
 def test_the_command_line_says_the_word_and_what_has_no_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,91 @@
+"""Arguments of a call that have no effect, and signs in its prompts that nothing reads: a warning for each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from animatediff.pipelines.arguments import NEEDS, Arguments
+from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
+from animatediff.prompts.unread import unread
+from animatediff.prompts.words import spell_out, words_in
+from animatediff.subjects import Subject, without_effect
+
+if TYPE_CHECKING:
+    from animatediff.pipelines.job import Job
+    from animatediff.pipelines.parts import LoadedParts
+    from animatediff.weights.addons.embeddings import LoadedEmbedding
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Call:
+    job: Job
+    parts: LoadedParts
+
+
+SUBJECTS: dict[str, Subject[_Call]] = {
+    "guidance": Subject(
+        is_there=lambda call: call.job.guidance,
+        lacking="guidance is off; it acts where `guidance_scale` is above 1",
+    ),
+    "windows": Subject(
+        is_there=lambda call: len(call.job.windows.windows) > 1,
+        lacking="all frames are in one window; it acts where `num_frames` is more than `window`",
+    ),
+    "freeinit": Subject(
+        is_there=lambda call: call.job.free_init.iterations > 1,
+        lacking="FreeInit is off; it acts where `freeinit` is 2 or more",
+    ),
+    "sparse_condition": Subject(
+        is_there=lambda call: any(isinstance(each, SparseCtrlCondition) for each in call.job.conditions),
+        lacking="no SparseCtrl encoder acts on this clip; it takes `sparsectrl`, and images for it",
+    ),
+    "conditioning_frames": Subject(
+        is_there=lambda call: call.job.call.conditioning_frames is not None,
+        lacking="no images for SparseCtrl are given (`control_images`, in Python `conditioning_frames`)",
+    ),
+    "upscale": Subject(
+        is_there=lambda call: call.job.call.upscale is not None,
+        lacking="it is of the second pass; add `upscale`",
+    ),
+    "eta": Subject(
+        is_there=lambda call: "eta" in signature(call.parts.base.scheduler.step).parameters,
+        lacking="this sampler does not take it; ddim does",
+    ),
+}
+"""Subject -> when it is there. Arguments name theirs in `Arguments`."""
+
+
+def warn_of_no_effect(job: Job, parts: LoadedParts) -> None:
+    """Warn of arguments and embeddings that have no effect on a clip, and of signs in its prompts read as text."""
+    settings = [
+        (item.name, NEEDS[item.name], getattr(job.call, item.name), item.default)
+        for item in fields(Arguments)
+        if NEEDS[item.name]
+    ]
+    texts = [
+        text
+        for prompt in job.prompts
+        for text in ([prompt] if isinstance(prompt, str) else [prompt.head, *prompt.texts.values(), prompt.tail])
+    ]
+    tokenizer = getattr(parts.base, "tokenizer", None)
+    spelled = [spell_out(text, tokenizer) for text in [*texts, *(job.negatives or ())]]
+    signs = dict.fromkeys(sentence for text in spelled for sentence in unread(text))
+    unused = unused_words(parts.embeddings, [*texts, *(job.negatives or () if job.guidance else ())], tokenizer)
+    for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs, *unused]:
+        logger.warning("%s", sentence)
+
+
+def unused_words(embeddings: Iterable[LoadedEmbedding], texts: Iterable[str], tokenizer: Any) -> list[str]:
+    """One sentence for each embedding whose word none of these texts has."""
+    used = words_in(texts, tokenizer)
+    return [
+        f"{one.label}: has no effect: no prompt of this clip has its word, {' or '.join(one.words)}"
+        for one in embeddings
+        if not used & {word.lower() for word in one.words}
+    ]
