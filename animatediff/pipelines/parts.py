@@ -20,6 +20,7 @@ from animatediff.moved import warn_once
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.pipelines.scheduler import SamplerChoice
+from animatediff.pipelines.supported import check_unet, check_vae
 from animatediff.weights.silence import quiet_loading
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class LoadedParts:
         self.family = None
         self.sparsectrl = None
         self.controlnets = []
-        self.sampler = SamplerChoice(base.scheduler)
+        self.sampler = SamplerChoice(base.scheduler, distilled=guidance_width(base.unet) is not None)
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -255,9 +256,17 @@ class LoadedParts:
     # -- settings ----------------------------------------------------------------------------------------------------
 
     def set_scheduler(self, name: str) -> None:
-        """Choose the sampler by a short name (`euler_a`, `dpmpp_2m_karras`) or a diffusers class name."""
+        """Choose the sampler by a short name (`euler_a`, `dpmpp_2m_karras`) or a diffusers class name.
+
+        Raises UserError for an unknown one, and for one that cannot sample this base model.
+        """
+        before = self.sampler.name, self.sampler.by_hand
         self.sampler.choose(name)
-        self.renew_scheduler()
+        try:
+            self.renew_scheduler()
+        except UserError:
+            self.sampler.name, self.sampler.by_hand = before
+            raise
 
     def _disable(self, names: set[str]) -> None:
         """Switch few-step LoRAs off; the sampler follows."""
@@ -314,6 +323,8 @@ class LoadedParts:
             setattr(self.base, name, value)
             if name == "scheduler":
                 self.sampler.give(value)
+            elif name == "unet":
+                self.sampler.distilled = guidance_width(value) is not None
         else:
             super().__setattr__(name, value)
 
@@ -349,10 +360,25 @@ def base_pipeline(components: Mapping[str, Any]) -> BasePipeline:
     import diffusers
 
     parts: dict[str, Any] = dict(components)
+    check_parts(parts.get("unet"), parts.get("vae"), parts.get("text_encoder_2"))
     if parts.get("tokenizer_2") is not None or parts.get("text_encoder_2") is not None:
         return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
     parts = {"safety_checker": None, "feature_extractor": None, **parts}
     return diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def check_parts(unet: Any, vae: Any, text_encoder_2: Any, *, ip_adapter: bool = False) -> None:
+    """Raise UserError where UNet or VAE are of another kind of model than Stable Diffusion."""
+    pooled = None if text_encoder_2 is None else int(text_encoder_2.config.projection_dim)
+    if unet is not None:
+        check_unet(unet, pooled=pooled, ip_adapter=ip_adapter)
+    if vae is not None:
+        check_vae(vae, sdxl=text_encoder_2 is not None)
+
+
+def guidance_width(unet: Any) -> int | None:
+    """Width of the guidance embedding that a UNet takes, as models distilled by LCM do; None for others."""
+    return getattr(unet.config, "time_cond_proj_dim", None)
 
 
 def is_sdxl(base: BasePipeline) -> bool:

@@ -153,6 +153,7 @@ def check_files(request: AnimateRequest) -> None:
     """
     from animatediff.weights.addons.controlnet import check_controlnet
     from animatediff.weights.addons.ip_adapter import check_ip_adapter
+    from animatediff.weights.base.text_width import base_cross_attentions
     from animatediff.weights.lora.load import check_lora, lora_file
     from animatediff.weights.motion import find_header, other_base
     from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
@@ -191,10 +192,12 @@ def check_files(request: AnimateRequest) -> None:
     for embedding in request.embeddings:
         read_header(embedding.path)
     _check_sparsectrl(request)
+    model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
+    base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []
     for path in request.controlnet:
-        check_controlnet(path)
+        check_controlnet(path, text_width=base[0][1] if base else None)
     if request.ip_adapter is not None:
-        check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder)
+        check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder, base=base)
 
 
 def _is_sdxl(model: str | None) -> bool | None:

@@ -20,12 +20,13 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
 from animatediff.weights.base.model_configs import Generation, unet_config
+from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, text_width
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
 from animatediff.weights.motion import find_header, original_tensors
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
-from animatediff.weights.storage.folders import read_json, weights_file
+from animatediff.weights.storage.folders import read_json
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -37,10 +38,7 @@ CONFIG_KEY = "animatediff.sparsectrl"
 WRAPPER = "controlnet"
 """The entry of a .ckpt in which the original looks for an encoder."""
 WHAT = "SparseCtrl encoder"
-BASE_TITLES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
-"""Width of the prompt embeddings that cross attentions take -> base model."""
 CONDITIONING_LAYER = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
-CROSS_ATTENTION = ".attn2.to_k.weight"
 ZERO_CONV = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -97,7 +95,7 @@ def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
     model: a diffusers folder or a single file; of a hub id nothing is known, so that none is found. Only headers are
     read, and files that cannot be read are passed over: nobody asked for them.
     """
-    width = _base_width(Path(model))
+    width = base_text_width(Path(model))
     if width is None:
         return None
     for folder in folders:
@@ -109,25 +107,9 @@ def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
                 found = recognise_header(read_header(file))
             except (UserError, OSError):
                 continue
-            if found.kind == "sparsectrl" and found.variant == "rgb" and _prompt_width(found.header.shapes) == width:
+            if found.kind == "sparsectrl" and found.variant == "rgb" and text_width(found.header.shapes) == width:
                 return file
     return None
-
-
-def _base_width(model: Path) -> int | None:
-    try:
-        if model.is_dir():
-            return _prompt_width(read_header(weights_file(model / "unet")).shapes)
-        return _prompt_width(read_header(model).shapes) if model.is_file() else None
-    except (UserError, OSError):  # reported where the model is loaded
-        return None
-
-
-def _prompt_width(shapes: Shapes) -> int | None:
-    """Width of the prompt embeddings that the cross attentions of a UNet, or of an encoder made from one, take."""
-    others = ("cond_stage_model.", "conditioner.")  # text encoders of single files
-    keys = (key for key in shapes if key.endswith(CROSS_ATTENTION) and "motion_modules" not in key)
-    return next((shapes[key][1] for key in keys if not key.startswith(others)), None)
 
 
 def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
@@ -239,7 +221,7 @@ def _stated(header: Header) -> dict[str, Any]:
 
 def _check_fit(found: Shapes, expected: Shapes, path: Path) -> None:
     """Raise UserError where the encoder's outputs, or the prompt embeddings it takes, are of another base model."""
-    made_for, given = _prompt_width(found), _prompt_width(expected)
+    made_for, given = text_width(found), text_width(expected)
     outputs, wanted = (
         {key: shape for key, shape in side.items() if ZERO_CONV.match(key)} for side in (found, expected)
     )
