@@ -19,6 +19,7 @@ from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.render.prepare import complete
 from animatediff.render.request import AnimateRequest
+from animatediff.training.stages.lora_weights import check_kind
 from animatediff.weights.lora.load import check_lora, load_lora, remove_lora, set_lora_scales
 from animatediff.weights.lora.methods import is_lora, method_names, refusal
 
@@ -444,6 +445,7 @@ WHOLE = {f"{STEM}.lora_down.weight": (4, 32), f"{STEM}.lora_up.weight": (32, 4)}
          "hada_w2_b.*incomplete"),
         ({f"{STEM}.lokr_w1": (4, 4), f"{STEM}.lokr_w2_a": (8, 2)}, "lokr_w2_b.*incomplete"),
         ({f"{STEM}.on_input": (1,)}, "IA3.*`weight`"),
+        ({**WHOLE, "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": (64, 4)}, "no `down` beside it"),
         ({f"{STEM}.lora_mid.weight": (4, 4, 3, 3)}, "lora_mid.*incomplete"),
         ({f"{STEM}.hada_w1_a": (64, 4), f"{STEM}.hada_w1_b": (4, 16), f"{STEM}.hada_w2_a": (64, 4),
           f"{STEM}.hada_w2_b": (4, 16)}, "another base model"),
@@ -501,18 +503,27 @@ def test_few_layers_of_another_model_are_left_out_most_refuse(caplog: pytest.Log
         load_lora(one | two, unet=unet, adapter_name="y")
 
 
-def test_what_changes_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_changes_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     unet = tiny_unet()
     state, _ = made(pair, unet)
+    save_file(state, tmp_path / "b.safetensors")
     untrained = {key: torch.zeros_like(value) if "lora_up" in key else value for key, value in state.items()}
-    load_lora(untrained, unet=unet, adapter_name="a")
-    assert "changes nothing: all its changes are zero" in caplog.text
+    save_file(untrained, tmp_path / "a.safetensors")
+    load_lora(tmp_path / "a.safetensors", unet=unet)
+    assert "a.safetensors: changes nothing: all its changes are zero" in caplog.text
     caplog.clear()
-    load_lora(state, unet=unet, adapter_name="b", scale=0)
-    assert "has strength 0" in caplog.text
+    load_lora(tmp_path / "b.safetensors", unet=unet, scale=0)
+    assert "b.safetensors: has strength 0" in caplog.text
     caplog.clear()
-    load_lora(state, unet=unet, adapter_name="c")
+    load_lora(tmp_path / "b.safetensors", unet=unet, adapter_name="c")
     assert not caplog.records
+
+
+def test_training_goes_on_from_low_rank_pairs_alone(tmp_path: Path) -> None:
+    state, _ = made(loha, tiny_unet())
+    save_file(state, tmp_path / "loha.safetensors")
+    with pytest.raises(UserError, match="LoHa"):
+        check_kind(tmp_path / "loha.safetensors", ("lora",))
 
 
 def test_methods_are_named_for_inspect() -> None:

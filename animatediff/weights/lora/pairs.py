@@ -95,6 +95,13 @@ def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:
     return place, name
 
 
+def half_of(key: str) -> tuple[str, str] | None:
+    """Module of a key of a low-rank pair, as the file names it, and its half, `down` or `up`; None for other keys."""
+    if (found := _TAIL.search(key)) is None:
+        return None
+    return key[: found.start()], found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
+
+
 def _alphas_of_metadata(metadata: Mapping[str, str]) -> Mapping[str, object]:
     """Metadata that diffusers writes beside PEFT weights: `unet.lora_alpha`, `unet.alpha_pattern` and so on."""
     try:
@@ -123,9 +130,8 @@ def read_pairs(
     alphas: dict[str, float] = {}
     odd_keys = []
     for key, tensor in tensors.items():
-        if found := _TAIL.search(key):
-            half = found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
-            halves.setdefault(key[: found.start()], {})[half] = key
+        if (half := half_of(key)) is not None:
+            halves.setdefault(half[0], {})[half[1]] = key
         elif (found := _ALPHA.search(key)) and tensor.numel() == 1:
             alphas[key[: found.start()]] = float(tensor)
         else:
