@@ -6,7 +6,6 @@ exactly if the table does not list the setting there.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
@@ -161,51 +160,6 @@ KINDS: dict[str, Kind] = {
     "unknown": Kind(title="unknown kind of weights"),
 }
 """Kind -> facts."""
-
-CLASSES: dict[str, str] = {
-    "MotionAdapter": "motion_module",
-    "UNetMotionModel": "motion_module",
-    "UNet3DConditionModel": "motion_module",
-    "SparseControlNetModel": "sparsectrl",
-    "ControlNetModel": "controlnet",
-    "ControlNetUnionModel": "controlnet_union",
-    "ControlNetXSAdapter": "controlnet_xs",
-    "UNetControlNetXSModel": "controlnet_xs",
-    "T2IAdapter": "t2i_adapter",
-    "MultiAdapter": "t2i_adapter",
-    "UNet2DConditionModel": "unet",
-    "AutoencoderKL": "vae",
-    "AsymmetricAutoencoderKL": "vae",
-    "AutoencoderTiny": "vae_tiny",
-    "CLIPTextModel": "text_encoder",
-    "CLIPTextModelWithProjection": "text_encoder",
-    "CLIPVisionModel": "image_encoder",
-    "CLIPVisionModelWithProjection": "image_encoder",
-    "StableDiffusionPipeline": "base_model",
-    "StableDiffusionXLPipeline": "base_model",
-    "AnimateDiffPipeline": "base_model",
-    "AnimateDiffSDXLPipeline": "base_model",
-    "LatentConsistencyModelPipeline": "base_model",
-    "KolorsPipeline": "base_other",
-}
-"""Class that the configuration of a folder names -> kind; for others, see `kind_of_class`."""
-
-
-def kind_of_class(name: str) -> str | None:
-    """The kind of a model or pipeline of this class of diffusers or transformers; None if its name does not tell."""
-    if name in CLASSES:
-        return CLASSES[name]
-    if name.endswith("Pipeline"):
-        return "base_unsuited" if name.startswith("StableDiffusion") and "3" not in name else "base_other"
-    if "ControlNet" in name:
-        return "controlnet_other"
-    if name.startswith("Autoencoder") or name in ("VQModel", "ConsistencyDecoderVAE"):
-        return "vae_other"
-    if name.startswith(("UNet", "StableCascade")) or re.search(r"Transformer(\w*Model)?$", name):
-        return "base_other"
-    if name.endswith(("EncoderModel", "ForCausalLM", "ForConditionalGeneration")):
-        return "text_encoder_other"
-    return None
 
 
 def a(title: str) -> str:
