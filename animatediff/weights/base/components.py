@@ -193,6 +193,8 @@ def fill(model: nn.Module, component: Component, *, dtype: torch.dtype | None) -
     Tensors without a place in the model are not read. `dtype=None` keeps the type that most of the component has in the
     file.
     """
+    if (kind := quantization(component.header, [source.key for source in component.plan.values()])) is not None:
+        raise UserError(f"{component.header.path}: {kind}")
     dtype = dtype or main_dtype(component)
     names = _targets(model)
     shapes = {name: value.shape for name, value in model.state_dict().items()}

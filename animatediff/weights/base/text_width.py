@@ -7,7 +7,7 @@ from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.weights.storage.files import read_header
-from animatediff.weights.storage.folders import weights_file
+from animatediff.weights.storage.folders import folder_header
 
 BASE_TITLES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 """Width of the prompt embeddings that cross attentions take -> base model."""
@@ -18,7 +18,7 @@ def base_text_width(model: Path) -> int | None:
     """Width of a base model's prompt embeddings, of a diffusers folder or a single file; None where nothing says it."""
     try:
         if model.is_dir():
-            return text_width(read_header(weights_file(model / "unet")).shapes)
+            return text_width(folder_header(model / "unet").shapes)
         return text_width(read_header(model).shapes) if model.is_file() else None
     except (UserError, OSError):  # reported where the model is loaded
         return None
