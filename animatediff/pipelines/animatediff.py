@@ -18,6 +18,7 @@ from animatediff.pipelines.job import Job
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import LoadedParts, guidance_width
 from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts
+from animatediff.pipelines.subjects import warn_of_no_effect
 from animatediff.pipelines.upscale import enlarged, tiling
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, begin_at, free_init, guided, set_steps, windowed
@@ -62,7 +63,7 @@ class AnimateDiffPipeline(LoadedParts):
 
         Raises UserError for values out of range, Cancelled if cancelled.
         """
-        job = Job.of(call, self)
+        job = self._job(call)
         callbacks = Callbacks(call.on_progress, call.cancel)
         latents = self.sample(job, callbacks)
         if call.output_type == "latent":
@@ -74,8 +75,16 @@ class AnimateDiffPipeline(LoadedParts):
 
     @_takes(Arguments)
     def job(self, call: Arguments) -> Job:
-        """Complete and check the arguments of a call; nothing is computed. Raises UserError as the call does."""
-        return Job.of(call, self)
+        """Complete and check the arguments of a call; nothing is computed. Raises UserError as the call does.
+
+        Warns of arguments that have no effect (`pipelines.subjects`).
+        """
+        return self._job(call)
+
+    def _job(self, call: Arguments) -> Job:
+        job = Job.of(call, self)
+        warn_of_no_effect(job, self)
+        return job
 
     @torch.no_grad()
     def sample(self, job: Job, callbacks: Callbacks | None = None) -> Tensor:

@@ -143,11 +143,12 @@ class LoadedParts:
         `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn", or of the bundled set, such
         as "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise.
         An LCM-LoRA brings its sampler, steps and guidance while it acts, unless others are chosen
-        (`weights.few_steps` says how it is known). Raises UserError for a file that is no LoRA or fits nothing in this
-        model.
+        (`weights.few_steps` says how it is known); embeddings that come in the file become words of the prompt, and
+        stay. Raises UserError for a file that is no LoRA or fits nothing in this model.
         """
         from animatediff.bundled import named
         from animatediff.weights.hub import KNOWN_FILES, fetch, motion_lora_file
+        from animatediff.weights.lora.bundled_words import load_bundled_words
         from animatediff.weights.lora.few_steps import few_step_lora, few_steps
         from animatediff.weights.lora.load import load_lora, lora_file
         from animatediff.weights.storage.files import read_header
@@ -156,7 +157,10 @@ class LoadedParts:
         encoders = self.text_encoders
         if (path := motion_lora_file(named(path))) in KNOWN_FILES:
             path = fetch(path, download=False)
-        name = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
+        loaded = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale)
+        name = loaded.name
+        if loaded.embeddings:
+            load_bundled_words(path, tokenizers=self._tokenizers, text_encoders=encoders)
         if (few := few_step_lora(read_header(lora_file(path)))) is not None:
             self.sampler.few_steps[name] = few.recommended
             self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
@@ -246,8 +250,8 @@ class LoadedParts:
         """
         from animatediff.weights.addons.embeddings import load_embedding
 
-        tokenizers = [t for n in ("tokenizer", "tokenizer_2") if (t := getattr(self.base, n, None)) is not None]
-        return load_embedding(path, tokenizers=tokenizers, text_encoders=self.text_encoders, token=token).token
+        encoders = self.text_encoders
+        return load_embedding(path, tokenizers=self._tokenizers, text_encoders=encoders, token=token).token
 
     # -- settings ----------------------------------------------------------------------------------------------------
 
@@ -340,6 +344,11 @@ class LoadedParts:
         """Text encoders of the base model: one, of SDXL two."""
         encoders = (getattr(self.base, name, None) for name in ("text_encoder", "text_encoder_2"))
         return [encoder for encoder in encoders if encoder is not None]
+
+    @property
+    def _tokenizers(self) -> list[Any]:
+        names = ("tokenizer", "tokenizer_2")
+        return [tokenizer for name in names if (tokenizer := getattr(self.base, name, None)) is not None]
 
     @property
     def _lora_models(self) -> list[torch.nn.Module]:

@@ -10,7 +10,7 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.sampling import make_scheduler, scheduler_name
 from animatediff.sampling.edm import EDM_SAMPLERS, is_edm
-from animatediff.sampling.schedulers import scheduler_notes, why_not
+from animatediff.sampling.schedulers import full_config, scheduler_notes, why_not
 from animatediff.weights.families import Family, Recommended
 
 logger = logging.getLogger(__name__)
@@ -49,31 +49,35 @@ class SamplerChoice:
     def recommended(self, family: Family | None) -> Recommended:
         """Settings of the motion module, before it of an LCM base model, before both of few-step LoRAs that act.
 
-        None where none of them has any.
+        None where none of them has any, and no sampler that cannot sample the base model.
         """
+        settings = self._wanted(family)
+        if self.name is None and settings.scheduler is not None and not self._fits(settings.scheduler):
+            settings = replace(settings, scheduler=None)
+        return settings
+
+    def _wanted(self, family: Family | None) -> Recommended:
         settings = family.recommended if family is not None else Recommended()
         if self.distilled:
             settings = replace(settings, **_given(vars(LCM_BASE)))
         for name, few in self.few_steps.items():
             if name not in self.disabled:
                 settings = replace(settings, **_given(vars(few)))
-        if self.name is None and settings.scheduler is not None and not self._fits(settings.scheduler):
-            settings = replace(settings, scheduler=None)
         return settings
 
     def _fits(self, name: str) -> bool:
-        return name in EDM_SAMPLERS if is_edm(self.base.config) else why_not(self.base.config) is None
+        config = full_config(self.base)
+        return name in EDM_SAMPLERS if is_edm(config) else why_not(config) is None
 
     @property
     def refusal(self) -> str | None:
         """The reason why the base model's own scheduler samples no clip, so that another has to be named; or None."""
-        reason = None if self.name is not None else why_not(self.base.config)
+        reason = None if self.name is not None else why_not(full_config(self.base))
         if reason is None:
             return None
-        own = self.base.config.get("_class_name", type(self.base).__name__)
         return (
-            f"the base model's scheduler is a {own} and samples no clip here: {reason}; if the model was trained as "
-            "Stable Diffusion is, choose another `scheduler`, such as euler"
+            f"the base model's scheduler is a {type(self.base).__name__} and samples no clip here: {reason}; if the "
+            "model was trained as Stable Diffusion is, choose another `scheduler`, such as euler"
         )
 
     def scheduler(self, family: Family | None) -> Any:
@@ -85,12 +89,13 @@ class SamplerChoice:
             return self.base
         betas = family.betas if family is not None else None
         name = self.name or self.recommended(family).scheduler or type(self.base).__name__
-        made = make_scheduler(name, self.base.config, betas)
-        notes = scheduler_notes(name, self.base.config, betas)
-        wanted = family.recommended.scheduler if family is not None else None
+        config = full_config(self.base)
+        made = make_scheduler(name, config, betas)
+        notes = scheduler_notes(name, config, betas)
+        wanted = self._wanted(family).scheduler
         if self.name is None and wanted is not None and not self._fits(wanted):
             notes.append(
-                f"scheduler {wanted}, recommended for this motion module, does not fit the base model; not used"
+                f"scheduler {wanted}, recommended for the loaded weights, does not fit the base model; not used"
             )
         for note in notes:
             if note not in self.said:

@@ -153,8 +153,8 @@ def check_files(request: AnimateRequest) -> None:
     """
     from animatediff.weights.addons.controlnet import check_controlnet
     from animatediff.weights.addons.ip_adapter import check_ip_adapter
-    from animatediff.weights.base.text_width import base_text_width
-    from animatediff.weights.lora.load import lora_file
+    from animatediff.weights.base.text_width import base_cross_attentions
+    from animatediff.weights.lora.load import check_lora, lora_file
     from animatediff.weights.motion import find_header, other_base
     from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
     from animatediff.weights.storage.files import read_header
@@ -183,6 +183,7 @@ def check_files(request: AnimateRequest) -> None:
         for ref in refs:
             if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
                 check(str(lora_file(ref.path)), LORAS, setting)
+                check_lora(ref.path)
     if request.vae is not None and not Path(request.vae).is_dir():
         check(request.vae, ("vae", "base_model"), "vae")
     for encoder in (request.text_encoder, request.text_encoder_2):
@@ -192,11 +193,11 @@ def check_files(request: AnimateRequest) -> None:
         read_header(embedding.path)
     _check_sparsectrl(request)
     model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
-    width = base_text_width(model) if request.controlnet or request.ip_adapter else None
+    base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []
     for path in request.controlnet:
-        check_controlnet(path, text_width=width)
+        check_controlnet(path, text_width=base[0][1] if base else None)
     if request.ip_adapter is not None:
-        check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder)
+        check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder, base=base)
 
 
 def _is_sdxl(model: str | None) -> bool | None:

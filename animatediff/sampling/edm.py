@@ -32,7 +32,7 @@ EDM_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def is_edm(config: Mapping[str, Any]) -> bool:
     """Whether the configuration of a scheduler is of EDM noise levels."""
-    return config.get("_class_name") in EDM_CLASSES or "sigma_data" in config
+    return config.get("_class_name") in EDM_CLASSES
 
 
 def make_edm(name: str, config: Mapping[str, Any]) -> Any:

@@ -64,7 +64,7 @@ NOT_HERE = {
 """Classes of diffusers with a table of betas, or a package to install, that sample no clip; why."""
 SIGMA_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 """Settings of which a scheduler takes one at most."""
-OF_TRAINING = ("prediction_type", "rescale_betas_zero_snr", "trained_betas", "use_flow_sigmas", "num_train_timesteps")
+OF_TRAINING = ("prediction_type", "rescale_betas_zero_snr", "use_flow_sigmas", "num_train_timesteps")
 """Settings that tell how a model was trained: a sampler that lacks one renders something else."""
 
 
@@ -127,6 +127,11 @@ def stated(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if not key.startswith("_") and key not in filled_in}
 
 
+def full_config(scheduler: Any) -> dict[str, Any]:
+    """The configuration of a scheduler with its class, which one made by hand does not say."""
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
 def why_not(config: Mapping[str, Any]) -> str | None:
     """The reason why no sampler of ours follows from a base model's scheduler; None where one does."""
     import diffusers
@@ -141,6 +146,13 @@ def why_not(config: Mapping[str, Any]) -> str | None:
     if not hasattr(diffusers, class_name):
         return "the installed diffusers does not know it"
     return "it samples models trained on no table of betas"
+
+
+def no_betas(config: Mapping[str, Any]) -> str | None:
+    """The reason why a base model with this scheduler has no table of betas; None if it has one."""
+    if is_edm(config):
+        return f"its {config.get('_class_name', EDM_CLASSES[0])} is of EDM noise levels"
+    return None if _has_betas(config) else f"of its {config.get('_class_name')}, {why_not(config)}"
 
 
 def make_scheduler(name: str, config: Mapping[str, Any], betas: Mapping[str, Any] | None = None) -> SchedulerMixin:
@@ -174,7 +186,7 @@ def make_scheduler(name: str, config: Mapping[str, Any], betas: Mapping[str, Any
         raise UserError(f"scheduler {name!r} cannot sample a base model trained by flow matching; leave it out")
     try:
         return cls.from_config({key: value for key, value in (kept | settings).items() if key in known})
-    except (ValueError, NotImplementedError, TypeError) as error:
+    except (ValueError, NotImplementedError, TypeError, ImportError) as error:
         raise UserError(f"scheduler {name!r} cannot take the settings of this base model: {error}") from error
 
 
@@ -197,7 +209,7 @@ def scheduler_notes(name: str, config: Mapping[str, Any], betas: Mapping[str, An
     cls, _ = scheduler_class(name)
     kept, known = stated(config), cls._get_init_keys(cls)
     notes = []
-    lost = [key for key in OF_TRAINING if kept.get(key) and key not in known]
+    lost = [key for key in OF_TRAINING if kept.get(key, False) not in (False, None) and key not in known]
     if lost:
         told = ", ".join(f"{key}={kept[key]}" for key in lost)
         notes.append(f"{cls.__name__} knows no {told}, which the base model states; take another `scheduler`")
@@ -207,8 +219,8 @@ def scheduler_notes(name: str, config: Mapping[str, Any], betas: Mapping[str, An
             "begin at the last noise level; kept as stated"
         )
     if betas:
-        usual = STABLE_DIFFUSION | {"trained_betas": None}
-        odd = [key for key in usual if key in kept and kept[key] != usual[key] and kept[key] != betas.get(key)]
+        odd = [key for key, usual in STABLE_DIFFUSION.items() if kept.get(key, usual) not in (usual, betas.get(key))]
+        odd += ["trained_betas"] if kept.get("trained_betas") is not None else []
         if kept.get("use_flow_sigmas"):
             notes.append("the base model states use_flow_sigmas: the motion module's noise schedule has no effect")
         elif odd:
@@ -219,7 +231,7 @@ def scheduler_notes(name: str, config: Mapping[str, Any], betas: Mapping[str, An
 
 def last_alpha_cumprod(scheduler: Any) -> float:
     """Share of signal at the last noise level of training, of a latent whose noise and signal add up to variance 1."""
-    if is_edm(scheduler.config):
+    if is_edm(full_config(scheduler)):
         return 1 / (1 + float(scheduler.config.sigma_max) ** 2)
     return float(scheduler.alphas_cumprod[-1])
 
@@ -231,7 +243,7 @@ def check_scheduler(scheduler: Any, num_inference_steps: int) -> None:
     name = type(scheduler).__name__
     lacking = [part for part in ("scale_model_input", "init_noise_sigma", "add_noise") if not hasattr(scheduler, part)]
     if lacking:
-        reason = why_not(scheduler.config) or f"it has no {lacking[0]}"
+        reason = why_not(full_config(scheduler)) or f"it has no {lacking[0]}"
         raise UserError(f"{name} cannot sample Stable Diffusion: {reason}; choose another `scheduler`, such as euler")
     trial = copy.deepcopy(scheduler)
     set_steps(trial, num_inference_steps, "cpu")

@@ -17,7 +17,7 @@ from support.paths import GOLDEN
 from animatediff.errors import UserError
 from animatediff.pipelines.vae import decode_images, encode_images
 from animatediff.weights.addons.controlnet import load_controlnet
-from animatediff.weights.base.components import build, folder_component
+from animatediff.weights.addons.image_encoder import load_encoder
 from animatediff.weights.base.folder import load_base_folder, wanted_weights
 from animatediff.weights.base.single_file import load_base, load_vae
 from animatediff.weights.motion import find_header, hub_files
@@ -201,7 +201,7 @@ def test_image_encoder_folders_in_variants(tmp_path: Path) -> None:
     )  # fmt: skip
     encoder = CLIPVisionModelWithProjection(config)
     encoder.save_pretrained(tmp_path / "encoder", variant="fp16")
-    loaded = build([folder_component(tmp_path / "encoder", "image_encoder")], dtype=None)["image_encoder"]
+    loaded = load_encoder(tmp_path / "encoder", torch.float32, ("projection_dim", 16))
     same(loaded, encoder.state_dict())
 
 

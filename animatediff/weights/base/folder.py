@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,20 +162,37 @@ def _small(folder: Path, name: str, index: dict[str, Any]) -> Any:
     if not place.is_dir():
         raise UserError(f"{folder}: no folder {name}/; download the model again")
     if name == "scheduler":
-        import diffusers
-
-        settings = read_json(place / "scheduler_config.json")
-        kind = settings.get("_class_name", (index.get("scheduler") or [None, None])[1])
-        made = getattr(diffusers, str(kind), None)
-        if made is None:
-            raise UserError(f"{place}: scheduler {kind!r} is not known to the installed diffusers")
-        return made.from_config(settings)
+        return _scheduler(place, index)
     from transformers import CLIPTokenizer
 
     try:
         return CLIPTokenizer.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{place}: the tokenizer cannot be loaded ({str(error)[:160]}); download it again") from error
+
+
+def _scheduler(place: Path, index: dict[str, Any]) -> Any:
+    """The scheduler of a folder; Euler's, and said, in place of one whose package is not installed."""
+    import diffusers
+
+    settings = read_json(place / "scheduler_config.json")
+    kind = settings.get("_class_name", (index.get("scheduler") or [None, None])[1])
+    made = getattr(diffusers, str(kind), None)
+    if made is None:
+        raise UserError(f"{place}: scheduler {kind!r} is not known to the installed diffusers")
+    if lacking := [package for package in getattr(made, "_backends", ()) if find_spec(package) is None]:
+        logger.warning(
+            "%s: %s needs the package %s, which is not installed; EulerDiscreteScheduler is taken with its settings",
+            place,
+            kind,
+            lacking[0],
+        )
+        made = diffusers.EulerDiscreteScheduler
+        settings = {key: value for key, value in settings.items() if key != "_class_name"}
+    try:
+        return made.from_config(settings)
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise UserError(f"{place}: a {kind} cannot be made with these settings ({str(error)[:160]})") from error
 
 
 def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str | None = None) -> Path:

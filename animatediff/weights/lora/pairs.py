@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
@@ -28,9 +28,12 @@ _TAIL = re.compile(
 _ALPHA = re.compile(r"(?:[._]lora(?:_linear_layer)?)?\.alpha$")
 _PLACES: tuple[tuple[str, Place], ...] = (  # longest first: lora_te_ would match nothing of lora_te2_
     ("lora_unet_", "unet"),
+    ("oft_unet_", "unet"),
+    ("lycoris_", "unet"),
     ("lora_te1_", "text_encoder"),
     ("lora_te2_", "text_encoder_2"),
     ("lora_te_", "text_encoder"),
+    ("oft_te_", "text_encoder"),
     ("text_encoder_2.", "text_encoder_2"),
     ("text_encoder.", "text_encoder"),
     ("unet.", "unet"),
@@ -102,18 +105,23 @@ def _alphas_of_metadata(metadata: Mapping[str, str]) -> Mapping[str, object]:
 
 
 def read_pairs(
-    tensors: Mapping[str, Tensor], *, name: str, metadata: Mapping[str, str] | None = None, layers_per_block: int = 2
+    tensors: Mapping[str, Tensor],
+    *,
+    name: str,
+    metadata: Mapping[str, str] | None = None,
+    layers_per_block: int = 2,
+    unknown: list[str] | None = None,
 ) -> list[Pair]:
     """All pairs of a LoRA file called `name`. A pair without alpha has alpha = rank, so that strength alone counts.
 
-    Raises UserError for keys that belong to no pair and for other methods than LoRA.
+    Keys that belong to no pair are added to `unknown`; without that list they raise UserError. So do other methods.
     """
     for pattern, method in _OTHER_METHODS:
         if odd := next((key for key in tensors if pattern.search(key)), None):
             raise UserError(f"{name}: {method}, which is not supported (first key {odd}); give a plain LoRA or LoCon")
     halves: dict[str, dict[str, str]] = {}
     alphas: dict[str, float] = {}
-    unknown = []
+    odd_keys = []
     for key, tensor in tensors.items():
         if found := _TAIL.search(key):
             half = found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
@@ -121,9 +129,11 @@ def read_pairs(
         elif (found := _ALPHA.search(key)) and tensor.numel() == 1:
             alphas[key[: found.start()]] = float(tensor)
         else:
-            unknown.append(key)
-    if unknown:
-        raise UserError(f"{name}: {len(unknown)} keys are of no LoRA, first {', '.join(unknown[:3])}")
+            odd_keys.append(key)
+    if unknown is not None:
+        unknown.extend(odd_keys)
+    elif odd_keys:
+        raise UserError(f"{name}: {len(odd_keys)} keys are of no LoRA, first {', '.join(odd_keys[:3])}")
     settings = _alphas_of_metadata(metadata or {})
     pairs = []
     for module, keys in halves.items():
@@ -145,7 +155,7 @@ def read_pairs(
     return pairs
 
 
-def kind_of(pairs: list[Pair], keys: list[str]) -> Kind:
+def kind_of(pairs: Sequence[Any], keys: list[str]) -> Kind:
     """Tell LoRAs of the motion modules, of the image layers in the original's format, and all others apart."""
     if any("_motion_modules_" in pair.module for pair in pairs):
         return "motion_lora"
