@@ -38,6 +38,8 @@ MUST_AGREE = ("cross_attention_dim", "block_out_channels", "layers_per_block", "
 EMBEDDING = "controlnet_cond_embedding."
 DIFFERENCE = "difference"
 """Marker tensor of a file whose copied layers are differences to those of the base model."""
+POOLED = re.compile(r"_shuffle(_fp16)?$")
+"""End of the name of a single file whose conditions are pooled over the image, which no tensor tells."""
 RELATIVES = (
     (r"(^|\.)(task_embedding$|transformer_layes\.|spatial_ch_projs\.|control_add_embedding\.)", "a Union ControlNet"),
     (r"^lora_controlnet$|^(control_model\.)?(input|middle)_blocks?\..+\.(up|down)$", "a Control-LoRA"),
@@ -74,6 +76,9 @@ def load_controlnet(path: str | Path, *, unet: UNet2DConditionModel, dtype: torc
     found = _read(Path(path))
     _check_base(found, unet)
     config = found.config or _config(found.shapes, unet)
+    if POOLED.search(Path(path).stem) and "global_pool_conditions" not in (found.config or {}):
+        config["global_pool_conditions"] = True
+        logger.info("%s: by its name a shuffle ControlNet: its conditions are pooled over the image", path)
     try:
         controlnet = empty_model("controlnet", config)
     except (TypeError, ValueError, NotImplementedError) as error:
