@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import SETTINGS, Recognised, recognise_header
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import read_json
+from animatediff.weights.storage.paths import expanded
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}
@@ -38,11 +40,13 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Raises UserError for a file without weights (`files.read_header`).
     """
-    path = Path(path).expanduser()
-    if (path / "model_index.json").is_file():
+    path = expanded(path)
+    if not os.path.isdir(path):  # never the hub: to inspect is to look at what is here
+        header = read_header(path)
+    elif (path / "model_index.json").is_file():
         return _whole_folder(path)
-    # Never the hub: to inspect is to look at what is here.
-    header = find_header(path) if path.exists() else read_header(path)
+    else:
+        header = find_header(path)
     found = recognise_header(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
@@ -61,7 +65,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         "parameters": f"{sum(prod(info.shape) for info in header.tensors.values()):,}",
         "keys": _keys(header),
         "settings": _settings(found) or None,
-        "notes": _notes(found),
+        "notes": [*(_notes(found) or []), *header.notes] or None,
         "give_it_to": SETTINGS.get(found.kind),
         "metadata": {key: _short(value) for key, value in header.metadata.items()} or None,
     }
