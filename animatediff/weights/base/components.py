@@ -27,7 +27,6 @@ TITLES = {
     "text_encoder": "text encoder",
     "text_encoder_2": "second text encoder",
     "controlnet": "ControlNet",
-    "image_encoder": "image encoder",
 }
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
@@ -35,10 +34,9 @@ CLASSES = {
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "controlnet": ("ControlNetModel",),
-    "image_encoder": ("CLIPVisionModelWithProjection",),
 }
 """Classes of diffusers or transformers that each component may have; the first where its configuration names none."""
-OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "image_encoder")
+OF_TRANSFORMERS = ("text_encoder", "text_encoder_2")
 QUIET_ENDINGS = ("position_ids", "logit_scale", "num_batches_tracked")
 """Ends of surplus names that tell nothing: buffers of older libraries."""
 
@@ -100,8 +98,7 @@ def empty_model(name: str, config: Mapping[str, Any]) -> Any:
         if name in OF_TRANSFORMERS:
             import transformers
 
-            settings = transformers.CLIPVisionConfig if name == "image_encoder" else transformers.CLIPTextConfig
-            return getattr(transformers, stated_class(config, name))(settings(**config))
+            return getattr(transformers, stated_class(config, name))(transformers.CLIPTextConfig(**config))
         import diffusers
 
         return getattr(diffusers, stated_class(config, name)).from_config(dict(config))
@@ -193,6 +190,8 @@ def fill(model: nn.Module, component: Component, *, dtype: torch.dtype | None) -
     Tensors without a place in the model are not read. `dtype=None` keeps the type that most of the component has in the
     file.
     """
+    if (kind := quantization(component.header, [source.key for source in component.plan.values()])) is not None:
+        raise UserError(f"{component.header.path}: {kind}")
     dtype = dtype or main_dtype(component)
     names = _targets(model)
     shapes = {name: value.shape for name, value in model.state_dict().items()}

@@ -27,7 +27,7 @@ TEXT_PREFIXES = {  # where each text encoder lives; the first that a file has is
 }
 IGNORED_TOP = re.compile(  # what trainers leave beside the three models: noise tables, EMA, losses, counters
     r"(model_ema\.|betas$|alphas_cumprod|sqrt_|log_one_minus|posterior_|logvar$|lvlb_weights$|denoiser\.|scale_factor$"
-    r"|global_step$|epoch$|v_pred$|ztsnr$|model_t$|embedding_manager\.|safety_checker\.|loss\.|edm_|optimizer"
+    r"|global_step$|epoch$|v_pred$|ztsnr$|model_t$|embedding_manager\.|safety_checker\.|loss\.|edm_|optimizer|scaled_fp8$"
     r"|first_stage_model\.(loss|quantize|model_ema)\.|latents_mean$|latents_std$|bad_words)"
 )
 
@@ -165,6 +165,21 @@ def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     return plan, unknown
 
 
+def unet_plan_of(keys: Iterable[str]) -> tuple[Plan, list[str]]:
+    """Rename the UNet's keys of a file, found by their prefix. Returns the plan and the keys not understood, in full.
+
+    Where the UNet has no prefix, keys of other parts are passed over.
+    """
+    keys = list(keys)
+    prefix = unet_prefix(keys) or ""
+    names = [name for name in strip(keys, prefix) if prefix or not _OF_OTHERS.match(name)]
+    plan, unknown = unet_plan(names)
+    return with_prefix(plan, prefix), [prefix + name for name in unknown]
+
+
+_OF_OTHERS = re.compile(
+    rf"({re.escape(VAE_PREFIX)}|{re.escape(EMA_PREFIX)}|cond_stage_model\.|conditioner\.)|{IGNORED_TOP.pattern}"
+)
 _CONDITIONING = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0\.(weight|bias)")
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+QUIET_TEXT = ("logit_scale", "text_projection", "text_projection.weight", "position_ids")
+"""Ends of keys that text encoders leave beside themselves, and that a base model does without."""
+
 
 def require_base(header: Header) -> Generation:
     """Recognise the Stable Diffusion of a single file. Raises UserError that says what the file is if it is none."""
@@ -175,29 +178,22 @@ def _fit_latents(vae: Part, facts: SamplingFacts, path: Path, *, own: bool) -> N
 
 
 def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapping[str, Any] | None) -> Component:
-    prefix = ldm.unet_prefix(header.tensors) or ""
-    names = ldm.strip(header.tensors, prefix)
-    plan, unknown = ldm.unet_plan(name for name in names if prefix or not _of_others(name))
+    plan, unknown = ldm.unet_plan_of(header.tensors)
     if use_ema:
-        plan = {target: ldm.Source(key=ldm.ema_key(source.key)) for target, source in plan.items()}
+        plan = {
+            target: ldm.Source(key=ldm.ema_key(source.key.removeprefix(ldm.UNET_PREFIX)))
+            for target, source in plan.items()
+        }
         missing = [source.key for source in plan.values() if source.key not in header.tensors]
         if missing:
             raise UserError(
                 f"{header.path}: use_ema was asked for, but {len(missing)} of {len(plan)} averaged weights are missing "
                 f"(first {missing[0]}); load without use_ema"
             )
-    else:
-        plan = ldm.with_prefix(plan, prefix)
     chosen = dict(config) if config is not None else unet_config(planned_shapes(header, plan), generation)
     if chosen.get("mid_block_type", "") is None:
         logger.info("%s: a UNet without mid block, as distilled ones are", header.path)
-    return Component(name="unet", header=header, plan=plan, config=chosen, unknown=[prefix + name for name in unknown])
-
-
-def _of_others(name: str) -> bool:
-    """Whether a key, in a file whose UNet has no prefix, is of another part or of none."""
-    others = (ldm.VAE_PREFIX, "cond_stage_model.", "conditioner.", ldm.EMA_PREFIX)
-    return name.startswith(others) or ldm.IGNORED_TOP.match(name) is not None
+    return Component(name="unet", header=header, plan=plan, config=chosen, unknown=unknown)
 
 
 def _fit_time_ids(parts: Mapping[str, Part]) -> None:
@@ -212,8 +208,12 @@ def _fit_time_ids(parts: Mapping[str, Part]) -> None:
 
 def _tell_unused(header: Header, generation: Generation) -> None:
     prefixes = [prefix for found in ldm.TEXT_PREFIXES[generation].values() for prefix in found]
-    known = (ldm.unet_prefix(header.tensors) or "", ldm.VAE_PREFIX, "cond_stage_model.", *prefixes)
-    odd = [key for key in header.tensors if not key.startswith(known) and not ldm.IGNORED_TOP.match(key)]
+    known = (ldm.unet_prefix(header.tensors) or "", ldm.VAE_PREFIX, *prefixes)
+    odd = [
+        key
+        for key in header.tensors
+        if not key.startswith(known) and not ldm.IGNORED_TOP.match(key) and not key.endswith(QUIET_TEXT)
+    ]
     if odd:
         logger.warning("%s: %d tensors of no known component are not used, first %s", header.path, len(odd), odd[:3])
 
