@@ -60,4 +60,5 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
 
 def _line(facts: dict[str, Any]) -> str:
     """One file of a folder: its name, what it is, and what to do with it."""
-    return f"{facts['file']}: " + (facts.get("error") or f"{facts['what']}; {facts['what_to_do']}")
+    parts = [facts[name] for name in ("error", "what", "what_to_do") if name in facts]
+    return f"{facts['file']}: {'; '.join(parts)}"

@@ -140,7 +140,8 @@ def _many(folder: Path, files: list[Path], reason: str) -> dict[str, Any]:
         except (UserError, OSError) as error:
             lines.append(line | {"error": str(error)})
             continue
-        lines.append(line | {"what": found.named, "kind": found.kind, "what_to_do": KINDS[found.kind].advice})
+        advice = {} if found.kind == "unknown" else {"what_to_do": KINDS[found.kind].advice}
+        lines.append(line | {"what": found.named, "kind": found.kind} | advice)
     facts: dict[str, Any] = {
         "file": str(folder),
         "what": f"folder of {len(files)} weight files",

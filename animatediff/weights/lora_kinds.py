@@ -38,7 +38,7 @@ def lora_facts(names: Names) -> dict[str, Any] | None:
     if other is not None:
         facts["evidence"].insert(0, f"changes layers of {other[0]}: {other[1]}")
         return {**facts, "kind": "lora_other", "variant": other[0]}
-    if reason := "layers by number (cloneofsimo)" if names.find(NUMBERED) else refusal(keys):
+    if reason := refusal(keys):
         return {**facts, "kind": "lora_unsupported", "variant": None, "evidence": [reason, *facts["evidence"]]}
     temporal = names.find(r"motion_modules|temporal_attentions")
     if temporal is not None:

@@ -102,7 +102,7 @@ def check_setting(found: Recognised, setting: str, *, bases: Collection[str] = (
 def wrong_kind(found: Recognised, wanted: str) -> UserError:
     """The error for a file of another kind than the one that was asked for."""
     name = found.title if KINDS[found.kind].settings else found.named
-    text = f"{found.header.path}: {name}, not {a(KINDS[wanted].title)} ({found.evidence[0]})"
+    text = f"{found.header.path}: {a(name)}, not {a(KINDS[wanted].title)} ({found.evidence[0]})"
     return UserError(text if found.kind == "unknown" else f"{text}; {KINDS[found.kind].advice}")
 
 
@@ -191,7 +191,8 @@ def _base_model(names: Names) -> Recognised | None:
 
 def _embedding(names: Names) -> Recognised | None:
     header = names.header
-    small = len(header.tensors) <= 4 and all(1 <= len(info.shape) <= 2 for info in header.tensors.values())
+    small = all(1 <= len(info.shape) <= 2 for info in header.tensors.values())
+    small = small and (len(header.tensors) <= 4 or not any("." in key for key in header.tensors))
     widths = {info.shape[-1] for info in header.tensors.values() if info.shape}
     if small and header.tensors and widths <= {768, 1024, 1280}:
         evidence = [f"{len(header.tensors)} vectors of width {sorted(widths)}"]

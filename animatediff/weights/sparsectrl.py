@@ -19,6 +19,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
+from animatediff.weights.base import ldm
 from animatediff.weights.base.model_configs import Generation, unet_config
 from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, text_width
 from animatediff.weights.fit import check_fit
@@ -39,6 +40,7 @@ CONFIG_KEY = "animatediff.sparsectrl"
 WRAPPER = "controlnet"
 """The entry of a .ckpt in which the original looks for an encoder."""
 WHAT = "SparseCtrl encoder"
+CONDITIONING, LDM_CONDITIONING = "controlnet_cond_embedding.", "input_hint_block.0."
 CONDITIONING_LAYER = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
 ZERO_CONV = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
 
@@ -114,9 +116,21 @@ def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
 
 
 def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
-    """The entries of an encoder's file under internal names, position tables left out."""
+    """The entries of an encoder's file under internal names, position tables left out.
+
+    Copies for the A1111 WebUI have LDM's names in place of diffusers' for the image layers.
+    """
+    image = [key for key in entries if not MOTION_KEY.match(key)]
+    names: dict[str, str] = {}
+    if any(key.startswith("zero_convs.") for key in image):
+        plan, _ = ldm.controlnet_plan(image)
+        names = {source.key: target for target, source in plan.items()}
+        if "input_hint_block.2.weight" not in entries:  # one layer alone, as RGB encoders have it
+            names |= {
+                key: f"{CONDITIONING}{key.rpartition('.')[2]}" for key in image if key.startswith(LDM_CONDITIONING)
+            }
     return {
-        rename(key, TO_INTERNAL) if MOTION_KEY.match(key) else key: value
+        rename(key, TO_INTERNAL) if MOTION_KEY.match(key) else names.get(key, key): value
         for key, value in entries.items()
         if not POSITIONS.search(key)
     }
