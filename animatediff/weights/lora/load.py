@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError, did_you_mean
 from animatediff.weights.lora.pairs import Kind, Pair, Place, kind_of, read_pairs
-from animatediff.weights.storage.files import load_tensors, read_header
+from animatediff.weights.lora.source import check_settings, lora_header
+from animatediff.weights.storage.files import load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
 _INSIDE_PEFT = re.compile(r"\.(base_layer|lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_dropout)(\.|$)")
 
 
@@ -133,18 +133,10 @@ def uncompiled(model: nn.Module) -> nn.Module:
 def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
     if isinstance(source, Mapping):
         return source, {}, "LoRA"
-    path = lora_file(source)
-    header = read_header(path)
-    _refuse_other_files(list(header.tensors), str(path))  # before a motion module of gigabytes is read
-    return load_tensors(header), header.metadata, str(path)
-
-
-def lora_file(source: str | Path) -> Path:
-    """The weight file that is meant: `source`, or the one of a known name in the folder `source`."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return next((path / file for file in FOLDER_FILES if (path / file).is_file()), path)
-    return path
+    header = lora_header(source)
+    _refuse_other_files(list(header.tensors), str(header.path))  # before a motion module of gigabytes is read
+    check_settings(header)
+    return load_tensors(header), header.metadata, str(header.path)
 
 
 def _refuse_other_files(keys: list[str], label: str) -> None:
