@@ -79,6 +79,8 @@ class Pair:
     up: Tensor
     """(out, rank) or (out, rank, 1, 1)."""
     alpha: float
+    up_key: str = ""
+    """Key of `up` in the file."""
 
     @property
     def rank(self) -> int:
@@ -159,7 +161,9 @@ def read_pairs(
         if not math.isfinite(alpha):
             raise UserError(f"{name}: the alpha of {keys['down']} is {alpha}, no number; the file is damaged")
         _, spelled = spell(module, layers_per_block=layers_per_block)
-        pairs.append(Pair(place=place, module=spelled, key=keys["down"], down=down, up=up, alpha=alpha))
+        pairs.append(
+            Pair(place=place, module=spelled, key=keys["down"], down=down, up=up, alpha=alpha, up_key=keys["up"])
+        )
     for own in settings.values():
         own.say_other_ranks()
     return pairs
@@ -169,7 +173,7 @@ def _say_unread_alpha(metadata: Mapping[str, str], name: str) -> None:
     """Warn where training stated an alpha that the weights lack: kohya and the WebUI take the rank for it then."""
     alpha, rank = (metadata.get(f"ss_network_{key}") for key in ("alpha", "dim"))
     if alpha and rank and alpha != "None" and rank.isdigit() and _number(alpha) not in (None, float(rank)):
-        text = "%s: its metadata states alpha %s for rank %s, but no tensor does; it acts with alpha = rank, as in kohya"
+        text = "%s: its metadata states alpha %s for rank %s, but no tensor does; alpha counts as the rank, as in kohya"
         logger.warning(text, name, alpha, rank)
 
 
