@@ -11,9 +11,10 @@ from typing import Any
 
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.lora.few_steps import few_step_lora
+from animatediff.weights.lora.source import lora_header, lora_in_folder
 from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import SETTINGS, Recognised, recognise_header
-from animatediff.weights.storage.files import Header, read_header
+from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.folders import read_json
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
@@ -41,7 +42,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     if (path / "model_index.json").is_file():
         return _whole_folder(path)
     # Never the hub: to inspect is to look at what is here.
-    header = find_header(path) if path.exists() else read_header(path)
+    header = lora_in_folder(path) or (find_header(path) if path.is_dir() else lora_header(path))
     found = recognise_header(header)
     facts: dict[str, Any] = {
         "file": str(header.path),

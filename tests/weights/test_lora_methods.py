@@ -22,6 +22,7 @@ from animatediff.render.request import AnimateRequest
 from animatediff.training.stages.lora_weights import check_kind
 from animatediff.weights.lora.load import check_lora, load_lora, remove_lora, set_lora_scales
 from animatediff.weights.lora.methods import is_lora, method_names, refusal
+from animatediff.weights.lora.source import lora_header
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 LINEAR, CROSS, WIDE = f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn2.to_k", f"{BLOCK}.ff.net.0.proj"
@@ -474,7 +475,7 @@ def test_refused_by_name_and_nothing_changes(shapes: dict[str, tuple[int, ...]],
     assert list(unet.state_dict()) == keys
     if refusal(list(shapes)) is not None:  # whatever the model: said before one is loaded
         with pytest.raises(UserError, match=message):
-            check_lora(file)
+            check_lora(lora_header(file))
 
 
 def test_keys_of_no_layer_are_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
