@@ -154,7 +154,8 @@ def check_files(request: AnimateRequest) -> None:
     from animatediff.weights.addons.controlnet import check_controlnet
     from animatediff.weights.addons.ip_adapter import check_ip_adapter
     from animatediff.weights.base.text_width import base_cross_attentions
-    from animatediff.weights.lora.load import check_lora, lora_file
+    from animatediff.weights.lora.load import check_lora
+    from animatediff.weights.lora.source import lora_header
     from animatediff.weights.motion import check_family, find_header, other_base
     from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
     from animatediff.weights.storage.files import read_header
@@ -181,8 +182,10 @@ def check_files(request: AnimateRequest) -> None:
     for setting, refs in (("lora", request.loras), ("motion_lora", request.motion_loras), ("domain_adapter", adapter)):
         for ref in refs:
             if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
-                check(str(lora_file(ref.path)), LORAS, setting)
-                check_lora(ref.path)
+                header = lora_header(ref.path)
+                if (found := recognise_header(header)).kind not in (*LORAS, "unknown"):
+                    raise wrong_kind(found, setting)
+                check_lora(header)
     if request.vae is not None and not Path(request.vae).is_dir():
         check(request.vae, ("vae", "base_model"), "vae")
     for encoder in (request.text_encoder, request.text_encoder_2):

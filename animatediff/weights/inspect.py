@@ -13,9 +13,10 @@ from typing import Any
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.lora.few_steps import few_step_lora
+from animatediff.weights.lora.source import lora_header, lora_in_folder
 from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import SETTINGS, Recognised, recognise_header
-from animatediff.weights.storage.files import Header, read_header
+from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.folders import read_json
 from animatediff.weights.storage.paths import expanded
 
@@ -42,11 +43,11 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     path = expanded(path)
     if not os.path.isdir(path):  # never the hub: to inspect is to look at what is here
-        header = read_header(path)
+        header = lora_header(path)
     elif (path / "model_index.json").is_file():
         return _whole_folder(path)
     else:
-        header = find_header(path)
+        header = lora_in_folder(path) or find_header(path)
     found = recognise_header(header)
     facts: dict[str, Any] = {
         "file": str(header.path),

@@ -43,6 +43,8 @@ class TensorInfo:
     place: Place = field(repr=False, compare=False, default=Place(offset=0, nbytes=0))
     refusal: str = field(repr=False, compare=False, default="")
     """The reason why it cannot be loaded, to follow its name and the word `is`; empty if it can."""
+    file: Path | None = field(repr=False, compare=False, default=None)
+    """File of its bytes where that is not the header's own: the shard of a model saved in several parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,16 +228,21 @@ def load_tensors(
         hint = did_you_mean(missing[0], header.tensors)
         raise UserError(f"{header.path}: has no tensor {missing[0]!r}; {hint}`animatediff inspect` tells what it has")
     _check_loadable(header, wanted)
+    by_file: dict[Path, list[str]] = {}
+    for key in wanted:
+        by_file.setdefault(header.tensors[key].file or header.path, []).append(key)
     tensors: dict[str, torch.Tensor] = {}
-    try:
-        with header.path.open("rb") as file:
-            _check_unchanged(header, file)
-            for key in wanted:
-                tensor = _read(file, header.tensors[key])
-                tensors[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{shown(header.path)}: cannot be read to the end: {error}") from error
-    return tensors
+    for path, keys in by_file.items():
+        try:
+            with path.open("rb") as file:
+                if path == header.path:
+                    _check_unchanged(header, file)
+                for key in keys:
+                    tensor = _read(file, header.tensors[key])
+                    tensors[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{shown(path)}: cannot be read to the end: {error}") from error
+    return {key: tensors[key] for key in wanted}
 
 
 def _check_loadable(header: Header, keys: list[str]) -> None:
