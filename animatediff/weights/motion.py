@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,6 @@ BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
 """Number of down blocks -> base model."""
 MODEL = "motion module"
 """Name of the kind in messages."""
-HUB_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors")
-"""Files that are fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
 
 
 def load_motion_module(
@@ -127,6 +125,8 @@ def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognis
     if layout.stands_as(wanted):
         return
     made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
+    if given == "SDXL" and unet.config.get("addition_embed_type") != "text_time":
+        given = made_for  # distilled ones of SD 1.x have three levels too
     if made_for != given:
         raise other_base(found.header.path, made_for, given)
     raise UserError(
@@ -151,15 +151,29 @@ def find_header(source: str | Path) -> Header:
     if path.is_dir():
         return _folder_header(path)
     if not path.exists() and is_hub_id(str(source)):
-        return _folder_header(fetch_folder(str(source), lambda files: HUB_FILES))
+        return _folder_header(fetch_folder(str(source), hub_files))
     return read_header(path)
 
 
+def hub_files(files: Sequence[str]) -> list[str]:
+    """The files to fetch of a hub repository of motion modules or of a SparseCtrl encoder, shards included.
+
+    >>> hub_files(["README.md", "config.json", "diffusion_pytorch_model.fp16.safetensors"])
+    ['config.json', 'diffusion_pytorch_model.fp16.safetensors']
+    """
+    from animatediff.weights.storage.folders import preferred_weights
+
+    folder = "unet/" if any(name.startswith("unet/") for name in files) else ""
+    chosen = preferred_weights(name.removeprefix(folder) for name in files if name.startswith(folder))
+    wanted = ["config.json", *(() if chosen is None else chosen.names)]
+    return [folder + name for name in wanted if folder + name in files]
+
+
 def _folder_header(folder: Path) -> Header:
-    from animatediff.weights.storage.folders import read_json, weights_file
+    from animatediff.weights.storage.folders import folder_header, read_json
 
     inner = folder / "unet" if (folder / "unet").is_dir() else folder  # HotshotXL is published as a whole model
-    header = read_header(weights_file(inner))
+    header = folder_header(inner)
     config: dict[str, Any] = read_json(inner / "config.json") if (inner / "config.json").is_file() else {}
     positions = config.get("motion_max_seq_length")
     if not isinstance(positions, int) or any(POSITIONS.search(key) for key in header.tensors):

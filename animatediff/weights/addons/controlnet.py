@@ -22,7 +22,7 @@ from animatediff.weights.base.text_width import text_width as width_of
 from animatediff.weights.fit import Fit, leave_out, some
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
-from animatediff.weights.storage.folders import read_json, weights_file
+from animatediff.weights.storage.folders import folder_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +146,7 @@ def _read(path: Path) -> _Found:
             config = stated
     else:
         config = _folder_config(path)
-        header = read_header(weights_file(path))
+        header = folder_header(path)
     plan, unknown = _plan(header)
     shapes = planned_shapes(header, plan)
     if (channels := shapes[f"{EMBEDDING}conv_in.weight"][1]) != 3:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.fit import Fit, leave_out
-from animatediff.weights.storage.files import Header, load_tensors, read_header
-from animatediff.weights.storage.folders import read_json, weights_file
+from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.storage.folders import folder_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -93,4 +93,4 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _header(folder: Path) -> Header:
-    return read_header(weights_file(folder))
+    return folder_header(folder)

@@ -53,6 +53,8 @@ class TensorInfo:
     dtype: str
     """Number format in torch's name: "float32", "bfloat16"."""
     place: Place = field(repr=False, compare=False, default=Place(offset=0, nbytes=0))
+    file: Path | None = field(repr=False, compare=False, default=None)
+    """File of its bytes where that is not the header's own: the shard of a model saved in several parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,15 +250,19 @@ def load_tensors(
     if missing := [key for key in wanted if key not in header.tensors]:
         hint = did_you_mean(missing[0], header.tensors)
         raise UserError(f"{header.path}: has no tensor {missing[0]!r}; {hint}`animatediff inspect` tells what it has")
+    by_file: dict[Path, list[str]] = {}
+    for key in wanted:
+        by_file.setdefault(header.tensors[key].file or header.path, []).append(key)
     tensors: dict[str, torch.Tensor] = {}
-    try:
-        with header.path.open("rb") as file:
-            for key in wanted:
-                tensor = _read(file, header.tensors[key])
-                tensors[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{header.path}: cannot be read to the end: {error}") from error
-    return tensors
+    for path, keys in by_file.items():
+        try:
+            with path.open("rb") as file:
+                for key in keys:
+                    tensor = _read(file, header.tensors[key])
+                    tensors[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        except (OSError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: cannot be read to the end: {error}") from error
+    return {key: tensors[key] for key in wanted}
 
 
 def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
