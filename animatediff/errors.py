@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode's categories of characters that show nothing, or change what a terminal shows."""
+
+
+def printable(text: str) -> str:
+    """`text` with each control character, and each byte that is no text, as its escape; line ends stay.
+
+    >>> printable("a" + chr(27) + "[31m")
+    'a\\\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    hidden = (c != "\n" and unicodedata.category(c) in _HIDDEN for c in text)
+    return "".join(c.encode("unicode_escape").decode() if hide else c for c, hide in zip(text, hidden, strict=True))
 
 
 class UserError(ValueError):

@@ -64,6 +64,14 @@ class Range:
         return f"{named or 'a finite number'}{unit}"
 
 
-def ranged(default: Any, *, choices: str | None = None, **bounds: Any) -> Any:
-    """A field of a dataclass with a range; `choices`: full name of the collection of words that it takes."""
-    return field(default=default, metadata={"range": Range(vocabulary=choices, **bounds)})
+def ranged(default: Any, *, choices: str | None = None, needs: str = "", **bounds: Any) -> Any:
+    """A field of a dataclass with a range.
+
+    choices: full name of the collection of words that it takes; `needs`: the subject without which it has no effect.
+    """
+    return field(default=default, metadata={"range": Range(vocabulary=choices, **bounds), "needs": needs})
+
+
+def needing(default: Any, subject: str) -> Any:
+    """A field of a dataclass that has no effect without its subject."""
+    return field(default=default, metadata={"needs": subject})

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from animatediff.errors import Cancelled, UserError, renamed
+from animatediff.errors import Cancelled, UserError, printable, renamed
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -20,6 +20,9 @@ OUT_OF_MEMORY = (
     "out of memory: try fewer frames (`num_frames`), a smaller `width` and `height`, `decode_chunk_size` 1,"
     " `cpu_offload`, or `dtype` float16"
 )
+_OF_PATHS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_OF_STORAGE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, getattr(errno, "ESTALE", None)} - {None}
+"""Errors that a path or a disk causes, wherever they are met."""
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
             _fail(f"{error.filename or 'writing'}: the disk is full")
         if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has gone
             raise typer.Exit(1) from None
-        if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        if isinstance(error, _OF_PATHS) or error.errno in _OF_STORAGE:
             _fail(f"{error.filename}: {error.strerror}")
         raise
     except Cancelled:
@@ -50,11 +53,13 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
     except Exception as error:  # by name, so that torch need not be imported to report a missing file
         if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
             _fail(renamed(OUT_OF_MEMORY, flags))
+        if "determine home directory" in str(error):  # pathlib's, for ~somebody
+            _fail("a path begins with ~ and the name of no user of this machine; write the folder out")
         raise
 
 
 def _fail(message: str, code: int = USER_ERROR) -> NoReturn:
-    print(f"animatediff: {message}", file=sys.stderr)
+    print(f"animatediff: {printable(message)}", file=sys.stderr)  # names of files and keys may hold escape sequences
     raise typer.Exit(code)
 
 

@@ -27,9 +27,9 @@ class _Flags(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         from animatediff.errors import renamed
-        from animatediff.render.options import FLAGS
+        from animatediff.render.options import ARGUMENT_FLAGS, FLAGS
 
-        return renamed(super().format(record), FLAGS)
+        return renamed(super().format(record), ARGUMENT_FLAGS | FLAGS)
 
 
 @contextmanager

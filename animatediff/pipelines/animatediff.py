@@ -16,13 +16,15 @@ from animatediff.pipelines.clip import larger
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
 from animatediff.pipelines.job import Job
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
-from animatediff.pipelines.parts import LoadedParts
+from animatediff.pipelines.parts import LoadedParts, guidance_width
 from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts
+from animatediff.pipelines.subjects import warn_of_no_effect
 from animatediff.pipelines.upscale import enlarged, tiling
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, begin_at, free_init, guided, set_steps, windowed
 from animatediff.sampling.predict import Predict
 from animatediff.sampling.sample import ClipSampler
+from animatediff.sampling.schedulers import last_alpha_cumprod
 
 P = ParamSpec("P")
 
@@ -61,7 +63,7 @@ class AnimateDiffPipeline(LoadedParts):
 
         Raises UserError for values out of range, Cancelled if cancelled.
         """
-        job = Job.of(call, self)
+        job = self._job(call)
         callbacks = Callbacks(call.on_progress, call.cancel)
         latents = self.sample(job, callbacks)
         if call.output_type == "latent":
@@ -73,8 +75,16 @@ class AnimateDiffPipeline(LoadedParts):
 
     @_takes(Arguments)
     def job(self, call: Arguments) -> Job:
-        """Complete and check the arguments of a call; nothing is computed. Raises UserError as the call does."""
-        return Job.of(call, self)
+        """Complete and check the arguments of a call; nothing is computed. Raises UserError as the call does.
+
+        Warns of arguments that have no effect (`pipelines.subjects`).
+        """
+        return self._job(call)
+
+    def _job(self, call: Arguments) -> Job:
+        job = Job.of(call, self)
+        warn_of_no_effect(job, self)
+        return job
 
     @torch.no_grad()
     def sample(self, job: Job, callbacks: Callbacks | None = None) -> Tensor:
@@ -134,7 +144,7 @@ class AnimateDiffPipeline(LoadedParts):
                 noise,
                 settings=job.free_init,
                 draw=job.draw,
-                alpha_cumprod=float(scheduler.alphas_cumprod[-1]),
+                alpha_cumprod=last_alpha_cumprod(scheduler),
             )
         if not latents.isfinite().all():
             raise UserError(
@@ -154,11 +164,21 @@ class AnimateDiffPipeline(LoadedParts):
             conditions.controls,
             windows=job.windows.in_motion,
             motion_scale=job.motion_scale,
+            guidance_embeds=self._guidance_embeds(job),
             image_embeds=conditions.image_embeds,
         )
         if job.guidance:
             predict = guided(predict, job.guidance_scale, job.call.guidance_rescale)
         return windowed(predict, job.windows.over_unet)
+
+    def _guidance_embeds(self, job: Job) -> Tensor | None:
+        """The guidance scale, embedded (b, d) for a UNet that takes it so; None for others."""
+        width = guidance_width(self.unet)
+        if width is None:
+            return None
+        scales = torch.tensor(job.guidance_scale - 1).repeat(job.clip.num_clips)
+        embeds = self.base.get_guidance_scale_embedding(scales, embedding_dim=width)
+        return embeds.to(self.base._execution_device, self.unet.dtype)
 
     def _sample_twice(self, job: Job, callbacks: Callbacks) -> Tensor:
         """Sample a job, enlarge its frames, and sample again from those."""

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from animatediff.frames import Curve
-from animatediff.ranges import Range, ranged
+from animatediff.ranges import Range, needing, ranged
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,7 @@ class Arguments:
     prompt: Prompt | Sequence[Prompt]
     """One clip each."""
     _: KW_ONLY
-    negative_prompt: str | Sequence[str] | None = None
+    negative_prompt: str | Sequence[str] | None = needing(None, "guidance")
     """One for all clips, or one a clip; without effect where `guidance_scale` is at most 1."""
     num_frames: int | None = ranged(None, ge=1)
     height: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
@@ -45,7 +45,7 @@ class Arguments:
     num_inference_steps: int | None = ranged(None, ge=1, le=1000)
     guidance_scale: float | None = ranged(None, ge=0, le=1000)
     """At most 1 renders without negative prompts, at half the cost."""
-    guidance_rescale: float = ranged(0.0, ge=0, le=1)
+    guidance_rescale: float = ranged(0.0, ge=0, le=1, needs="guidance")
     """Share of the guided prediction that gets the standard deviation of the unguided one (arXiv 2305.08891, section
     3.4), against overexposed images."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None
@@ -58,43 +58,43 @@ class Arguments:
     """Brackets are letters and long prompts are cut; else `(word:1.2)` weighs and prompts may be of any length."""
     window: int | None = ranged(None, ge=1)
     """Frames that the motion module sees at once in clips longer than it knows."""
-    overlap: int | None = ranged(None, ge=0)
+    overlap: int | None = ranged(None, ge=0, needs="windows")
     """Frames that two neighbouring windows share."""
-    stride: int = ranged(1, ge=1, le=16)
+    stride: int = ranged(1, ge=1, le=16, needs="windows")
     """2 adds windows of every second frame, 3 also of every fourth."""
-    blend: str = ranged("pyramid", choices="animatediff.motion.windows.BLENDS")
+    blend: str = ranged("pyramid", choices="animatediff.motion.windows.BLENDS", needs="windows")
     """Fuse method: weights of frames where windows overlap."""
     closed_loop: bool = False
     """The first frame follows the last."""
-    long_mode: str = ranged("unet", choices="animatediff.pipelines.windows.LONG_MODES")
+    long_mode: str = ranged("unet", choices="animatediff.pipelines.windows.LONG_MODES", needs="windows")
     """Context windows over the whole UNet, at the memory of one window; or inside the motion modules alone, so that the
     image layers see each frame once a step, at the memory of the whole clip's feature maps."""
     motion_scale: Curve = 1.0
     """Factor of the motion modules' residual at each frame, 1 as trained, 0 the image model alone: a number,
     `{0: 1.0, 15: 0.3}` with straight lines between, or one number a frame."""
-    noise: str = ranged("default", choices="animatediff.sampling.noise.NOISES")
+    noise: str = ranged("default", choices="animatediff.sampling.noise.NOISES", needs="windows")
     """`freenoise` shuffles the noise of the first window for the frames behind it (arXiv 2310.15169)."""
     freeinit: int = ranged(1, ge=1, le=20, why="a clip is sampled at least once, with FreeInit 2 to 5 times")
     """Times that the clip is sampled, each time from noise with the low frequencies of the time before (arXiv
     2312.07537)."""
-    freeinit_filter: str = ranged("butterworth", choices="animatediff.sampling.free_init.FILTERS")
-    freeinit_ds: float = ranged(0.25, gt=0, le=1)
+    freeinit_filter: str = ranged("butterworth", choices="animatediff.sampling.free_init.FILTERS", needs="freeinit")
+    freeinit_ds: float = ranged(0.25, gt=0, le=1, needs="freeinit")
     """Stop frequency over space, as a share of all."""
-    freeinit_dt: float = ranged(0.25, gt=0, le=1)
+    freeinit_dt: float = ranged(0.25, gt=0, le=1, needs="freeinit")
     """Stop frequency over frames."""
     decode_chunk_size: int | None = ranged(None, ge=1)
     """Frames that the VAE decodes at once."""
-    eta: float = 0.0
+    eta: float = needing(0.0, "eta")
     """Of the DDIM sampler."""
     conditioning_frames: Any = None
     """Images for the SparseCtrl encoder: PIL, arrays, tensors in 0..1, or latents (a tensor of 4 channels)."""
-    controlnet_frame_indices: Sequence[int] = (0,)
+    controlnet_frame_indices: Sequence[int] = needing((0,), "conditioning_frames")
     """Frames of the conditioning frames, one each; negatives count from the end."""
-    controlnet_conditioning_scale: float = ranged(1.0)
+    controlnet_conditioning_scale: float = ranged(1.0, needs="sparse_condition")
     """Strength of SparseCtrl."""
-    control_start: float = ranged(0.0, ge=0, le=1)
+    control_start: float = ranged(0.0, ge=0, le=1, needs="sparse_condition")
     """Fraction of the steps from which on SparseCtrl acts."""
-    control_end: float = ranged(1.0, ge=0, le=1)
+    control_end: float = ranged(1.0, ge=0, le=1, needs="sparse_condition")
     """Fraction of the steps up to which it acts."""
     video: Any = None
     """Frames to begin with: PIL images, an array, a tensor in 0..1, or latents. The clip takes their number and shape.
@@ -111,9 +111,9 @@ class Arguments:
     """Inputs of the loaded ControlNets, one each."""
     upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")
     """Sample again, so many times as large."""
-    upscale_strength: float = ranged(UPSCALE_STRENGTH, gt=0, le=1)
+    upscale_strength: float = ranged(UPSCALE_STRENGTH, gt=0, le=1, needs="upscale")
     """Fraction of the steps of the second pass."""
-    upscale_steps: int | None = ranged(None, ge=1, le=1000)
+    upscale_steps: int | None = ranged(None, ge=1, le=1000, needs="upscale")
     """Steps of the whole schedule of the second pass; None is as many as the first."""
     output_type: str = ranged("pil", choices="animatediff.pipelines.vae.OUTPUT_TYPES")
     callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None
@@ -131,3 +131,5 @@ class Arguments:
 
 RANGES: dict[str, Range] = {item.name: item.metadata["range"] for item in fields(Arguments) if "range" in item.metadata}
 """Range of each argument that has one."""
+NEEDS: dict[str, str] = {item.name: item.metadata.get("needs", "") for item in fields(Arguments)}
+"""Argument -> the subject without which it has no effect (`pipelines.subjects`), or ""."""

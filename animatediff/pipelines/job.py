@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +17,16 @@ from animatediff.motion import Attachment
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions import Condition, Suggestion, conditions_of
+from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
 from animatediff.pipelines.output import Defaults
-from animatediff.pipelines.parts import LoadedParts, is_sdxl
+from animatediff.pipelines.parts import LoadedParts, check_parts, guidance_width, is_sdxl
 from animatediff.pipelines.upscale import check_upscale
 from animatediff.pipelines.windows import ContextWindows
 from animatediff.prompts import PromptTravel
 from animatediff.sampling import FreeInit, draw_noise, one_generator_each
+from animatediff.sampling.schedulers import check_scheduler
+
+logger = logging.getLogger(__name__)
 
 DECODE_CHUNK_SIZE = 4
 
@@ -46,6 +51,8 @@ class Job:
     """One a clip."""
     steps: int
     guidance_scale: float
+    guidance_inside: bool
+    """Whether the UNet takes the guidance scale as an embedding, without negative prompts (models distilled by LCM)."""
     strength: float
     """Fraction of the steps that are made: 1 begins at pure noise."""
     decode_chunk_size: int
@@ -54,6 +61,7 @@ class Job:
     def of(cls, call: Arguments, parts: LoadedParts) -> Job:
         """Complete and check a call. Raises UserError for the first value that does not fit."""
         motion = _attached(parts)
+        _check_base(parts)
         defaults = parts.defaults
         prompts, negatives = _prompts(call), _negatives(call)
         conditions = conditions_of(call, parts)
@@ -69,6 +77,7 @@ class Job:
             default_length=defaults.window,
             max_positions=min([motion.adapter.numerics.max_positions, *limits]),
         )
+        check_scheduler(parts.base.scheduler, steps)
         _check_latents(call, clip)
         check_upscale(call, steps)
         scales = torch.tensor(frame_curve(call.motion_scale, clip.num_frames, "motion_scale"))
@@ -89,6 +98,7 @@ class Job:
             generators=one_generator_each(call.generator, len(prompts)),
             steps=steps,
             guidance_scale=defaults.guidance_scale if call.guidance_scale is None else call.guidance_scale,
+            guidance_inside=_guidance_inside(call, parts),
             strength=min((c.strength for c in conditions), default=1.0),
             decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZE,
         )
@@ -96,7 +106,7 @@ class Job:
     @property
     def guidance(self) -> bool:
         """Whether negative prompts are rendered too (classifier-free guidance)."""
-        return self.guidance_scale > 1
+        return self.guidance_scale > 1 and not self.guidance_inside
 
     def draw(self) -> Tensor:
         """New noise (b, c, f, h, w), float32, on the CPU."""
@@ -132,6 +142,23 @@ def _attached(parts: LoadedParts) -> Attachment:
     if parts.attachment is None:
         raise UserError("no motion module is loaded, so frames would not know of each other; call load_motion_module")
     return parts.attachment
+
+
+def _check_base(parts: LoadedParts) -> None:
+    """Raise UserError where the base model says something that sampling over frames does not carry out."""
+    base: Any = parts.base
+    check_parts(base.unet, base.vae, getattr(base, "text_encoder_2", None), ip_adapter=has_ip_adapter(base.unet))
+    parts.sampler.check()
+
+
+def _guidance_inside(call: Arguments, parts: LoadedParts) -> bool:
+    """Whether guidance is inside the UNet; settings that have no effect then are said."""
+    inside = guidance_width(parts.unet) is not None
+    for name in ("negative_prompt", "guidance_rescale"):
+        value = getattr(call, name)
+        if inside and value and any(value if isinstance(value, list | tuple) else [value]):
+            logger.warning("`%s` has no effect: this base model (distilled by LCM) has its guidance inside", name)
+    return inside
 
 
 def _prompts(call: Arguments) -> list[str | PromptTravel]:

@@ -20,6 +20,7 @@ from animatediff.moved import warn_once
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.pipelines.scheduler import SamplerChoice
+from animatediff.pipelines.supported import check_unet, check_vae
 from animatediff.weights.silence import quiet_loading
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class LoadedParts:
         self.family = None
         self.sparsectrl = None
         self.controlnets = []
-        self.sampler = SamplerChoice(base.scheduler)
+        self.sampler = SamplerChoice(base.scheduler, distilled=guidance_width(base.unet) is not None)
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
@@ -142,11 +143,12 @@ class LoadedParts:
         `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn", or of the bundled set, such
         as "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise.
         An LCM-LoRA brings its sampler, steps and guidance while it acts, unless others are chosen
-        (`weights.few_steps` says how it is known). Raises UserError for a file that is no LoRA or fits nothing in this
-        model.
+        (`weights.few_steps` says how it is known); embeddings that come in the file become words of the prompt, and
+        stay. Raises UserError for a file that is no LoRA or fits nothing in this model.
         """
         from animatediff.bundled import named
         from animatediff.weights.hub import KNOWN_FILES, fetch, motion_lora_file
+        from animatediff.weights.lora.bundled_words import load_bundled_words
         from animatediff.weights.lora.few_steps import few_step_lora, few_steps
         from animatediff.weights.lora.load import load_lora
         from animatediff.weights.lora.source import lora_header
@@ -155,7 +157,10 @@ class LoadedParts:
         encoders = self.text_encoders
         if (path := motion_lora_file(named(path))) in KNOWN_FILES:
             path = fetch(path, download=False)
-        name = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale).name
+        loaded = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale)
+        name = loaded.name
+        if loaded.embeddings:
+            load_bundled_words(path, tokenizers=self._tokenizers, text_encoders=encoders)
         if (few := few_step_lora(lora_header(path))) is not None:
             self.sampler.few_steps[name] = few.recommended
             self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
@@ -245,15 +250,23 @@ class LoadedParts:
         """
         from animatediff.weights.addons.embeddings import load_embedding
 
-        tokenizers = [t for n in ("tokenizer", "tokenizer_2") if (t := getattr(self.base, n, None)) is not None]
-        return load_embedding(path, tokenizers=tokenizers, text_encoders=self.text_encoders, token=token).token
+        encoders = self.text_encoders
+        return load_embedding(path, tokenizers=self._tokenizers, text_encoders=encoders, token=token).token
 
     # -- settings ----------------------------------------------------------------------------------------------------
 
     def set_scheduler(self, name: str) -> None:
-        """Choose the sampler by a short name (`euler_a`, `dpmpp_2m_karras`) or a diffusers class name."""
+        """Choose the sampler by a short name (`euler_a`, `dpmpp_2m_karras`) or a diffusers class name.
+
+        Raises UserError for an unknown one, and for one that cannot sample this base model.
+        """
+        before = self.sampler.name, self.sampler.by_hand
         self.sampler.choose(name)
-        self.renew_scheduler()
+        try:
+            self.renew_scheduler()
+        except UserError:
+            self.sampler.name, self.sampler.by_hand = before
+            raise
 
     def _disable(self, names: set[str]) -> None:
         """Switch few-step LoRAs off; the sampler follows."""
@@ -310,6 +323,8 @@ class LoadedParts:
             setattr(self.base, name, value)
             if name == "scheduler":
                 self.sampler.give(value)
+            elif name == "unet":
+                self.sampler.distilled = guidance_width(value) is not None
         else:
             super().__setattr__(name, value)
 
@@ -331,6 +346,11 @@ class LoadedParts:
         return [encoder for encoder in encoders if encoder is not None]
 
     @property
+    def _tokenizers(self) -> list[Any]:
+        names = ("tokenizer", "tokenizer_2")
+        return [tokenizer for name in names if (tokenizer := getattr(self.base, name, None)) is not None]
+
+    @property
     def _lora_models(self) -> list[torch.nn.Module]:
         return [self.unet, *self.text_encoders]
 
@@ -340,10 +360,25 @@ def base_pipeline(components: Mapping[str, Any]) -> BasePipeline:
     import diffusers
 
     parts: dict[str, Any] = dict(components)
+    check_parts(parts.get("unet"), parts.get("vae"), parts.get("text_encoder_2"))
     if parts.get("tokenizer_2") is not None or parts.get("text_encoder_2") is not None:
         return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
     parts = {"safety_checker": None, "feature_extractor": None, **parts}
     return diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def check_parts(unet: Any, vae: Any, text_encoder_2: Any, *, ip_adapter: bool = False) -> None:
+    """Raise UserError where UNet or VAE are of another kind of model than Stable Diffusion."""
+    pooled = None if text_encoder_2 is None else int(text_encoder_2.config.projection_dim)
+    if unet is not None:
+        check_unet(unet, pooled=pooled, ip_adapter=ip_adapter)
+    if vae is not None:
+        check_vae(vae, sdxl=text_encoder_2 is not None)
+
+
+def guidance_width(unet: Any) -> int | None:
+    """Width of the guidance embedding that a UNet takes, as models distilled by LCM do; None for others."""
+    return getattr(unet.config, "time_cond_proj_dim", None)
 
 
 def is_sdxl(base: BasePipeline) -> bool:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from animatediff.errors import UserError
 from animatediff.sampling import make_scheduler, scheduler_name
+from animatediff.sampling.edm import EDM_SAMPLERS, is_edm
+from animatediff.sampling.schedulers import full_config, scheduler_notes, why_not
 from animatediff.weights.families import Family, Recommended
+
+logger = logging.getLogger(__name__)
+
+LCM_BASE = Recommended(num_inference_steps=4, guidance_scale=8.0, scheduler="lcm")
+"""Settings of base models distilled by LCM with guidance inside (arXiv 2310.04378), as they are published."""
 
 
 @dataclass
@@ -24,6 +33,10 @@ class SamplerChoice:
     """Recommended settings of few-step LoRAs, by adapter name."""
     disabled: set[str] = field(default_factory=set)
     """Few-step LoRAs that are switched off."""
+    distilled: bool = False
+    """Whether the base model takes the guidance scale as an embedding, as models distilled by LCM do."""
+    said: set[str] = field(default_factory=set)
+    """Warnings that were given, each once."""
 
     def choose(self, name: str) -> None:
         """Take the sampler of this name. Raises UserError for an unknown one."""
@@ -34,18 +47,66 @@ class SamplerChoice:
         self.base, self.name, self.by_hand = scheduler, None, True
 
     def recommended(self, family: Family | None) -> Recommended:
-        """Settings of the motion module and, before it, of few-step LoRAs that act; None where neither has any."""
+        """Settings of the motion module, before it of an LCM base model, before both of few-step LoRAs that act.
+
+        None where none of them has any, and no sampler that cannot sample the base model.
+        """
+        settings = self._wanted(family)
+        if self.name is None and settings.scheduler is not None and not self._fits(settings.scheduler):
+            settings = replace(settings, scheduler=None)
+        return settings
+
+    def _wanted(self, family: Family | None) -> Recommended:
         settings = family.recommended if family is not None else Recommended()
+        if self.distilled:
+            settings = replace(settings, **_given(vars(LCM_BASE)))
         for name, few in self.few_steps.items():
             if name not in self.disabled:
                 settings = replace(settings, **_given(vars(few)))
         return settings
 
+    def _fits(self, name: str) -> bool:
+        config = full_config(self.base)
+        return name in EDM_SAMPLERS if is_edm(config) else why_not(config) is None
+
+    @property
+    def refusal(self) -> str | None:
+        """The reason why the base model's own scheduler samples no clip, so that another has to be named; or None."""
+        reason = None if self.name is not None else why_not(full_config(self.base))
+        if reason is None:
+            return None
+        return (
+            f"the base model's scheduler is a {type(self.base).__name__} and samples no clip here: {reason}; if the "
+            "model was trained as Stable Diffusion is, choose another `scheduler`, such as euler"
+        )
+
     def scheduler(self, family: Family | None) -> Any:
-        """A new scheduler, of the noise schedule that the motion module was trained with."""
+        """A new scheduler, of the noise schedule that the motion module was trained with; the base's own if refused.
+
+        Statements of the base model that it does not keep are logged, once each.
+        """
+        if self.refusal is not None:
+            return self.base
         betas = family.betas if family is not None else None
         name = self.name or self.recommended(family).scheduler or type(self.base).__name__
-        return make_scheduler(name, self.base.config, betas)
+        config = full_config(self.base)
+        made = make_scheduler(name, config, betas)
+        notes = scheduler_notes(name, config, betas)
+        wanted = self._wanted(family).scheduler
+        if self.name is None and wanted is not None and not self._fits(wanted):
+            notes.append(
+                f"scheduler {wanted}, recommended for the loaded weights, does not fit the base model; not used"
+            )
+        for note in notes:
+            if note not in self.said:
+                logger.warning("%s", note)
+        self.said |= set(notes)
+        return made
+
+    def check(self) -> None:
+        """Raise UserError where the base model's own scheduler samples no clip and no other was chosen."""
+        if self.refusal is not None:
+            raise UserError(self.refusal)
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from animatediff.motion.windows import plan_windows
 from animatediff.sampling.latents import encode_images as encode_chunks
-from animatediff.sampling.latents import latent_means
+from animatediff.sampling.latents import latent_means, unscaled
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -37,7 +37,7 @@ def decode_images(vae: Any, latents: Tensor) -> Tensor:
     def run(latents: Tensor) -> Tensor:
         return vae.decode(latents, return_dict=False)[0]
 
-    latents = latents.to(vae.dtype) / vae.config["scaling_factor"]
+    latents = unscaled(vae, latents.to(vae.dtype))
     return (in_tiles(vae, run, latents, grow=pixels_per_latent(vae)) / 2 + 0.5).clamp(0, 1)
 
 

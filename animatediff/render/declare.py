@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
-from animatediff.pipelines.arguments import RANGES, Arguments
+from animatediff.pipelines.arguments import NEEDS, RANGES, Arguments
 from animatediff.ranges import Range
 
 _ARGUMENTS = {item.name: item.default for item in fields(Arguments)}
@@ -42,6 +42,8 @@ class Option:
     """Whether it decides which pipeline is loaded; requests that agree in these options share one."""
     per_clip: bool = False
     """Whether there is one value a clip, or one for all."""
+    needs: str = ""
+    """Subject without which it has no effect: of `render.subjects`, or of `pipelines.subjects` for an argument."""
     folder: str | None = None
     """For names of files: the folder under `models/` where such files are, or "" for files that are anywhere."""
     in_memory: str = ""
@@ -96,6 +98,7 @@ def option(
     prepared: bool = False,
     part_of_model: bool = False,
     per_clip: bool = False,
+    needs: str = "",
     folder: str | None = None,
     in_memory: str = "",
     convert: Callable[[Any], Any] | None = None,
@@ -126,6 +129,7 @@ def option(
         as_it_is=not prepared,
         part_of_model=part_of_model,
         per_clip=per_clip,
+        needs=needs,
         folder=folder,
         in_memory=in_memory,
         convert=convert,
@@ -153,5 +157,6 @@ def _complete(name: str, annotation: str, declared: Option) -> Option:
         range=Range() if within is None and "float" in annotation else within,  # finite
         flag=declared.flag or "--" + name.replace("_", "-"),
         argument=argument,
+        needs=declared.needs or NEEDS.get(argument or "", ""),
         as_it_is=declared.as_it_is and argument is not None,
     )

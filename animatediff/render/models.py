@@ -78,12 +78,13 @@ def load_model(spec: ModelSpec, after_part: AfterPart = lambda done, total: None
     settings = spec.settings
     device = settings.device or str(default_device())
     pipe = _load_base(settings, device)
+    if settings.scheduler is not None:
+        pipe.set_scheduler(settings.scheduler)
+    pipe.sampler.check()
     steps = _additions(pipe, settings)
     for number, step in enumerate(steps, start=1):
         after_part(number, len(steps) + 1)
         step()
-    if settings.scheduler is not None:
-        pipe.set_scheduler(settings.scheduler)
     if settings.cpu_offload and not device.startswith("cpu"):
         pipe.enable_model_cpu_offload(device=device)
     else:

@@ -44,7 +44,7 @@ class AnimateOptions:
     )
     family: str | None = option(
         "Overrides the recognised family of the motion module.",
-        panel=MODEL, metavar="NAME", part_of_model=True, default=None,
+        panel=MODEL, metavar="NAME", part_of_model=True, default=None, needs="motion_module",
     )
     vae: str | None = option(
         "VAE file or folder in place of the model's own.",
@@ -109,14 +109,15 @@ class AnimateOptions:
     prompt_interpolation: str = option(
         "linear, or slerp: along the arc.",
         panel=PROMPTS, metavar="HOW", argument="prompt", prepared=True, default="linear",
-        choices="animatediff.prompts.travel.INTERPOLATIONS",
+        choices="animatediff.prompts.travel.INTERPOLATIONS", needs="prompt_travel",
     )
     prompt_hold: float = option(
         "Share of each stretch that holds its text before it blends, 0 to 1.",
-        panel=PROMPTS, argument="prompt", prepared=True, default=DEFAULT_HOLD, ge=0, le=1,
+        panel=PROMPTS, argument="prompt", prepared=True, default=DEFAULT_HOLD, ge=0, le=1, needs="prompt_travel",
     )
     prompt_loop: bool = option(
-        "Blend the last text back to the first.", panel=PROMPTS, argument="prompt", prepared=True, default=False,
+        "Blend the last text back to the first.",
+        panel=PROMPTS, argument="prompt", prepared=True, default=False, needs="prompt_travel",
     )
     plain_prompts: bool = option("Take brackets as letters and cut long prompts, as the original.", panel=PROMPTS)
 
@@ -177,15 +178,15 @@ class AnimateOptions:
     control_preprocess: Method = option(
         "Make sketches of images: scribble, canny or none.",
         panel=SPARSECTRL, metavar="HOW", argument="conditioning_frames", prepared=True, default="none",
-        choices="animatediff.media.sketch.METHODS",
+        choices="animatediff.media.sketch.METHODS", needs="control_images",
     )
     normalize_condition_images: bool = option(
         "Turn images grey, from black to white.",
-        panel=SPARSECTRL, argument="conditioning_frames", prepared=True, default=False,
+        panel=SPARSECTRL, argument="conditioning_frames", prepared=True, default=False, needs="control_images",
     )
     sparsectrl_config: str | None = option(
         "SparseCtrl YAML of the original; only compared.",
-        panel=SPARSECTRL, part_of_model=True, folder="", default=None,
+        panel=SPARSECTRL, part_of_model=True, folder="", default=None, needs="sparsectrl",
     )
 
     image: ImageInput | None = option(
@@ -212,7 +213,9 @@ class AnimateOptions:
         "Image for the IP-Adapter; may be repeated.",
         panel=IMAGE, metavar="FILE", prepared=True, folder="", in_memory="image", default=(), unset="`image`",
     )
-    ip_adapter_scale: float = option("How strongly it acts.", panel=IMAGE, part_of_model=True, default=1.0)
+    ip_adapter_scale: float = option(
+        "How strongly it acts.", panel=IMAGE, part_of_model=True, default=1.0, needs="ip_adapter",
+    )
     ip_adapter_encoder: str | None = option(
         "Its CLIP image encoder.",
         panel=IMAGE, metavar="FOLDER", part_of_model=True, folder="", default=None, unset="beside it",
@@ -230,23 +233,24 @@ class AnimateOptions:
     controlnet_preprocess: tuple[Method, ...] = option(
         "Make sketches of its frames: scribble, canny or none.",
         panel=CONTROLNET, metavar="HOW", argument="controlnet_inputs", prepared=True, default=("none",),
-        choices="animatediff.media.sketch.METHODS",
+        choices="animatediff.media.sketch.METHODS", needs="controlnet",
     )
     controlnet_scale: tuple[float, ...] = option(
-        "How strongly it acts.", panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,),
+        "How strongly it acts.",
+        panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,), needs="controlnet",
     )
     controlnet_start: tuple[float, ...] = option(
         "Fraction of the steps from which on it acts.",
-        panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(0.0,), ge=0, le=1,
+        panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(0.0,), ge=0, le=1, needs="controlnet",
     )
     controlnet_end: tuple[float, ...] = option(
         "Fraction of the steps up to which it acts.",
-        panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,), ge=0, le=1,
+        panel=CONTROLNET, argument="controlnet_inputs", prepared=True, default=(1.0,), ge=0, le=1, needs="controlnet",
     )
     controlnet_spread: tuple[tuple[float, ...] | None, ...] = option(
         "Images stand at the frames that their names say, and act on their neighbours so strongly.",
         panel=CONTROLNET, metavar="0.5,0.3", argument="controlnet_inputs", prepared=True, default=(None,),
-        convert=values.spreads,
+        convert=values.spreads, needs="controlnet",
     )
 
     video: VideoInput | None = option(
@@ -269,7 +273,7 @@ class AnimateOptions:
     resize: Resize = option(
         "Bring videos and images to size: crop, pad or stretch.",
         panel=VIDEO, metavar="HOW", argument="video", prepared=True, default="crop",
-        choices="animatediff.media.images.RESIZES",
+        choices="animatediff.media.images.RESIZES", needs="images",
     )
     audio: bool = option("Put its sound beside the result (mp4, webm).", panel=VIDEO, default=False)
 
@@ -295,9 +299,10 @@ class AnimateOptions:
         "mp4, webm, gif, webp, apng, or a folder of PNG.", panel=OUTPUT, short="-o", metavar="FILE", default=None,
     )
     fps: float | None = option("Frames per second.", panel=OUTPUT, default=None, gt=0, le=240)
-    quality: int = option("0 to 100; webp is lossless at 100.", panel=OUTPUT, default=80, ge=0, le=100)
+    quality: int = option("0 to 100; webp is lossless at 100.", panel=OUTPUT, default=80, ge=0, le=100, needs="lossy")
     loop: int = option(
-        "Times that gif, webp and apng play; 0 is for ever.", panel=OUTPUT, default=0, ge=0, le=65535, unit="times",
+        "Times that gif, webp and apng play; 0 is for ever.",
+        panel=OUTPUT, default=0, ge=0, le=65535, unit="times", needs="repeats",
     )
     # fmt: on
 
@@ -308,6 +313,8 @@ BY_NAME = {item.name: item for item in OPTIONS}
 FIELDS = tuple(BY_NAME)
 FLAGS = {item.name: item.flag for item in OPTIONS}
 """Option -> its flag on the command line."""
+ARGUMENT_FLAGS = {item.argument: item.flag for item in OPTIONS if item.as_it_is and item.argument is not None}
+"""Argument of the pipeline -> flag of the option that is it."""
 PER_CLIP = tuple(item.name for item in OPTIONS if item.per_clip)
 """Options of which there is one value a clip, or one for all."""
 MODEL_OPTIONS = tuple(item.name for item in OPTIONS if item.part_of_model)

@@ -153,8 +153,10 @@ def check_files(request: AnimateRequest) -> None:
     """
     from animatediff.weights.addons.controlnet import check_controlnet
     from animatediff.weights.addons.ip_adapter import check_ip_adapter
-    from animatediff.weights.lora.source import check_settings, lora_header
-    from animatediff.weights.motion import find_header, other_base
+    from animatediff.weights.base.text_width import base_cross_attentions
+    from animatediff.weights.lora.load import check_lora
+    from animatediff.weights.lora.source import lora_header
+    from animatediff.weights.motion import check_family, find_header, other_base
     from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
     from animatediff.weights.storage.files import read_header
 
@@ -165,9 +167,8 @@ def check_files(request: AnimateRequest) -> None:
                 raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
     if request.motion_module is not None and Path(request.motion_module).exists():
         found = recognise_header(find_header(request.motion_module))
-        if found.kind != "motion_module":
-            raise wrong_kind(found, "motion_module")
-        made_for = found.family.base if found.family is not None else None
+        check_family(found, request.family)
+        made_for = found.base
         if sdxl is not None and made_for is not None and request.family is None and sdxl != (made_for == "sdxl"):
             raise other_base(
                 found.header.path, "SDXL" if made_for == "sdxl" else "SD 1.x", "SDXL" if sdxl else "SD 1.x"
@@ -184,7 +185,7 @@ def check_files(request: AnimateRequest) -> None:
                 header = lora_header(ref.path)
                 if (found := recognise_header(header)).kind not in (*LORAS, "unknown"):
                     raise wrong_kind(found, setting)
-                check_settings(header)
+                check_lora(header)
     if request.vae is not None and not Path(request.vae).is_dir():
         check(request.vae, ("vae", "base_model"), "vae")
     for encoder in (request.text_encoder, request.text_encoder_2):
@@ -193,10 +194,12 @@ def check_files(request: AnimateRequest) -> None:
     for embedding in request.embeddings:
         read_header(embedding.path)
     _check_sparsectrl(request)
+    model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
+    base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []
     for path in request.controlnet:
-        check_controlnet(path)
+        check_controlnet(path, text_width=base[0][1] if base else None)
     if request.ip_adapter is not None:
-        check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder)
+        check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder, base=base)
 
 
 def _is_sdxl(model: str | None) -> bool | None:

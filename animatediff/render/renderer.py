@@ -24,6 +24,7 @@ from animatediff.render.models import AfterPart, ModelSpec, load_model
 from animatediff.render.options import CALL_OPTIONS
 from animatediff.render.prepare import complete, to_come
 from animatediff.render.request import AnimateRequest
+from animatediff.render.subjects import warn_of_idle_options
 from animatediff.render.timeline import timeline
 from animatediff.render.write import OneFile, Rendered, RunFolder
 
@@ -118,6 +119,7 @@ class Renderer:
     def _prepare(self, requests: Iterable[AnimateRequest], reporter: Reporter) -> list[_Prepared]:
         found = list(requests)
         for request in found:
+            warn_of_idle_options(request)
             if request.out is not None:
                 check_writable(request.out)
         inputs = [look_into(request, reporter.check) for request in found]

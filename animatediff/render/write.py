@@ -29,6 +29,7 @@ from animatediff.render.inputs import sound_of
 from animatediff.render.read.original import to_original
 from animatediff.render.read.result import sidecar_of
 from animatediff.render.request import AnimateRequest
+from animatediff.render.subjects import warn_of_idle_output
 from animatediff.render.timeline import timeline_image
 
 GRID_FPS = 8
@@ -68,6 +69,8 @@ class OneFile:
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
         """The writer of these requests. Raises UserError where it could not write."""
         num_clips = sum(request.num_clips for request in requests)
+        for request in requests:
+            warn_of_idle_output(request, format_of(self.path or "clip.mp4"))
         if self.path is not None:
             for index in range(num_clips):
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
@@ -91,6 +94,8 @@ class RunFolder:
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_RunFolder]:
         """The writer of these requests. Raises UserError where it could not write."""
         root = self.root or roots.samples
+        for request in requests:
+            warn_of_idle_output(request, "gif")
         check_writable(root / self.stem / "config.yaml")
         writer = _RunFolder(root, self.stem, requests, reporter)
         try:

@@ -41,4 +41,30 @@ def encode_images(
         done += len(chunk)
         if after_chunk is not None:
             after_chunk(done, len(images))
-    return torch.cat(means) * vae.config["scaling_factor"]
+    return scaled(vae, torch.cat(means))
+
+
+def latent_statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation (1, c, 1, 1) of a VAE's latents, if its configuration states both."""
+    mean, std = (vae.config.get(name) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        return None
+    return torch.tensor(mean).view(1, -1, 1, 1).to(like), torch.tensor(std).view(1, -1, 1, 1).to(like)
+
+
+def scaled(vae: Any, latents: Tensor) -> Tensor:
+    """Latents (n, c, h, w) of a VAE's encoder as the UNet takes them, by statistics and scaling factor of the VAE."""
+    statistics = latent_statistics(vae, latents)
+    if statistics is None:
+        return latents * vae.config["scaling_factor"]
+    mean, std = statistics
+    return (latents - mean) * vae.config["scaling_factor"] / std
+
+
+def unscaled(vae: Any, latents: Tensor) -> Tensor:
+    """Latents (n, c, h, w) of the UNet as a VAE's decoder takes them."""
+    statistics = latent_statistics(vae, latents)
+    if statistics is None:
+        return latents / vae.config["scaling_factor"]
+    mean, std = statistics
+    return latents * std / vae.config["scaling_factor"] + mean

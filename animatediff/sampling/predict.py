@@ -40,6 +40,8 @@ class ClipPredictor:
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
     """(f,) for the frames of the whole clip: factor of the motion modules' residual at each."""
+    guidance_embeds: Tensor | None = None
+    """(b, d) embedding of the guidance scale, of UNets that take it (LCM, arXiv 2310.04378)."""
     image_embeds: Sequence[Tensor] = ()
     """Image embeddings of IP-Adapters, one each: (b, 1, ...) for all frames alike, or (b, f, ...) for all frames."""
 
@@ -65,12 +67,16 @@ class ClipPredictor:
             embeds = [part if part.shape[1] == 1 else part[:, list(frames)] for part in self.image_embeds]
             embeds = [part.expand(-1, num_frames, *part.shape[2:]).flatten(0, 1) for part in embeds]
             added = {**(added or {}), "image_embeds": embeds}
+        guidance = {}
+        if self.guidance_embeds is not None:
+            guidance = {"timestep_cond": per_frame(self.guidance_embeds, frames)}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
         with self.frames.during(num_frames, self.windows, scale), layers_in_chunks(self.unet, bool(self.windows)):
             out = self.unet(
                 inputs.latents,
                 timestep,
                 encoder_hidden_states=inputs.embeddings,
+                **guidance,
                 added_cond_kwargs=added,
                 down_block_additional_residuals=None if residuals is None else residuals.down,
                 mid_block_additional_residual=None if residuals is None else residuals.mid,

@@ -56,7 +56,7 @@ _SCALES: dict[float, Kind] = {0.18215: "sd1", 0.13025: "sdxl"}
 def preview_kind(vae: Any) -> Kind | None:
     """The map that suits a VAE, known by its configuration; None for others."""
     config = vae.config
-    if config["latent_channels"] != 4:
+    if config["latent_channels"] != 4 or config.get("latents_mean") is not None:
         return None
     levels = len(config["block_out_channels"])
     if levels == 4:

@@ -50,7 +50,10 @@ class Encoder:
         self._known: dict[str, Embeddings] = {}
         self.latent_cache = self._text_cache = None
         if cache is not None:
-            self.latent_cache = LatentCache(cache, f"latents {fingerprint(pipe.vae, pipe.vae.config.scaling_factor)}")
+            config = pipe.vae.config
+            statistics = [value for name in ("latents_mean", "latents_std") if (value := config.get(name)) is not None]
+            made_by = fingerprint(pipe.vae, config.scaling_factor, *statistics)
+            self.latent_cache = LatentCache(cache, f"latents {made_by}")
             encoders = [fingerprint(encoder) for encoder in text_encoders(pipe)]
             self._text_cache = LatentCache(cache, f"text {encoders}")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.sampling.conditions import added_conditions, per_frame
+from animatediff.sampling.schedulers import no_betas
 
 
 class Objective(nn.Module):
@@ -31,11 +32,14 @@ class Objective(nn.Module):
     ) -> None:
         """config: that of the base model's scheduler; `betas` are laid over it, and its zero terminal SNR stays.
 
-        Raises UserError where noise should be predicted at a last step that is nothing but noise.
+        Raises UserError where noise should be predicted at a last step that is nothing but noise, and for a base model
+        that was trained on no table of betas.
         """
         from diffusers import DDPMScheduler
 
         super().__init__()
+        if (reason := no_betas(config)) is not None:
+            raise UserError(f"the base model cannot be trained further: {reason}; take one of Stable Diffusion's betas")
         known = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
         settings = {key: config[key] for key in known if config.get(key) is not None} | {
             key: value for key, value in (betas or {}).items() if key in known

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
-from animatediff.weights.families import family_named
 from animatediff.weights.fit import check_fit
-from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
 from animatediff.weights.lora.key_formats import (
     fold_scale,
@@ -31,7 +30,8 @@ from animatediff.weights.lora.key_formats import (
 )
 from animatediff.weights.lora.settings import ADAPTER_METADATA, unpacked
 from animatediff.weights.lora.source import check_settings, lora_header, lora_in_folder
-from animatediff.weights.motion import MODEL, expected_shapes, find_header
+from animatediff.weights.motion import MODEL, expected_shapes, family_of, find_header, motion_layout
+from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 
@@ -136,15 +136,9 @@ def _check_target(header: Header, target: Path, as_folder: bool) -> None:
 
 
 def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, family: str | None) -> _Result:
-    header, facts = found.header, found.family
-    assert facts is not None, "motion modules have a family"
+    header, facts = found.header, family_of(found, family)
     shapes = header.shapes
-    table_length = num_positions(shapes)
-    if family is not None:
-        facts = family_named(family).with_positions(table_length).with_steps_of(header.path.name)
-    layout = layout_of(to_internal(shapes), norm_groups=facts.norm_groups)
-    if layout is None:
-        raise UserError(f"{header.path}: blocks or modules are not numbered from 0 without a gap; is it whole?")
+    layout = motion_layout(found, facts)
     expected = expected_shapes(layout)
     check_fit(to_internal(shapes), expected, path=header.path, model=MODEL)
     config = adapter_config(layout, facts.numerics.max_positions, header.path) if to == "diffusers" else None
@@ -156,14 +150,15 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
     note = f"; {dropped} tensors of other layers left out" if dropped else ""
     metadata = {**_plain(header.metadata), **facts.metadata()}
     if to == "internal":
-        return _Result(state, metadata, title=facts.title, note=note)
+        tables = {f"{name}.pos_encoder.pe": table for name, table in own_tables(header).items()}
+        return _Result({**state, **tables}, metadata, title=facts.title, note=note)
     # Published AnimateLCM modules have no tables: other programs know them by that. diffusers needs them all the same.
-    bare = to == "original" and facts.name == "animatelcm"
-    positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype, stored=_stored(found))
+    bare = to == "original" and facts.name == "animatelcm" and not own_tables(header)
+    positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype)
     if to == "original":
-        tensors = {**names_to_original(state), **_original_tables(positions, layout.num_attentions)}
+        tensors = {**names_to_original(state), **_original_tables(positions)}
     else:
-        tensors = {**state, **{f"{stem}.pos_embed.pe": table for stem, table in positions.items()}}
+        tensors = {**state, **_diffusers_tables(positions, header.path)}
     return _Result(tensors, metadata, config, title=facts.title, note=note)
 
 
@@ -185,60 +180,50 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     if to == "internal":
         return _Result(state, metadata, wrapper=sparsectrl.WRAPPER)
     motion = {key: tensor for key, tensor in state.items() if MOTION_KEY.match(key)}
-    positions = _positions(found, motion, config.max_positions, dtype, stored=_stored(found))
+    positions = _positions(found, motion, config.max_positions, dtype)
     if to == "original":
-        tables = _original_tables(positions, config.num_attentions)
+        tables = _original_tables(positions)
         return _Result({**sparsectrl.original_entries(state, None), **tables}, metadata, wrapper=sparsectrl.WRAPPER)
-    tables = {f"{stem}.pos_embed.pe": table for stem, table in positions.items()}
-    return _Result({**state, **tables}, metadata, folder)
+    return _Result({**state, **_diffusers_tables(positions, header.path)}, metadata, folder)
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key != "format"}
 
 
-def _stored(found: Recognised) -> dict[str, str]:
-    """Transformer block (internal name) -> key of a position table that the file really has."""
-    stored = {}
-    for key, info in found.header.tensors.items():
-        if POSITIONS.search(key) and info.place.nbytes and MOTION_KEY.match(key):
-            stem = block_of(rename(key, TO_INTERNAL))
-            stored.setdefault(stem, key)
-    return stored
-
-
-def block_of(key: str) -> str:
-    """`BLOCK.motion_modules.0.transformer_blocks.0` of any internal key below it."""
-    before, _, after = key.partition(".transformer_blocks.")
-    return f"{before}.transformer_blocks.{after.split('.')[0]}"
-
-
 def _positions(
-    found: Recognised, state: Mapping[str, Tensor], length: int, dtype: torch.dtype | None, *, stored: Mapping[str, str]
+    found: Recognised, state: Mapping[str, Tensor], length: int, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """Transformer block -> its table (1, L, c): the file's own, or the sinusoid computed anew."""
-    own = load_tensors(found.header, stored.values(), dtype=dtype)
+    """Attention (internal name) -> its table (1, L, c): the file's own, or the sinusoid computed anew."""
+    stored = {
+        attention: key
+        for key in found.header.tensors
+        if POSITIONS.search(key) and MOTION_KEY.match(key)
+        for attention in attentions_of(key)
+    }
+    own = load_tensors(found.header, sorted({*stored.values()}), dtype=dtype)
     tables = {}
     for key, weight in state.items():
-        if key.endswith(".attn1.to_q.weight"):
-            stem = block_of(key)
-            table = own.get(stored.get(stem, ""))
+        if key.endswith(".to_q.weight"):
+            attention = key.removesuffix(".to_q.weight")
+            table = own.get(stored.get(attention, ""))
             computed = frame_positions(length, weight.shape[0])[None].to(weight.dtype)
-            tables[stem] = computed if table is None else table
+            tables[attention] = computed if table is None else table
     return tables
 
 
-def _original_tables(positions: Mapping[str, Tensor], num_attentions: int) -> dict[str, Tensor]:
-    return {
-        f"{original_stem(stem)}.attention_blocks.{index}.pos_encoder.pe": table
-        for stem, table in positions.items()
-        for index in range(num_attentions)
-    }
+def _original_tables(positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return names_to_original({f"{attention}.pos_encoder.pe": table for attention, table in positions.items()})
 
 
-def original_stem(stem: str) -> str:
-    """The original name of an internal transformer block."""
-    return next(iter(names_to_original({f"{stem}.": None}))).removesuffix(".")
+def _diffusers_tables(positions: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """One table for both attentions of a block. Raises UserError where these differ."""
+    tables: dict[str, Tensor] = {}
+    for attention, table in positions.items():
+        name = f"{attention.rpartition('.')[0]}.pos_embed.pe"
+        if not torch.equal(tables.setdefault(name, table), table):
+            raise UserError(f"{path}: diffusers' layout has one position table for two attentions, but theirs differ")
+    return tables
 
 
 def adapter_config(layout: MotionLayout, max_positions: int, path: Path) -> dict[str, Any]:

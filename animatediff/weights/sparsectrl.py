@@ -20,12 +20,14 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
 from animatediff.weights.base.model_configs import Generation, unet_config
+from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, text_width
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
 from animatediff.weights.motion import find_header, original_tensors
+from animatediff.weights.motion_config import config_beside
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
-from animatediff.weights.storage.folders import read_json, weights_file
+from animatediff.weights.storage.folders import read_json
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -37,10 +39,7 @@ CONFIG_KEY = "animatediff.sparsectrl"
 WRAPPER = "controlnet"
 """The entry of a .ckpt in which the original looks for an encoder."""
 WHAT = "SparseCtrl encoder"
-BASE_TITLES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
-"""Width of the prompt embeddings that cross attentions take -> base model."""
 CONDITIONING_LAYER = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
-CROSS_ATTENTION = ".attn2.to_k.weight"
 ZERO_CONV = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -56,10 +55,10 @@ def load_sparsectrl(
     tensor is read. `dtype` None keeps the file's. Raises UserError for another kind of file, for missing, unknown or
     misshapen tensors, and for an encoder of another base model.
     """
-    header = find_header(source)
-    found = recognise_header(header)
+    found = recognise_header(find_header(source))
     if found.kind != "sparsectrl":
         raise wrong_kind(found, "sparsectrl")
+    header = found.header
     config = config_of(found, unet)
     with torch.device("meta"):
         encoder = SparseCtrl(config)
@@ -97,7 +96,7 @@ def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
     model: a diffusers folder or a single file; of a hub id nothing is known, so that none is found. Only headers are
     read, and files that cannot be read are passed over: nobody asked for them.
     """
-    width = _base_width(Path(model))
+    width = base_text_width(Path(model))
     if width is None:
         return None
     for folder in folders:
@@ -109,25 +108,9 @@ def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
                 found = recognise_header(read_header(file))
             except (UserError, OSError):
                 continue
-            if found.kind == "sparsectrl" and found.variant == "rgb" and _prompt_width(found.header.shapes) == width:
+            if found.kind == "sparsectrl" and found.variant == "rgb" and text_width(found.header.shapes) == width:
                 return file
     return None
-
-
-def _base_width(model: Path) -> int | None:
-    try:
-        if model.is_dir():
-            return _prompt_width(read_header(weights_file(model / "unet")).shapes)
-        return _prompt_width(read_header(model).shapes) if model.is_file() else None
-    except (UserError, OSError):  # reported where the model is loaded
-        return None
-
-
-def _prompt_width(shapes: Shapes) -> int | None:
-    """Width of the prompt embeddings that the cross attentions of a UNet, or of an encoder made from one, take."""
-    others = ("cond_stage_model.", "conditioner.")  # text encoders of single files
-    keys = (key for key in shapes if key.endswith(CROSS_ATTENTION) and "motion_modules" not in key)
-    return next((shapes[key][1] for key in keys if not key.startswith(others)), None)
 
 
 def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
@@ -167,6 +150,7 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
     # Without a statement, the published sizes of the base model version stand for what no shape tells.
     image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
     motion = [key for key in shapes if MOTION_KEY.match(key)]
+    beside = config_beside(header)
     channels = tuple(shapes[key][0] for key in sorted(filter(CONDITIONING_LAYER.match, shapes), key=_layer_number))
     try:
         return SparseConfig(
@@ -176,8 +160,8 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
             condition_channels=first[1] - 1,
             motion_mid_block=any(key.startswith("mid_block.") for key in motion),
             num_attentions=2 if any(".attn2." in key for key in motion) else 1,
-            num_heads=int(stated.get("num_heads", 8)),
-            max_positions=num_positions(header.shapes) or int(stated.get("max_positions", 32)),
+            num_heads=int(stated.get("num_heads", beside.num_heads or 8)),
+            max_positions=num_positions(header.shapes) or int(stated.get("max_positions", beside.positions or 32)),
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error
@@ -239,7 +223,7 @@ def _stated(header: Header) -> dict[str, Any]:
 
 def _check_fit(found: Shapes, expected: Shapes, path: Path) -> None:
     """Raise UserError where the encoder's outputs, or the prompt embeddings it takes, are of another base model."""
-    made_for, given = _prompt_width(found), _prompt_width(expected)
+    made_for, given = text_width(found), text_width(expected)
     outputs, wanted = (
         {key: shape for key, shape in side.items() if ZERO_CONV.match(key)} for side in (found, expected)
     )

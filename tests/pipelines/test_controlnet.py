@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from support import ldm_files
 from support.close import relative
 from support.commands import is_one_message, run
+from support.controlnet_files import in_original_names, save_controlnet
 from support.paths import GOLDEN
 from support.pipelines import seeded
 
@@ -33,16 +34,6 @@ SETTINGS: dict[str, Any] = {
     "negative_prompt": "", "height": 32, "width": 32, "num_inference_steps": 3, "guidance_scale": 3.0,
     "output_type": "pt",
 }  # fmt: skip
-
-
-def save_controlnet(folder: Path, unet: UNet2DConditionModel, seed: int, ladder: tuple[int, ...]) -> Path:
-    """A ControlNet with outputs, as after training, for a VAE that halves pictures once a rung of the ladder."""
-    torch.manual_seed(seed)
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=ladder)
-    for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block, net.controlnet_cond_embedding.conv_out):
-        torch.nn.init.normal_(layer.weight, std=0.1)
-    net.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -203,24 +194,6 @@ def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tm
     assert not pipe.controlnets
 
 
-def in_original_names(net: Any) -> dict[str, torch.Tensor]:
-    """A ControlNet as its first release named it."""
-    state, found = net.state_dict(), {}
-    own = {key: value for key, value in state.items() if key.startswith("controlnet_")}
-    for key, value in ldm_files.unet_keys({k: v for k, v in state.items() if k not in own}).items():
-        found[key.removeprefix("model.diffusion_model.")] = value
-    rungs = len(net.controlnet_cond_embedding.blocks)
-    places = {"conv_in": 0, "conv_out": rungs + 1, **{f"blocks.{i}": i + 1 for i in range(rungs)}}
-    for key, value in own.items():
-        part, name = key.split(".", 1)
-        place, tail = name.rsplit(".", 1) if "." in name else ("", name)
-        if part == "controlnet_cond_embedding":
-            found[f"input_hint_block.{2 * places[place]}.{tail}"] = value
-        else:
-            found[f"zero_convs.{place}.0.{tail}" if place else f"middle_block_out.0.{tail}"] = value
-    return found
-
-
 @pytest.mark.parametrize("generation", ["sd1", "sd2", "sdxl"])
 def test_single_files_in_every_grammar(generation: str, tmp_path: Path) -> None:
     unet = ldm_files.models(generation)["unet"]
@@ -253,7 +226,7 @@ def test_single_files_that_are_not_for_this_model(nets: list[Path], tmp_path: Pa
     (tmp_path / "text.pth").write_text("hello")
     for name, message in (
         ("other.safetensors", "a ControlNet of another base model than this one: controlnet: "),
-        ("partial.safetensors", "not a whole ControlNet; Control-LoRAs"),
+        ("partial.safetensors", r"a Control-LoRA \(lora_controlnet\), which is not supported"),
         ("text.pth", "text.pth: "),
     ):
         with pytest.raises(UserError, match=message):

@@ -198,10 +198,29 @@ def test_folder_and_unreadable_file(tmp_path: Path) -> None:
             read_header(locked)
 
 
-def test_pickle_named_safetensors(tmp_path: Path) -> None:
-    torch.save(tensors(), tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match=r"rename it to \.ckpt"):
-        read_header(tmp_path / "a.safetensors")
+@pytest.mark.parametrize("name", ["a.safetensors", "a.SafeTensors"])
+def test_pickle_named_safetensors_loads_with_a_note(tmp_path: Path, name: str) -> None:
+    torch.save(tensors(), tmp_path / name)
+    header = read_header(tmp_path / name)
+    assert header.format == "pickle" and "pickled checkpoint" in header.notes[0]
+    assert_same(load_tensors(header), tensors())
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.bin", "a.SAFETENSORS", "a"])
+def test_safetensors_of_any_name_load(tmp_path: Path, name: str) -> None:
+    save_tensors(tmp_path / "a.safetensors", tensors())
+    (tmp_path / "a.safetensors").rename(tmp_path / name)
+    header = read_header(tmp_path / name)
+    assert header.format == "safetensors"
+    assert bool(header.notes) == (name in ("a.ckpt", "a.bin")), "a name of another format is noted"
+    assert_same(load_tensors(header), tensors())
+
+
+@pytest.mark.parametrize("name", ["a.SAFETENSORS", "a.CKPT"])
+def test_names_in_capitals_are_written_as_what_they_say(tmp_path: Path, name: str) -> None:
+    save_tensors(tmp_path / name, tensors())
+    assert read_header(tmp_path / name).format == ("safetensors" if "SAFE" in name else "pickle")
+    assert_same(load_tensors(tmp_path / name), tensors())
 
 
 def test_headers_that_claim_too_much_cost_nothing(tmp_path: Path) -> None:

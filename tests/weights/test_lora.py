@@ -267,7 +267,7 @@ KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     [
         ({f"{KEY}.lora_down.weight": (4, 64), f"{KEY}.lora_up.weight": (32, 4)}, "another base model"),
         ({f"{KEY}.lora_down.weight": (4, 32)}, "incomplete"),
-        ({f"{KEY}.lora_down.weight": (4, 32), f"{KEY}.lora_up.weight": (32, 4), "odd": (1,)}, "keys are of no LoRA"),
+        ({"lora_te_text_model_embeddings_position_ids": (1,)}, "no LoRA layers"),
         ({f"{KEY}x.lora_down.weight": (4, 32), f"{KEY}x.lora_up.weight": (32, 4)}, "no place in this model"),
         ({f"{KEY}.lora_mid.weight": (4, 4, 3, 3)}, "lora_mid"),
         ({f"{KEY}.hada_w1_a": (4, 4)}, "LoHa"),

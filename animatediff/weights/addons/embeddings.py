@@ -45,10 +45,16 @@ def load_embedding(
     path = Path(path).expanduser()
     header = read_header(path)
     found, named = _vectors(header)
+    return add_word(token or named or path.stem, found, path=path, tokenizers=tokenizers, text_encoders=text_encoders)
+
+
+def add_word(
+    word: str, found: Sequence[Tensor], *, path: Path, tokenizers: Sequence[Any], text_encoders: Sequence[Any]
+) -> LoadedEmbedding:
+    """Add `word` with its (count, width) vectors for each text encoder. Raises UserError as `load_embedding`."""
     if len(found) != len(text_encoders):
         made_for = "SDXL (two text encoders)" if len(found) == 2 else "SD 1.x or 2.x (one text encoder)"
         raise UserError(f"{path}: an embedding for {made_for}, but this model has {len(text_encoders)}")
-    word = token or named or path.stem
     if not word.strip() or re.search(r"\s", word):
         raise UserError(f"{path}: the word {word!r} has spaces; give another with token=")
     counts = {vectors.shape[0] for vectors in found}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from animatediff.weights.base import ldm
 from animatediff.weights.base.components import Component, build
 from animatediff.weights.base.model_configs import Generation
 from animatediff.weights.base.replacements import TITLES, text_component, vae_component
+from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.hub import fetch_folder
 from animatediff.weights.storage.files import read_header
 from animatediff.weights.storage.folders import preferred_weights, read_json, weights_file
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from animatediff.weights.base.replacements import Supplied
+
+logger = logging.getLogger(__name__)
 
 MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
 SMALL_FILES = ("model_index.json", "*/*.json", "tokenizer*/*.txt")
@@ -30,12 +35,8 @@ def _half(dtype: torch.dtype | None) -> bool:
 
 def _unet(folder: Path, *, half: bool, variant: str | None) -> Component:
     config = read_json(folder / "config.json")
-    if (name := config.get("_class_name", "UNet2DConditionModel")) != "UNet2DConditionModel":
-        raise UserError(f"{folder}: a {name}; expected the UNet2DConditionModel of a text-to-image model")
-    if (channels := config.get("in_channels", 4)) != 4:
-        raise UserError(
-            f"{folder}: a UNet with {channels} input channels; motion modules need a text-to-image model with 4"
-        )
+    if reason := unet_refusal(config):
+        raise UserError(f"{folder}: {reason}")
     header = read_header(weights_file(folder, half=half, variant=variant))
     return Component(
         name="unet", header=header, plan={key: ldm.Source(key=key) for key in header.tensors}, config=config
@@ -84,6 +85,8 @@ def load_base_folder(
     components = {name: part for name, part in parts.items() if not isinstance(part, Component)}
     small = {name: _small(folder, name, index) for name in _small_names(generation)}
     components |= build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
+    if generation == "sdxl" and "force_zeros_for_empty_prompt" in index:
+        small["force_zeros_for_empty_prompt"] = bool(index["force_zeros_for_empty_prompt"])
     return components | small
 
 
@@ -112,20 +115,37 @@ def _small(folder: Path, name: str, index: dict[str, Any]) -> Any:
     if not place.is_dir():
         raise UserError(f"{folder}: no folder {name}/; download the model again")
     if name == "scheduler":
-        import diffusers
-
-        settings = read_json(place / "scheduler_config.json")
-        kind = settings.get("_class_name", (index.get("scheduler") or [None, None])[1])
-        made = getattr(diffusers, str(kind), None)
-        if made is None:
-            raise UserError(f"{place}: scheduler {kind!r} is not known to the installed diffusers")
-        return made.from_config(settings)
+        return _scheduler(place, index)
     from transformers import CLIPTokenizer
 
     try:
         return CLIPTokenizer.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{place}: the tokenizer cannot be loaded ({str(error)[:160]}); download it again") from error
+
+
+def _scheduler(place: Path, index: dict[str, Any]) -> Any:
+    """The scheduler of a folder; Euler's, and said, in place of one whose package is not installed."""
+    import diffusers
+
+    settings = read_json(place / "scheduler_config.json")
+    kind = settings.get("_class_name", (index.get("scheduler") or [None, None])[1])
+    made = getattr(diffusers, str(kind), None)
+    if made is None:
+        raise UserError(f"{place}: scheduler {kind!r} is not known to the installed diffusers")
+    if lacking := [package for package in getattr(made, "_backends", ()) if find_spec(package) is None]:
+        logger.warning(
+            "%s: %s needs the package %s, which is not installed; EulerDiscreteScheduler is taken with its settings",
+            place,
+            kind,
+            lacking[0],
+        )
+        made = diffusers.EulerDiscreteScheduler
+        settings = {key: value for key, value in settings.items() if key != "_class_name"}
+    try:
+        return made.from_config(settings)
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        raise UserError(f"{place}: a {kind} cannot be made with these settings ({str(error)[:160]})") from error
 
 
 def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str | None = None) -> Path:

@@ -74,6 +74,7 @@ _UNET_FIXED = {
     "input_blocks.0.0": "conv_in",
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",
+    "time_embed.cond_proj": "time_embedding.cond_proj",  # guidance, of LCM-distilled models
     "label_emb.0.0": "add_embedding.linear_1",
     "label_emb.0.2": "add_embedding.linear_2",
     "out.0": "conv_norm_out",

@@ -60,6 +60,8 @@ def unet_config(shapes: Shapes, generation: Generation) -> dict[str, Any]:
         config["cross_attention_dim"] = contexts[0]
     if "attention_head_dim" in config and isinstance(config["attention_head_dim"], list):
         config["attention_head_dim"] = [max(1, width // HEAD_WIDTH) for width in channels]
+    if (guidance := shapes.get("time_embedding.cond_proj.weight")) is not None:
+        config["time_cond_proj_dim"] = guidance[1]
     if "add_embedding.linear_1.weight" in shapes:
         width = shapes["add_embedding.linear_1.weight"][1]
         config["projection_class_embeddings_input_dim"] = width

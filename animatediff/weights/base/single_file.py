@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,13 @@ from animatediff.weights.base.components import Component, build, planned_shapes
 from animatediff.weights.base.folder import download_base, load_base_folder
 from animatediff.weights.base.generation import generation_of
 from animatediff.weights.base.model_configs import CONFIGS, Generation, shipped_config, unet_config
-from animatediff.weights.base.prediction import PREDICTION_TYPES, SD2_BASE_SIZE, declared_prediction, probe_prediction
+from animatediff.weights.base.prediction import (
+    PREDICTION_TYPES,
+    SD2_BASE_SIZE,
+    SamplingFacts,
+    probe_prediction,
+    sampling_facts,
+)
 from animatediff.weights.base.replacements import text_component, vae_component
 from animatediff.weights.hub import is_hub_id
 from animatediff.weights.recognise import recognise_header, wrong_kind
@@ -69,14 +76,16 @@ def load_base_single_file(
 
     `vae`, `text_encoder`, `text_encoder_2`: a file, a diffusers folder or a module that is taken instead of what the
     file has; needed where the file has none. `prediction_type`: "epsilon" or "v_prediction"; by default what the file
-    says, and for an SD 2.x file that says nothing what its UNet does when tried. `use_ema` takes the averaged UNet
-    weights. `config`: by component, replaces the configuration found from the shapes. `dtype=None` keeps the file's.
-    Raises UserError, before anything is read, that lists all missing and unknown keys by component.
+    says (`prediction.sampling_facts`), and for an SD 2.x file that says nothing what its UNet does when tried.
+    `use_ema` takes the averaged UNet weights. `config`: by component, replaces the configuration found from the shapes.
+    `dtype=None` keeps the file's. Raises UserError, before anything is read, that lists all missing and unknown keys
+    by component.
     """
     if prediction_type is not None and prediction_type not in PREDICTION_TYPES:
         raise UserError(f"prediction_type={prediction_type!r}: expected one of {', '.join(PREDICTION_TYPES)}")
     header = read_header(path)
     generation = require_base(header)
+    facts = _told_facts(header, prediction_type)
     given = dict(config or {})
     parts: dict[str, Part] = {"unet": _unet(header, generation, use_ema=use_ema, config=given.get("unet"))}
     parts["vae"] = vae_component(header, vae, generation=generation, config=given.get("vae"))
@@ -87,6 +96,7 @@ def load_base_single_file(
         raise UserError(f"{path}: an {generation} model has no {unused[0]}; leave {unused[0]} out")
     _tell_unused(header, generation)
     _fit_time_ids(parts)
+    _fit_latents(parts["vae"], facts, header.path, own=vae is None and "vae" not in given)
     built = build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
     components: dict[str, Any] = {name: built.get(name, part) for name, part in parts.items()}
     components |= tokenizers(generation)
@@ -94,14 +104,73 @@ def load_base_single_file(
         for name, part in parts.items():
             if not isinstance(part, Component):
                 components[name] = part.to(dtype)
-    prediction_type = prediction_type or declared_prediction(header)
+    prediction_type = prediction_type or facts.prediction_type
     if prediction_type is None:
         prediction_type = probe_prediction(components["unet"], header.path) if generation == "sd2" else "epsilon"
     if generation == "sd2" and prediction_type == "epsilon":
         components["unet"].register_to_config(sample_size=SD2_BASE_SIZE)
-    zero_snr = any(key == "ztsnr" for key in header.tensors)
-    components["scheduler"] = scheduler(generation, prediction_type, zero_snr=zero_snr)
+    components["scheduler"] = scheduler(
+        generation,
+        prediction_type,
+        zero_snr=_zero_snr(facts, prediction_type, header.path),
+        edm=facts.edm,
+        betas=facts.betas,
+    )
     return components
+
+
+def _zero_snr(facts: SamplingFacts, prediction_type: str, path: Path) -> bool:
+    """Whether to sample with zero terminal SNR; said where the file states it in vain."""
+    if not facts.zero_snr or facts.edm is not None:
+        return False
+    if prediction_type != "v_prediction":
+        logger.warning(
+            "%s: says zero terminal SNR, but predicts the noise, which tells nothing of the image where there is no "
+            "signal; zero terminal SNR is left out; if it predicts the velocity, give prediction_type=v_prediction",
+            path,
+        )
+    return prediction_type == "v_prediction"
+
+
+def _told_facts(header: Header, prediction_type: str | None) -> SamplingFacts:
+    """Facts of a file about sampling, logged. Raises UserError for a prediction that cannot be sampled here."""
+    facts = sampling_facts(header)
+    if facts.summary:
+        logger.info("%s: %s (%s)", header.path, facts.summary, "; ".join(facts.evidence))
+    for contradiction in facts.contradictions:
+        logger.warning("%s: contradicts itself: %s", header.path, contradiction)
+    if prediction_type is None and facts.unknown_prediction is not None:
+        raise UserError(
+            f"{header.path}: says that it predicts {facts.unknown_prediction!r}, and only "
+            f"{' and '.join(PREDICTION_TYPES)} can be sampled; if the file is wrong, give `prediction_type`"
+        )
+    stated = facts.prediction_type or facts.unknown_prediction
+    if prediction_type is not None and stated not in (None, prediction_type):
+        logger.warning(
+            "%s: says that it predicts %s; taken as %s, as `prediction_type` says", header.path, stated, prediction_type
+        )
+    return facts
+
+
+def _fit_latents(vae: Part, facts: SamplingFacts, path: Path, *, own: bool) -> None:
+    """Give the VAE the latent statistics that the file states; `own` says that it is the file's own VAE."""
+    settings = dict(facts.vae)
+    if not settings or ("latents_mean" not in settings and not own):
+        return
+    if "latents_mean" in settings:
+        for name in ("latents_mean", "latents_std"):
+            if len(settings[name]) != 4 or not all(isfinite(value) for value in settings[name]):
+                raise UserError(f"{path}: {name.replace('latents', 'edm')} has to be 4 numbers, got {settings[name]}")
+    if isinstance(vae, Component):
+        if own or vae.config.get("latents_mean") is None:
+            vae.config.update(settings)
+        return
+    config: Any = vae.config
+    if config.get("latents_mean") is None or config.get("latents_std") is None:
+        raise UserError(
+            f"{path}: its latents are normalised by edm_mean and edm_std, and the given VAE's configuration has "
+            "neither latents_mean nor latents_std; give the VAE as a file, or leave `vae` out"
+        )
 
 
 def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapping[str, Any] | None) -> Component:
@@ -154,11 +223,23 @@ def tokenizers(generation: Generation) -> dict[str, Any]:
     return made
 
 
-def scheduler(generation: Generation, prediction_type: str, *, zero_snr: bool = False) -> Any:
-    """The scheduler a base model version is published with, for a model that predicts `prediction_type`."""
+def scheduler(
+    generation: Generation,
+    prediction_type: str,
+    *,
+    zero_snr: bool = False,
+    edm: Mapping[str, Any] | None = None,
+    betas: Mapping[str, Any] | None = None,
+) -> Any:
+    """The scheduler a base model version is published with, for a model that predicts `prediction_type`.
+
+    edm: configuration of the scheduler of a model trained on EDM noise levels, in its place; betas: laid over.
+    """
     import diffusers
 
-    settings = shipped_config(generation, "scheduler") | {"prediction_type": prediction_type}
+    if edm is not None:
+        return getattr(diffusers, edm["_class_name"]).from_config({**edm, "prediction_type": prediction_type})
+    settings = shipped_config(generation, "scheduler") | {"prediction_type": prediction_type, **(betas or {})}
     if zero_snr:
         settings |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return getattr(diffusers, settings["_class_name"]).from_config(settings)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
@@ -119,18 +119,23 @@ def peft_path(path: str) -> str:
 
 
 def read_pairs(
-    tensors: Mapping[str, Tensor], *, name: str, metadata: Mapping[str, str] | None = None, layers_per_block: int = 2
+    tensors: Mapping[str, Tensor],
+    *,
+    name: str,
+    metadata: Mapping[str, str] | None = None,
+    layers_per_block: int = 2,
+    unknown: list[str] | None = None,
 ) -> list[Pair]:
     """All pairs of a LoRA file called `name`. A pair without alpha has alpha = rank, so that strength alone counts.
 
-    Raises UserError for keys that belong to no pair and for other methods than LoRA.
+    Keys that belong to no pair are added to `unknown`; without that list they raise UserError. So do other methods.
     """
     for pattern, method in _OTHER_METHODS:
         if odd := next((key for key in tensors if pattern.search(key)), None):
             raise UserError(f"{name}: {method}, which is not supported (first key {odd}); give a plain LoRA or LoCon")
     halves: dict[str, dict[str, str]] = {}
     alphas: dict[str, float] = {}
-    unknown = []
+    odd_keys = []
     for key, tensor in tensors.items():
         if found := _TAIL.search(key):
             half = found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
@@ -138,9 +143,11 @@ def read_pairs(
         elif (found := _ALPHA.search(key)) and tensor.numel() == 1:
             alphas[key[: found.start()]] = float(tensor)
         else:
-            unknown.append(key)
-    if unknown:
-        raise UserError(f"{name}: {len(unknown)} keys are of no LoRA, first {', '.join(unknown[:3])}")
+            odd_keys.append(key)
+    if unknown is not None:
+        unknown.extend(odd_keys)
+    elif odd_keys:
+        raise UserError(f"{name}: {len(odd_keys)} keys are of no LoRA, first {', '.join(odd_keys[:3])}")
     settings = unpacked(metadata or {}, label=name)
     if not alphas and not settings:
         _say_unread_alpha(metadata or {}, name)
@@ -184,7 +191,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def kind_of(pairs: list[Pair], keys: list[str]) -> Kind:
+def kind_of(pairs: Sequence[Any], keys: list[str]) -> Kind:
     """Tell LoRAs of the motion modules, of the image layers in the original's format, and all others apart."""
     if any("_motion_modules_" in pair.module for pair in pairs):
         return "motion_lora"

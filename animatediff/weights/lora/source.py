@@ -18,6 +18,7 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.weights.fit import some
+from animatediff.weights.lora.methods import is_lora
 from animatediff.weights.lora.numbered import is_numbered, with_names
 from animatediff.weights.lora.pairs import Place, named_place, split_place
 from animatediff.weights.lora.settings import ADAPTER_METADATA, packed, refusal_of_settings, unpacked
@@ -45,7 +46,6 @@ COMPONENTS: dict[str, Place] = {
 CONFIG = "adapter_config.json"
 _PEFT_NAME, _PEFT_KEYS = "adapter_model", "base_model.model."
 _BUNDLED = "bundle_emb."
-_METHODS = ("lora", ".hada_", ".lokr_", ".oft_", ".dora_scale")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _has_lora_keys(path: Path) -> bool:
 
 def _is_lora(keys: Iterable[str]) -> bool:
     keys = list(keys)
-    return is_numbered(keys) or any(method in key for key in keys for method in _METHODS)
+    return is_numbered(keys) or is_lora(keys)
 
 
 def _one_of_a_kind(files: list[Path]) -> list[Path]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,48 +14,37 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from animatediff.errors import UserError, did_you_mean
-from animatediff.weights.storage.pickles import ITEM_SIZES, PickledTensor, Place, read_pickle
+from animatediff.errors import UserError, did_you_mean, printable
+from animatediff.weights.storage.dtypes import ITEM_SIZES, no_tensor_of
+from animatediff.weights.storage.formats import what_it_is
+from animatediff.weights.storage.paths import PARTIAL_SUFFIXES, regular_file, shown
+from animatediff.weights.storage.pickled import OpaqueTensor, Place
+from animatediff.weights.storage.pickles import read_pickle
+from animatediff.weights.storage.safetensors_header import MAX_HEADER_BYTES, HeaderError, parse_header
+from animatediff.weights.storage.unwrap import METADATA_ENTRY, unwrap
 
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
+
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-WRAPPERS = ("state_dict", "controlnet", "module", "model")
-"""Entries of a checkpoint that hold the weights; they may be nested."""
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of every key from DistributedDataParallel and torch.compile."""
-METADATA_ENTRY = "animatediff_metadata"
-"""Entry of a .ckpt of ours for the metadata that safetensors has a place for."""
-SAFETENSORS_DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2", "C64": "complex64", "I64": "int64", "I32": "int32", "I16": "int16",
-    "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
-}  # fmt: skip
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
-NOT_WEIGHTS = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer, not the weights: run `git lfs pull` there, or download the file itself",
-    ),
-    (b"GGUF", "a GGUF file, which is not supported; give the .safetensors or .ckpt file"),
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"7z\xbc\xaf", "a 7-Zip archive; unpack it first"),
-    (b"Rar!", "a RAR archive; unpack it first"),
-    (b"%PDF", "a PDF document"),
-)
+MAX_EXPANDED_BYTES = 2**31
+"""The most that a tensor of repeated numbers (a view of stride 0) may grow to when it is loaded."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
-    """Number format in torch's name: "float32", "bfloat16"."""
+    """Number format in torch's name ("float32", "bfloat16"), or the file's own ("F6_E2M3") where torch has none."""
     place: Place = field(repr=False, compare=False, default=Place(offset=0, nbytes=0))
     file: Path | None = field(repr=False, compare=False, default=None)
     """File of its bytes where that is not the header's own: the shard of a model saved in several parts."""
+    refusal: str = field(repr=False, compare=False, default="")
+    """The reason why it cannot be loaded, to follow its name and the word `is`; empty if it can."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +57,10 @@ class Header:
     """Bytes of the whole file."""
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What the file holds beside these, or is named like without being it."""
+    modified: int | None = field(default=None, compare=False)
+    """Time of the last change in nanoseconds, by which a file that changes before it is loaded is noticed."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -77,149 +71,129 @@ class Header:
 def read_header(path: str | Path) -> Header:
     """Names, shapes and dtypes in a .safetensors or pickled file, wrappers unwrapped and `module.` stripped.
 
-    Never runs code from the file. Raises UserError that says what the file is when it is no weight file.
+    The content decides which of the two it is, not the name. Never runs code from the file, and opens nothing but
+    regular files. Raises UserError that says what the file is when it is no weight file.
     """
-    path = Path(path)
-    start, size = _look(path)
-    if _is_safetensors(start, size):
-        return _safetensors_header(path, size)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if text[:1] == b"<":
-        raise UserError(
-            f"{path}: an HTML page, not weights: the download met a login or error page; download the file itself"
-        )
-    for magic, what in NOT_WEIGHTS:
-        if text.startswith(magic):
-            raise UserError(f"{path}: {what}")
-    if not start.strip(b"\0"):
-        raise UserError(f"{path}: begins with nothing but zero bytes: the download was never filled; download it again")
-    if path.suffix == ".safetensors":
-        kind = (
-            "a pickled checkpoint; rename it to .ckpt"
-            if start[:2] in (b"PK", b"\x80\x02")
-            else "damaged or truncated, or not safetensors; download it again"
-        )
-        raise UserError(f"{path}: named .safetensors but {kind}")
-    if text[:1] in b"{[" and text[1:2] in b'"\r\n {':
-        raise UserError(f"{path}: JSON text, not weights: an error message of a server, or a configuration file")
-    return _pickle_header(path, size)
-
-
-def _look(path: Path) -> tuple[bytes, int]:
-    """The first kilobyte and the size, or the reason why there are none."""
+    path, facts = regular_file(path)
     try:
-        if path.is_dir():
-            raise UserError(f"{path}: a folder, but a file is expected; give the .safetensors or .ckpt file inside")
+        header = _header(path, facts)
+    except UserError as error:
+        if path.suffix.lower() in PARTIAL_SUFFIXES:
+            raise UserError(
+                f"{error} (the name ends in {shown(path.suffix)}, as of an unfinished download: let it finish, or "
+                "start it again)"
+            ) from None
+        raise
+    for note in header.notes:
+        logger.info("%s: %s", shown(path), note)
+    return header
+
+
+def _header(path: Path, facts: os.stat_result) -> Header:
+    size = facts.st_size
+    try:
         with path.open("rb") as file:
-            start, size = file.read(1024), file.seek(0, os.SEEK_END)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file{_hint(path)}") from None
+            start = file.read(1024)
+            file.seek(max(0, size - 1))
+            last = file.read(1)
     except PermissionError:
-        raise UserError(f"{path}: permission denied; make the file readable for this user") from None
+        raise UserError(f"{shown(path)}: permission denied; make the file readable for this user") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if not size:
-        raise UserError(f"{path}: empty (0 bytes); download it again")
-    return start, size
+        raise UserError(f"{shown(path)}: cannot be read: {printable(str(error))}") from None
+    if not start:
+        raise UserError(f"{shown(path)}: empty (0 bytes); download it again")
+    modified = facts.st_mtime_ns
+    if _is_safetensors(start):
+        return _safetensors_header(path, size, modified)
+    # Pickles of protocols 0 and 1, which torch does not write but attackers do, are text, too.
+    if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04" or (start[:1] in b"(c]}" and last == b"."):
+        return _pickle_header(path, size, modified)
+    if what := what_it_is(start, size):
+        raise UserError(f"{shown(path)}: {what}")
+    if path.suffix.lower() == ".safetensors":
+        raise UserError(
+            f"{shown(path)}: named .safetensors but damaged or truncated, or not safetensors: {_first_bytes(start)}; "
+            "download it again"
+        )
+    raise UserError(
+        f"{shown(path)}: neither safetensors nor a PyTorch checkpoint, nor any other format that is known here: "
+        f"{_first_bytes(start)}; a .safetensors or .ckpt file is expected"
+    )
 
 
-def _hint(path: Path) -> str:
-    folder = path.parent
-    if not folder.is_dir():
-        return f", and no folder {folder}"
-    try:
-        names = [child.name for child in folder.iterdir() if not child.name.startswith(".")]
-    except OSError:
-        return ""
-    hint = did_you_mean(path.name, names).rstrip()
-    return f"; {hint}" if hint else f" in {folder.resolve()}"
+def _first_bytes(start: bytes) -> str:
+    return f"it begins with the bytes {start[:8].hex(' ')}"
 
 
-def _is_safetensors(start: bytes, size: int) -> bool:
-    if len(start) < 9:
+def _is_safetensors(start: bytes) -> bool:
+    """Length of a header, and its first brace."""
+    if len(start) < 10:
         return False
     length = struct.unpack("<Q", start[:8])[0]
-    return start[8:9] == b"{" and length <= MAX_HEADER_BYTES
+    return start[8:].lstrip(b" \t\r\n")[:1] == b"{" and length <= MAX_HEADER_BYTES
 
 
-def _safetensors_header(path: Path, size: int) -> Header:
+def _safetensors_header(path: Path, size: int, modified: int) -> Header:
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
         if 8 + length > size:
-            raise UserError(f"{path}: truncated inside its header ({size:,} bytes); download it again")
+            raise UserError(f"{shown(path)}: truncated inside its header ({size:,} bytes); download it again")
         text = file.read(length)
     try:
-        entries = json.loads(text)
-        metadata = entries.pop("__metadata__", {})
-        infos, end = {}, 0
-        for name, entry in entries.items():
-            shape, (begin, stop) = tuple(entry["shape"]), entry["data_offsets"]
-            dtype = SAFETENSORS_DTYPES[entry["dtype"]]
-            if (
-                not all(type(n) is int and n >= 0 for n in (*shape, begin, stop))
-                or stop - begin != prod(shape) * ITEM_SIZES[dtype]
-            ):
-                raise ValueError(f"{name!r} has {stop - begin} bytes for shape {shape}")
-            infos[name] = TensorInfo(shape, dtype, Place(offset=8 + length + begin, nbytes=stop - begin))
-            end = max(end, stop)
-        if not all(isinstance(part, str) for pair in metadata.items() for part in pair):
-            raise ValueError("metadata that is not text")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise UserError(f"{path}: its safetensors header is damaged ({str(error)[:160]}); download it again") from error
-    if 8 + length + end > size:
-        raise UserError(f"{path}: truncated: {size:,} bytes of {8 + length + end:,}; download it again")
-    return Header(path=path, format="safetensors", size=size, tensors=_strip(infos, path), metadata=metadata)
-
-
-def _pickle_header(path: Path, size: int) -> Header:
-    contents = read_pickle(path)
-    entries, metadata = _unwrap(contents.root, path)
-    try:
-        infos = {key: TensorInfo(t.shape, t.dtype, contents.locate(t)) for key, t in entries.items()}
-    except (EOFError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
-        raise UserError(f"{path}: damaged or truncated ({str(error)[:160]}); download it again") from error
-    if any(info.place.member is None and info.place.offset + info.place.nbytes > size for info in infos.values()):
-        raise UserError(f"{path}: truncated: {size:,} bytes are fewer than its tensors need; download it again")
-    return Header(path=path, format="pickle", size=size, tensors=_strip(infos, path), metadata=metadata)
-
-
-def _unwrap(root: object, path: Path) -> tuple[dict[str, PickledTensor], dict[str, str]]:
-    """The tensors below any wrappers, and the plain words beside them."""
-    metadata: dict[str, str] = {}
-    if isinstance(root, PickledTensor):
-        return {"tensor": root}, metadata
-    if isinstance(root, list) and root and all(isinstance(item, PickledTensor) for item in root):
-        return {str(index): item for index, item in enumerate(root)}, metadata  # LoRAs of 2022 have no names
-    seen: set[int] = set()
-    while isinstance(root, dict) and id(root) not in seen:
-        seen.add(id(root))
-        metadata |= {
-            key: str(value)[:1000]
-            for key, value in root.items()
-            if isinstance(key, str) and isinstance(value, str | int | float)
-        }
-        ours = root.get(METADATA_ENTRY)
-        metadata |= (
-            {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
-            if isinstance(ours, dict)
-            else {}
+        entries, metadata, end = parse_header(text)
+    except HeaderError as error:
+        reason = printable(str(error)[:200])
+        raise UserError(f"{shown(path)}: its safetensors header is damaged ({reason}); download it again") from None
+    whole = 8 + length + end
+    if whole > size:
+        raise UserError(f"{shown(path)}: truncated: {size:,} bytes of {whole:,}; download it again")
+    if whole < size:
+        raise UserError(
+            f"{shown(path)}: damaged: {size - whole:,} bytes follow its last tensor, which no safetensors file has; "
+            "download it again"
         )
-        inner = next((root[name] for name in WRAPPERS if isinstance(root.get(name), dict)), None)
-        if inner is None:
-            break
-        root = inner
-    if not isinstance(root, dict):
-        raise UserError(f"{path}: a pickle of {type(root).__name__}, not of named tensors; give a checkpoint file")
-    tensors: dict[str, PickledTensor] = {}
-    for key, value in root.items():
-        if isinstance(value, PickledTensor):
-            tensors[str(key)] = value
-            continue
-        state = getattr(value, "state", None)  # a ParameterDict keeps its tensors there (textual inversion of 2022)
-        for source in (value, state, state.get("_parameters") if isinstance(state, dict) else None):
-            if isinstance(source, dict):
-                tensors |= {f"{key}.{name}": item for name, item in source.items() if isinstance(item, PickledTensor)}
-    return tensors, metadata
+    infos = {
+        name: TensorInfo(
+            entry.shape,
+            entry.dtype,
+            Place(offset=8 + length + entry.begin, nbytes=entry.end - entry.begin),
+            refusal="" if entry.dtype in ITEM_SIZES else no_tensor_of(entry.dtype),
+        )
+        for name, entry in entries.items()
+    }
+    notes = () if _is_named(path, ".safetensors") else (f"named {path.suffix}, but its content is safetensors",)
+    return Header(
+        path=path, format="safetensors", size=size, tensors=_strip(infos, path), metadata=metadata, notes=notes,
+        modified=modified,
+    )  # fmt: skip
+
+
+def _is_named(path: Path, *suffixes: str) -> bool:
+    """Whether the name is one of `suffixes`, or of no format at all."""
+    return path.suffix.lower() in suffixes or path.suffix.lower() not in WEIGHT_SUFFIXES
+
+
+def _pickle_header(path: Path, size: int, modified: int) -> Header:
+    contents = read_pickle(path)
+    found = unwrap(contents, path)
+    infos: dict[str, TensorInfo] = {}
+    try:
+        for key, tensor in found.tensors.items():
+            if isinstance(tensor, OpaqueTensor):
+                infos[key] = TensorInfo(tensor.shape, tensor.dtype, refusal=tensor.refusal)
+            else:
+                infos[key] = TensorInfo(tensor.shape, tensor.dtype, contents.locate(tensor))
+    except (EOFError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
+        reason = printable(str(error)[:160])
+        raise UserError(f"{shown(path)}: damaged or truncated ({reason}); download it again") from error
+    if any(info.place.member is None and info.place.offset + info.place.nbytes > size for info in infos.values()):
+        raise UserError(f"{shown(path)}: truncated: {size:,} bytes are fewer than its tensors need; download it again")
+    if path.suffix.lower() == ".safetensors":
+        found.notes.append("named .safetensors, but its content is a pickled checkpoint, which is read all the same")
+    return Header(
+        path=path, format="pickle", size=size, tensors=_strip(infos, path), metadata=found.metadata,
+        notes=tuple(found.notes), modified=modified,
+    )  # fmt: skip
 
 
 def _strip(infos: Mapping[str, TensorInfo], path: Path) -> dict[str, TensorInfo]:
@@ -230,7 +204,7 @@ def _strip(infos: Mapping[str, TensorInfo], path: Path) -> dict[str, TensorInfo]
             short = short[len(prefix) :]
         if short in stripped:
             raise UserError(
-                f"{path}: {short!r} is there twice, with and without a prefix; which one is meant cannot be told"
+                f"{shown(path)}: {short!r} is there twice, with and without a prefix; which one is meant cannot be told"
             )
         stripped[short] = info
     return stripped
@@ -245,13 +219,15 @@ def load_tensors(
 ) -> dict[str, torch.Tensor]:
     """The tensors named in the header (all, or `keys`), each read straight into the one copy that is returned.
 
-    `dtype` converts floating-point tensors, one at a time. Raises UserError for a key that the file does not have.
+    `dtype` converts floating-point tensors, one at a time. Raises UserError for a key that the file does not have, for
+    a tensor that is none of plain numbers, and for a file that has changed since its header was read.
     """
     header = source if isinstance(source, Header) else read_header(source)
     wanted = list(header.tensors if keys is None else keys)
     if missing := [key for key in wanted if key not in header.tensors]:
         hint = did_you_mean(missing[0], header.tensors)
         raise UserError(f"{header.path}: has no tensor {missing[0]!r}; {hint}`animatediff inspect` tells what it has")
+    _check_loadable(header, wanted)
     by_file: dict[Path, list[str]] = {}
     for key in wanted:
         by_file.setdefault(header.tensors[key].file or header.path, []).append(key)
@@ -259,12 +235,35 @@ def load_tensors(
     for path, keys in by_file.items():
         try:
             with path.open("rb") as file:
+                if path == header.path:
+                    _check_unchanged(header, file)
                 for key in keys:
                     tensor = _read(file, header.tensors[key])
                     tensors[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: cannot be read to the end: {error}") from error
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{shown(path)}: cannot be read to the end: {error}") from error
     return {key: tensors[key] for key in wanted}
+
+
+def _check_loadable(header: Header, keys: list[str]) -> None:
+    import torch
+
+    for key in keys:
+        info = header.tensors[key]
+        reason = info.refusal
+        if not reason and not isinstance(getattr(torch, info.dtype, None), torch.dtype):
+            reason = f"of number format {info.dtype}, which torch {torch.__version__} has no tensors of"
+        nbytes = prod(info.shape) * ITEM_SIZES.get(info.dtype, 0)
+        if not reason and info.place.stride is not None and nbytes > max(MAX_EXPANDED_BYTES, 4 * info.place.nbytes):
+            reason = f"a view of {info.place.nbytes:,} bytes that claims to be {nbytes:,}"
+        if reason:
+            raise UserError(f"{shown(header.path)}: its tensor {key!r} is {reason}")
+
+
+def _check_unchanged(header: Header, file: BinaryIO) -> None:
+    facts = os.fstat(file.fileno())
+    if header.modified is not None and (facts.st_mtime_ns, facts.st_size) != (header.modified, header.size):
+        raise UserError(f"{shown(header.path)}: has changed since it was looked at; run this again when it is whole")
 
 
 def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
@@ -279,12 +278,14 @@ def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
             file.seek(place.offset)
             filled = file.readinto(target)  # type: ignore[attr-defined]
         else:
-            with zipfile.ZipFile(file) as archive:
-                part = archive.read(place.member)[place.offset : place.offset + place.nbytes]
-            filled = len(part)
-            target[:filled] = part
+            with zipfile.ZipFile(file) as archive, archive.open(place.member) as part:
+                part.seek(place.offset)
+                filled = part.readinto(target)  # type: ignore[attr-defined]
         if filled != place.nbytes:
             raise EOFError("the file ends before its last tensor")
+        if place.swapped:
+            number = ITEM_SIZES[info.dtype] // (2 if dtype.is_complex else 1)
+            flat.view(torch.uint8).copy_(flat.view(torch.uint8).view(-1, number).flip(1).flatten())
     if place.stride is None:
         return flat.view(info.shape)
     return flat.as_strided(info.shape, place.stride).contiguous()
@@ -303,7 +304,8 @@ def save_tensors(
     UserError if the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    if path.suffix not in WEIGHT_SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in WEIGHT_SUFFIXES:
         raise UserError(f"{path}: the name must end in .safetensors (recommended) or .ckpt")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
@@ -311,7 +313,7 @@ def save_tensors(
         raise UserError(f"{path}: a folder has this name; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write(temporary, path.suffix, _separate(tensors), dict(metadata or {}), wrapper)
+        _write(temporary, suffix, _separate(tensors), dict(metadata or {}), wrapper)
         os.replace(temporary, path)
     except Exception as error:
         if (

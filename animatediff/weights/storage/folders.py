@@ -17,10 +17,14 @@ SUFFIXES = (".safetensors", ".bin")
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError if it is missing or damaged."""
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
+            raise UserError(f"{path}: not a file; download it again")
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the diffusers folder is incomplete, download it again") from None
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); download it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; download it again")
