@@ -154,8 +154,9 @@ def check_files(request: AnimateRequest) -> None:
     from animatediff.weights.addons.embeddings import check_embedding, embedding_file
     from animatediff.weights.addons.ip_adapter import adapter_file, check_ip_adapter
     from animatediff.weights.base.text_width import base_cross_attentions
-    from animatediff.weights.lora.load import check_lora, lora_file
-    from animatediff.weights.recognise import check_setting, recognise
+    from animatediff.weights.lora.load import check_lora
+    from animatediff.weights.lora.source import lora_header
+    from animatediff.weights.recognise import check_setting, recognise, recognise_header
 
     bases = _bases(request.model)
     if not Path(request.model or "").is_file():
@@ -168,8 +169,9 @@ def check_files(request: AnimateRequest) -> None:
     for setting, refs in loras:
         for ref in refs:
             if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
-                check_setting(recognise(lora_file(ref.path)), setting, bases=bases)
-                check_lora(ref.path)
+                header = lora_header(ref.path)
+                check_setting(recognise_header(header), setting, bases=bases)
+                check_lora(header)
     for setting in ("vae", "text_encoder", "text_encoder_2"):
         file = getattr(request, setting)
         if file is not None and not Path(file).is_dir():

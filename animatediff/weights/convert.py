@@ -19,16 +19,21 @@ from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
 from animatediff.weights.lora.key_formats import (
+    fold_scale,
     image_lora_to_diffusers,
     image_lora_to_kohya,
+    in_precision,
     lora_to_diffusers,
     lora_to_internal,
     lora_to_original,
+    unet_lora,
 )
+from animatediff.weights.lora.settings import ADAPTER_METADATA, unpacked
+from animatediff.weights.lora.source import check_settings, lora_header, lora_in_folder
 from animatediff.weights.motion import MODEL, expected_shapes, family_of, find_header, motion_layout
 from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
-from animatediff.weights.storage.files import WEIGHT_SUFFIXES, load_tensors, save_tensors
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
 LORA_NAMES: dict[str, Callable[[str], str]] = {
@@ -72,13 +77,15 @@ def convert(
     the target is then as before.
     """
     target = Path(target).expanduser()
-    header = find_header(source)
+    header = _header(source)
     found = recognise_header(header)
     as_folder = to == "diffusers" and target.suffix not in WEIGHT_SUFFIXES
-    _check_target(header.path, target, as_folder)
+    _check_target(header, target, as_folder)
     if family is not None and found.kind != "motion_module":
         raise UserError(f"{header.path}: {found.title}; only motion modules have a family, leave {family} out")
-    if found.kind == "lora" and to in ("diffusers", "kohya"):
+    if found.kind in ("lora", "motion_lora", "domain_adapter"):
+        check_settings(header)
+    if (found.kind == "lora" and to == "diffusers") or (found.kind in ("lora", "domain_adapter") and to == "kohya"):
         result = _image_lora(found, to, dtype)
     elif to == "kohya":
         raise UserError(f"{header.path}: {found.title}; only LoRAs of an image model have a kohya layout")
@@ -89,7 +96,7 @@ def convert(
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
-        result = _Result(load_tensors(header, dtype=dtype), {} if header.format == "pickle" else dict(header.metadata))
+        result = _as_it_is(header, dtype, metadata_lasts=target.suffix == ".safetensors")
     else:
         raise UserError(
             f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders and LoRAs have a {to} layout here "
@@ -106,11 +113,20 @@ def convert(
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 
 
-def _check_target(source: Path, target: Path, as_folder: bool) -> None:
+def _header(source: str | Path) -> Header:
+    """The header of a LoRA of whatever layout, or of other weights."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return lora_header(path)
+    return lora_in_folder(path) or find_header(source)
+
+
+def _check_target(header: Header, target: Path, as_folder: bool) -> None:
+    sources = {info.file or header.path for info in header.tensors.values()} or {header.path}
     if not as_folder:
         if target.suffix not in WEIGHT_SUFFIXES:
             raise UserError(f"{target}: the name must end in .safetensors (recommended) or .ckpt")
-        if target.exists() and target.samefile(source):
+        if target.exists() and any(target.samefile(source) for source in sources):
             raise UserError(f"{target}: is the source itself; choose another name")
         return
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
@@ -236,46 +252,51 @@ def _is_renamed_adapter(found: Recognised) -> bool:
     return found.dialect == "peft" and all(lora_to_internal(key) for key in found.header.tensors)
 
 
+def _as_it_is(header: Header, dtype: torch.dtype | None, *, metadata_lasts: bool) -> _Result:
+    """All tensors under their own names; of a LoRA, alpha that is stated beside the weights becomes part of them.
+
+    A file of diffusers that stays one keeps what it states.
+    """
+    tensors = load_tensors(header)
+    metadata = {} if header.format == "pickle" else dict(header.metadata)
+    settings = unpacked(header.metadata, label=str(header.path))
+    note = ""
+    if settings and not (metadata_lasts and header.format == "safetensors" and ADAPTER_METADATA in _own(header)):
+        try:
+            tensors = fold_scale(tensors, header.metadata, str(header.path))
+            metadata.pop(ADAPTER_METADATA, None)
+            note = "; the alpha of its settings is multiplied into the weights"
+        except UserError:  # more than pairs: what the settings state goes along
+            metadata[ADAPTER_METADATA] = header.metadata[ADAPTER_METADATA]
+            note = "; its settings, with their alpha, are in the metadata"
+    return _Result({key: in_precision(key, tensor, dtype) for key, tensor in tensors.items()}, metadata, note=note)
+
+
+def _own(header: Header) -> Mapping[str, str]:
+    """Metadata that the file itself has; none for a folder of several."""
+    return read_header(header.path).metadata if header.path.is_file() else {}
+
+
 def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
-    names = {key: lora_to_internal(key) for key in header.tensors}
-    if unknown := [key for key, name in names.items() if name is None]:
-        raise UserError(f"{header.path}: {len(unknown)} keys of no known LoRA key format, first {unknown[0]}")
-    state = _renamed(load_tensors(header), names)
-    folded = _fold_alphas(state, header.path)
+    state, folded = unet_lora(load_tensors(header), header.metadata, str(header.path))
     spell = LORA_NAMES[to]
     tensors = {spell(key): tensor.to(dtype) if dtype else tensor for key, tensor in state.items()}
     note = f"; alpha of {folded} layers folded into their weights" if folded else ""
-    return _Result(tensors, _plain(header.metadata), folder_file=LORA_FILE, note=note)
+    return _Result(tensors, _without_settings(header), folder_file=LORA_FILE, note=note)
 
 
 def _image_lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
     spell = image_lora_to_diffusers if to == "diffusers" else image_lora_to_kohya
     tensors = spell(load_tensors(header), header.metadata, str(header.path))
-    tensors = {key: tensor.to(dtype) if dtype else tensor for key, tensor in tensors.items()}
-    # What diffusers writes about its own LoRAs is in the weights or beside them by now.
-    metadata = {key: value for key, value in _plain(header.metadata).items() if key != "lora_adapter_metadata"}
-    return _Result(tensors, metadata, folder_file=LORA_FILE)
+    tensors = {key: in_precision(key, tensor, dtype) for key, tensor in tensors.items()}
+    return _Result(tensors, _without_settings(header), folder_file=LORA_FILE)
 
 
-def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str | None]) -> dict[str, Tensor]:
-    return {name: tensors[key] for key, name in names.items() if name is not None}
-
-
-def _fold_alphas(state: dict[str, Tensor], path: Path) -> int:
-    """Multiply alpha into `up`, as the original's key format has none. Returns how many layers that changed."""
-    changed = 0
-    for key in [key for key in state if key.endswith(".alpha")]:
-        alpha, stem = float(state.pop(key)), key.removesuffix(".alpha")
-        up, down = f"{stem}.lora_B.weight", f"{stem}.lora_A.weight"
-        if up not in state or down not in state:
-            raise UserError(f"{path}: {key} stands alone, without its weights; is the file whole?")
-        rank = state[down].shape[0]
-        if alpha != rank:
-            state[up] = (state[up].float() * (alpha / rank)).to(state[up].dtype)
-            changed += 1
-    return changed
+def _without_settings(header: Header) -> dict[str, str]:
+    """Metadata without PEFT's settings, which are in the weights or beside them by now."""
+    return {key: value for key, value in _plain(header.metadata).items() if key != ADAPTER_METADATA}
 
 
 def _write_folder(target: Path, result: _Result) -> None:

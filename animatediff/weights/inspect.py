@@ -17,7 +17,7 @@ from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
-from animatediff.weights.lora.load import lora_file
+from animatediff.weights.lora.source import lora_header, lora_in_folder
 from animatediff.weights.motion import find_header
 from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.recognise import Recognised, recognise_header
@@ -69,7 +69,7 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     path = expanded(path)
     if not os.path.isdir(path):  # never the hub: to inspect is to look at what is here
-        return _facts(read_header(path))
+        return _facts(lora_header(path))
     if (path / "model_index.json").is_file():
         return _whole_folder(path)
     try:
@@ -79,7 +79,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         if not files:
             raise
         if len(files) == 1:
-            return _facts(read_header(files[0]))
+            return _facts(lora_header(files[0]))
         return _many(path, files, str(error))
 
 
@@ -113,8 +113,8 @@ def _facts(header: Header) -> dict[str, Any]:
 
 def _folder_header(folder: Path) -> Header:
     """The header of the one model in a folder: a LoRA, an embedding, or a component in the diffusers layout."""
-    if (lora := lora_file(folder)) != folder:
-        return read_header(lora)
+    if (lora := lora_in_folder(folder)) is not None:
+        return lora
     named = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     return find_header(folder) if named is None else read_header(named)
 
@@ -136,7 +136,7 @@ def _many(folder: Path, files: list[Path], reason: str) -> dict[str, Any]:
     for file in files[:MAX_FILES]:
         line = {"file": str(file.relative_to(folder))}
         try:
-            found = recognise_header(read_header(file))
+            found = recognise_header(lora_header(file))
         except (UserError, OSError) as error:
             lines.append(line | {"error": str(error)})
             continue

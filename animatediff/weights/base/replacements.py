@@ -235,7 +235,11 @@ def check_parts(parts: Mapping[str, Any]) -> None:
     """Raise UserError where VAE or text encoders, each given or found, do not go with the UNet's sizes."""
     unet = _config(parts["unet"])
     _check_vae(parts["vae"], unet)
-    texts = {name: _config(parts[name])["hidden_size"] for name in ("text_encoder", "text_encoder_2") if name in parts}
+    texts = {
+        name: _config(parts[name]).get("hidden_size", 512)
+        for name in ("text_encoder", "text_encoder_2")
+        if name in parts
+    }
     wanted = unet.get("encoder_hid_dim") or unet.get("cross_attention_dim", 1280)
     if isinstance(wanted, int) and unet.get("encoder_hid_dim_type") in (None, "text_proj"):
         if sum(texts.values()) == wanted:
@@ -264,7 +268,7 @@ def _check_vae(vae: Any, unet: Mapping[str, Any]) -> None:
 def _config(part: Any) -> Mapping[str, Any]:
     if isinstance(part, Component):
         return part.config
-    config = part.config
+    config = getattr(part, "config", {})
     return config if isinstance(config, Mapping) else config.to_dict()
 
 

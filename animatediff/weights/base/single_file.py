@@ -86,8 +86,9 @@ def load_base_single_file(
     generation = require_base(header)
     facts = _told_facts(header, prediction_type)
     given = dict(config or {})
-    parts: dict[str, Part] = {"unet": _unet(header, generation, use_ema=use_ema, config=given.get("unet"))}
-    if (kind := quantization(header, [source.key for source in parts["unet"].plan.values()])) is not None:
+    unet = _unet(header, generation, use_ema=use_ema, config=given.get("unet"))
+    parts: dict[str, Part] = {"unet": unet}
+    if (kind := quantization(header, [source.key for source in unet.plan.values()])) is not None:
         raise UserError(f"{path}: {kind}")
     given_parts = {"vae": vae, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
     require_parts(header, given_parts, generation)
