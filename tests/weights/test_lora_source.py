@@ -181,6 +181,14 @@ def test_folders_with_one_lora(tmp_path: Path, name: str) -> None:
     assert describe(tmp_path / "lora")["kind"] == "lora"
 
 
+def test_a_model_with_its_lora_beside_it_is_the_model(tmp_path: Path) -> None:
+    """AnimateLCM's repository; given as LoRA, the folder is that."""
+    convert(GOLDEN / "v2" / "motion_module.ckpt", tmp_path / "lcm", to="diffusers")
+    lora = saved(tmp_path / "lcm" / "AnimateLCM_sd15_t2v_lora.safetensors", pairs_at(f"unet.{UNET}"))
+    assert describe(tmp_path / "lcm")["kind"] == "motion_module"
+    assert lora_header(tmp_path / "lcm").path == lora
+
+
 def test_same_lora_in_several_formats_is_one(tmp_path: Path) -> None:
     state = pairs_at(f"unet.{UNET}")
     wanted = saved(tmp_path / "style.safetensors", state)

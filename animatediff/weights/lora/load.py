@@ -80,10 +80,11 @@ def load_lora(
         inject(models[place], changes, name, scale)
     if skipped:
         logger.info("%s: %d keys of the mid block skipped: this motion module has none there", label, len(skipped))
-    if scale == 0:
-        logger.warning("%s: has strength 0, so it changes nothing", label)
-    elif all(changes_nothing(changes) for changes in chosen.values()):
-        logger.warning("%s: changes nothing: all its changes are zero, as before training", label)
+    if not isinstance(path_or_state, Mapping):  # a program that made one, such as training, knows what is in it
+        if scale == 0:
+            logger.warning("%s: has strength 0, so it changes nothing", label)
+        elif all(changes_nothing(changes) for changes in chosen.values()):
+            logger.warning("%s: changes nothing: all its changes are zero, as before training", label)
     return LoadedLora(
         name=name,
         kind=kind,

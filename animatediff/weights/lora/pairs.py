@@ -112,6 +112,13 @@ def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:
     return place, name
 
 
+def half_of(key: str) -> tuple[str, str] | None:
+    """Module of a key of a low-rank pair, as the file names it, and its half, `down` or `up`; None for other keys."""
+    if (found := _TAIL.search(key)) is None:
+        return None
+    return key[: found.start()], found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
+
+
 def peft_path(path: str) -> str:
     """A path of a LoRA key, of whatever vintage, as PEFT has it, whose settings name layers so."""
     path = re.sub(r"\.processor(?=\.|$)", "", path)
@@ -137,9 +144,8 @@ def read_pairs(
     alphas: dict[str, float] = {}
     odd_keys = []
     for key, tensor in tensors.items():
-        if found := _TAIL.search(key):
-            half = found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
-            halves.setdefault(key[: found.start()], {})[half] = key
+        if (half := half_of(key)) is not None:
+            halves.setdefault(half[0], {})[half[1]] = key
         elif (found := _ALPHA.search(key)) and tensor.numel() == 1:
             alphas[key[: found.start()]] = float(tensor)
         else:

@@ -11,6 +11,7 @@ Loader, check before loading, conversion and inspection all ask `lora_header`, s
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from animatediff.weights.lora.pairs import Place, named_place, split_place
 from animatediff.weights.lora.settings import ADAPTER_METADATA, packed, refusal_of_settings, unpacked
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, read_header
 from animatediff.weights.storage.folders import read_json
+from animatediff.weights.storage.paths import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def lora_header(source: str | Path, *, say: bool = False) -> Header:
     Of a folder with one file for each model, the names begin with the model's. `say` warns of what is not read, and of
     an alpha that nothing states. Raises UserError where no file or several LoRAs are, and as `files.read_header`.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     files = lora_files(path, say=say)
     if len(files) == 1:
         return _header(files[0], say=say)
@@ -91,8 +93,8 @@ def lora_files(source: str | Path, *, say: bool = False) -> list[LoraFile]:
     A folder without LoRA, but with one other weight file, is that file, so that its kind can be said. Raises UserError
     for several LoRAs, of which one has to be chosen, and for a folder without weights.
     """
-    path = Path(source).expanduser()
-    if not path.is_dir():
+    path = expanded(source)
+    if not os.path.isdir(path):
         return [LoraFile(path)]
     if found := _in_folder(path, say):
         return found
@@ -106,9 +108,16 @@ def lora_files(source: str | Path, *, say: bool = False) -> list[LoraFile]:
 
 
 def lora_in_folder(folder: str | Path, *, say: bool = False) -> Header | None:
-    """The header of the LoRA in a folder as `lora_header` has it; None for a folder of something else."""
-    folder = Path(folder).expanduser()
-    return lora_header(folder, say=say) if folder.is_dir() and _in_folder(folder) else None
+    """The header of the LoRA in a folder as `lora_header` has it; None for a folder of something else.
+
+    A model with a LoRA beside it, as AnimateLCM is published, is the model.
+    """
+    folder = expanded(folder)
+    if not os.path.isdir(folder) or not _in_folder(folder):
+        return None
+    if (folder / "config.json").is_file() and not all(_has_lora_keys(file) for file in _weights(folder)):
+        return None
+    return lora_header(folder, say=say)
 
 
 def check_settings(header: Header) -> None:

@@ -45,6 +45,8 @@ class TensorInfo:
     """File of its bytes where that is not the header's own: the shard of a model saved in several parts."""
     refusal: str = field(repr=False, compare=False, default="")
     """The reason why it cannot be loaded, to follow its name and the word `is`; empty if it can."""
+    stamp: tuple[int, int] | None = field(repr=False, compare=False, default=None)
+    """Size of its file in bytes and time of its last change in nanoseconds, by which a later change is noticed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,6 @@ class Header:
     metadata: dict[str, str]
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What the file holds beside these, or is named like without being it."""
-    modified: int | None = field(default=None, compare=False)
-    """Time of the last change in nanoseconds, by which a file that changes before it is loaded is noticed."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -102,12 +102,12 @@ def _header(path: Path, facts: os.stat_result) -> Header:
         raise UserError(f"{shown(path)}: cannot be read: {printable(str(error))}") from None
     if not start:
         raise UserError(f"{shown(path)}: empty (0 bytes); download it again")
-    modified = facts.st_mtime_ns
+    stamp = size, facts.st_mtime_ns
     if _is_safetensors(start):
-        return _safetensors_header(path, size, modified)
+        return _safetensors_header(path, stamp)
     # Pickles of protocols 0 and 1, which torch does not write but attackers do, are text, too.
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04" or (start[:1] in b"(c]}" and last == b"."):
-        return _pickle_header(path, size, modified)
+        return _pickle_header(path, stamp)
     if what := what_it_is(start, size):
         raise UserError(f"{shown(path)}: {what}")
     if path.suffix.lower() == ".safetensors":
@@ -133,7 +133,8 @@ def _is_safetensors(start: bytes) -> bool:
     return start[8:].lstrip(b" \t\r\n")[:1] == b"{" and length <= MAX_HEADER_BYTES
 
 
-def _safetensors_header(path: Path, size: int, modified: int) -> Header:
+def _safetensors_header(path: Path, stamp: tuple[int, int]) -> Header:
+    size = stamp[0]
     with path.open("rb") as file:
         length = struct.unpack("<Q", file.read(8))[0]
         if 8 + length > size:
@@ -158,13 +159,13 @@ def _safetensors_header(path: Path, size: int, modified: int) -> Header:
             entry.dtype,
             Place(offset=8 + length + entry.begin, nbytes=entry.end - entry.begin),
             refusal="" if entry.dtype in ITEM_SIZES else no_tensor_of(entry.dtype),
+            stamp=stamp,
         )
         for name, entry in entries.items()
     }
     notes = () if _is_named(path, ".safetensors") else (f"named {path.suffix}, but its content is safetensors",)
     return Header(
         path=path, format="safetensors", size=size, tensors=_strip(infos, path), metadata=metadata, notes=notes,
-        modified=modified,
     )  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def _is_named(path: Path, *suffixes: str) -> bool:
     return path.suffix.lower() in suffixes or path.suffix.lower() not in WEIGHT_SUFFIXES
 
 
-def _pickle_header(path: Path, size: int, modified: int) -> Header:
+def _pickle_header(path: Path, stamp: tuple[int, int]) -> Header:
     contents = read_pickle(path)
     found = unwrap(contents, path)
     infos: dict[str, TensorInfo] = {}
@@ -182,17 +183,19 @@ def _pickle_header(path: Path, size: int, modified: int) -> Header:
             if isinstance(tensor, OpaqueTensor):
                 infos[key] = TensorInfo(tensor.shape, tensor.dtype, refusal=tensor.refusal)
             else:
-                infos[key] = TensorInfo(tensor.shape, tensor.dtype, contents.locate(tensor))
+                infos[key] = TensorInfo(tensor.shape, tensor.dtype, contents.locate(tensor), stamp=stamp)
     except (EOFError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
         reason = printable(str(error)[:160])
         raise UserError(f"{shown(path)}: damaged or truncated ({reason}); download it again") from error
-    if any(info.place.member is None and info.place.offset + info.place.nbytes > size for info in infos.values()):
-        raise UserError(f"{shown(path)}: truncated: {size:,} bytes are fewer than its tensors need; download it again")
+    if any(info.place.member is None and info.place.offset + info.place.nbytes > stamp[0] for info in infos.values()):
+        raise UserError(
+            f"{shown(path)}: truncated: {stamp[0]:,} bytes are fewer than its tensors need; download it again"
+        )
     if path.suffix.lower() == ".safetensors":
         found.notes.append("named .safetensors, but its content is a pickled checkpoint, which is read all the same")
     return Header(
-        path=path, format="pickle", size=size, tensors=_strip(infos, path), metadata=found.metadata,
-        notes=tuple(found.notes), modified=modified,
+        path=path, format="pickle", size=stamp[0], tensors=_strip(infos, path), metadata=found.metadata,
+        notes=tuple(found.notes),
     )  # fmt: skip
 
 
@@ -235,8 +238,7 @@ def load_tensors(
     for path, keys in by_file.items():
         try:
             with path.open("rb") as file:
-                if path == header.path:
-                    _check_unchanged(header, file)
+                _check_unchanged(path, file, header.tensors[keys[0]])
                 for key in keys:
                     tensor = _read(file, header.tensors[key])
                     tensors[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
@@ -260,10 +262,10 @@ def _check_loadable(header: Header, keys: list[str]) -> None:
             raise UserError(f"{shown(header.path)}: its tensor {key!r} is {reason}")
 
 
-def _check_unchanged(header: Header, file: BinaryIO) -> None:
+def _check_unchanged(path: Path, file: BinaryIO, info: TensorInfo) -> None:
     facts = os.fstat(file.fileno())
-    if header.modified is not None and (facts.st_mtime_ns, facts.st_size) != (header.modified, header.size):
-        raise UserError(f"{shown(header.path)}: has changed since it was looked at; run this again when it is whole")
+    if info.stamp is not None and info.stamp != (facts.st_size, facts.st_mtime_ns):
+        raise UserError(f"{shown(path)}: has changed since it was looked at; run this again when it is whole")
 
 
 def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
