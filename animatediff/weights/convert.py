@@ -117,8 +117,8 @@ def _header(source: str | Path) -> Header:
     """The header of a LoRA of whatever layout, or of other weights."""
     path = Path(source).expanduser()
     if path.is_file():
-        return lora_header(path)
-    return lora_in_folder(path) or find_header(source)
+        return lora_header(path, say=True)
+    return lora_in_folder(path, say=True) or find_header(source)
 
 
 def _check_target(header: Header, target: Path, as_folder: bool) -> None:

@@ -144,7 +144,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
 def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
     if isinstance(source, Mapping):
         return source, {}, "LoRA"
-    header = lora_header(source)
+    header = lora_header(source, say=True)
     check_lora(header)  # before a motion module of gigabytes is read
     return load_tensors(header), header.metadata, str(header.path)
 
