@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from animatediff.cli.errors import reports_errors
-from animatediff.errors import renamed
+from animatediff.errors import printable, renamed
 
 FLAGS = {
     "motion_module": "--motion-module",
@@ -41,7 +41,7 @@ def inspect(
         return
     for facts in described:
         for line in _lines(facts):
-            print(renamed(line, FLAGS))
+            print(printable(renamed(line, FLAGS)))  # keys and metadata may hold escape sequences
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
