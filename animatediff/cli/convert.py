@@ -6,7 +6,7 @@ from typing import Annotated, Optional, cast
 
 import typer
 
-from animatediff.cli.errors import reports_errors
+from animatediff.cli.errors import reporting, reports_errors
 
 
 @reports_errors
@@ -41,4 +41,5 @@ def convert(
     from animatediff.weights.convert import convert as convert_file
 
     precision = None if dtype is None else getattr(torch, dtype)
-    print(convert_file(source, target, to=cast(Layout, to), dtype=precision, family=family))
+    with reporting({"family": "--family"}):
+        print(convert_file(source, target, to=cast(Layout, to), dtype=precision, family=family))

@@ -146,9 +146,9 @@ class TemporalTransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         # Positions are added after the norm and in front of q, k and v alike, at every attention.
-        x = x + self.attn1(self.norm1(x) + positions)
+        x = x + self.attn1(self.norm1(x) + self.attn1.positions(positions))
         if self.norm2 is not None and self.attn2 is not None:
-            x = x + self.attn2(self.norm2(x) + positions)
+            x = x + self.attn2(self.norm2(x) + self.attn2.positions(positions))
         return x + self.ff(self.norm3(x))
 
 
@@ -162,6 +162,17 @@ class TemporalAttention(nn.Module):
         self.to_k = nn.Linear(dim, dim, bias=False)
         self.to_v = nn.Linear(dim, dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, because files name it `to_out.0`
+        self.table: Tensor | None
+        # (L, d): position codes of a module that was trained with others than the sinusoid; no published one was.
+        self.register_buffer("table", None, persistent=False)
+
+    def positions(self, sinusoid: Tensor) -> Tensor:
+        """The codes that are added to its input: the sinusoid, or the module's own. (f, d) -> (f, d)."""
+        if self.table is None:
+            return sinusoid
+        num_frames, known = len(sinusoid), len(self.table)
+        assert num_frames <= known, f"{num_frames} frames at once, but this motion module knows {known} positions"
+        return self.table[:num_frames].to(sinusoid)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
@@ -183,7 +194,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def frame_positions(num_frames: int, dim: int, *, device: torch.device | None = None) -> Tensor:
     """Sinusoidal code of the frame index: (f, d), float32, sines in even and cosines in odd columns.
 
-    Computed for any length, so that the position table of a file is never needed. Its length still matters: positions
+    Computed for any length, so that the table of a published file is never needed. Its length still matters: positions
     beyond it were never trained, which is why longer clips go in windows.
     """
     position = torch.arange(num_frames, device=device, dtype=torch.float32)[:, None]

@@ -150,8 +150,8 @@ class LoadedParts:
         from animatediff.weights.hub import KNOWN_FILES, fetch, motion_lora_file
         from animatediff.weights.lora.bundled_words import load_bundled_words
         from animatediff.weights.lora.few_steps import few_step_lora, few_steps
-        from animatediff.weights.lora.load import load_lora, lora_file
-        from animatediff.weights.storage.files import read_header
+        from animatediff.weights.lora.load import load_lora
+        from animatediff.weights.lora.source import lora_header
 
         self._check_in_memory()
         encoders = self.text_encoders
@@ -161,7 +161,7 @@ class LoadedParts:
         name = loaded.name
         if loaded.embeddings:
             load_bundled_words(path, tokenizers=self._tokenizers, text_encoders=encoders)
-        if (few := few_step_lora(read_header(lora_file(path)))) is not None:
+        if (few := few_step_lora(lora_header(path))) is not None:
             self.sampler.few_steps[name] = few.recommended
             self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
             logger.info(

@@ -154,8 +154,9 @@ def check_files(request: AnimateRequest) -> None:
     from animatediff.weights.addons.controlnet import check_controlnet
     from animatediff.weights.addons.ip_adapter import check_ip_adapter
     from animatediff.weights.base.text_width import base_cross_attentions
-    from animatediff.weights.lora.load import check_lora, lora_file
-    from animatediff.weights.motion import find_header, other_base
+    from animatediff.weights.lora.load import check_lora
+    from animatediff.weights.lora.source import lora_header
+    from animatediff.weights.motion import check_family, find_header, other_base
     from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
     from animatediff.weights.storage.files import read_header
 
@@ -166,9 +167,8 @@ def check_files(request: AnimateRequest) -> None:
                 raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
     if request.motion_module is not None and Path(request.motion_module).exists():
         found = recognise_header(find_header(request.motion_module))
-        if found.kind != "motion_module":
-            raise wrong_kind(found, "motion_module")
-        made_for = found.family.base if found.family is not None else None
+        check_family(found, request.family)
+        made_for = found.base
         if sdxl is not None and made_for is not None and request.family is None and sdxl != (made_for == "sdxl"):
             raise other_base(
                 found.header.path, "SDXL" if made_for == "sdxl" else "SD 1.x", "SDXL" if sdxl else "SD 1.x"
@@ -182,8 +182,10 @@ def check_files(request: AnimateRequest) -> None:
     for setting, refs in (("lora", request.loras), ("motion_lora", request.motion_loras), ("domain_adapter", adapter)):
         for ref in refs:
             if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
-                check(str(lora_file(ref.path)), LORAS, setting)
-                check_lora(ref.path)
+                header = lora_header(ref.path)
+                if (found := recognise_header(header)).kind not in (*LORAS, "unknown"):
+                    raise wrong_kind(found, setting)
+                check_lora(header)
     if request.vae is not None and not Path(request.vae).is_dir():
         check(request.vae, ("vae", "base_model"), "vae")
     for encoder in (request.text_encoder, request.text_encoder_2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from animatediff.errors import UserError
 if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 
 def model_source(model: str) -> Path:
@@ -31,6 +34,7 @@ def model_source(model: str) -> Path:
 def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
     """Load the base model of the configuration, without motion modules. Raises UserError where it is no such model."""
     from animatediff.pipelines import AnimateDiffPipeline
+    from animatediff.pipelines.parts import guidance_width
     from animatediff.weights.base.unet import load_unet
 
     supplied: dict[str, Any] = {} if config.vae is None else {"vae": config.vae}
@@ -42,6 +46,8 @@ def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
     if config.prediction is not None:
         schedule: Any = pipe.scheduler
         pipe.scheduler = type(schedule).from_config(schedule.config, prediction_type=config.prediction)
+    if guidance_width(pipe.unet) is not None:
+        logger.warning("%s: distilled by LCM; it is trained without its guidance embedding", config.model)
     pipe.set_progress_bar_config(disable=True)
     factor = base_pipeline(pipe).vae_scale_factor
     for name in ("height", "width"):

@@ -15,20 +15,25 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
-from animatediff.weights.families import family_named
 from animatediff.weights.fit import check_fit
-from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, num_positions, rename, to_internal
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
 from animatediff.weights.lora.key_formats import (
+    fold_scale,
     image_lora_to_diffusers,
     image_lora_to_kohya,
+    in_precision,
     lora_to_diffusers,
     lora_to_internal,
     lora_to_original,
+    unet_lora,
 )
-from animatediff.weights.motion import MODEL, expected_shapes, find_header
+from animatediff.weights.lora.settings import ADAPTER_METADATA, unpacked
+from animatediff.weights.lora.source import check_settings, lora_header, lora_in_folder
+from animatediff.weights.motion import MODEL, expected_shapes, family_of, find_header, motion_layout
+from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
-from animatediff.weights.storage.files import WEIGHT_SUFFIXES, load_tensors, save_tensors
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
 LORA_NAMES: dict[str, Callable[[str], str]] = {
@@ -72,13 +77,15 @@ def convert(
     the target is then as before.
     """
     target = Path(target).expanduser()
-    header = find_header(source)
+    header = _header(source)
     found = recognise_header(header)
-    as_folder = to == "diffusers" and target.suffix not in WEIGHT_SUFFIXES
-    _check_target(header.path, target, as_folder)
+    as_folder = to == "diffusers" and target.suffix.lower() not in WEIGHT_SUFFIXES
+    _check_target(header, target, as_folder)
     if family is not None and found.kind != "motion_module":
         raise UserError(f"{header.path}: {found.title}; only motion modules have a family, leave {family} out")
-    if found.kind == "lora" and to in ("diffusers", "kohya"):
+    if found.kind in ("lora", "motion_lora", "domain_adapter"):
+        check_settings(header)
+    if (found.kind == "lora" and to == "diffusers") or (found.kind in ("lora", "domain_adapter") and to == "kohya"):
         result = _image_lora(found, to, dtype)
     elif to == "kohya":
         raise UserError(f"{header.path}: {found.title}; only LoRAs of an image model have a kohya layout")
@@ -89,13 +96,13 @@ def convert(
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
-        result = _Result(load_tensors(header, dtype=dtype), {} if header.format == "pickle" else dict(header.metadata))
+        result = _as_it_is(header, dtype, metadata_lasts=target.suffix.lower() == ".safetensors")
     else:
         raise UserError(
             f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders and LoRAs have a {to} layout here "
             "(other files can change format and precision with the layout original)"
         )
-    if target.suffix == ".safetensors" or as_folder:
+    if target.suffix.lower() == ".safetensors" or as_folder:
         result.metadata["format"] = "pt"  # what transformers and diffusers look for
     if as_folder:
         _write_folder(target, result)
@@ -106,11 +113,20 @@ def convert(
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 
 
-def _check_target(source: Path, target: Path, as_folder: bool) -> None:
+def _header(source: str | Path) -> Header:
+    """The header of a LoRA of whatever layout, or of other weights."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return lora_header(path)
+    return lora_in_folder(path) or find_header(source)
+
+
+def _check_target(header: Header, target: Path, as_folder: bool) -> None:
+    sources = {info.file or header.path for info in header.tensors.values()} or {header.path}
     if not as_folder:
-        if target.suffix not in WEIGHT_SUFFIXES:
+        if target.suffix.lower() not in WEIGHT_SUFFIXES:
             raise UserError(f"{target}: the name must end in .safetensors (recommended) or .ckpt")
-        if target.exists() and target.samefile(source):
+        if target.exists() and any(target.samefile(source) for source in sources):
             raise UserError(f"{target}: is the source itself; choose another name")
         return
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
@@ -120,15 +136,9 @@ def _check_target(source: Path, target: Path, as_folder: bool) -> None:
 
 
 def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, family: str | None) -> _Result:
-    header, facts = found.header, found.family
-    assert facts is not None, "motion modules have a family"
+    header, facts = found.header, family_of(found, family)
     shapes = header.shapes
-    table_length = num_positions(shapes)
-    if family is not None:
-        facts = family_named(family).with_positions(table_length).with_steps_of(header.path.name)
-    layout = layout_of(to_internal(shapes), norm_groups=facts.norm_groups)
-    if layout is None:
-        raise UserError(f"{header.path}: blocks or modules are not numbered from 0 without a gap; is it whole?")
+    layout = motion_layout(found, facts)
     expected = expected_shapes(layout)
     check_fit(to_internal(shapes), expected, path=header.path, model=MODEL)
     config = adapter_config(layout, facts.numerics.max_positions, header.path) if to == "diffusers" else None
@@ -140,14 +150,15 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
     note = f"; {dropped} tensors of other layers left out" if dropped else ""
     metadata = {**_plain(header.metadata), **facts.metadata()}
     if to == "internal":
-        return _Result(state, metadata, title=facts.title, note=note)
+        tables = {f"{name}.pos_encoder.pe": table for name, table in own_tables(header).items()}
+        return _Result({**state, **tables}, metadata, title=facts.title, note=note)
     # Published AnimateLCM modules have no tables: other programs know them by that. diffusers needs them all the same.
-    bare = to == "original" and facts.name == "animatelcm"
-    positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype, stored=_stored(found))
+    bare = to == "original" and facts.name == "animatelcm" and not own_tables(header)
+    positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype)
     if to == "original":
-        tensors = {**names_to_original(state), **_original_tables(positions, layout.num_attentions)}
+        tensors = {**names_to_original(state), **_original_tables(positions)}
     else:
-        tensors = {**state, **{f"{stem}.pos_embed.pe": table for stem, table in positions.items()}}
+        tensors = {**state, **_diffusers_tables(positions, header.path)}
     return _Result(tensors, metadata, config, title=facts.title, note=note)
 
 
@@ -169,60 +180,50 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     if to == "internal":
         return _Result(state, metadata, wrapper=sparsectrl.WRAPPER)
     motion = {key: tensor for key, tensor in state.items() if MOTION_KEY.match(key)}
-    positions = _positions(found, motion, config.max_positions, dtype, stored=_stored(found))
+    positions = _positions(found, motion, config.max_positions, dtype)
     if to == "original":
-        tables = _original_tables(positions, config.num_attentions)
+        tables = _original_tables(positions)
         return _Result({**sparsectrl.original_entries(state, None), **tables}, metadata, wrapper=sparsectrl.WRAPPER)
-    tables = {f"{stem}.pos_embed.pe": table for stem, table in positions.items()}
-    return _Result({**state, **tables}, metadata, folder)
+    return _Result({**state, **_diffusers_tables(positions, header.path)}, metadata, folder)
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key != "format"}
 
 
-def _stored(found: Recognised) -> dict[str, str]:
-    """Transformer block (internal name) -> key of a position table that the file really has."""
-    stored = {}
-    for key, info in found.header.tensors.items():
-        if POSITIONS.search(key) and info.place.nbytes and MOTION_KEY.match(key):
-            stem = block_of(rename(key, TO_INTERNAL))
-            stored.setdefault(stem, key)
-    return stored
-
-
-def block_of(key: str) -> str:
-    """`BLOCK.motion_modules.0.transformer_blocks.0` of any internal key below it."""
-    before, _, after = key.partition(".transformer_blocks.")
-    return f"{before}.transformer_blocks.{after.split('.')[0]}"
-
-
 def _positions(
-    found: Recognised, state: Mapping[str, Tensor], length: int, dtype: torch.dtype | None, *, stored: Mapping[str, str]
+    found: Recognised, state: Mapping[str, Tensor], length: int, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """Transformer block -> its table (1, L, c): the file's own, or the sinusoid computed anew."""
-    own = load_tensors(found.header, stored.values(), dtype=dtype)
+    """Attention (internal name) -> its table (1, L, c): the file's own, or the sinusoid computed anew."""
+    stored = {
+        attention: key
+        for key in found.header.tensors
+        if POSITIONS.search(key) and MOTION_KEY.match(key)
+        for attention in attentions_of(key)
+    }
+    own = load_tensors(found.header, sorted({*stored.values()}), dtype=dtype)
     tables = {}
     for key, weight in state.items():
-        if key.endswith(".attn1.to_q.weight"):
-            stem = block_of(key)
-            table = own.get(stored.get(stem, ""))
+        if key.endswith(".to_q.weight"):
+            attention = key.removesuffix(".to_q.weight")
+            table = own.get(stored.get(attention, ""))
             computed = frame_positions(length, weight.shape[0])[None].to(weight.dtype)
-            tables[stem] = computed if table is None else table
+            tables[attention] = computed if table is None else table
     return tables
 
 
-def _original_tables(positions: Mapping[str, Tensor], num_attentions: int) -> dict[str, Tensor]:
-    return {
-        f"{original_stem(stem)}.attention_blocks.{index}.pos_encoder.pe": table
-        for stem, table in positions.items()
-        for index in range(num_attentions)
-    }
+def _original_tables(positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return names_to_original({f"{attention}.pos_encoder.pe": table for attention, table in positions.items()})
 
 
-def original_stem(stem: str) -> str:
-    """The original name of an internal transformer block."""
-    return next(iter(names_to_original({f"{stem}.": None}))).removesuffix(".")
+def _diffusers_tables(positions: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """One table for both attentions of a block. Raises UserError where these differ."""
+    tables: dict[str, Tensor] = {}
+    for attention, table in positions.items():
+        name = f"{attention.rpartition('.')[0]}.pos_embed.pe"
+        if not torch.equal(tables.setdefault(name, table), table):
+            raise UserError(f"{path}: diffusers' layout has one position table for two attentions, but theirs differ")
+    return tables
 
 
 def adapter_config(layout: MotionLayout, max_positions: int, path: Path) -> dict[str, Any]:
@@ -251,46 +252,51 @@ def _is_renamed_adapter(found: Recognised) -> bool:
     return found.dialect == "peft" and all(lora_to_internal(key) for key in found.header.tensors)
 
 
+def _as_it_is(header: Header, dtype: torch.dtype | None, *, metadata_lasts: bool) -> _Result:
+    """All tensors under their own names; of a LoRA, alpha that is stated beside the weights becomes part of them.
+
+    A file of diffusers that stays one keeps what it states.
+    """
+    tensors = load_tensors(header)
+    metadata = {} if header.format == "pickle" else dict(header.metadata)
+    settings = unpacked(header.metadata, label=str(header.path))
+    note = ""
+    if settings and not (metadata_lasts and header.format == "safetensors" and ADAPTER_METADATA in _own(header)):
+        try:
+            tensors = fold_scale(tensors, header.metadata, str(header.path))
+            metadata.pop(ADAPTER_METADATA, None)
+            note = "; the alpha of its settings is multiplied into the weights"
+        except UserError:  # more than pairs: what the settings state goes along
+            metadata[ADAPTER_METADATA] = header.metadata[ADAPTER_METADATA]
+            note = "; its settings, with their alpha, are in the metadata"
+    return _Result({key: in_precision(key, tensor, dtype) for key, tensor in tensors.items()}, metadata, note=note)
+
+
+def _own(header: Header) -> Mapping[str, str]:
+    """Metadata that the file itself has; none for a folder of several."""
+    return read_header(header.path).metadata if header.path.is_file() else {}
+
+
 def _lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
-    names = {key: lora_to_internal(key) for key in header.tensors}
-    if unknown := [key for key, name in names.items() if name is None]:
-        raise UserError(f"{header.path}: {len(unknown)} keys of no known LoRA key format, first {unknown[0]}")
-    state = _renamed(load_tensors(header), names)
-    folded = _fold_alphas(state, header.path)
+    state, folded = unet_lora(load_tensors(header), header.metadata, str(header.path))
     spell = LORA_NAMES[to]
     tensors = {spell(key): tensor.to(dtype) if dtype else tensor for key, tensor in state.items()}
     note = f"; alpha of {folded} layers folded into their weights" if folded else ""
-    return _Result(tensors, _plain(header.metadata), folder_file=LORA_FILE, note=note)
+    return _Result(tensors, _without_settings(header), folder_file=LORA_FILE, note=note)
 
 
 def _image_lora(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
     header = found.header
     spell = image_lora_to_diffusers if to == "diffusers" else image_lora_to_kohya
     tensors = spell(load_tensors(header), header.metadata, str(header.path))
-    tensors = {key: tensor.to(dtype) if dtype else tensor for key, tensor in tensors.items()}
-    # What diffusers writes about its own LoRAs is in the weights or beside them by now.
-    metadata = {key: value for key, value in _plain(header.metadata).items() if key != "lora_adapter_metadata"}
-    return _Result(tensors, metadata, folder_file=LORA_FILE)
+    tensors = {key: in_precision(key, tensor, dtype) for key, tensor in tensors.items()}
+    return _Result(tensors, _without_settings(header), folder_file=LORA_FILE)
 
 
-def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str | None]) -> dict[str, Tensor]:
-    return {name: tensors[key] for key, name in names.items() if name is not None}
-
-
-def _fold_alphas(state: dict[str, Tensor], path: Path) -> int:
-    """Multiply alpha into `up`, as the original's key format has none. Returns how many layers that changed."""
-    changed = 0
-    for key in [key for key in state if key.endswith(".alpha")]:
-        alpha, stem = float(state.pop(key)), key.removesuffix(".alpha")
-        up, down = f"{stem}.lora_B.weight", f"{stem}.lora_A.weight"
-        if up not in state or down not in state:
-            raise UserError(f"{path}: {key} stands alone, without its weights; is the file whole?")
-        rank = state[down].shape[0]
-        if alpha != rank:
-            state[up] = (state[up].float() * (alpha / rank)).to(state[up].dtype)
-            changed += 1
-    return changed
+def _without_settings(header: Header) -> dict[str, str]:
+    """Metadata without PEFT's settings, which are in the weights or beside them by now."""
+    return {key: value for key, value in _plain(header.metadata).items() if key != ADAPTER_METADATA}
 
 
 def _write_folder(target: Path, result: _Result) -> None:

@@ -1,8 +1,7 @@
 """The published families of motion modules, one row of facts each: what they need in order to run as they were trained.
 
-A family is chosen by what is in a file (`recognise.py`); a file's name is asked where no tensor can tell, for Lightning
-alone. Sources: the inference settings of the original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM,
-LongAnimateDiff and HotshotXL, and the golden cases.
+A family is chosen by what is in a file and around it (`family_evidence.py`). Sources: the inference settings of the
+original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff and HotshotXL, and the golden cases.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ NUMERICS_KEY = "animatediff.numerics"
 STEPS_IN_NAME = re.compile(r"(?<!\d)([1248])[ _-]?steps?(?![a-z])", re.IGNORECASE)
 """AnimateDiff-Lightning is published for 1, 2, 4 and 8 steps, in files of one shape."""
 LIGHTNING_NAME = re.compile(r"lightning", re.IGNORECASE)
-LIGHTNING_FILE = re.compile(r"animatediff[_-]lightning[_-][1248][_-]?step(?![a-z])", re.IGNORECASE)
-"""Names of its published files."""
 
 LINEAR = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
 
@@ -55,6 +52,8 @@ class Family:
     recommended: Recommended = field(default_factory=Recommended)
     norm_groups: int = 32
     """Groups of the GroupNorm at the entrance of each module."""
+    num_heads: int = 8
+    """Attention heads of each module."""
     notes: str = ""
 
     def with_positions(self, num_positions: int | None) -> Family:
@@ -84,6 +83,7 @@ class Family:
             **asdict(self.numerics),
             "betas": dict(self.betas) if self.betas is not None else None,
             "norm_groups": self.norm_groups,
+            "num_heads": self.num_heads,
             "recommended": {k: v for k, v in asdict(self.recommended).items() if v is not None},
         }
         return {FAMILY_KEY: self.name, NUMERICS_KEY: json.dumps(facts)}
@@ -209,6 +209,7 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
             numerics=numerics,
             betas=None if stated["betas"] is None else dict(stated["betas"]),
             norm_groups=int(stated["norm_groups"]),
+            num_heads=int(stated.get("num_heads", 8)),  # not in files of version 0.1
             recommended=Recommended(**stated["recommended"]),
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
+from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.lora.few_steps import few_step_lora
+from animatediff.weights.lora.source import lora_header, lora_in_folder
 from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import SETTINGS, Recognised, recognise_header
-from animatediff.weights.storage.files import Header, read_header
+from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.folders import read_json
 from animatediff.weights.storage.paths import expanded
 
@@ -41,17 +43,18 @@ def describe(path: str | Path) -> dict[str, Any]:
     """
     path = expanded(path)
     if not os.path.isdir(path):  # never the hub: to inspect is to look at what is here
-        header = read_header(path)
+        header = lora_header(path)
     elif (path / "model_index.json").is_file():
         return _whole_folder(path)
     else:
-        header = find_header(path)
+        header = lora_in_folder(path) or find_header(path)
     found = recognise_header(header)
     facts: dict[str, Any] = {
         "file": str(header.path),
         "what": found.title,
         "kind": found.kind,
-        "family": found.family and f"{found.family.name}: {found.family.title}",
+        "family": found.judgement and found.judgement.title(),
+        "confidence": found.judgement and found.judgement.confidence,
         "dialect": found.dialect,
         "variant": found.variant,
         "made_for": BASE_TITLES.get(found.base or ""),
@@ -130,7 +133,8 @@ def _notes(found: Recognised) -> list[str] | None:
     if found.kind in ("lora", "domain_adapter") and (few := few_step_lora(found.header)) is not None:
         return [f"an {few.title}: {few.evidence}"]
     if found.family is None:
-        return None
+        judged = found.judgement
+        return None if judged is None else [how_to_say(judged)]
     notes = [found.family.notes] if found.family.notes else []
     name = found.header.path.name
     if found.family.name == "v2" and LIGHTNING_NAME.search(name):

@@ -6,6 +6,7 @@ Internal keys are those of diffusers' `MotionAdapter`, less its position tables.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeVar
 
@@ -34,7 +35,37 @@ POSITIONS = re.compile(r"\.pos_encoder\.(?:pe|positional_encoding)$|\.pos_embed\
 MOTION_KEY = re.compile(
     r"^(?:module\.)?(?:unet\.)?(?:(?:down|up)_blocks\.\d+|mid_block)\.(?:motion_modules|temporal_attentions)\.\d+\."
 )
+ANY_PROJ_IN = re.compile(
+    r"^(?P<prefix>(?:.+\.)?)(?:(?:down|up)_blocks\.\d+|mid_block)\.(?:motion_modules|temporal_attentions)\.\d+\."
+    r"(?:temporal_transformer\.)?proj_in\.weight$"
+)
+"""The first layer of a motion module, whatever stands before its block: `unet.`, `model.diffusion_model.`, `ema.`."""
+EMA_PREFIX = re.compile(r"(?:^|[._])ema(?:[._]|$)", re.IGNORECASE)
+LDM_UNET = "model.diffusion_model.input_blocks."
+"""Image layers of a single-file base model."""
 PROJ_IN = re.compile(r"^(down|up)_blocks\.(\d+)\.motion_modules\.(\d+)\.proj_in\.weight$")
+
+
+def motion_prefix(keys: Iterable[str]) -> str:
+    """The prefix before the blocks that motion modules stand in, with its dot; "" where there is none to take away.
+
+    Of a file with several copies the one without prefix counts, else the largest that is no average (EMA).
+    """
+    counts: Counter[str] = Counter()
+    for key in keys:
+        if key.startswith(LDM_UNET):
+            return ""
+        if found := ANY_PROJ_IN.match(key):
+            counts[found["prefix"]] += 1
+    if not counts or "" in counts:
+        return ""
+    return max(counts, key=lambda prefix: (EMA_PREFIX.search(prefix) is None, counts[prefix]))
+
+
+def without_prefix(entries: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The entries with this prefix under shorter names, the others as they are, less those that would be hidden."""
+    short = {key.removeprefix(prefix): value for key, value in entries.items() if key.startswith(prefix)}
+    return short | {key: value for key, value in entries.items() if not key.startswith(prefix) and key not in short}
 
 
 def rename(key: str, rules: Rules) -> str:
@@ -67,12 +98,14 @@ def dialect_of(keys: Iterable[str]) -> Dialect:
 
 
 def num_positions(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Length of the position tables (1, L, c) in a file, or None where it has none."""
-    lengths = {shape[1] for key, shape in shapes.items() if POSITIONS.search(key) and len(shape) == 3}
+    """Length of the position tables, (1, L, c) or (L, c), in a file, or None where it has none."""
+    lengths = {shape[-2] for key, shape in shapes.items() if POSITIONS.search(key) and len(shape) in (2, 3)}
     return min(lengths) if lengths else None
 
 
-def layout_of(shapes: Mapping[str, tuple[int, ...]], *, norm_groups: int = 32) -> MotionLayout | None:
+def layout_of(
+    shapes: Mapping[str, tuple[int, ...]], *, norm_groups: int = 32, num_heads: int = 8
+) -> MotionLayout | None:
     """The layout of the modules in a file, from internal names; None if blocks or modules are missing."""
     widths: dict[str, dict[int, dict[int, int]]] = {"down": {}, "up": {}}
     for key, shape in shapes.items():
@@ -88,6 +121,7 @@ def layout_of(shapes: Mapping[str, tuple[int, ...]], *, norm_groups: int = 32) -
         up=sides["up"],
         num_attentions=2 if any(".attn2." in key for key in shapes) else 1,
         norm_groups=norm_groups,
+        num_heads=num_heads,
     )
 
 

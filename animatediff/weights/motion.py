@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
+from animatediff.motion.module import TemporalAttention
 from animatediff.weights.families import Family, family_named
-from animatediff.weights.fit import check_fit
+from animatediff.weights.family_evidence import contradictions, family_missing
+from animatediff.weights.fit import check_fit, leave_out
 from animatediff.weights.hub import fetch_folder, is_hub_id
-from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, layout_of, rename, to_internal, to_original
+from animatediff.weights.keys import (
+    MOTION_KEY,
+    POSITIONS,
+    TO_INTERNAL,
+    TO_ORIGINAL,
+    layout_of,
+    rename,
+    to_internal,
+    to_original,
+)
+from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
-from animatediff.weights.storage.pickles import Place
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -28,9 +40,14 @@ logger = logging.getLogger(__name__)
 
 BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
 """Number of down blocks -> base model."""
+DEEPER = re.compile(r"\.transformer_blocks\.[1-9]|\.(attention_blocks|norms)\.([2-9]|\d\d)|\.attn[3-9]\.")
+"""Internal names that modules of one transformer block with at most two attentions do not have."""
 MODEL = "motion module"
 """Name of the kind in messages."""
-HUB_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors")
+HUB_FILES = (
+    *("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors"),
+    *("motion_adapter/config.json", "motion_adapter/*.safetensors"),
+)
 """Files that are fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
 
 
@@ -43,30 +60,65 @@ def load_motion_module(
 ) -> tuple[MotionAdapter, Family]:
     """Motion modules from a file, a diffusers `MotionAdapter` folder, a HotshotXL folder, or (by network) a hub id.
 
-    The file says which family it is; `family` overrides that (for "lightning" the file's name hints at the steps).
-    `unet` is checked against before any tensor is read. `dtype` None keeps the file's. Raises UserError for another
-    kind of file, missing, unknown or misshapen tensors, and modules that do not fit `unet`.
+    The file says which family it is, or leaves open (`family_evidence.py`); `family` overrides that (for "lightning"
+    the file's name hints at the steps). `unet` is checked against before any tensor is read. `dtype` None keeps the
+    file's. Tensors of image layers are left out, and a warning says so. Raises UserError for another kind of file, a
+    family that is not given where several remain possible, missing or misshapen tensors, and modules that do not fit
+    `unet`.
     """
-    header = find_header(source)
-    found = recognise_header(header)
-    if found.kind != "motion_module" or found.family is None:
-        raise wrong_kind(found, "motion_module")
-    facts = found.family
-    if family is not None:
-        facts = family_named(family).with_steps_of(header.path.name)
-        # The file's own table is a fact about the weights, whatever family they are run as.
-        facts = facts.with_positions(found.family.numerics.max_positions)
-    layout = _layout(found, facts)
+    found = recognise_header(find_header(source))
+    facts = family_of(found, family)
+    header = found.header
+    layout = motion_layout(found, facts)
     if unet is not None:
         _check_fit(layout, unet, found)
     adapter = _empty(layout, facts)
     sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
     check_fit(to_internal(header.shapes), expected, path=header.path, model=MODEL)
+    leave_out([key for key in header.tensors if not MOTION_KEY.match(key)], path=header.path, model=MODEL)
     tensors = load_tensors(header, [sources[key] for key in expected], dtype=dtype)
     adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
-    logger.info("%s: %s; %s", header.path, facts.title, ", ".join(found.evidence))
+    set_tables(adapter, own_tables(header), dtype)
+    title = facts.title if family is not None or found.judgement is None else found.judgement.title()
+    logger.info("%s: %s; %s", header.path, title, ", ".join(found.evidence))
     return adapter.eval().requires_grad_(False), facts
+
+
+def family_of(found: Recognised, family: str | None) -> Family:
+    """The family that a file of motion modules is run as: the given one, or the recognised one; doubts are logged.
+
+    Raises UserError as `check_family`.
+    """
+    check_family(found, family)
+    path, judged = found.header.path, found.judgement
+    layout = layout_of(to_internal(found.header.shapes))
+    if judged is None or layout is None or found.dialect is None:
+        facts, said = found.family if family is None else family_named(family), []
+    elif family is None:
+        facts, said = judged.family, [*judged.doubts]
+    else:
+        facts = judged.run_as(family)
+        against = contradictions(judged, family, layout, found.dialect)
+        said = [f"run as {family}, as `family` says, though {reason}" for reason in against]
+    assert facts is not None, "check_family lets no other pass"
+    for line in [*said, *(judged.warnings if judged is not None else ())]:
+        logger.warning("%s: %s", path, line)
+    return facts
+
+
+def check_family(found: Recognised, family: str | None) -> None:
+    """Raise UserError unless the family of motion modules is known or given.
+
+    Raised for another kind of file, for an unknown family, and where several remain possible and none is given.
+    """
+    if found.kind != "motion_module":
+        raise wrong_kind(found, "motion_module")
+    if family is not None:
+        family_named(family)
+    elif found.family is None:
+        assert found.judgement is not None, "a file without a family was judged"
+        raise family_missing(found.judgement, found.header.path)
 
 
 def save_motion_module(
@@ -82,19 +134,46 @@ def save_motion_module(
     `convert.convert` makes diffusers folders of it.
     """
     state = {key: value.detach().to("cpu", dtype) for key, value in adapter.state_dict().items()}
-    tensors = original_tensors(state, family.numerics.max_positions)
+    tensors = original_tensors(state, family.numerics.max_positions, tables_in(adapter))
     save_tensors(path, tensors, {**family.metadata(), **(metadata or {})})
 
 
-def original_tensors(state: Mapping[str, Tensor], num_positions: int | None) -> dict[str, Tensor]:
-    """Internal tensors under original names, with the position tables (1, L, c) that other programs expect."""
+def original_tensors(
+    state: Mapping[str, Tensor], num_positions: int | None, tables: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Internal tensors under original names, with the position tables (1, L, c) that other programs expect.
+
+    tables: those of attentions that have one of their own (`tables_in`); the others get sinusoids of that length.
+    """
     tensors = to_original(state)
+    own = {rename(f"{name}.", TO_ORIGINAL): table for name, table in (tables or {}).items()}
     if num_positions is not None:
         for key, weight in list(tensors.items()):
             if key.endswith(".to_q.weight"):
-                table = frame_positions(num_positions, weight.shape[0])[None].to(weight.dtype)
-                tensors[f"{key.removesuffix('to_q.weight')}pos_encoder.pe"] = table
+                attention = key.removesuffix("to_q.weight")
+                table = own.get(attention)
+                table = frame_positions(num_positions, weight.shape[0]) if table is None else table.cpu()
+                tensors[f"{attention}pos_encoder.pe"] = table[None].to(weight.dtype)
     return tensors
+
+
+def tables_in(adapter: MotionAdapter) -> dict[str, Tensor]:
+    """Attention -> its position table (L, c), of all that have one of their own in place of the sinusoid."""
+    return {
+        name: layer.table
+        for name, layer in adapter.named_modules()
+        if isinstance(layer, TemporalAttention) and layer.table is not None
+    }
+
+
+def set_tables(adapter: MotionAdapter, tables: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+    """Give attentions position tables (L, c) of their own in place of the sinusoid; the number is logged."""
+    for name, table in tables.items():
+        layer = adapter.get_submodule(name)
+        assert isinstance(layer, TemporalAttention)
+        layer.table = table.to(dtype or layer.to_q.weight.dtype)
+    if tables:
+        logger.info("%d attentions have position tables of their own, which are no sinusoids", len(tables))
 
 
 def expected_shapes(layout: MotionLayout) -> dict[str, tuple[int, ...]]:
@@ -112,13 +191,22 @@ def _is_weight(key: str) -> bool:
     return MOTION_KEY.match(key) is not None and POSITIONS.search(key) is None
 
 
-def _layout(found: Recognised, facts: Family) -> MotionLayout:
-    shapes = to_internal(found.header.shapes)
-    layout = layout_of(shapes, norm_groups=facts.norm_groups)
+def motion_layout(found: Recognised, facts: Family) -> MotionLayout:
+    """The layout of the modules in a file. Raises UserError for one that these modules have no place for."""
+    path, shapes = found.header.path, to_internal(found.header.shapes)
+    layout = layout_of(shapes, norm_groups=facts.norm_groups, num_heads=facts.num_heads)
     if layout is None:
+        raise UserError(f"{path}: its blocks or modules are not numbered from 0 without a gap; is it whole?")
+    if deeper := next(filter(DEEPER.search, shapes), None):
         raise UserError(
-            f"{found.header.path}: its blocks or modules are not numbered from 0 without a gap; is it whole?"
+            f"{path}: has motion modules of more than one transformer block, or of more than two attentions "
+            f"({deeper}), which are not supported"
         )
+    widths: set[int] = {*chain(*layout.down, *layout.up)} | ({layout.mid} if layout.mid is not None else set())
+    for width in sorted(widths):
+        for number, parts in ((layout.num_heads, "attention heads"), (layout.norm_groups, "norm groups")):
+            if number < 1 or width % number:
+                raise UserError(f"{path}: its modules of width {width} do not divide into {number} {parts}")
     return layout
 
 
@@ -156,19 +244,8 @@ def find_header(source: str | Path) -> Header:
 
 
 def _folder_header(folder: Path) -> Header:
-    from animatediff.weights.storage.folders import read_json, weights_file
+    from animatediff.weights.storage.folders import weights_file
 
-    inner = folder / "unet" if (folder / "unet").is_dir() else folder  # HotshotXL is published as a whole model
-    header = read_header(weights_file(inner))
-    config: dict[str, Any] = read_json(inner / "config.json") if (inner / "config.json").is_file() else {}
-    positions = config.get("motion_max_seq_length")
-    if not isinstance(positions, int) or any(POSITIONS.search(key) for key in header.tensors):
-        return header
-    # diffusers keeps the length of the tables in the configuration; stated as the table the weights would carry.
-    first = next((k for k in header.tensors if MOTION_KEY.match(k) and k.endswith(".attn1.to_q.weight")), None)
-    if first is None:
-        return header
-    # Without bytes: there is no table in the file to be read.
-    nowhere = Place(offset=0, nbytes=0)
-    table = replace(header.tensors[first], shape=(1, positions, header.tensors[first].shape[0]), place=nowhere)
-    return replace(header, tensors={**header.tensors, f"{first.removesuffix('attn1.to_q.weight')}pos_embed.pe": table})
+    # A pipeline of diffusers keeps motion modules apart; HotshotXL is published as a whole model, modules in its UNet.
+    inner = next((folder / name for name in ("motion_adapter", "unet") if (folder / name).is_dir()), folder)
+    return read_header(weights_file(inner))

@@ -1,20 +1,28 @@
 """Recognise a weight file by the names and shapes in its header, not by its own name, and give the evidence.
 
-One exception: AnimateDiff-Lightning has the very shape of v2, says nothing about itself, and renders badly as v2. A
-file of v2's shape under Lightning's published name is taken as Lightning, and the evidence says so.
+Of motion modules, published names may decide between families that no tensor tells apart (`family_evidence.py`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.weights.base.generation import generation_of
-from animatediff.weights.families import FAMILIES, LIGHTNING_FILE, Family, family_of_metadata
-from animatediff.weights.keys import MOTION_KEY, dialect_of, layout_of, num_positions, to_internal
+from animatediff.weights.families import Family, family_of_metadata
+from animatediff.weights.family_evidence import Judgement, judge
+from animatediff.weights.keys import (
+    EMA_PREFIX,
+    MOTION_KEY,
+    dialect_of,
+    layout_of,
+    motion_prefix,
+    to_internal,
+    without_prefix,
+)
 from animatediff.weights.storage.files import Header, read_header
 
 TITLES = {
@@ -57,7 +65,9 @@ class Recognised:
     header: Header
     evidence: list[str] = field(default_factory=list)
     family: Family | None = None
-    """Of motion modules, with the position-table length of the file."""
+    """Of motion modules, with the position-table length of the file; None where two families remain possible."""
+    judgement: Judgement | None = None
+    """Of whole motion modules: how sure the family is, and why."""
     dialect: str | None = None
     variant: str | None = None
     """Of SparseCtrl encoders: "rgb" or "scribble"."""
@@ -77,8 +87,13 @@ def recognise(path: str | Path) -> Recognised:
 
 def recognise_header(header: Header) -> Recognised:
     """Say what the file with this header is; `kind` is "unknown" where no rule fits."""
+    if prefix := motion_prefix(header.tensors):
+        header = replace(header, tensors=without_prefix(header.tensors, prefix))
     for detect in _DETECTORS:
         if (found := detect(header)) is not None:
+            if prefix:
+                average = ", averaged weights" if EMA_PREFIX.search(prefix) else ""
+                found.evidence.append(f"its names begin with {prefix}{average}")
             return found
     first = ", ".join(list(header.tensors)[:3]) or "nothing"
     return Recognised(kind="unknown", header=header, evidence=[f"no rule fits its names: {first}"])
@@ -169,48 +184,28 @@ def _motion_module(header: Header) -> Recognised | None:
     if not internal:
         return None
     dialect = dialect_of(header.tensors)
-    positions = num_positions(header.shapes)
     evidence = [f"{len(internal)} tensors of motion modules in the {dialect} grammar"]
-    stated = family_of_metadata(header.metadata, str(header.path))
-    if stated is not None:
-        evidence.append(f"its metadata says family {stated.name}")
-        return _motion(header, stated.with_positions(positions), dialect, evidence)
     layout = layout_of(internal)
     if layout is None:
+        stated = family_of_metadata(header.metadata, str(header.path))
+        missing = "but blocks or modules are missing: is it whole?"
+        if stated is None:
+            return Recognised(kind="unknown", header=header, evidence=[*evidence, missing])
+        said = f"its metadata says family {stated.name}"
+        evidence = [*evidence, said, missing]
         return Recognised(
-            kind="unknown", header=header, evidence=[*evidence, "but blocks or modules are missing: is it whole?"]
+            kind="motion_module", header=header, evidence=evidence, family=stated, dialect=dialect, base=stated.base
         )
-    levels, mid = len(layout.down), layout.mid is not None
-    evidence.append(f"{levels} levels, {'a' if mid else 'no'} module in the mid block")
-    evidence.append(f"position tables of {positions} frames" if positions else "no position tables")
-    name = _family_name(dialect, levels, mid, positions)
-    file_name = header.path.name
-    if name == "v2" and positions in (None, 32) and LIGHTNING_FILE.search(file_name):
-        name = "lightning"
-        evidence.append("its name says AnimateDiff-Lightning, which no tensor tells from v2; `family` v2 overrides")
-    return _motion(header, FAMILIES[name].with_positions(positions).with_steps_of(file_name), dialect, evidence)
-
-
-def _motion(header: Header, family: Family, dialect: str, evidence: list[str]) -> Recognised:
+    judged = judge(header, layout, dialect)
     return Recognised(
-        kind="motion_module", header=header, evidence=evidence, family=family, dialect=dialect, base=family.base
+        kind="motion_module",
+        header=header,
+        evidence=[*evidence, *judged.evidence],
+        family=judged.family,
+        judgement=judged,
+        dialect=dialect,
+        base=judged.base,
     )
-
-
-def _family_name(dialect: str, levels: int, mid: bool, positions: int | None) -> str:
-    """The family with this shape; see `families.py`."""
-    if dialect == "hotshot" or (levels == 3 and positions not in (None, 32)):
-        return "hotshot"
-    if levels == 3:
-        return "custom" if mid else "sdxl"
-    if levels != 4:
-        return "custom"
-    if positions is not None and positions > 32:
-        return "long"
-    if mid:
-        # AnimateLCM is the one published file of this key format without position tables.
-        return "animatelcm" if positions is None and dialect == "original" else "v2"
-    return "v1" if positions is not None and positions <= 24 else "v3"
 
 
 def _base_model(header: Header) -> Recognised | None:

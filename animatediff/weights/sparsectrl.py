@@ -24,6 +24,7 @@ from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, te
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
 from animatediff.weights.motion import find_header, original_tensors
+from animatediff.weights.motion_config import config_beside
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.folders import read_json
@@ -54,10 +55,10 @@ def load_sparsectrl(
     tensor is read. `dtype` None keeps the file's. Raises UserError for another kind of file, for missing, unknown or
     misshapen tensors, and for an encoder of another base model.
     """
-    header = find_header(source)
-    found = recognise_header(header)
+    found = recognise_header(find_header(source))
     if found.kind != "sparsectrl":
         raise wrong_kind(found, "sparsectrl")
+    header = found.header
     config = config_of(found, unet)
     with torch.device("meta"):
         encoder = SparseCtrl(config)
@@ -149,6 +150,7 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
     # Without a statement, the published sizes of the base model version stand for what no shape tells.
     image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
     motion = [key for key in shapes if MOTION_KEY.match(key)]
+    beside = config_beside(header)
     channels = tuple(shapes[key][0] for key in sorted(filter(CONDITIONING_LAYER.match, shapes), key=_layer_number))
     try:
         return SparseConfig(
@@ -158,8 +160,8 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
             condition_channels=first[1] - 1,
             motion_mid_block=any(key.startswith("mid_block.") for key in motion),
             num_attentions=2 if any(".attn2." in key for key in motion) else 1,
-            num_heads=int(stated.get("num_heads", 8)),
-            max_positions=num_positions(header.shapes) or int(stated.get("max_positions", 32)),
+            num_heads=int(stated.get("num_heads", beside.num_heads or 8)),
+            max_positions=num_positions(header.shapes) or int(stated.get("max_positions", beside.positions or 32)),
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error

@@ -107,3 +107,11 @@ def test_combinations_that_diffusers_refuses_are_told() -> None:
     assert made.use_karras_sigmas and not made.use_exponential_sigmas
     with pytest.raises(UserError, match="cannot take the settings of this base model"):
         make_scheduler("euler", spaced | {"use_beta_sigmas": True})
+
+
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_base_models_without_betas_are_not_trained_on(name: str) -> None:
+    from animatediff.training.objective import Objective
+
+    with pytest.raises(UserError, match=f"cannot be trained further: (of )?its {name}"):
+        Objective({"_class_name": name}, betas=LINEAR)

@@ -60,6 +60,7 @@ def test_edm_markers(tmp_path: Path) -> None:
     cosxl = facts(tmp_path, {"edm_vpred.sigma_max": torch.tensor(80.0), "edm_vpred.sigma_min": torch.tensor(0.002)})
     assert cosxl.prediction_type == "v_prediction" and cosxl.edm is not None
     assert (cosxl.edm["sigma_max"], cosxl.edm["sigma_min"], cosxl.edm["sigma_data"]) == (80.0, 0.002, 1.0)
+    assert cosxl.summary == "predicts v_prediction, EDM noise levels, sigma 0.002 to 80"
     playground = facts(tmp_path, {"edm_mean": torch.arange(4.0).view(1, 4, 1, 1), "edm_std": torch.ones(4)})
     assert playground.prediction_type == "epsilon" and playground.edm is not None
     assert playground.edm["sigma_data"] == 0.5

@@ -134,9 +134,12 @@ class LoRA:
 
 
 def check_kind(path: str | Path, kinds: tuple[str, ...]) -> None:
-    """Raise UserError if the file is a LoRA of another kind than `kinds`."""
+    """Raise UserError if the file is a LoRA of another kind than `kinds`, or not of low-rank pairs alone."""
+    from animatediff.weights.lora.methods import sort_keys
     from animatediff.weights.recognise import recognise, wrong_kind
 
     found = recognise(path)
     if found.kind not in kinds:
         raise wrong_kind(found, kinds[0])
+    if methods := sort_keys(found.header.tensors).methods:
+        raise UserError(f"{path}: has {', '.join(methods)}, but training goes on from low-rank pairs alone")

@@ -13,7 +13,7 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionNumerics
 from animatediff.training.stages.base import Stage
 from animatediff.weights.families import FAMILIES, Family, Recommended
-from animatediff.weights.motion import original_tensors
+from animatediff.weights.motion import original_tensors, tables_in
 from animatediff.weights.storage.files import save_tensors
 
 
@@ -64,7 +64,9 @@ class MotionStage(Stage):
         )
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        state = original_tensors(self.out_dtype(tensors), self.family.numerics.max_positions)
+        assert self.pipe.attachment is not None
+        tables = tables_in(self.pipe.attachment.adapter)
+        state = original_tensors(self.out_dtype(tensors), self.family.numerics.max_positions, tables)
         save_tensors(path, state, {**self.family.metadata(), **metadata})
 
 

@@ -66,6 +66,19 @@ class SamplingFacts:
     contradictions: Sequence[str] = ()
     """Statements that others overrule, for people."""
 
+    @property
+    def summary(self) -> str:
+        """The facts in one line; empty where the file says nothing."""
+        prediction = self.prediction_type or self.unknown_prediction
+        told = [f"predicts {prediction}"] if prediction else []
+        if self.edm is not None:
+            told.append(f"EDM noise levels, sigma {self.edm['sigma_min']:g} to {self.edm['sigma_max']:g}")
+        elif self.zero_snr:
+            told.append("zero terminal SNR")
+        told += [f"{name}={value:g}" for name, value in self.betas.items()]
+        told += ["latents of a mean and deviation of their own"] if "latents_mean" in self.vae else []
+        return ", ".join(told)
+
 
 @dataclass(frozen=True)
 class _Statement:

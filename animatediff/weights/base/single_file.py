@@ -135,8 +135,8 @@ def _zero_snr(facts: SamplingFacts, prediction_type: str, path: Path) -> bool:
 def _told_facts(header: Header, prediction_type: str | None) -> SamplingFacts:
     """Facts of a file about sampling, logged. Raises UserError for a prediction that cannot be sampled here."""
     facts = sampling_facts(header)
-    if facts.evidence:
-        logger.info("%s: says how it is sampled: %s", header.path, "; ".join(facts.evidence))
+    if facts.summary:
+        logger.info("%s: %s (%s)", header.path, facts.summary, "; ".join(facts.evidence))
     for contradiction in facts.contradictions:
         logger.warning("%s: contradicts itself: %s", header.path, contradiction)
     if prediction_type is None and facts.unknown_prediction is not None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.addons.embeddings import LoadedEmbedding, add_word
-from animatediff.weights.lora.load import lora_file
 from animatediff.weights.lora.methods import sort_keys
-from animatediff.weights.storage.files import load_tensors, read_header
+from animatediff.weights.lora.source import lora_header
+from animatediff.weights.storage.files import load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,8 @@ def load_bundled_words(
 
     The words stay when the LoRA is removed, as other textual inversions do.
     """
-    path = lora_file(path)
-    header = read_header(path)
+    header = lora_header(path)
+    path = header.path
     added = []
     for word, parts in sort_keys(header.tensors).embeddings.items():
         names = next((names for names in _PARTS[len(text_encoders)] if all(name in parts for name in names)), None)

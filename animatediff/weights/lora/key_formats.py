@@ -15,6 +15,7 @@ from animatediff.errors import UserError
 from animatediff.weights.lora.pairs import Pair, read_pairs
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 LORA_KEY = re.compile(
@@ -30,6 +31,7 @@ INTERNAL_KEY = re.compile(
     r"^(?P<module>.*)\.(?P<attention>attn[12])\.(?P<what>to_[qkv]|to_out)(?:\.0)?\."
     r"(?P<end>lora_A\.weight|lora_B\.weight|alpha)$"
 )
+_ANY_KEY = re.compile(r"^(?P<module>.*)\.(?P<end>lora_A\.weight|lora_B\.weight|alpha)$")
 SIDES = {"down": "A", "up": "B", "A": "A", "B": "B"}
 ENDS = {"lora_A.weight": "_lora.down.weight", "lora_B.weight": "_lora.up.weight", "alpha": "_lora.alpha"}
 
@@ -48,26 +50,34 @@ def lora_to_internal(key: str) -> str | None:
     return f"{block}.{layer}.attn{number}.{what}.{end}"
 
 
-def _split(key: str) -> re.Match[str]:
-    found = INTERNAL_KEY.match(key)
-    assert found, f"{key} is no internal LoRA key"
-    return found
-
-
 def lora_to_original(key: str) -> str:
     """An internal key in the original's format; layers of the image model have diffusers' names there too."""
-    found = _split(key)
+    if (found := INTERNAL_KEY.match(key)) is None:  # of another layer than an attention's
+        other = _other_layer(key)
+        return _temporal(other["module"]) + ENDS[other["end"]]
     module, attention = found["module"], found["attention"]
     if ".motion_modules." in module:
-        module = re.sub(r"(\.motion_modules\.\d+)\.", r"\1.temporal_transformer.", module)
+        module = _temporal(module)
         attention = f"attention_blocks.{int(attention[-1]) - 1}"
     return f"{module}.{attention}.processor.{found['what']}{ENDS[found['end']]}"
 
 
 def lora_to_diffusers(key: str) -> str:
     """An internal key under the name that hub repositories use and diffusers' `load_lora_weights` takes."""
-    found = _split(key)
+    if (found := INTERNAL_KEY.match(key)) is None:
+        other = _other_layer(key)
+        return f"unet.{other['module']}.{ENDS[other['end']].removeprefix('_')}"
     return f"unet.{found['module']}.{found['attention']}.processor.{found['what']}{ENDS[found['end']]}"
+
+
+def _other_layer(key: str) -> re.Match[str]:
+    found = _ANY_KEY.match(key)
+    assert found, f"{key} is no internal LoRA key"
+    return found
+
+
+def _temporal(module: str) -> str:
+    return re.sub(r"(\.motion_modules\.\d+)\.", r"\1.temporal_transformer.", module)
 
 
 _UNET_DOTS = (  # each rule puts the dots around one kind of part; what no rule names has none inside
@@ -88,10 +98,13 @@ _TEXT_DOTS = (
 _LAYER_NAMES = {
     *("to_q", "to_k", "to_v", "to_out.0", "proj", "proj_in", "proj_out", "conv", "conv1", "conv2", "conv_shortcut"),
     *("time_emb_proj", "conv_in", "conv_out", "linear_1", "linear_2", "2", "0"),
-    *("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    *("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "text_projection"),
 }
 """Names of the layers themselves."""
-KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_", "text_encoder_2": "lora_te2_text_model_"}
+KOHYA_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_", "text_encoder_2": "lora_te2_"}
+_PROJECTION = "text_projection"
+SDXL_TEXT_WIDTH = 2048
+"""Width of SDXL's prompt embeddings."""
 
 
 def dotted(pair: Pair, label: str) -> str:
@@ -101,7 +114,48 @@ def dotted(pair: Pair, label: str) -> str:
         path = pattern.sub(replacement, path)
     if path.split(".")[-1] not in _LAYER_NAMES and not path.endswith("to_out.0"):
         raise UserError(f"{label}: {pair.key} is of no layer whose name is known; the LoRA cannot change its layout")
-    return path if pair.place == "unet" else f"text_model.{path}"
+    return path if pair.place == "unet" or path == _PROJECTION else f"text_model.{path}"
+
+
+def scaled_up(pair: Pair) -> Tensor:
+    """`up` times alpha / rank; in float32 where the file's precision would round the product."""
+    import torch
+
+    scale = pair.alpha / pair.rank
+    if scale == 1:
+        return pair.up
+    exact = pair.up.to(torch.promote_types(pair.up.dtype, torch.float32)) * scale
+    rounded = exact.to(pair.up.dtype)
+    return rounded if torch.equal(rounded.to(exact.dtype), exact) else exact
+
+
+def unet_lora(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> tuple[dict[str, Tensor], int]:
+    """A LoRA of the UNet or its motion modules under internal names, alpha multiplied into `up`.
+
+    Returns the number of layers that alpha changed too. Raises UserError as `read_pairs`, and for text encoders.
+    """
+    pairs = read_pairs(tensors, name=label, metadata=metadata)
+    if text := next((pair for pair in pairs if pair.place != "unet"), None):
+        raise UserError(
+            f"{label}: changes the text encoder ({text.key}), for which only diffusers and kohya have names"
+        )
+    state: dict[str, Tensor] = {}
+    for pair in pairs:
+        stem = dotted(pair, label)
+        state[f"{stem}.lora_A.weight"], state[f"{stem}.lora_B.weight"] = pair.down, scaled_up(pair)
+    return state, sum(pair.alpha != pair.rank for pair in pairs)
+
+
+def fold_scale(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], label: str) -> dict[str, Tensor]:
+    """The tensors of a LoRA with the alpha that its settings state multiplied into `up`, under their own names.
+
+    Raises UserError as `read_pairs`.
+    """
+    pairs = read_pairs(tensors, name=label, metadata=metadata)
+    return {
+        **{key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")},
+        **{pair.up_key: scaled_up(pair) for pair in pairs},
+    }
 
 
 def image_lora_to_diffusers(
@@ -111,9 +165,7 @@ def image_lora_to_diffusers(
     state: dict[str, Tensor] = {}
     for pair in read_pairs(tensors, name=label, metadata=metadata):
         stem = f"{pair.place}.{dotted(pair, label)}"
-        scale = pair.alpha / pair.rank
-        state[f"{stem}.lora_A.weight"] = pair.down
-        state[f"{stem}.lora_B.weight"] = pair.up if scale == 1 else (pair.up.float() * scale).to(pair.up.dtype)
+        state[f"{stem}.lora_A.weight"], state[f"{stem}.lora_B.weight"] = pair.down, scaled_up(pair)
     return state
 
 
@@ -122,13 +174,27 @@ def image_lora_to_kohya(tensors: Mapping[str, Tensor], metadata: Mapping[str, st
     import torch
 
     pairs = read_pairs(tensors, name=label, metadata=metadata)
-    sdxl = any(pair.place == "text_encoder_2" for pair in pairs)
+    sdxl = any(_is_sdxl(pair) for pair in pairs)
     state: dict[str, Tensor] = {}
     for pair in pairs:
-        prefix = KOHYA_PREFIXES[pair.place]
-        if sdxl and pair.place == "text_encoder":
-            prefix = "lora_te1_text_model_"
-        stem = prefix + pair.module
+        dotted(pair, label)  # no other program would know a layer of another name
+        prefix = "lora_te1_" if sdxl and pair.place == "text_encoder" else KOHYA_PREFIXES[pair.place]
+        inside = "" if pair.place == "unet" or pair.module == _PROJECTION else "text_model_"
+        stem = prefix + inside + pair.module
         state[f"{stem}.lora_down.weight"], state[f"{stem}.lora_up.weight"] = pair.down, pair.up
-        state[f"{stem}.alpha"] = torch.tensor(pair.alpha, dtype=pair.up.dtype)
+        state[f"{stem}.alpha"] = in_precision(f"{stem}.alpha", torch.tensor(pair.alpha), pair.up.dtype)
     return state
+
+
+def in_precision(key: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor in another precision (None: its own); an alpha that would be rounded stays as it is."""
+    if dtype is None or not tensor.is_floating_point():
+        return tensor
+    converted = tensor.to(dtype)
+    rounded = key.endswith(".alpha") and tensor.numel() == 1 and float(converted) != float(tensor)
+    return tensor if rounded else converted
+
+
+def _is_sdxl(pair: Pair) -> bool:
+    cross = pair.place == "unet" and pair.module.endswith(("attn2_to_k", "attn2_to_v"))
+    return pair.place == "text_encoder_2" or (cross and pair.down.shape[1] == SDXL_TEXT_WIDTH)

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 from animatediff.errors import UserError, did_you_mean
 from animatediff.weights.lora.methods import is_lora, refusal, sort_keys
 from animatediff.weights.lora.pairs import Kind, Place, kind_of
-from animatediff.weights.storage.files import load_tensors, read_header
+from animatediff.weights.lora.source import check_settings, lora_header
+from animatediff.weights.storage.files import Header, load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
-
-FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +80,11 @@ def load_lora(
         inject(models[place], changes, name, scale)
     if skipped:
         logger.info("%s: %d keys of the mid block skipped: this motion module has none there", label, len(skipped))
-    if scale == 0:
-        logger.warning("%s: has strength 0, so it changes nothing", label)
-    elif all(changes_nothing(changes) for changes in chosen.values()):
-        logger.warning("%s: changes nothing: all its changes are zero, as before training", label)
+    if not isinstance(path_or_state, Mapping):  # a program that made one, such as training, knows what is in it
+        if scale == 0:
+            logger.warning("%s: has strength 0, so it changes nothing", label)
+        elif all(changes_nothing(changes) for changes in chosen.values()):
+            logger.warning("%s: changes nothing: all its changes are zero, as before training", label)
     return LoadedLora(
         name=name,
         kind=kind,
@@ -144,24 +144,15 @@ def uncompiled(model: nn.Module) -> nn.Module:
 def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
     if isinstance(source, Mapping):
         return source, {}, "LoRA"
-    path = lora_file(source)
-    header = read_header(path)
-    check_lora_keys(list(header.tensors), str(path))  # before a motion module of gigabytes is read
-    return load_tensors(header), header.metadata, str(path)
+    header = lora_header(source)
+    check_lora(header)  # before a motion module of gigabytes is read
+    return load_tensors(header), header.metadata, str(header.path)
 
 
-def lora_file(source: str | Path) -> Path:
-    """The weight file that is meant: `source`, or the one of a known name in the folder `source`."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return next((path / file for file in FOLDER_FILES if (path / file).is_file()), path)
-    return path
-
-
-def check_lora(source: str | Path) -> None:
-    """Raise UserError for a file that `load_lora` would refuse whatever the model; reads its header alone."""
-    path = lora_file(source)
-    check_lora_keys(list(read_header(path).tensors), str(path))
+def check_lora(header: Header) -> None:
+    """Raise UserError for a LoRA, as `lora_header` has it, that `load_lora` refuses whatever the model."""
+    check_lora_keys(list(header.tensors), str(header.path))
+    check_settings(header)
 
 
 def check_lora_keys(keys: list[str], label: str) -> None:

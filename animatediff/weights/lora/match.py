@@ -182,7 +182,9 @@ def _built(layer: FileLayer, path: str, module: Any) -> LayerChange:
             up_bias = up_bias.float() * ((alpha or 0) / pair.rank)
     if magnitude is not None:
         parts["dora_scale"] = magnitude
-    return LayerChange(path=path, weight=layer_delta(parts, alpha, weight), bias=_sum(up_bias, own_bias))
+    delta = layer_delta(parts, alpha, weight)
+    delta = None if delta is None else delta.to(weight.dtype)  # as large as the layer: not kept in float32
+    return LayerChange(path=path, weight=delta, bias=_sum(up_bias, own_bias))
 
 
 def _alpha(pair: Pair, parts: Mapping[str, Tensor]) -> float:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from animatediff.weights.lora.pairs import half_of
+
 LOHA, LOKR, GLORA, IA3 = "LoHa (LyCORIS)", "LoKr (LyCORIS)", "GLoRA (LyCORIS)", "IA3 (LyCORIS)"
 OFT, FULL, DORA = "OFT", "weight differences", "DoRA"
 TUCKER, BIAS, SCALE = "LoCon with a Tucker core", "biases of `up`", "scales of its own"
@@ -114,6 +116,14 @@ def refusal(keys: Collection[str]) -> str | None:
                 lacking = sorted(nearest - parts.keys())
                 first = next(iter(parts.values()))
                 return f"{first} of a {method} has no `{', '.join(lacking)}` beside it; the file is incomplete"
+    halves: dict[str, dict[str, str]] = {}
+    for key in found.rest:
+        if (half := half_of(key)) is not None:
+            halves.setdefault(half[0], {})[half[1]] = key
+    for pair in halves.values():
+        if len(pair) != 2:
+            lacking = "up" if "down" in pair else "down"
+            return f"{next(iter(pair.values()))} has no `{lacking}` beside it; the file is incomplete"
     return None
 
 

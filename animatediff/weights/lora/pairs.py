@@ -7,7 +7,8 @@ exactly one module of each such spelling, so no format has to guess where the do
 
 from __future__ import annotations
 
-import json
+import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
+from animatediff.weights.lora.settings import unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 Place = Literal["unet", "text_encoder", "text_encoder_2"]
 Kind = Literal["motion_lora", "domain_adapter", "lora"]
@@ -26,19 +30,21 @@ _TAIL = re.compile(
     r"(?:\.lora_(?P<ab>[AB])(?:\.[\w-]+)?|[._]lora(?:_linear_layer)?\.(?P<dot>down|up)|\.lora_(?P<bar>down|up))\.weight$"
 )
 _ALPHA = re.compile(r"(?:[._]lora(?:_linear_layer)?)?\.alpha$")
-_PLACES: tuple[tuple[str, Place], ...] = (  # longest first: lora_te_ would match nothing of lora_te2_
-    ("lora_unet_", "unet"),
-    ("oft_unet_", "unet"),
-    ("lycoris_", "unet"),
-    ("lora_te1_", "text_encoder"),
-    ("lora_te2_", "text_encoder_2"),
-    ("lora_te_", "text_encoder"),
-    ("oft_te_", "text_encoder"),
-    ("text_encoder_2.", "text_encoder_2"),
-    ("text_encoder.", "text_encoder"),
-    ("unet.", "unet"),
-    ("base_model.model.", "unet"),
+_PLACES: tuple[tuple[re.Pattern[str], Place], ...] = (  # in the order of trial
+    # kohya, with underscores; OneTrainer and ComfyUI, with dots
+    (re.compile(r"(lora|oft)_unet[._]|lycoris_(?!text_model_)|(model[._])?diffusion_model[._]|unet[.]"), "unet"),
+    (re.compile(r"(lora|oft)_te2[._]|text_encoder_2\."), "text_encoder_2"),
+    (re.compile(r"(lora|oft)_te1?[._]|text_encoder\.|lycoris_(?=text_model_)"), "text_encoder"),
+    # ComfyUI's names of text encoders, OneTrainer's and those of single files
+    (
+        re.compile(r"(text_encoders\.)?clip_g\.(transformer\.)?|conditioner\.embedders\.1\.transformer\."),
+        "text_encoder_2",
+    ),
+    (re.compile(r"(text_encoders\.)?clip_[lh]\.(transformer\.)?"), "text_encoder"),
+    (re.compile(r"(cond_stage_model|conditioner\.embedders\.0)\.transformer\."), "text_encoder"),
 )
+_PEFT_PREFIX = "base_model.model."
+_OF_TEXT = re.compile(r"(text_model[._])?encoder[._]layers[._]\d")
 _OTHER_METHODS = (
     (re.compile(r"\.lora_mid\."), "a LoCon with a Tucker core (lora_mid)"),
     (re.compile(r"\.hada_w\d"), "a LoHa (LyCORIS)"),
@@ -73,35 +79,50 @@ class Pair:
     up: Tensor
     """(out, rank) or (out, rank, 1, 1)."""
     alpha: float
+    up_key: str = ""
+    """Key of `up` in the file."""
 
     @property
     def rank(self) -> int:
         return self.down.shape[0]
 
 
+def named_place(module: str) -> tuple[Place | None, str]:
+    """The model that a LoRA key names before the path of the module, None where it names none, and that path."""
+    for prefix, of in _PLACES:
+        if found := prefix.match(module):
+            return of, module[found.end() :].removeprefix(_PEFT_PREFIX)
+    return None, module.removeprefix(_PEFT_PREFIX)
+
+
+def split_place(module: str) -> tuple[Place, str]:
+    """The target model of a module of a LoRA key, and the path of the module there, as the file writes it."""
+    place, path = named_place(module)
+    return place or ("text_encoder" if _OF_TEXT.match(path) else "unet"), path
+
+
 def spell(module: str, *, layers_per_block: int = 2) -> tuple[Place, str]:
     """The target model of a module of a LoRA key, and its underscored path there."""
-    place: Place = "unet"
-    for prefix, of in _PLACES:
-        if module.startswith(prefix):
-            module, place = module[len(prefix) :], of
-            break
-    name = module.replace(".", "_")
+    place, path = split_place(module)
+    name = path.replace(".", "_")
     if place == "unet":
-        name = name.removeprefix("diffusion_model_")
         name = ldm.unet_layer(name, layers_per_block + 1, dot="_") or name
     for pattern, replacement in _SPELLING if place == "unet" else (*_SPELLING, *_TEXT_SPELLING):
         name = pattern.sub(replacement, name)
     return place, name
 
 
-def _alphas_of_metadata(metadata: Mapping[str, str]) -> Mapping[str, object]:
-    """Metadata that diffusers writes beside PEFT weights: `unet.lora_alpha`, `unet.alpha_pattern` and so on."""
-    try:
-        found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def half_of(key: str) -> tuple[str, str] | None:
+    """Module of a key of a low-rank pair, as the file names it, and its half, `down` or `up`; None for other keys."""
+    if (found := _TAIL.search(key)) is None:
+        return None
+    return key[: found.start()], found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
+
+
+def peft_path(path: str) -> str:
+    """A path of a LoRA key, of whatever vintage, as PEFT has it, whose settings name layers so."""
+    path = re.sub(r"\.processor(?=\.|$)", "", path)
+    return re.sub(r"\.to_out$", ".to_out.0", path)
 
 
 def read_pairs(
@@ -123,9 +144,8 @@ def read_pairs(
     alphas: dict[str, float] = {}
     odd_keys = []
     for key, tensor in tensors.items():
-        if found := _TAIL.search(key):
-            half = found["dot"] or found["bar"] or {"A": "down", "B": "up"}[found["ab"]]
-            halves.setdefault(key[: found.start()], {})[half] = key
+        if (half := half_of(key)) is not None:
+            halves.setdefault(half[0], {})[half[1]] = key
         elif (found := _ALPHA.search(key)) and tensor.numel() == 1:
             alphas[key[: found.start()]] = float(tensor)
         else:
@@ -134,7 +154,9 @@ def read_pairs(
         unknown.extend(odd_keys)
     elif odd_keys:
         raise UserError(f"{name}: {len(odd_keys)} keys are of no LoRA, first {', '.join(odd_keys[:3])}")
-    settings = _alphas_of_metadata(metadata or {})
+    settings = unpacked(metadata or {}, label=name)
+    if not alphas and not settings:
+        _say_unread_alpha(metadata or {}, name)
     pairs = []
     for module, keys in halves.items():
         if len(keys) != 2:
@@ -144,15 +166,35 @@ def read_pairs(
         if down.ndim not in (2, 4) or up.ndim not in (2, 4) or up.shape[1] != down.shape[0]:
             shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
             raise UserError(f"{name}: {keys['down']} and its `up` do not fit together: {shapes}")
-        place, spelled = spell(module, layers_per_block=layers_per_block)
+        place, path = split_place(module)
         alpha = alphas.get(module)
         if alpha is None:
-            patterns = settings.get(f"{place}.alpha_pattern")
-            own = patterns.get(module.removeprefix(f"{place}.")) if isinstance(patterns, dict) else None
-            stated = own if own is not None else settings.get(f"{place}.lora_alpha")
-            alpha = float(stated) if isinstance(stated, int | float) else float(down.shape[0])
-        pairs.append(Pair(place=place, module=spelled, key=keys["down"], down=down, up=up, alpha=alpha))
+            own = settings.get(place)
+            alpha = float(down.shape[0]) if own is None else own.alpha(peft_path(path), down.shape[0])
+        if not math.isfinite(alpha):
+            raise UserError(f"{name}: the alpha of {keys['down']} is {alpha}, no number; the file is damaged")
+        _, spelled = spell(module, layers_per_block=layers_per_block)
+        pairs.append(
+            Pair(place=place, module=spelled, key=keys["down"], down=down, up=up, alpha=alpha, up_key=keys["up"])
+        )
+    for own in settings.values():
+        own.say_other_ranks()
     return pairs
+
+
+def _say_unread_alpha(metadata: Mapping[str, str], name: str) -> None:
+    """Warn where training stated an alpha that the weights lack: kohya and the WebUI take the rank for it then."""
+    alpha, rank = (metadata.get(f"ss_network_{key}") for key in ("alpha", "dim"))
+    if alpha and rank and alpha != "None" and rank.isdigit() and _number(alpha) not in (None, float(rank)):
+        text = "%s: its metadata states alpha %s for rank %s, but no tensor does; alpha counts as the rank, as in kohya"
+        logger.warning(text, name, alpha, rank)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def kind_of(pairs: Sequence[Any], keys: list[str]) -> Kind:

@@ -36,6 +36,9 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
     if isinstance(root, AnyTensor):
         found.tensors["tensor"] = root
         return found
+    if isinstance(root, list) and root and all(isinstance(item, AnyTensor) for item in root):
+        found.tensors |= {str(index): item for index, item in enumerate(root)}  # LoRAs of 2022 have no names
+        return found
     seen: set[int] = set()
     while isinstance(root, dict) and id(root) not in seen:
         seen.add(id(root))
