@@ -257,7 +257,7 @@ class SparseCtrl(nn.Module):
         `frames.num_frames` must then still be that of the forward pass.
         """
         again = functools.partial(checkpoint, use_reentrant=False)
-        for block in (*self.down_blocks, self.mid_block):
+        for block in (*self.down_blocks, *([] if self.mid_block is None else [self.mid_block])):
             block.gradient_checkpointing, block._gradient_checkpointing_func = enable, again
 
     def forward(
@@ -305,8 +305,11 @@ class SparseCtrl(nn.Module):
             text = {"encoder_hidden_states": embeddings} if getattr(block, "has_cross_attention", False) else {}
             x, more = block(hidden_states=x, temb=time, **text)
             skips += more
-        text = {"encoder_hidden_states": embeddings} if getattr(self.mid_block, "has_cross_attention", False) else {}
-        x = self.mid_block(x, time, **text)
+        if self.mid_block is not None:  # some distilled UNets have none
+            text = (
+                {"encoder_hidden_states": embeddings} if getattr(self.mid_block, "has_cross_attention", False) else {}
+            )
+            x = self.mid_block(x, time, **text)
         down = tuple(conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True))
         return Residuals(down, self.controlnet_mid_block(x))
 

@@ -78,10 +78,13 @@ class MotionLayout:
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, *, mid_block: bool = False) -> MotionLayout:
-        """One module behind every attention of the down and up blocks, or behind every ResNet of blocks without."""
+        """One module behind every attention of the down and up blocks, or behind every ResNet of blocks without.
+
+        mid_block: one in the mid block too, if the UNet has one; those of some distilled models have not.
+        """
         return cls(
             down=tuple(tuple(map(layer_channels, block_points(block))) for block in unet.down_blocks),
-            mid=layer_channels(mid_point(unet.mid_block)[0]) if mid_block else None,
+            mid=layer_channels(mid_point(unet.mid_block)[0]) if mid_block and unet.mid_block is not None else None,
             up=tuple(tuple(map(layer_channels, block_points(block))) for block in unet.up_blocks),
             norm_groups=unet.config["norm_num_groups"],
         )
@@ -124,7 +127,14 @@ class MotionAdapter(nn.Module):
     def from_unet(
         cls, unet: UNet2DConditionModel, *, mid_block: bool = False, numerics: MotionNumerics | None = None
     ) -> MotionAdapter:
-        """New motion modules that fit `unet`; they change nothing until they are trained."""
+        """New motion modules that fit `unet`; they change nothing until they are trained.
+
+        Raises ValueError for a module in the mid block of a UNet that has none.
+        """
+        if mid_block and unet.mid_block is None:
+            raise ValueError(
+                "this UNet has no mid block (a distilled one), so no motion module in it: leave `mid_block` out"
+            )
         return cls(MotionLayout.from_unet(unet, mid_block=mid_block), numerics)
 
     def _block(self, channels: tuple[int, ...]) -> BlockModules:

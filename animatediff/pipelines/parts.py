@@ -21,6 +21,7 @@ from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype, default_device
 from animatediff.pipelines.scheduler import SamplerChoice
 from animatediff.pipelines.supported import check_unet, check_vae
+from animatediff.prompts.words import spell_out
 from animatediff.weights.silence import quiet_loading
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from animatediff.models.sparsectrl import SparseCtrl
+    from animatediff.weights.addons.embeddings import LoadedEmbedding
     from animatediff.weights.families import Family, Recommended
 
     BasePipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -51,6 +53,7 @@ class LoadedParts:
     family: Family | None
     sparsectrl: SparseCtrl | None
     controlnets: list[ControlNetModel]
+    embeddings: list[LoadedEmbedding]
     sampler: SamplerChoice
 
     def __init__(self, base: BasePipeline) -> None:
@@ -59,6 +62,9 @@ class LoadedParts:
         self.family = None
         self.sparsectrl = None
         self.controlnets = []
+        self.embeddings = []
+        if hasattr(base, "maybe_convert_prompt"):
+            base.maybe_convert_prompt = spell_out
         self.sampler = SamplerChoice(base.scheduler, distilled=guidance_width(base.unet) is not None)
 
     # -- loading -----------------------------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ class LoadedParts:
         loaded = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale)
         name = loaded.name
         if loaded.embeddings:
-            load_bundled_words(path, tokenizers=self._tokenizers, text_encoders=encoders)
+            self.embeddings += load_bundled_words(path, tokenizers=self._tokenizers, text_encoders=encoders)
         if (few := few_step_lora(lora_header(path))) is not None:
             self.sampler.few_steps[name] = few.recommended
             self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
@@ -243,15 +249,21 @@ class LoadedParts:
         self._check_in_memory()
         load_ip_adapter(self.base, path, self.unet, image_encoder)
 
-    def load_textual_inversion(self, path: str | Path, token: str | None = None) -> str:
-        """Add the word of a textual inversion file (A1111 or diffusers); returns it, to be used in prompts.
+    def load_textual_inversion(
+        self, path: str | Path | Mapping[str, torch.Tensor], token: str | None = None, *, name: str | None = None
+    ) -> str:
+        """Add the word of a textual inversion (A1111 or diffusers); returns it, to be used in prompts.
 
-        Raises UserError for another kind of file, another base model's, or a word that is known already.
+        `path`: a file, a folder of the hub, or tensors with their `name`. The name of a file is accepted as its word
+        too; several words of one file are returned with spaces between. Raises UserError for another kind of file,
+        another base model's, or a word that is known already.
         """
         from animatediff.weights.addons.embeddings import load_embedding
 
         encoders = self.text_encoders
-        return load_embedding(path, tokenizers=self._tokenizers, text_encoders=encoders, token=token).token
+        loaded = load_embedding(path, tokenizers=self._tokenizers, text_encoders=encoders, token=token, name=name)
+        self.embeddings.extend(loaded.all)
+        return " ".join(embedding.token for embedding in loaded.all)
 
     # -- settings ----------------------------------------------------------------------------------------------------
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from animatediff.pipelines.arguments import NEEDS, Arguments
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.prompts.unread import unread
+from animatediff.prompts.words import spell_out, words_in
 from animatediff.subjects import Subject, without_effect
 
 if TYPE_CHECKING:
     from animatediff.pipelines.job import Job
     from animatediff.pipelines.parts import LoadedParts
+    from animatediff.weights.addons.embeddings import LoadedEmbedding
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ SUBJECTS: dict[str, Subject[_Call]] = {
 
 
 def warn_of_no_effect(job: Job, parts: LoadedParts) -> None:
-    """Warn of each argument of a call that has no effect, and of signs in its prompts that are read as text."""
+    """Warn of arguments and embeddings that have no effect on a clip, and of signs in its prompts read as text."""
     settings = [
         (item.name, NEEDS[item.name], getattr(job.call, item.name), item.default)
         for item in fields(Arguments)
@@ -70,6 +73,19 @@ def warn_of_no_effect(job: Job, parts: LoadedParts) -> None:
         for prompt in job.prompts
         for text in ([prompt] if isinstance(prompt, str) else [prompt.head, *prompt.texts.values(), prompt.tail])
     ]
-    signs = dict.fromkeys(sentence for text in [*texts, *(job.negatives or ())] for sentence in unread(text))
-    for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs]:
+    tokenizer = getattr(parts.base, "tokenizer", None)
+    spelled = [spell_out(text, tokenizer) for text in [*texts, *(job.negatives or ())]]
+    signs = dict.fromkeys(sentence for text in spelled for sentence in unread(text))
+    unused = unused_words(parts.embeddings, [*texts, *(job.negatives or () if job.guidance else ())], tokenizer)
+    for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs, *unused]:
         logger.warning("%s", sentence)
+
+
+def unused_words(embeddings: Iterable[LoadedEmbedding], texts: Iterable[str], tokenizer: Any) -> list[str]:
+    """One sentence for each embedding whose word none of these texts has."""
+    used = words_in(texts, tokenizer)
+    return [
+        f"{one.label}: has no effect: no prompt of this clip has its word, {' or '.join(one.words)}"
+        for one in embeddings
+        if not used & {word.lower() for word in one.words}
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from animatediff.errors import UserError
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.vae import encode_images
+
+logger = logging.getLogger(__name__)
 
 
 def check_upscale(call: Arguments, steps: int) -> None:
@@ -41,7 +44,10 @@ def enlarged(
 @contextmanager
 def tiling(vae: Any, wanted: bool = True) -> Iterator[None]:
     """Let the VAE take images larger than it was trained on in tiles that blend, so that memory stays that of one."""
-    before = vae.use_tiling
+    if wanted and not hasattr(vae, "use_tiling"):
+        logger.warning("this VAE (%s) cannot be tiled: it takes each image whole", type(vae).__name__)
+        wanted = False
+    before = getattr(vae, "use_tiling", False)
     if wanted:
         vae.enable_tiling()
     try:

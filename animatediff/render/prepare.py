@@ -152,6 +152,7 @@ def check_files(request: AnimateRequest) -> None:
     loader may know better.
     """
     from animatediff.weights.addons.controlnet import check_controlnet
+    from animatediff.weights.addons.embeddings import check_embedding
     from animatediff.weights.addons.ip_adapter import check_ip_adapter
     from animatediff.weights.base.text_width import base_cross_attentions
     from animatediff.weights.lora.load import check_lora
@@ -192,7 +193,7 @@ def check_files(request: AnimateRequest) -> None:
         if encoder is not None and not Path(encoder).is_dir():
             read_header(encoder)
     for embedding in request.embeddings:
-        read_header(embedding.path)
+        check_embedding(embedding.path, num_text_encoders=None if sdxl is None else 1 + sdxl)
     _check_sparsectrl(request)
     model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
     base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []

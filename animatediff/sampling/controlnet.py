@@ -46,6 +46,8 @@ class ControlNetControl:
     """Timesteps at which it acts."""
     weights: Tensor | None = None
     """(n, f) where n images are at some frames: how strongly each acts on each frame; None for one image per frame."""
+    spares_negatives: bool = False
+    """Whether the first half of the clips, with guidance those of the negative prompts, is not conditioned."""
 
     def residuals(self, inputs: UNetInputs) -> Residuals | None:
         """Residuals for these frames; None at other timesteps."""
@@ -77,6 +79,9 @@ class ControlNetControl:
             added_cond_kwargs=None if inputs.conditions is None else dict(inputs.conditions),
             return_dict=False,
         )
+        if self.spares_negatives:
+            for part in (*down, mid):
+                part[: len(part) // 2] = 0
         return Residuals(tuple(down), mid)
 
 

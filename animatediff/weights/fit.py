@@ -34,7 +34,10 @@ class Fit:
 
     @classmethod
     def of(cls, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> Fit:
-        """Compare name -> shape of the file with name -> shape of the model (a 1x1 convolution counts as linear)."""
+        """Compare name -> shape of the file with name -> shape of the model (a 1x1 convolution counts as linear).
+
+        Both ways: loaders give a tensor the shape that the model has.
+        """
         both = sorted(expected.keys() & found.keys())
         return cls(
             missing=tuple(sorted(expected.keys() - found.keys())),
@@ -42,7 +45,9 @@ class Fit:
             misshapen=tuple(
                 f"{name} has shape {found[name]}, expected {expected[name]}"
                 for name in both
-                if found[name] != expected[name] and found[name] != (*expected[name], 1, 1)
+                if found[name] != expected[name]
+                and found[name] != (*expected[name], 1, 1)
+                and (*found[name], 1, 1) != expected[name]
             ),
         )
 

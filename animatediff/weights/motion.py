@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,11 +44,8 @@ DEEPER = re.compile(r"\.transformer_blocks\.[1-9]|\.(attention_blocks|norms)\.([
 """Internal names that modules of one transformer block with at most two attentions do not have."""
 MODEL = "motion module"
 """Name of the kind in messages."""
-HUB_FILES = (
-    *("config.json", "diffusion_pytorch_model*.safetensors", "unet/config.json", "unet/*.safetensors"),
-    *("motion_adapter/config.json", "motion_adapter/*.safetensors"),
-)
-"""Files that are fetched of a hub repository of motion modules or of a SparseCtrl encoder."""
+PLACES = ("motion_adapter", "unet")
+"""Folders that motion modules lie in: a pipeline of diffusers keeps them apart, HotshotXL has them in its UNet."""
 
 
 def load_motion_module(
@@ -215,6 +212,8 @@ def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognis
     if layout.stands_as(wanted):
         return
     made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
+    if given == "SDXL" and unet.config.get("addition_embed_type") != "text_time":
+        given = made_for  # distilled ones of SD 1.x have three levels too
     if made_for != given:
         raise other_base(found.header.path, made_for, given)
     raise UserError(
@@ -239,13 +238,25 @@ def find_header(source: str | Path) -> Header:
     if path.is_dir():
         return _folder_header(path)
     if not path.exists() and is_hub_id(str(source)):
-        return _folder_header(fetch_folder(str(source), lambda files: HUB_FILES))
+        return _folder_header(fetch_folder(str(source), hub_files))
     return read_header(path)
 
 
-def _folder_header(folder: Path) -> Header:
-    from animatediff.weights.storage.folders import weights_file
+def hub_files(files: Sequence[str]) -> list[str]:
+    """The files to fetch of a hub repository of motion modules or of a SparseCtrl encoder, shards included.
 
-    # A pipeline of diffusers keeps motion modules apart; HotshotXL is published as a whole model, modules in its UNet.
-    inner = next((folder / name for name in ("motion_adapter", "unet") if (folder / name).is_dir()), folder)
-    return read_header(weights_file(inner))
+    >>> hub_files(["README.md", "config.json", "diffusion_pytorch_model.fp16.safetensors"])
+    ['config.json', 'diffusion_pytorch_model.fp16.safetensors']
+    """
+    from animatediff.weights.storage.folders import preferred_weights
+
+    folder = next((f"{place}/" for place in PLACES if any(name.startswith(f"{place}/") for name in files)), "")
+    chosen = preferred_weights(name.removeprefix(folder) for name in files if name.startswith(folder))
+    wanted = ["config.json", *(() if chosen is None else chosen.names)]
+    return [folder + name for name in wanted if folder + name in files]
+
+
+def _folder_header(folder: Path) -> Header:
+    from animatediff.weights.storage.folders import folder_header
+
+    return folder_header(next((folder / name for name in PLACES if (folder / name).is_dir()), folder))

@@ -149,6 +149,8 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
     image: Mapping[str, Any] | None = unet.config if unet is not None else stated.get("unet") or _folder_config(header)
     # Without a statement, the published sizes of the base model version stand for what no shape tells.
     image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
+    if image.get("mid_block_type", "") is None and any(key.startswith("mid_block.attentions.") for key in shapes):
+        image = {**image, "mid_block_type": "UNetMidBlock2DCrossAttn"}  # the base is distilled, the encoder is not
     motion = [key for key in shapes if MOTION_KEY.match(key)]
     beside = config_beside(header)
     channels = tuple(shapes[key][0] for key in sorted(filter(CONDITIONING_LAYER.match, shapes), key=_layer_number))

@@ -110,6 +110,23 @@ def test_without_motion_every_frame_is_that_of_diffusers_with_its_own_picture(
     still.unload_controlnets()
 
 
+@pytest.mark.parametrize("layout", ["folder", "file"])
+def test_pooled_conditions_act_on_prompts_alone(
+    still: AnimateDiffPipeline, nets: list[Path], layout: str, tmp_path: Path
+) -> None:
+    net: Any = ControlNetModel.from_pretrained(nets[0])
+    net.register_to_config(global_pool_conditions=True)
+    net.save_pretrained(tmp_path / "shuffle")
+    save_file(net.state_dict(), tmp_path / "control_v11e_sd15_shuffle.safetensors")
+    path = tmp_path / ("shuffle" if layout == "folder" else "control_v11e_sd15_shuffle.safetensors")
+    loaded = still.load_controlnet(path)
+    given = ControlNetInput(frames=pictures(3), scale=0.8)
+    clip = still("a cat", num_frames=3, latents=LATENTS, controlnet_inputs=[given], **SETTINGS).frames[0]
+    one = {"image": pictures(3)[1], "controlnet_conditioning_scale": 0.8}
+    assert relative(clip[1], reference(still, 1, loaded, **one)) < 1e-5
+    still.unload_controlnets()
+
+
 @torch.no_grad()
 def test_clips_have_pictures_of_their_own_and_what_is_off_costs_nothing(nets: list[Path]) -> None:
     net: Any = ControlNetModel.from_pretrained(nets[0])

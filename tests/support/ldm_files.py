@@ -59,32 +59,34 @@ def text_encoder(width: int, *, layers: int, openclip: bool, projection: bool = 
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
-def unet_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def unet_keys(
+    state: dict[str, Tensor], *, per_level: int = PER_LEVEL, prefix: str = "model.diffusion_model."
+) -> dict[str, Tensor]:
     out = {}
     for key, value in state.items():
         stem, tail = key.rsplit(".", 1)
         if stem in FIXED:
-            out[f"model.diffusion_model.{FIXED[stem]}.{tail}"] = value
+            out[f"{prefix}{FIXED[stem]}.{tail}"] = value
             continue
         if found := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.(.+)", key):
             side, level, kind, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
-            number = level * PER_LEVEL + layer + (side == "down")
+            number = level * per_level + layer + (side == "down")
             if kind == "resnets":
                 child, rest = 0, _resnet(rest)
             else:
                 child = 1
             name = f"{'input' if side == 'down' else 'output'}_blocks.{number}.{child}.{rest}"
         elif found := re.match(r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.(.+)", key):
-            name = f"input_blocks.{(int(found[1]) + 1) * PER_LEVEL}.0.op.{found[2]}"
+            name = f"input_blocks.{(int(found[1]) + 1) * per_level}.0.op.{found[2]}"
         elif found := re.match(r"up_blocks\.(\d+)\.upsamplers\.0\.(.+)", key):
             attention = any(other.startswith(f"up_blocks.{found[1]}.attentions") for other in state)
-            name = f"output_blocks.{int(found[1]) * PER_LEVEL + 1}.{1 + attention}.{found[2]}"
+            name = f"output_blocks.{(int(found[1]) + 1) * per_level - 1}.{1 + attention}.{found[2]}"
         else:
             found = re.match(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", key)
             assert found is not None, key
             resnet = found[1] == "resnets"
             name = f"middle_block.{2 * int(found[2]) if resnet else 1}.{_resnet(found[3]) if resnet else found[3]}"
-        out[f"model.diffusion_model.{name}"] = value
+        out[f"{prefix}{name}"] = value
     return out
 
 

@@ -170,20 +170,26 @@ def test_position_ids_are_not_needed(sd1, tmp_path: Path) -> None:
     same_weights(load_base_single_file(path)["text_encoder"], parts["text_encoder"])
 
 
-def test_all_missing_and_unknown_keys_are_told_by_component(sd1, tmp_path: Path) -> None:
-    _, state = sd1
+def test_all_missing_keys_are_told_by_component_and_surplus_is_left_out_and_said(
+    sd1, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts, state = sd1
+    surplus = {"model.diffusion_model.extra.weight": torch.zeros(1), "first_stage_model.decoder.extra": torch.zeros(1)}
+    loaded = load_base_single_file(write(tmp_path, state | surplus))
+    same_weights(loaded["unet"], parts["unet"])
+    assert "1 tensors that no UNet has are left out: model.diffusion_model.extra.weight" in caplog.text
+    assert "1 tensors that no VAE has are left out: first_stage_model.decoder.extra" in caplog.text
     broken = {
         k: v
         for k, v in state.items()
         if k not in ("model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias")
     }
-    broken["model.diffusion_model.extra.weight"] = torch.zeros(1)
     broken["model.diffusion_model.out.2.weight"] = torch.zeros(4, 7, 3, 3)
     with pytest.raises(UserError) as caught:
         load_base_single_file(write(tmp_path, broken))
     message = str(caught.value)
-    for part in ("unet: 1 keys missing (conv_out.bias)", "unet: 1 unknown keys (model.diffusion_model.extra.weight)",
-                 "unet: 1 keys of another shape", "vae: 1 keys missing (quant_conv.bias)"):  # fmt: skip
+    for part in ("unet: 1 tensors missing, first conv_out.bias", "vae: 1 tensors missing, first quant_conv.bias",
+                 "unet: conv_out.weight has shape (4, 7, 3, 3), expected (4, 32, 3, 3)"):  # fmt: skip
         assert part in message
 
 

@@ -67,15 +67,18 @@ def test_a_difference_is_added_to_the_plain_base(
     assert torch.equal(unet.state_dict()[f"{layer}.weight"], base[f"{layer}.weight"])
 
 
-def test_folders_with_half_precision_alone_and_files_inside_a_folder(
+def test_folders_in_half_precision_or_several_parts_and_files_inside_a_folder(
     folder: Path, unet: UNet2DConditionModel, tmp_path: Path
 ) -> None:
     copy = tmp_path / "half"
     ControlNetModel.from_pretrained(folder, torch_dtype=torch.float16).save_pretrained(copy, variant="fp16")
     assert not (copy / WEIGHTS).exists()
+    shards = tmp_path / "shards"
+    ControlNetModel.from_pretrained(folder).save_pretrained(shards, max_shard_size="300KB")
+    assert len(list(shards.glob("*.safetensors"))) > 1
     check_controlnet(copy)
     whole = load_file(folder / WEIGHTS)
-    for path in (copy, copy / "diffusion_pytorch_model.fp16.safetensors", folder / WEIGHTS):
+    for path in (copy, shards, copy / "diffusion_pytorch_model.fp16.safetensors", folder / WEIGHTS):
         for key, value in load(path, unet).state_dict().items():
             assert relative(value, whole[key]) < (1e-3 if "half" in str(path) else 1e-9), (path, key)
 

@@ -67,6 +67,8 @@ class ControlNetCondition(Condition):
             images=self.images,
             weights=self.weights,
             scale=float(self.given.scale),
+            # as in diffusers: conditions pooled over the image (shuffle) act on prompts alone
+            spares_negatives=setting.guidance and bool(self.controlnet.config.get("global_pool_conditions")),
             active=active_timesteps(setting.timesteps, self.given.start, self.given.end),
         )
         return Prepared(controls=(control,))

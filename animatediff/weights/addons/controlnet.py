@@ -22,7 +22,7 @@ from animatediff.weights.base.text_width import text_width as width_of
 from animatediff.weights.fit import Fit, leave_out, some
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
-from animatediff.weights.storage.folders import read_json, weights_file
+from animatediff.weights.storage.folders import folder_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,8 @@ MUST_AGREE = ("cross_attention_dim", "block_out_channels", "layers_per_block", "
 EMBEDDING = "controlnet_cond_embedding."
 DIFFERENCE = "difference"
 """Marker tensor of a file whose copied layers are differences to those of the base model."""
+POOLED = re.compile(r"_shuffle(_fp16)?$")
+"""End of the name of a single file whose conditions are pooled over the image, which no tensor tells."""
 RELATIVES = (
     (r"(^|\.)(task_embedding$|transformer_layes\.|spatial_ch_projs\.|control_add_embedding\.)", "a Union ControlNet"),
     (r"^lora_controlnet$|^(control_model\.)?(input|middle)_blocks?\..+\.(up|down)$", "a Control-LoRA"),
@@ -74,6 +76,9 @@ def load_controlnet(path: str | Path, *, unet: UNet2DConditionModel, dtype: torc
     found = _read(Path(path))
     _check_base(found, unet)
     config = found.config or _config(found.shapes, unet)
+    if POOLED.search(Path(path).stem) and "global_pool_conditions" not in (found.config or {}):
+        config["global_pool_conditions"] = True
+        logger.info("%s: by its name a shuffle ControlNet: its conditions are pooled over the image", path)
     try:
         controlnet = empty_model("controlnet", config)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -141,7 +146,7 @@ def _read(path: Path) -> _Found:
             config = stated
     else:
         config = _folder_config(path)
-        header = read_header(weights_file(path))
+        header = folder_header(path)
     plan, unknown = _plan(header)
     shapes = planned_shapes(header, plan)
     if (channels := shapes[f"{EMBEDDING}conv_in.weight"][1]) != 3:

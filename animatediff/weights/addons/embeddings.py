@@ -1,11 +1,12 @@
 """Textual inversion: words that a file adds to the text encoders.
 
-A word of several vectors becomes several tokens, `name`, `name_1`, `name_2`, as in diffusers, so that its mixin
-(`maybe_convert_prompt`) spells them out in prompts.
+A word of several vectors becomes several tokens, `name`, `name_1`, `name_2`, as in diffusers; `prompts.words` spells
+them out in prompts. CLIP's tokenizer reads everything in lower case, and so are the tokens.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,69 +14,167 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
-from animatediff.weights.storage.files import Header, load_tensors, read_header
+from animatediff.weights.addons.embedding_files import EmbeddingFile, Word, embedding_file, read_embedding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_A1111 = re.compile(r"string_to_param\.(.+)")
-_SDXL = ("clip_l", "clip_g")
-_PLAIN = ("emb_params", "emb", "<concept>")
-"""Keys that stand for the embedding without naming its word."""
+__all__ = ["LoadedEmbedding", "check_embedding", "embedding_file", "load_embedding"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedEmbedding:
-    """The word that was added."""
+    """A word that was added."""
 
     token: str
-    """The word to use in a prompt."""
+    """The word to use in a prompt, in any case."""
     num_vectors: int
     """Tokens that the word stands for."""
+    aliases: tuple[str, ...] = ()
+    """Other words for the same: the name of its file."""
+    others: tuple[LoadedEmbedding, ...] = ()
+    """The other words of a file with several."""
+    label: str = "embedding"
+    """Its file, for messages."""
+
+    @property
+    def all(self) -> tuple[LoadedEmbedding, ...]:
+        """Every word of the file."""
+        return self, *self.others
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words of which a prompt needs one."""
+        return self.token, *self.aliases
+
+
+def check_embedding(path: str | Path, *, num_text_encoders: int | None = None) -> None:
+    """Raise UserError for anything but a textual inversion, by its header alone.
+
+    num_text_encoders: of the base model (SDXL has two), where it is known.
+    """
+    found = read_embedding(path)
+    if num_text_encoders is not None:
+        _check_encoders(found, num_text_encoders)
 
 
 def load_embedding(
-    path: str | Path, *, tokenizers: Sequence[Any], text_encoders: Sequence[Any], token: str | None = None
+    source: str | Path | Mapping[str, Tensor],
+    *,
+    tokenizers: Sequence[Any],
+    text_encoders: Sequence[Any],
+    token: str | None = None,
+    name: str | None = None,
 ) -> LoadedEmbedding:
-    """Add the word of a textual inversion file: A1111 .pt or .safetensors, SDXL (clip_l, clip_g), diffusers.
+    """Add the word, or the words, of a textual inversion: a file, a folder of the hub, or tensors with their `name`.
 
-    The word is `token`, else the one the file names, else the file's name. Raises UserError, with nothing added, if the
-    widths are not those of the text encoders or the word is known already.
+    The word is `token`, else the one the file names, else the file's name, which is accepted beside a stored one too.
+    Layouts: `read_embedding`. Raises UserError, with nothing added, if the widths are not those of the text encoders or
+    the word is known already.
     """
-    path = Path(path).expanduser()
-    header = read_header(path)
-    found, named = _vectors(header)
-    return add_word(token or named or path.stem, found, path=path, tokenizers=tokenizers, text_encoders=text_encoders)
+    found = read_embedding(source, name=name)
+    _check_encoders(found, len(text_encoders))
+    several = len(found.words) > 1
+    if several and token is not None:
+        named = ", ".join(str(word.name) for word in found.words)
+        raise UserError(f"{found.label}: holds several words ({named}), which `token` cannot name; leave it out")
+    chosen: list[tuple[str, tuple[str, ...], list[Tensor]]] = []
+    for word in found.words:
+        vectors = _vectors(found, word, text_encoders)
+        names = [token] if token else [word.name, None if several else found.title]
+        taken = {spelled for words in chosen for main in (words[0], *words[1]) for spelled in _tokens(main, words[2])}
+        main, aliases = _choose([name for name in names if name], vectors, tokenizers, taken, found, several=several)
+        chosen.append((main, aliases, vectors))
+    added = []
+    for main, aliases, vectors in chosen:
+        for word in (main, *aliases):
+            for rows, encoder, tokenizer in zip(vectors, text_encoders, tokenizers, strict=True):
+                _add(_tokens(word, vectors), rows, encoder, tokenizer)
+        count = vectors[0].shape[0]
+        added.append(LoadedEmbedding(token=main, num_vectors=count, aliases=aliases, label=found.label))
+        logger.info(
+            "%s: to use it, write %s in a prompt (%d vector%s)",
+            found.label,
+            " or ".join(added[-1].words),
+            count,
+            "" if count == 1 else "s",
+        )
+    first, *others = added
+    return LoadedEmbedding(
+        token=first.token, num_vectors=first.num_vectors, aliases=first.aliases, others=tuple(others), label=found.label
+    )
 
 
-def add_word(
-    word: str, found: Sequence[Tensor], *, path: Path, tokenizers: Sequence[Any], text_encoders: Sequence[Any]
-) -> LoadedEmbedding:
-    """Add `word` with its (count, width) vectors for each text encoder. Raises UserError as `load_embedding`."""
-    if len(found) != len(text_encoders):
-        made_for = "SDXL (two text encoders)" if len(found) == 2 else "SD 1.x or 2.x (one text encoder)"
-        raise UserError(f"{path}: an embedding for {made_for}, but this model has {len(text_encoders)}")
-    if not word.strip() or re.search(r"\s", word):
-        raise UserError(f"{path}: the word {word!r} has spaces; give another with token=")
-    counts = {vectors.shape[0] for vectors in found}
+def _check_encoders(found: EmbeddingFile, num_text_encoders: int) -> None:
+    count = len(found.words[0].keys)
+    if count != num_text_encoders:
+        made_for = "SDXL (two text encoders)" if count == 2 else "SD 1.x or 2.x (one text encoder)"
+        raise UserError(f"{found.label}: an embedding for {made_for}, but this model has {num_text_encoders}")
+
+
+def _vectors(found: EmbeddingFile, word: Word, text_encoders: Sequence[Any]) -> list[Tensor]:
+    """Vectors (n, d) of a word, for each text encoder. Raises UserError where they do not fit."""
+    vectors = [found.vectors(key) for key in word.keys]
+    counts = sorted({rows.shape[0] for rows in vectors})
     if len(counts) != 1:
         raise UserError(
-            f"{path}: its text encoders have {' and '.join(map(str, sorted(counts)))} vectors; expected as many in both"
+            f"{found.label}: its text encoders have {' and '.join(map(str, counts))} vectors; expected as many in both"
         )
-    count = counts.pop()
-    words = [word, *(f"{word}_{i}" for i in range(1, count))]
-    for vectors, encoder, tokenizer in zip(found, text_encoders, tokenizers, strict=True):
+    for rows, encoder in zip(vectors, text_encoders, strict=True):
         width = encoder.get_input_embeddings().weight.shape[1]
-        if vectors.shape[1] != width:
+        if rows.shape[1] != width:
             raise UserError(
-                f"{path}: vectors of width {vectors.shape[1]}, but the text encoder has {width} "
+                f"{found.label}: vectors of width {rows.shape[1]}, but the text encoder has {width} "
                 "(SD 1.x 768, SD 2.x 1024, SDXL 768 and 1280); the embedding is for another base model"
             )
-        if known := [name for name in words if name in tokenizer.get_vocab()]:
-            raise UserError(f"{path}: the word {known[0]!r} is known already; give another with token=")
-    for vectors, encoder, tokenizer in zip(found, text_encoders, tokenizers, strict=True):
-        _add(words, vectors, encoder, tokenizer)
-    return LoadedEmbedding(token=word, num_vectors=count)
+    return vectors
+
+
+def _choose(
+    names: Sequence[str],
+    vectors: Sequence[Tensor],
+    tokenizers: Sequence[Any],
+    taken: set[str],
+    found: EmbeddingFile,
+    *,
+    several: bool,
+) -> tuple[str, tuple[str, ...]]:
+    """The first of these names that can be a word, and the others as aliases. Raises UserError where none can."""
+    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers]
+
+    def hindrance(name: str) -> str | None:
+        if not name.strip() or re.search(r"\s", name):
+            return f"the word {name!r} has spaces"
+        if known := [one for one in _tokens(name, vectors) if one in taken or any(one in v for v in vocabularies)]:
+            return f"the word {known[0]!r} is known already"
+        return None
+
+    usable = [name for name in names if hindrance(name) is None]
+    if several and not usable and not any(name.startswith("<") for name in names):
+        some = ", ".join(str(word.name) for word in found.words[:3])
+        raise UserError(
+            f"{found.label}: not a textual inversion: expected vectors for one word or several, or clip_l and clip_g; "
+            f"found {len(found.words)} tensors, first {some}, which are words already"
+        )
+    if not usable:
+        reason = hindrance(names[0]) if names else "the file names no word"
+        raise UserError(f"{found.label}: {reason}; give another with token=")
+    main, *others = usable
+    if any(f"{main.lower()}</w>" in vocabulary for vocabulary in vocabularies):
+        logger.warning("%s: %r is a word of the text encoder, and stands for this embedding now", found.label, main)
+    aliases = [
+        name for name in others
+        if name.lower() != main.lower() and re.search(r"[^\W\d]{2}", name)
+        and not any(f"{name.lower()}</w>" in vocabulary for vocabulary in vocabularies)
+    ]  # fmt: skip
+    return main, tuple(aliases)
+
+
+def _tokens(word: str, vectors: Sequence[Tensor]) -> list[str]:
+    """The tokens of a word: one for each vector."""
+    return [word.lower(), *(f"{word.lower()}_{number}" for number in range(1, vectors[0].shape[0]))]
 
 
 def _add(words: list[str], vectors: Tensor, encoder: Any, tokenizer: Any) -> None:
@@ -91,30 +190,3 @@ def _add(words: list[str], vectors: Tensor, encoder: Any, tokenizer: Any) -> Non
         table.weight.requires_grad_(trainable)
     with torch.no_grad():
         table.weight[ids] = vectors.to(table.weight)
-
-
-def _vectors(header: Header) -> tuple[list[Tensor], str | None]:
-    """One (count, width) tensor for each text encoder, and the word that the file names."""
-    keys = list(header.tensors)
-    named: str | None = header.metadata.get("name")
-    if all(key in header.tensors for key in _SDXL):
-        return [_rows(load_tensors(header, [key])[key], header) for key in _SDXL], named
-    a1111: Mapping[str, str] = {key: found[1] for key in keys if (found := _A1111.fullmatch(key))}
-    candidates = list(a1111) or [key for key in keys if key in _PLAIN] or keys
-    if len(candidates) != 1 or len(header.tensors[candidates[0]].shape) not in (1, 2):
-        raise UserError(
-            f"{header.path}: not a textual inversion: expected one tensor of vectors, or clip_l and clip_g; found "
-            f"{len(keys)} tensors, first {', '.join(keys[:3]) or 'none'}"
-        )
-    key = candidates[0]
-    if not a1111 and key not in _PLAIN:
-        named = key  # diffusers: the key is the word
-    return [_rows(load_tensors(header, [key])[key], header)], named
-
-
-def _rows(tensor: Tensor, header: Header) -> Tensor:
-    if tensor.ndim == 1:
-        return tensor[None]
-    if tensor.ndim != 2:
-        raise UserError(f"{header.path}: an embedding of shape {tuple(tensor.shape)}; expected (vectors, width)")
-    return tensor

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.fit import Fit, leave_out
-from animatediff.weights.storage.files import Header, load_tensors, read_header
-from animatediff.weights.storage.folders import read_json, weights_file
+from animatediff.weights.storage.files import load_tensors
+from animatediff.weights.storage.folders import folder_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def find_encoder(adapter: Path, given: str | Path | None, width: Width) -> Path:
             f"{wanted}; take the encoder it was trained with (ViT-H: projection_dim 1024, hidden_size 1280; ViT-bigG: "
             "1280, 1664)"
         )
-    _header(fitting)
+    folder_header(fitting)  # raises for a folder without weights
     return fitting
 
 
@@ -65,7 +65,7 @@ def load_encoder(folder: Path, dtype: torch.dtype, width: Width) -> Any:
     from accelerate import init_empty_weights
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    header = _header(folder)
+    header = folder_header(folder)
     try:
         with init_empty_weights(include_buffers=False):
             encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**_settings(folder)))
@@ -90,7 +90,3 @@ def _settings(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     inner = config.get("vision_config")
     return {**DEFAULTS, **(inner if isinstance(inner, dict) else config)}
-
-
-def _header(folder: Path) -> Header:
-    return read_header(weights_file(folder))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
-from animatediff.weights.base.ldm import Part, Plan
+from animatediff.weights.base.ldm import Part, Plan, Source
+from animatediff.weights.base.quantized import quantization, scale_of, with_scale
+from animatediff.weights.fit import Fit, leave_out
 from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.storage.folders import folder_header, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +21,24 @@ if TYPE_CHECKING:
 
 TEXT_MODEL = "text_model."
 """transformers has had CLIPTextModel with and without this wrapper; names are compared without it."""
-MAX_NAMED = 3
-"""Keys that a message spells out."""
+TITLES = {
+    "unet": "UNet",
+    "vae": "VAE",
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "controlnet": "ControlNet",
+}
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL"),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "controlnet": ("ControlNetModel",),
+}
+"""Classes of diffusers or transformers that each component may have; the first where its configuration names none."""
+OF_TRANSFORMERS = ("text_encoder", "text_encoder_2")
+QUIET_ENDINGS = ("position_ids", "logit_scale", "num_batches_tracked")
+"""Ends of surplus names that tell nothing: buffers of older libraries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,27 +63,56 @@ def planned_shapes(header: Header, plan: Plan) -> dict[str, tuple[int, ...]]:
     return {target: source.shape(header.tensors[source.key].shape) for target, source in plan.items()}
 
 
-def empty_model(name: str, config: dict[str, Any]) -> Any:
+def folder_component(folder: Path, name: str, *, half: bool = False, variant: str | None = None) -> Component:
+    """The component `name` of a diffusers folder of its own, shards and variants included, keys as they are.
+
+    Raises UserError for a folder without weights or configuration, and for one of another class.
+    """
+    config = read_json(folder / "config.json")
+    check_class(config, name, folder)
+    header = folder_header(folder, half=half, variant=variant)
+    plan = {key.removeprefix(TEXT_MODEL): Source(key=key) for key in header.tensors}
+    return Component(name=name, header=header, plan=plan, config=config)
+
+
+def stated_class(config: Mapping[str, Any], name: str) -> str:
+    """The class that a configuration names, else the usual one."""
+    stated = config.get("architectures") if name in OF_TRANSFORMERS else [config.get("_class_name")]
+    return next((str(one) for one in stated or () if one), CLASSES[name][0])
+
+
+def check_class(config: Mapping[str, Any], name: str, path: Path) -> None:
+    """Raise UserError for a configuration of another class than component `name` may have, or of quantized weights."""
+    if (found := stated_class(config, name)) not in CLASSES[name]:
+        raise UserError(f"{path}: a {found}, expected a {CLASSES[name][0]} ({TITLES[name]})")
+    if (stated := config.get("quantization_config")) is not None:
+        kind = stated.get("quant_method", "unknown") if isinstance(stated, dict) else stated
+        raise UserError(f"{path}: quantized weights ({kind}), which are not supported; give float16 or float32")
+
+
+def empty_model(name: str, config: Mapping[str, Any]) -> Any:
     """The component with its parameters on the meta device; buffers that are computed, not loaded, are real."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        if name == "unet":
-            from diffusers import UNet2DConditionModel
+        if name in OF_TRANSFORMERS:
+            import transformers
 
-            return UNet2DConditionModel.from_config(config)
-        if name == "vae":
-            from diffusers import AutoencoderKL
+            return getattr(transformers, stated_class(config, name))(transformers.CLIPTextConfig(**config))
+        import diffusers
 
-            return AutoencoderKL.from_config(config)
-        if name == "controlnet":
-            from diffusers import ControlNetModel
+        return getattr(diffusers, stated_class(config, name)).from_config(dict(config))
 
-            return ControlNetModel.from_config(config)
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-        projects = "CLIPTextModelWithProjection" in config.get("architectures", ())
-        return (CLIPTextModelWithProjection if projects else CLIPTextModel)(CLIPTextConfig(**config))
+def _model(component: Component) -> Any:
+    """The empty model of a component. Raises UserError where its configuration describes none."""
+    try:
+        return empty_model(component.name, component.config)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{component.header.path}: no {TITLES[component.name]} can be made of its configuration "
+            f"({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
 def _targets(model: nn.Module) -> dict[str, str]:
@@ -70,39 +120,41 @@ def _targets(model: nn.Module) -> dict[str, str]:
     return {name.removeprefix(TEXT_MODEL): name for name in model.state_dict()}
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+def _fit(component: Component, model: nn.Module) -> Fit:
+    state = model.state_dict()
+    expected = {short: tuple(state[full].shape) for short, full in _targets(model).items()}
+    return Fit.of(component.shapes(), expected)
 
 
 def problems(component: Component, model: nn.Module) -> list[str]:
-    """List what keeps the file from filling the model: missing and unknown keys, wrong shapes."""
-    state = model.state_dict()
-    expected = {short: tuple(state[full].shape) for short, full in _targets(model).items()}
-    found = component.shapes()
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(component.plan[key].key for key in found.keys() - expected.keys()) + sorted(component.unknown)
-    wrong = sorted(key for key in expected.keys() & found.keys() if expected[key] != found[key])
-    lines = []
-    if missing:
-        lines.append(f"{component.name}: {len(missing)} keys missing ({_some(missing)})")
-    if unknown:
-        lines.append(f"{component.name}: {len(unknown)} unknown keys ({_some(unknown)})")
-    if wrong:
-        key = wrong[0]
-        lines.append(
-            f"{component.name}: {len(wrong)} keys of another shape "
-            f"(first {key}: {found[key]}, expected {expected[key]})"
-        )
-    return lines
+    """List what keeps the file from filling the model: quantized weights, missing keys, wrong shapes."""
+    if (kind := quantization(component.header, [source.key for source in component.plan.values()])) is not None:
+        return [f"{component.name}: {kind}"]
+    return [f"{component.name}: {line}" for line in _fit(component, model).problems()]
+
+
+def surplus(component: Component, model: nn.Module) -> list[str]:
+    """List the keys of the file that the model has no place for, harmless ones left out."""
+    names = [component.plan[target].key for target in _fit(component, model).surplus]
+    return sorted(name for name in {*names, *component.unknown} if not _is_quiet(component.header, name))
+
+
+def _is_quiet(header: Header, name: str) -> bool:
+    return name.endswith(QUIET_ENDINGS) or scale_of(header, name)
 
 
 def build(components: Sequence[Component], *, dtype: torch.dtype | None) -> dict[str, nn.Module]:
-    """Check every component, then fill them one by one. Raises UserError that lists all problems by component."""
-    models = {component.name: empty_model(component.name, component.config) for component in components}
+    """Check every component, then fill them one by one; tensors without a place in one are left out with a warning.
+
+    Raises UserError that lists all problems by component.
+    """
+    models = {component.name: _model(component) for component in components}
     lines = [(part.header.path, line) for part in components for line in problems(part, models[part.name])]
     if lines:
         raise UserError("\n".join([f"{lines[0][0]}: cannot be loaded:", *(f"  {line}" for _, line in lines)]))
     for component in components:
+        names = surplus(component, models[component.name])
+        leave_out(names, path=component.header.path, model=TITLES[component.name])
         fill(models[component.name], component, dtype=dtype)
     return models
 
@@ -114,11 +166,8 @@ def main_dtype(component: Component) -> torch.dtype:
     counts: dict[str, int] = {}
     for key in {source.key for source in component.plan.values()}:
         info = component.header.tensors[key]
-        size = 1
-        for length in info.shape:
-            size *= length
         if "float" in info.dtype:
-            counts[info.dtype] = counts.get(info.dtype, 0) + size
+            counts[info.dtype] = counts.get(info.dtype, 0) + prod(info.shape)
     name = max(counts, key=lambda dtype: counts[dtype], default="float32")
     return torch.float16 if name.startswith("float8") else getattr(torch, name)
 
@@ -138,17 +187,25 @@ def _take(tensor: Tensor, part: Part) -> Tensor:
 def fill(model: nn.Module, component: Component, *, dtype: torch.dtype | None) -> None:
     """Give the meta parameters of `model` their values, tensor by tensor: no second copy of the weights exists.
 
-    `dtype=None` keeps the type that most of the component has in the file.
+    Tensors without a place in the model are not read. `dtype=None` keeps the type that most of the component has in the
+    file.
     """
+    if (kind := quantization(component.header, [source.key for source in component.plan.values()])) is not None:
+        raise UserError(f"{component.header.path}: {kind}")
     dtype = dtype or main_dtype(component)
     names = _targets(model)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
     users: dict[str, list[str]] = {}
     for target, source in component.plan.items():
-        users.setdefault(source.key, []).append(target)
+        if target in names:
+            users.setdefault(source.key, []).append(target)
     state: dict[str, Tensor] = {}
     for key, targets in users.items():
-        tensor = load_tensors(component.header, [key], dtype=dtype)[key]
+        tensor = with_scale(component.header, key, dtype)
+        if tensor is None:
+            tensor = load_tensors(component.header, [key], dtype=dtype)[key]
         for target in targets:
-            state[names[target]] = _take(tensor, component.plan[target].part)
+            name = names[target]
+            state[name] = _take(tensor, component.plan[target].part).reshape(shapes[name])
     model.load_state_dict(state, strict=True, assign=True)
     model.eval()

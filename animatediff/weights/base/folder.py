@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
-from animatediff.weights.base.components import Component, build
+from animatediff.weights.base.components import TITLES, Component, build, folder_component
 from animatediff.weights.base.model_configs import Generation
-from animatediff.weights.base.replacements import TITLES, text_component, vae_component
+from animatediff.weights.base.replacements import (
+    check_parts,
+    located_in,
+    text_component,
+    text_of,
+    vae_component,
+    vae_of,
+)
 from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.hub import fetch_folder
-from animatediff.weights.storage.files import read_header
-from animatediff.weights.storage.folders import preferred_weights, read_json, weights_file
+from animatediff.weights.storage.folders import preferred_weights, read_json, say_variants, variants
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +43,32 @@ def _unet(folder: Path, *, half: bool, variant: str | None) -> Component:
     config = read_json(folder / "config.json")
     if reason := unet_refusal(config):
         raise UserError(f"{folder}: {reason}")
-    header = read_header(weights_file(folder, half=half, variant=variant))
-    return Component(
-        name="unet", header=header, plan={key: ldm.Source(key=key) for key in header.tensors}, config=config
-    )
+    return folder_component(folder, "unet", half=half, variant=variant)
+
+
+def _own(folder: Path, name: str, generation: Generation, *, half: bool, variant: str | None) -> Component:
+    """The VAE or a text encoder of a model folder."""
+    header, config = located_in(folder / name, name, half=half, variant=variant)
+    if name == "vae":
+        return vae_of(header, generation=generation, config=config)
+    return text_of(header, name, generation=generation, config=config)
+
+
+def _with_variant(folder: Path, names: Sequence[str], variant: str | None) -> set[str]:
+    """The parts of a folder that have the variant asked for; the others are read as they are, with a warning.
+
+    Raises UserError that says which variants there are where no part has it.
+    """
+    if variant is None:
+        return set()
+    found = {name: variants(child.name for child in (folder / name).iterdir()) for name in names}
+    have = {name for name, there in found.items() if variant in there}
+    if not have:
+        there = sorted({one for kinds in found.values() for one in kinds})
+        raise UserError(f"{folder}: no weights of the variant {variant!r}; there are: {say_variants(there)}")
+    if without := [name for name in names if name not in have]:
+        logger.warning("%s: no variant %r of %s, taken as they are", folder, variant, ", ".join(without))
+    return have
 
 
 def load_base_folder(
@@ -54,9 +82,9 @@ def load_base_folder(
 ) -> dict[str, Any]:
     """The components of a Stable Diffusion folder in the diffusers layout, named as there. Never the network.
 
-    Takes .safetensors or .bin, 16-bit variants (preferred when `dtype` is one, required by `variant="fp16"`), old key
-    names; needs no safety checker. `vae`, `text_encoder`, `text_encoder_2` replace the folder's. Raises UserError that
-    says which file is missing or damaged.
+    Takes .safetensors or .bin, in one file or in several (shards), 16-bit variants (preferred when `dtype` is one;
+    `variant="fp16"` requires that one, where any part has it), old key names; needs no safety checker. `vae`,
+    `text_encoder`, `text_encoder_2` replace the folder's. Raises UserError that says which file is missing or damaged.
     """
     folder = Path(path).expanduser()
     index = _index(folder)
@@ -72,16 +100,20 @@ def load_base_folder(
             hint = f", or give one with `{name}`" if name in TITLES else ""
             raise UserError(f"{folder}: no folder {name}/ ({TITLES.get(name, 'UNet')}); download the model again{hint}")
     half = _half(dtype)
-    parts: dict[str, Any] = {"unet": _unet(folder / "unet", half=half, variant=variant)}
-    for name in wanted[1:]:
-        source, config = supplied[name], None
-        if source is None:
-            source = weights_file(folder / name, half=half, variant=variant)
-            config = read_json(folder / name / "config.json")
-        if name == "vae":
-            parts[name] = vae_component(None, source, generation=generation, config=config)
+    _check_classes(folder, index)
+    have = _with_variant(folder, [name for name in wanted if supplied.get(name) is None], variant)
+    parts: dict[str, Any] = {}
+    for name in wanted:
+        source, chosen = supplied.get(name), variant if name in have else None
+        if name == "unet":
+            parts[name] = _unet(folder / name, half=half, variant=chosen)
+        elif source is None:
+            parts[name] = _own(folder, name, generation, half=half, variant=chosen)
+        elif name == "vae":
+            parts[name] = vae_component(None, source, generation=generation, config=None)
         else:
-            parts[name] = text_component(None, source, name, generation=generation, config=config)
+            parts[name] = text_component(None, source, name, generation=generation, config=None)
+    check_parts(parts)
     components = {name: part for name, part in parts.items() if not isinstance(part, Component)}
     small = {name: _small(folder, name, index) for name in _small_names(generation)}
     components |= build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
@@ -103,6 +135,21 @@ def _index(folder: Path) -> dict[str, Any]:
     raise UserError(
         f"{folder}: no model_index.json in it, so not a diffusers model folder; give such a folder or a single file"
     )
+
+
+def _check_classes(folder: Path, index: dict[str, Any]) -> None:
+    """Raise UserError for a model of other parts than a Stable Diffusion's."""
+    if (
+        newer := next((name for name in ("transformer", "prior", "text_encoder_3") if _stated(index, name)), None)
+    ) and (not _stated(index, "unet") or newer == "text_encoder_3"):
+        raise UserError(
+            f"{folder}: a {index.get('_class_name', 'model')}, a newer kind of model with a {newer}; only SD 1.x, "
+            "SD 2.x and SDXL are supported"
+        )
+
+
+def _stated(index: dict[str, Any], name: str) -> bool:
+    return isinstance(index.get(name), list) and index[name][:1] != [None]
 
 
 def _small_names(generation: Generation) -> tuple[str, ...]:
@@ -157,10 +204,17 @@ def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str |
 
 
 def wanted_weights(files: Sequence[str], *, dtype: torch.dtype | None = None, variant: str | None = None) -> list[str]:
-    """Of a hub repository's files, the one weight file of each component that would be read from a folder."""
-    wanted = []
-    for component in MODELS:
-        names = ldm.strip(files, f"{component}/")
-        if chosen := preferred_weights(names, half=_half(dtype), variant=variant):
-            wanted.append(f"{component}/{chosen}")
+    """Of a hub repository's files, the weight files of each component that would be read from a folder.
+
+    Shards come with their index. A component without the variant asked for is taken as it is, if another has it.
+    """
+    wanted: list[str] = []
+    named = {component: ldm.strip(files, f"{component}/") for component in MODELS}
+    anywhere = any(variant in variants(names) for names in named.values())
+    for component, names in named.items():
+        chosen = preferred_weights(names, half=_half(dtype), variant=variant)
+        if chosen is None and anywhere:
+            chosen = preferred_weights(names, half=_half(dtype))
+        if chosen is not None:
+            wanted += [f"{component}/{name}" for name in chosen.names]
     return wanted

@@ -7,11 +7,13 @@ is checked from its header before one tensor is read. The tests hold these table
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 UNET_PREFIX = "model.diffusion_model."
+UNET_PREFIXES = (UNET_PREFIX, "diffusion_model.", "unet.", "model.", "")
+"""Prefixes of the UNet's keys, of whole models first; files of a UNet alone have the others, or none."""
 EMA_PREFIX = "model_ema."
 CONTROL_PREFIX = "control_model."
 VAE_PREFIX = "first_stage_model."
@@ -25,7 +27,7 @@ TEXT_PREFIXES = {  # where each text encoder lives; the first that a file has is
 }
 IGNORED_TOP = re.compile(  # what trainers leave beside the three models: noise tables, EMA, losses, counters
     r"(model_ema\.|betas$|alphas_cumprod|sqrt_|log_one_minus|posterior_|logvar$|lvlb_weights$|denoiser\.|scale_factor$"
-    r"|global_step$|epoch$|v_pred$|ztsnr$|model_t$|embedding_manager\.|safety_checker\.|loss\.|edm_|optimizer"
+    r"|global_step$|epoch$|v_pred$|ztsnr$|model_t$|embedding_manager\.|safety_checker\.|loss\.|edm_|optimizer|scaled_fp8$"
     r"|first_stage_model\.(loss|quantize|model_ema)\.|latents_mean$|latents_std$|bad_words)"
 )
 
@@ -117,9 +119,38 @@ def unet_layer(name: str, per_level: int, *, dot: str = ".") -> str | None:
     return None if kind is None or inside is None else dot.join((block, kind, str(layer), inside))
 
 
+def unet_prefix(keys: Collection[str]) -> str | None:
+    """Prefix of a UNet's keys, in the names of LDM or diffusers, in a file that may hold other parts; None without.
+
+    ControlNets have the same names and zero convolutions besides, but no last layer.
+
+    >>> unet_prefix(["unet.conv_in.weight", "unet.conv_out.weight"]), unet_prefix(["conv_in.weight"])
+    ('unet.', None)
+    """
+    if any(key.startswith(UNET_PREFIX) for key in keys):
+        return UNET_PREFIX
+    ends = (("input_blocks.0.0.weight", "out.2.weight"), ("conv_in.weight", "conv_out.weight"))
+    return next(
+        (
+            prefix
+            for prefix in UNET_PREFIXES
+            for first, last in ends
+            if prefix + first in keys and prefix + last in keys
+        ),
+        None,
+    )
+
+
+def in_diffusers_names(names: Iterable[str]) -> bool:
+    """Whether the names of a UNet (without prefix) are those of diffusers."""
+    return any(name.startswith(("down_blocks.", "up_blocks.", "conv_in.")) for name in names)
+
+
 def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
-    """Rename the keys of an LDM UNet (without prefix). Returns the plan and the names that are not understood."""
+    """Rename the keys of a UNet (without prefix), of LDM or diffusers. Returns the plan and what is not understood."""
     names = list(names)
+    if in_diffusers_names(names):
+        return {name: Source(key=name) for name in names}, []
     downs = [int(found[1]) for name in names if (found := re.match(r"input_blocks\.(\d+)\.0\.op\.", name))]
     inputs = [int(found[1]) for name in names if (found := re.match(r"input_blocks\.(\d+)\.", name))]
     per_level = min(downs, default=max(inputs, default=0) + 1)
@@ -134,6 +165,21 @@ def unet_plan(names: Iterable[str]) -> tuple[Plan, list[str]]:
     return plan, unknown
 
 
+def unet_plan_of(keys: Iterable[str]) -> tuple[Plan, list[str]]:
+    """Rename the UNet's keys of a file, found by their prefix. Returns the plan and the keys not understood, in full.
+
+    Where the UNet has no prefix, keys of other parts are passed over.
+    """
+    keys = list(keys)
+    prefix = unet_prefix(keys) or ""
+    names = [name for name in strip(keys, prefix) if prefix or not _OF_OTHERS.match(name)]
+    plan, unknown = unet_plan(names)
+    return with_prefix(plan, prefix), [prefix + name for name in unknown]
+
+
+_OF_OTHERS = re.compile(
+    rf"({re.escape(VAE_PREFIX)}|{re.escape(EMA_PREFIX)}|cond_stage_model\.|conditioner\.)|{IGNORED_TOP.pattern}"
+)
 _CONDITIONING = re.compile(r"input_hint_block\.(\d+)\.(weight|bias)")
 _ZERO_CONV = re.compile(r"zero_convs\.(\d+)\.0\.(weight|bias)")
 
@@ -172,6 +218,8 @@ _VAE_ATTENTION = {  # LDM, early diffusers, diffusers
     **{name: name for name in ("group_norm", "to_q", "to_k", "to_v", "to_out.0")},
     **{"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"},
     **{"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"},
+    # once renamed too often, by converters of 2023
+    **{"to_to_q": "to_q", "to_to_k": "to_k", "to_to_v": "to_v", "to_to_out.0": "to_out.0", "to_out": "to_out.0"},
 }
 _VAE_MID_ATTENTION = re.compile(r"(encoder|decoder)\.(?:mid\.attn_1|mid_block\.attentions\.0)\.(.+)\.(weight|bias)")
 _VAE_RULES = (

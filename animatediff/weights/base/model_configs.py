@@ -37,6 +37,43 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return max((int(found[1]) + 1 for key in shapes if (found := compiled.match(key))), default=0)
 
 
+def _depths(shapes: Shapes, block: str) -> list[int]:
+    """Transformer blocks behind each ResNet of a block, 0 for a ResNet without attention."""
+    layers = _count(shapes, rf"{block}\.resnets\.(\d+)\.")
+    return [_count(shapes, rf"{block}\.attentions\.{i}\.transformer_blocks\.(\d+)\.") for i in range(layers)]
+
+
+def _uniform(values: list[int]) -> int | list[int]:
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _unet_blocks(shapes: Shapes, levels: int) -> dict[str, Any]:
+    """The block types and depths of a UNet: of distilled ones they differ between layers, or the mid block is gone."""
+    down = [_depths(shapes, rf"down_blocks\.{i}") for i in range(levels)]
+    up = [_depths(shapes, rf"up_blocks\.{i}") for i in range(levels)]
+    middle = _depths(shapes, "mid_block")
+    mid_depth = max(middle, default=0)
+    depths = [max(block, default=0) for block in down]
+    settings: dict[str, Any] = {
+        "layers_per_block": _uniform([len(block) for block in down]),
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if any(block) else "UpBlock2D" for block in up],
+        "transformer_layers_per_block": [depth or 1 for depth in depths[:-1]] + [depths[-1] or mid_depth or 1],
+    }
+    if not any(up):  # the down path alone, as encoders have it
+        return settings
+    if not middle:
+        settings["mid_block_type"] = None
+    elif middle == [0]:
+        settings["mid_block_type"] = "UNetMidBlock2D"
+    alike = all(len(set(block)) == 1 for block in (*down, *up) if block)
+    if not alike or any(any(block) and block[0] != (depth or 1) for block, depth in zip(up, depths[::-1], strict=True)):
+        nested: list[Any] = [_uniform(block) or 1 for block in down]
+        settings["transformer_layers_per_block"] = [*nested[:-1], _uniform(down[-1]) or mid_depth or 1]
+        settings["reverse_transformer_layers_per_block"] = [_uniform(block) or 1 for block in up]
+    return settings
+
+
 def unet_config(shapes: Shapes, generation: Generation) -> dict[str, Any]:
     """Configuration of a UNet with diffusers' keys and these shapes."""
     config = shipped_config(generation, "unet")
@@ -44,22 +81,16 @@ def unet_config(shapes: Shapes, generation: Generation) -> dict[str, Any]:
     if not levels or "conv_in.weight" not in shapes:
         return config
     channels = [shapes.get(f"down_blocks.{i}.resnets.0.conv1.weight", (0,))[0] for i in range(levels)]
-    depths = [_count(shapes, rf"down_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
-    mid_depth = _count(shapes, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\.")
-    up_depths = [_count(shapes, rf"up_blocks\.{i}\.attentions\.0\.transformer_blocks\.(\d+)\.") for i in range(levels)]
     contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight")]
-    config |= {
-        "in_channels": shapes["conv_in.weight"][1],
-        "block_out_channels": channels,
-        "layers_per_block": _count(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
-        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
-        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in up_depths],
-        "transformer_layers_per_block": [depth or 1 for depth in depths[:-1]] + [depths[-1] or mid_depth or 1],
-    }
+    config |= {"in_channels": shapes["conv_in.weight"][1], "block_out_channels": channels}
+    config |= _unet_blocks(shapes, levels)
     if contexts:
         config["cross_attention_dim"] = contexts[0]
     if "attention_head_dim" in config and isinstance(config["attention_head_dim"], list):
         config["attention_head_dim"] = [max(1, width // HEAD_WIDTH) for width in channels]
+    for name in ("conv_in", "conv_out"):
+        if (kernel := shapes.get(f"{name}.weight", (0, 0, 3))[-1]) != 3:
+            config[f"{name}_kernel"] = kernel
     if (guidance := shapes.get("time_embedding.cond_proj.weight")) is not None:
         config["time_cond_proj_dim"] = guidance[1]
     if "add_embedding.linear_1.weight" in shapes:

@@ -25,7 +25,8 @@ from animatediff.weights.base.prediction import (
     probe_prediction,
     sampling_facts,
 )
-from animatediff.weights.base.replacements import text_component, vae_component
+from animatediff.weights.base.quantized import quantization
+from animatediff.weights.base.replacements import check_parts, require_parts, text_component, vae_component
 from animatediff.weights.hub import is_hub_id
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+QUIET_TEXT = ("logit_scale", "text_projection", "text_projection.weight", "position_ids")
+"""Ends of keys that text encoders leave beside themselves, and that a base model does without."""
+
 
 def require_base(header: Header) -> Generation:
     """Recognise the Stable Diffusion of a single file. Raises UserError that says what the file is if it is none."""
-    if not any(key.startswith(ldm.UNET_PREFIX) for key in header.tensors):
+    if ldm.unet_prefix(header.tensors) is None:
         raise _instead(header)
     return generation_of(header)
 
@@ -49,11 +53,6 @@ def require_base(header: Header) -> Generation:
 def _instead(header: Header) -> UserError:
     """The message for a file that is no base model: what it is and where it belongs."""
     keys = header.tensors
-    if any(key.startswith(("down_blocks.", "unet.down_blocks.")) and ".resnets." in key for key in keys):
-        return UserError(
-            f"{header.path}: only a UNet, in the diffusers layout, not a whole model; put it in a diffusers folder as "
-            "unet/diffusion_pytorch_model.safetensors and give that folder, or give the single file in the LDM layout"
-        )
     if any(key.startswith(ldm.EMA_PREFIX) for key in keys):
         return UserError(
             f"{header.path}: has only averaged weights ({ldm.EMA_PREFIX}*), no {ldm.UNET_PREFIX}*; give the whole file"
@@ -87,7 +86,12 @@ def load_base_single_file(
     generation = require_base(header)
     facts = _told_facts(header, prediction_type)
     given = dict(config or {})
-    parts: dict[str, Part] = {"unet": _unet(header, generation, use_ema=use_ema, config=given.get("unet"))}
+    unet = _unet(header, generation, use_ema=use_ema, config=given.get("unet"))
+    parts: dict[str, Part] = {"unet": unet}
+    if (kind := quantization(header, [source.key for source in unet.plan.values()])) is not None:
+        raise UserError(f"{path}: {kind}")
+    given_parts = {"vae": vae, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
+    require_parts(header, given_parts, generation)
     parts["vae"] = vae_component(header, vae, generation=generation, config=given.get("vae"))
     supplied = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
     for name in ldm.TEXT_PREFIXES[generation]:
@@ -95,6 +99,7 @@ def load_base_single_file(
     if unused := [name for name, value in supplied.items() if value is not None]:
         raise UserError(f"{path}: an {generation} model has no {unused[0]}; leave {unused[0]} out")
     _tell_unused(header, generation)
+    check_parts(parts)
     _fit_time_ids(parts)
     _fit_latents(parts["vae"], facts, header.path, own=vae is None and "vae" not in given)
     built = build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
@@ -174,22 +179,22 @@ def _fit_latents(vae: Part, facts: SamplingFacts, path: Path, *, own: bool) -> N
 
 
 def _unet(header: Header, generation: Generation, *, use_ema: bool, config: Mapping[str, Any] | None) -> Component:
-    names = ldm.strip(header.tensors, ldm.UNET_PREFIX)
-    plan, unknown = ldm.unet_plan(names)
+    plan, unknown = ldm.unet_plan_of(header.tensors)
     if use_ema:
-        plan = {target: ldm.Source(key=ldm.ema_key(source.key)) for target, source in plan.items()}
+        plan = {
+            target: ldm.Source(key=ldm.ema_key(source.key.removeprefix(ldm.UNET_PREFIX)))
+            for target, source in plan.items()
+        }
         missing = [source.key for source in plan.values() if source.key not in header.tensors]
         if missing:
             raise UserError(
                 f"{header.path}: use_ema was asked for, but {len(missing)} of {len(plan)} averaged weights are missing "
                 f"(first {missing[0]}); load without use_ema"
             )
-    else:
-        plan = ldm.with_prefix(plan, ldm.UNET_PREFIX)
     chosen = dict(config) if config is not None else unet_config(planned_shapes(header, plan), generation)
-    return Component(
-        name="unet", header=header, plan=plan, config=chosen, unknown=[ldm.UNET_PREFIX + name for name in unknown]
-    )
+    if chosen.get("mid_block_type", "") is None:
+        logger.info("%s: a UNet without mid block, as distilled ones are", header.path)
+    return Component(name="unet", header=header, plan=plan, config=chosen, unknown=unknown)
 
 
 def _fit_time_ids(parts: Mapping[str, Part]) -> None:
@@ -204,8 +209,12 @@ def _fit_time_ids(parts: Mapping[str, Part]) -> None:
 
 def _tell_unused(header: Header, generation: Generation) -> None:
     prefixes = [prefix for found in ldm.TEXT_PREFIXES[generation].values() for prefix in found]
-    known = (ldm.UNET_PREFIX, ldm.VAE_PREFIX, "cond_stage_model.", *prefixes)
-    odd = [key for key in header.tensors if not key.startswith(known) and not ldm.IGNORED_TOP.match(key)]
+    known = (ldm.unet_prefix(header.tensors) or "", ldm.VAE_PREFIX, *prefixes)
+    odd = [
+        key
+        for key in header.tensors
+        if not key.startswith(known) and not ldm.IGNORED_TOP.match(key) and not key.endswith(QUIET_TEXT)
+    ]
     if odd:
         logger.warning("%s: %d tensors of no known component are not used, first %s", header.path, len(odd), odd[:3])
 

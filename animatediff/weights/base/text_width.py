@@ -7,7 +7,7 @@ from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.weights.storage.files import read_header
-from animatediff.weights.storage.folders import weights_file
+from animatediff.weights.storage.folders import folder_header
 
 BASE_TITLES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
 """Width of the prompt embeddings that cross attentions take -> base model."""
@@ -23,7 +23,7 @@ def base_cross_attentions(model: Path) -> list[Shape]:
     """
     try:
         if model.is_dir():
-            return cross_attentions(read_header(weights_file(model / "unet")).shapes)
+            return cross_attentions(folder_header(model / "unet").shapes)
         return cross_attentions(read_header(model).shapes) if model.is_file() else []
     except (UserError, OSError):
         return []

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError
 from animatediff.files import write_errors, write_text
 from animatediff.weights.base import ldm
+from animatediff.weights.base.components import planned_shapes
+from animatediff.weights.base.quantized import quantization, scale_of
+from animatediff.weights.fit import Fit, leave_out
 from animatediff.weights.keys import MOTION_KEY
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
@@ -26,29 +29,31 @@ UNET_FILE = "diffusion_pytorch_model.safetensors"
 
 
 def load_unet(unet: nn.Module, path: str | Path) -> None:
-    """Replace the weights of `unet` by those of a file in diffusers names; motion modules in it are left out.
+    """Replace the weights of `unet` by those of a file, in diffusers' names or LDM's; motion modules are left out.
 
-    Such files are what an `image_finetune` run of the original saves. Raises UserError, with the UNet as it was, for
-    missing, unknown or misshapen tensors.
+    Such files are what an `image_finetune` run of the original saves. Tensors that the UNet has no place for are left
+    out with a warning. Raises UserError, with the UNet as it was, for missing and misshapen tensors.
     """
     header = read_header(path)
     state = unet.state_dict()
-    names = {key.removeprefix("unet."): key for key in header.tensors if not MOTION_KEY.match(key)}
-    missing, unknown = sorted(state.keys() - names.keys()), sorted(names.keys() - state.keys())
-    if missing or unknown:
+    plan, unknown = ldm.unet_plan_of(key for key in header.tensors if not MOTION_KEY.match(key))
+    expected = {name: tuple(value.shape) for name, value in state.items()}
+    fit = Fit.of(planned_shapes(header, plan), expected)
+    if fit.missing or (fit.surplus and not fit.problems() and len(fit.surplus) > len(expected)):
         found = recognise_header(header)
-        if found.kind not in ("unet", "motion_module"):
+        if found.kind not in ("unet", "motion_module", "base_model"):
             raise wrong_kind(found, "unet")
-        differences = f"{len(missing)} tensors missing (first {missing[0]})" if missing else ""
-        differences += f"{', ' if differences else ''}{len(unknown)} unknown (first {unknown[0]})" if unknown else ""
-        raise UserError(f"{path}: not the UNet of this image model: {differences}")
-    for name, key in names.items():
-        if (shape := header.tensors[key].shape) != tuple(state[name].shape):
-            raise UserError(f"{path}: {key} has shape {shape}, the image model's {tuple(state[name].shape)}")
-    tensors = load_tensors(header, names.values())
-    unet.load_state_dict({name: tensors[key].to(state[name].dtype) for name, key in names.items()})
-    if len(names) != len(header.tensors):
-        logger.info("%s: %d tensors of motion modules left out", path, len(header.tensors) - len(names))
+    if problems := fit.problems():
+        raise UserError(f"{path}: not the UNet of this image model: {'; '.join(problems)}")
+    if (kind := quantization(header, [plan[name].key for name in expected])) is not None:
+        raise UserError(f"{path}: {kind}")
+    leave_out([*unknown, *(plan[name].key for name in fit.surplus)], path=path, model="UNet")
+    tensors = load_tensors(header, {plan[name].key for name in expected})
+    unet.load_state_dict(
+        {name: tensors[plan[name].key].to(value.dtype).reshape(value.shape) for name, value in state.items()}
+    )
+    if motion := sum(1 for key in header.tensors if MOTION_KEY.match(key)):
+        logger.info("%s: %d tensors of motion modules left out", path, motion)
 
 
 def save_image_model(
@@ -61,8 +66,8 @@ def save_image_model(
 ) -> None:
     """Write the model `source` with the weights `unet` (diffusers names) in place of its own, in the same layout.
 
-    `source` is a single file in the LDM layout, which gives one, or a diffusers folder, which gives one; `schedule` is
-    laid over a folder's scheduler. Each file appears whole or not at all.
+    `source` is a single file or a diffusers folder; `schedule` is laid over a folder's scheduler. Each file appears
+    whole or not at all.
     """
     if source.is_file():
         _single_file(target, unet, source, metadata)
@@ -72,10 +77,14 @@ def save_image_model(
 
 def _single_file(target: Path, unet: Mapping[str, Tensor], source: Path, metadata: Mapping[str, str]) -> None:
     header = read_header(source)
-    plan, _ = ldm.unet_plan(ldm.strip(header.tensors, ldm.UNET_PREFIX))
-    places = {ldm.UNET_PREFIX + found.key: name for name, found in plan.items()}
-    assert places.keys() >= {key for key in header.tensors if key.startswith(ldm.UNET_PREFIX)}, "a key without a name"
-    others = [key for key in header.tensors if key not in places and not key.startswith(ldm.EMA_PREFIX)]
+    plan, _ = ldm.unet_plan_of(header.tensors)
+    places = {found.key: name for name, found in plan.items() if name in unet}
+    assert set(places.values()) == set(unet), "a tensor without a key"
+    others = [
+        key
+        for key in header.tensors
+        if key not in places and not key.startswith(ldm.EMA_PREFIX) and not scale_of(header, key)
+    ]
     kept = load_tensors(header, others)
     tensors = {
         key: unet[places[key]].reshape(info.shape) if key in places else kept[key]

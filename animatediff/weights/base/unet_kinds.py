@@ -41,6 +41,8 @@ def unet_refusal(config: Mapping[str, Any], *, ip_adapter: bool = False) -> str 
         )
     if (added := config.get("addition_embed_type")) in _ADDED:
         return f"a UNet that {_ADDED[added]} (addition_embed_type={added}); motion modules need a text-to-image model"
+    if config.get("dual_cross_attention"):
+        return "a UNet with dual cross attention (Versatile Diffusion); motion modules need a text-to-image model"
     hidden = config.get("encoder_hid_dim_type")
     if hidden in _HIDDEN and not (ip_adapter and hidden == "ip_image_proj"):
         return f"a UNet that {_IMAGE_EMBEDS} (encoder_hid_dim_type={hidden}); motion modules need a text-to-image model"

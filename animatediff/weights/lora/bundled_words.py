@@ -5,16 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.weights.addons.embeddings import LoadedEmbedding, add_word
+from animatediff.weights.addons.embeddings import LoadedEmbedding, load_embedding
 from animatediff.weights.lora.methods import sort_keys
 from animatediff.weights.lora.source import lora_header
 from animatediff.weights.storage.files import load_tensors
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +35,11 @@ def load_bundled_words(
             if names is None:
                 raise UserError(f"{path}: is for other text encoders than this model's ({', '.join(parts)})")
             tensors = load_tensors(header, [parts[name] for name in names])
-            vectors = [_rows(tensors[parts[name]]) for name in names]
-            added.append(add_word(word, vectors, path=path, tokenizers=tokenizers, text_encoders=text_encoders))
+            vectors = {name: tensors[parts[name]] for name in names}
+            added.append(load_embedding(vectors, name=word, tokenizers=tokenizers, text_encoders=text_encoders))
         except UserError as error:
-            reason = str(error).removeprefix(f"{path}: ")
+            reason = str(error).removeprefix(f"{path}: ").removeprefix(f"embedding {word}: ")
             logger.warning("%s: brings an embedding, %r, which is left out: %s", path, word, reason)
             continue
         logger.info("%s: brings the word %r, now known in prompts", path, word)
     return added
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor[None] if tensor.ndim == 1 else tensor

@@ -149,8 +149,9 @@ def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tenso
     return load_tensors(header), header.metadata, str(header.path)
 
 
-def check_lora(header: Header) -> None:
-    """Raise UserError for a LoRA, as `lora_header` has it, that `load_lora` refuses whatever the model."""
+def check_lora(source: str | Path | Header) -> None:
+    """Raise UserError for a LoRA that `load_lora` would refuse whatever the model; reads headers alone."""
+    header = source if isinstance(source, Header) else lora_header(source)
     check_lora_keys(list(header.tensors), str(header.path))
     check_settings(header)
 

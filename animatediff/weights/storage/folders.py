@@ -1,17 +1,61 @@
-"""Folders in the diffusers layout: where a component's configuration and weights are, whatever their vintage."""
+"""Folders in the diffusers layout: where a component's configuration and weights are, whatever their vintage.
+
+Weights lie in one file or in several (shards), in the standard precision or in variants of it ("fp16"). Names of files:
+`diffusion_pytorch_model.fp16-00001-of-00002.safetensors`, and beside shards an index that names them all.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.weights.storage.files import Header, read_header
+
+logger = logging.getLogger(__name__)
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Names of weight files: diffusers, transformers, transformers before safetensors."""
-VARIANTS = ("", ".fp16", ".bf16", ".non_ema")
-SUFFIXES = (".safetensors", ".bin")
+VARIANTS = ("", "fp16", "bf16", "fp32", "non_ema", "ema")
+"""Variants in the order of preference; others come last."""
+SUFFIXES = ("safetensors", "bin")
+OTHER_PROGRAMS = {".msgpack": "Flax", ".h5": "TensorFlow", ".onnx": "ONNX", ".pb": "TensorFlow", ".xml": "OpenVINO"}
+"""Endings of weight files that PyTorch does not read -> their library."""
+
+_FILE = re.compile(
+    rf"(?P<stem>{'|'.join(STEMS)})(?:\.(?P<variant>\w+))?(?:-(?P<part>\d+)-of-(?P<of>\d+))?(?:\.(?P<last>\w+))?"
+    rf"\.(?P<suffix>{'|'.join(SUFFIXES)})"
+)
+_INDEX = re.compile(
+    rf"(?P<stem>{'|'.join(STEMS)})(?:\.(?P<variant>\w+?))??\.(?P<suffix>{'|'.join(SUFFIXES)})"
+    r"(?:\.(?P<middle>\w+))??\.index(?:\.(?P<last>\w+))?\.json"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSet:
+    """The weights of a component in one precision: a file, or all shards."""
+
+    stem: str
+    variant: str
+    """Variant of the precision such as "fp16"; empty for the standard one."""
+    suffix: str
+    files: tuple[str, ...]
+    """Names of the weight files that are there, in order."""
+    missing: tuple[str, ...] = ()
+    """Names of shards that are not there, as far as their numbers tell."""
+    index: str | None = None
+    """Name of the index of shards, if there is one."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every file that has to be there to read the weights."""
+        return self.files if self.index is None else (self.index, *self.files)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -43,25 +87,125 @@ def component_folder(folder: Path, name: str) -> Path:
     raise UserError(f"{folder}: neither a folder {name}/ nor a config.json is in it; give a diffusers folder or a file")
 
 
-def preferred_weights(names: list[str], *, half: bool = False, variant: str | None = None) -> str | None:
-    """The weight file to read of those in a component folder, or None. safetensors first, then the wanted precision.
+def weight_sets(names: Iterable[str]) -> list[WeightSet]:
+    """The weights among the names of a component's files: one entry for each precision and format.
 
-    `half` prefers the 16-bit variant; `variant` ("fp16") allows only that one.
+    >>> weight_sets(["config.json", "model.fp16-00001-of-00002.safetensors"])[0].missing
+    ('model.fp16-00002-of-00002.safetensors',)
     """
-    variants = [f".{variant}"] if variant else [".fp16", ".bf16", "", ".non_ema"] if half else list(VARIANTS)
-    ordered = [stem + precision + suffix for suffix in SUFFIXES for precision in variants for stem in STEMS]
-    return next((name for name in ordered if name in names), None)
+    whole: list[WeightSet] = []
+    shards: dict[tuple[str, str, str, int], dict[int, str]] = {}
+    indexes: dict[tuple[str, str, str], str] = {}
+    for name in sorted(names):
+        if found := _INDEX.fullmatch(name):
+            variant = found["variant"] or found["middle"] or found["last"] or ""
+            indexes[found["stem"], variant, found["suffix"]] = name
+        elif found := _FILE.fullmatch(name):
+            stem, variant, suffix = found["stem"], found["variant"] or found["last"] or "", found["suffix"]
+            if found["of"] is None:
+                whole.append(WeightSet(stem=stem, variant=variant, suffix=suffix, files=(name,)))
+            else:
+                shards.setdefault((stem, variant, suffix, int(found["of"])), {})[int(found["part"])] = name
+    sets = [_sharded(*key, parts, indexes.pop(key[:3], None)) for key, parts in shards.items()]
+    of_index = [
+        WeightSet(stem=stem, variant=variant, suffix=suffix, files=(), index=index)
+        for (stem, variant, suffix), index in indexes.items()
+        if not any((one.stem, one.variant, one.suffix) == (stem, variant, suffix) for one in whole)
+    ]
+    return [*whole, *sets, *of_index]
 
 
-def weights_file(folder: Path, *, half: bool = False, variant: str | None = None) -> Path:
-    """The weight file of a component folder. Raises UserError that says what is there instead."""
-    names = sorted(child.name for child in folder.iterdir())
+def _sharded(stem: str, variant: str, suffix: str, count: int, parts: dict[int, str], index: str | None) -> WeightSet:
+    some = next(iter(parts.values()))
+    missing = [re.sub(r"-\d+-of-", f"-{number:05d}-of-", some) for number in range(1, count + 1) if number not in parts]
+    files = tuple(parts[number] for number in sorted(parts))
+    return WeightSet(stem=stem, variant=variant, suffix=suffix, files=files, missing=tuple(missing), index=index)
+
+
+def preferred_weights(names: Iterable[str], *, half: bool = False, variant: str | None = None) -> WeightSet | None:
+    """The weights to read of those in a component folder, or None: complete, safetensors, the wanted precision first.
+
+    `half` prefers 16-bit variants; `variant` ("fp16") allows only that one.
+    """
+    order = ("fp16", "bf16", "", "non_ema") if half else VARIANTS
+
+    def rank(one: WeightSet) -> tuple[Any, ...]:
+        precision = order.index(one.variant) if one.variant in order else len(order)
+        incomplete = bool(one.missing) or not one.files
+        return incomplete, SUFFIXES.index(one.suffix), precision, STEMS.index(one.stem), one.variant
+
+    wanted = [one for one in weight_sets(names) if variant is None or one.variant == variant]
+    return min(wanted, key=rank, default=None)
+
+
+def variants(names: Iterable[str]) -> list[str]:
+    """The variants of the weights among these names, the standard one as an empty string."""
+    return sorted({one.variant for one in weight_sets(names)})
+
+
+def say_variants(found: Collection[str]) -> str:
+    """The variants that are there, for a message."""
+    named = [repr(variant) for variant in found if variant]
+    return ", ".join([*(["the standard one (no `variant`)"] if "" in found else []), *named]) or "none"
+
+
+def folder_header(folder: Path, *, half: bool = False, variant: str | None = None) -> Header:
+    """The header of the weights in a component folder; that of shards names each tensor's file.
+
+    Raises UserError that says what is there instead, or which shards are missing.
+    """
+    try:
+        names = sorted(child.name for child in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read as a folder ({error})") from error
     chosen = preferred_weights(names, half=half, variant=variant)
-    if chosen is not None:
-        return folder / chosen
-    if any(name.endswith(".index.json") for name in names):
-        raise UserError(
-            f"{folder}: weights in several parts (shards); save the model in one part (max_shard_size='99GB')"
-        )
+    if chosen is None:
+        raise _no_weights(folder, names, variant)
+    if chosen.variant not in VARIANTS and variant is None:
+        logger.info("%s: has only the variant %s", folder, chosen.variant)
+    if chosen.index is None and len(chosen.files) == 1 and not chosen.missing:
+        return read_header(folder / chosen.files[0])
+    return _merged(folder, chosen)
+
+
+def _no_weights(folder: Path, names: list[str], variant: str | None) -> UserError:
+    if variant is not None and (found := variants(names)):
+        return UserError(f"{folder}: no weights of the variant {variant!r}; there are: {say_variants(found)}")
     wanted = f"{STEMS[0]}{'.' + variant if variant else ''}.safetensors"
-    raise UserError(f"{folder}: no weights found (expected {wanted} or the like), only {', '.join(names) or 'nothing'}")
+    others = sorted({OTHER_PROGRAMS[end] for name in names if (end := Path(name).suffix) in OTHER_PROGRAMS})
+    hint = f"; weights for {', '.join(others)} cannot be read, get the .safetensors" if others else ""
+    return UserError(
+        f"{folder}: no weights found (expected {wanted} or the like), only {', '.join(names) or 'nothing'}{hint}"
+    )
+
+
+def _merged(folder: Path, chosen: WeightSet) -> Header:
+    """One header of all shards. With an index, it says which file a tensor is read from."""
+    places: dict[str, str] = {}
+    if chosen.index is not None:
+        index = read_json(folder / chosen.index).get("weight_map")
+        if not isinstance(index, dict) or not all(isinstance(part, str) for pair in index.items() for part in pair):
+            raise UserError(f"{folder / chosen.index}: has no weight_map of tensors and files; download it again")
+        places = index
+    needed = sorted({*chosen.files, *chosen.missing, *places.values()}) if not places else sorted({*places.values()})
+    if outside := [name for name in needed if Path(name).name != name]:
+        raise UserError(f"{folder / (chosen.index or '')}: names a file outside of this folder ({outside[0]})")
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(needed)} parts (shards) of the weights are missing: "
+            f"{', '.join(missing)}; download them into this folder"
+        )
+    headers = {name: read_header(folder / name) for name in needed}
+    tensors = {}
+    for name, header in headers.items():
+        for key, info in header.tensors.items():
+            if key not in tensors or places.get(key) == name:
+                tensors[key] = replace(info, file=header.path)
+    first = headers[needed[0]]
+    return replace(
+        first,
+        path=folder / (chosen.index or chosen.files[0]),
+        size=sum(header.size for header in headers.values()),
+        tensors=tensors,
+        metadata={key: value for header in headers.values() for key, value in header.metadata.items()},
+    )
