@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from animatediff.errors import UserError
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.lora.few_steps import few_step_lora
@@ -18,7 +19,7 @@ from animatediff.weights.motion import find_header
 from animatediff.weights.recognise import SETTINGS, Recognised, recognise_header
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.folders import read_json
-from animatediff.weights.storage.paths import expanded
+from animatediff.weights.storage.paths import expanded, shown
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}
@@ -44,6 +45,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     path = expanded(path)
     if not os.path.isdir(path):  # never the hub: to inspect is to look at what is here
         header = lora_header(path)
+    elif not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"{shown(path)}: permission denied; make the folder readable for this user")
     elif (path / "model_index.json").is_file():
         return _whole_folder(path)
     else:

@@ -277,6 +277,8 @@ def test_files_and_folders_without_permission(tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match="permission denied"):
             read_header(tmp_path / "locked" / "a.ckpt")
+        with pytest.raises(UserError, match="permission denied; make the folder readable"):
+            describe(tmp_path / "locked")
     finally:
         (tmp_path / "locked").chmod(0o700)
 
