@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from animatediff.cli.errors import USER_ERROR, reports_errors
-from animatediff.errors import UserError, renamed
+from animatediff.errors import UserError, printable, renamed
 
 
 @reports_errors
@@ -37,7 +37,7 @@ def inspect(
             print(renamed(json.dumps(facts, indent=2, default=str), FLAGS))
         elif "error" not in facts:
             for line in _lines(facts):
-                print(renamed(line, FLAGS))
+                print(printable(renamed(line, FLAGS)))  # keys and metadata may hold escape sequences
     if failed:
         raise typer.Exit(USER_ERROR)
 

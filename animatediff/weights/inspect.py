@@ -23,7 +23,7 @@ from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, read_header
 from animatediff.weights.storage.folders import read_json
-from animatediff.weights.storage.paths import expanded
+from animatediff.weights.storage.paths import expanded, shown
 
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}
 """Pixels along each side that a base model was trained on; Stable Diffusion 2.x comes in both 512 and 768."""
@@ -70,6 +70,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     path = expanded(path)
     if not os.path.isdir(path):  # never the hub: to inspect is to look at what is here
         return _facts(lora_header(path))
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UserError(f"{shown(path)}: permission denied; make the folder readable for this user")
     if (path / "model_index.json").is_file():
         return _whole_folder(path)
     try:

@@ -80,7 +80,7 @@ def adapter_file(path: str | Path) -> Path:
     if not path.is_dir():
         return path
     folders = [path, *(path / name for name in ("models", "sdxl_models") if (path / name).is_dir())]
-    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in WEIGHT_SUFFIXES]
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in WEIGHT_SUFFIXES]
     by_stem = {file.with_suffix(""): file for file in sorted(files, key=lambda file: file.suffix == ".safetensors")}
     if len(by_stem) == 1:
         return next(iter(by_stem.values()))
