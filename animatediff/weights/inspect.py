@@ -17,7 +17,7 @@ from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
-from animatediff.weights.lora.source import lora_header, lora_in_folder
+from animatediff.weights.lora.source import KNOWN_NAMES, lora_header, lora_in_folder
 from animatediff.weights.motion import find_header
 from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.recognise import Recognised, recognise_header
@@ -74,15 +74,13 @@ def describe(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{shown(path)}: permission denied; make the folder readable for this user")
     if (path / "model_index.json").is_file():
         return _whole_folder(path)
+    files = _weight_files(path)
     try:
-        return _facts(_folder_header(path))
+        return _facts(_folder_header(path, files))
     except UserError as error:
-        files = _weight_files(path)
         if not files:
             raise
-        if len(files) == 1:
-            return _facts(lora_header(files[0]))
-        return _many(path, files, str(error))
+        return _facts(lora_header(files[0])) if len(files) == 1 else _many(path, files, str(error))
 
 
 def _facts(header: Header) -> dict[str, Any]:
@@ -113,9 +111,13 @@ def _facts(header: Header) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def _folder_header(folder: Path) -> Header:
-    """The header of the one model in a folder: a LoRA, an embedding, or a component in the diffusers layout."""
-    if (lora := lora_in_folder(folder)) is not None:
+def _folder_header(folder: Path, files: list[Path]) -> Header:
+    """The header of the one model in a folder: a LoRA, an embedding, or a component in the diffusers layout.
+
+    Raises UserError where none is.
+    """
+    lora = lora_in_folder(folder)
+    if lora is not None and (len(files) == 1 or lora.path == folder or lora.path.name in KNOWN_NAMES):
         return lora
     named = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     return find_header(folder) if named is None else read_header(named)

@@ -205,12 +205,22 @@ def _embedding(names: Names) -> Recognised | None:
     return None
 
 
+def _training_state(names: Names) -> Recognised | None:
+    """A checkpoint that a run of training here goes on from: weights, and an optimizer beside them."""
+    key = names.find(r"^weights\.")
+    note = next((note for note in names.header.notes if "optimi" in note), None)
+    if key is None or note is None:
+        return None
+    return Recognised(kind="training_state", header=names.header, evidence=[f"has {key}, and {note}"])
+
+
 def _lora(names: Names) -> Recognised | None:
     facts = lora_facts(names)
     return None if facts is None else Recognised(header=names.header, **facts)
 
 
 _DETECTORS: tuple[Callable[[Names], Recognised | None], ...] = (
+    _training_state,
     lambda names: _first_rule(names, FIRST),
     _lora,
     lambda names: _first_rule(names, CONTROLNETS),

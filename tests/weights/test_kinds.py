@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.paths import ROOT
 from support.weight_files import published, write_hollow
 
@@ -101,6 +102,33 @@ def test_files_for_another_base_model(name: str, setting: str, base: str, messag
     check_setting(found, setting)
     with pytest.raises(UserError, match=message):
         check_setting(found, setting, bases=(base,))
+
+
+def test_pickles_that_hold_more_than_named_tensors(tmp_path: Path) -> None:
+    """Networks by number, an optimizer, a state of training of ours, two models in one, a bare tensor."""
+    layer = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.zeros(1, 4)).sum().backward()
+    optimizer.step()
+    module = {"linear.0.weight": torch.zeros(2, 1), "linear.0.bias": torch.zeros(2)}
+    lora = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight"
+    contents: dict[str, Any] = {
+        "hypernetwork": {320: (module, module), 768: (module, module), "step": 1, "layer_structure": [1, 2, 1]},
+        "training_state": optimizer.state_dict(),
+        "photomaker": {
+            "id_encoder": {"visual_projection_2.weight": layer.weight},
+            "lora_weights": {lora: layer.weight},
+        },
+        "aesthetic_gradient": torch.zeros(1, 768),
+        "ip_adapter_faceid": {
+            "image_proj": {"proj.0.weight": torch.zeros(1024, 512)},
+            "ip_adapter": {"0.to_q_lora.down.weight": layer.weight, "1.to_k_ip.weight": torch.zeros(2, 768)},
+        },
+    }
+    contents["state of ours"] = {"step": 1, "weights": {"a.weight": layer.weight}, "optimiser": optimizer.state_dict()}
+    for kind, value in contents.items():
+        torch.save(value, tmp_path / "file.pt")
+        assert recognise(tmp_path / "file.pt").kind == {"state of ours": "training_state"}.get(kind, kind)
 
 
 def test_bases_of_motion_loras(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from animatediff.weights.storage.files import Header
 
 LCM = Recommended(num_inference_steps=6, guidance_scale=1.5, scheduler="lcm")
 """Its authors: 4 to 8 steps, guidance 1 to 2, the LCM sampler."""
-MOST_STEPS = 8
+MOST_STEPS = 16
 """Recommended steps up to this number are those of a few-step model."""
 
 ONE_CFG = 1.0
