@@ -135,9 +135,6 @@ KINDS: dict[str, Kind] = {
     ),
     "text_encoder_other": Kind(title="text encoder or language model of another kind of model", instead=_OTHER_MODEL),
     "textual_inversion": Kind(title="textual inversion embedding", settings=("embeddings",)),
-    "aesthetic_gradient": Kind(
-        title="aesthetic gradient embedding (an average of CLIP images)", instead="take a textual inversion or a LoRA"
-    ),
     "hypernetwork": Kind(title="hypernetwork", instead="take a LoRA of the same subject (`loras`)"),
     # Others that lie in the same folders
     "upscaler": Kind(

@@ -27,6 +27,7 @@ from animatediff.weights.kinds import BASE_TITLES, KINDS, a
 from animatediff.weights.lora_kinds import lora_facts
 from animatediff.weights.names import Names, base_by_shapes
 from animatediff.weights.storage.files import Header, read_header
+from animatediff.weights.storage.unwrap import BARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,8 +197,8 @@ def _embedding(names: Names) -> Recognised | None:
     widths = {info.shape[-1] for info in header.tensors.values() if info.shape}
     if small and header.tensors and widths <= {768, 1024, 1280}:
         evidence = [f"{len(header.tensors)} vectors of width {sorted(widths)}"]
-        if list(header.tensors) == ["tensor"]:  # a bare tensor, without a word
-            return Recognised(kind="aesthetic_gradient", header=header, evidence=[f"{evidence[0]}, without a word"])
+        if list(header.tensors) == [BARE]:
+            evidence.append("a bare tensor, whose word is the file's name; an aesthetic gradient looks the same")
         base = {frozenset({768}): "sd1", frozenset({1024}): "sd2"}.get(frozenset(widths), "sdxl")
         return Recognised(kind="textual_inversion", header=header, evidence=evidence, base=base)
     if key := names.find(r"^string_to_param\.|^emb_params$|^<.*>$"):

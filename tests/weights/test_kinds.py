@@ -119,7 +119,7 @@ def test_pickles_that_hold_more_than_named_tensors(tmp_path: Path) -> None:
             "id_encoder": {"visual_projection_2.weight": layer.weight},
             "lora_weights": {lora: layer.weight},
         },
-        "aesthetic_gradient": torch.zeros(1, 768),
+        "textual_inversion": torch.zeros(1, 768),
         "ip_adapter_faceid": {
             "image_proj": {"proj.0.weight": torch.zeros(1024, 512)},
             "ip_adapter": {"0.to_q_lora.down.weight": layer.weight, "1.to_k_ip.weight": torch.zeros(2, 768)},

@@ -12,6 +12,7 @@ from animatediff.errors import UserError
 from animatediff.weights.fit import leave_out
 from animatediff.weights.recognise import check_setting, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header
+from animatediff.weights.storage.unwrap import BARE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,4 +127,5 @@ def _found(shapes: Mapping[str, Shape], named: str | None) -> tuple[Word, ...]:
         return (Word(name=named, keys=(plain[0],)),) if len(plain) == 1 else ()
     if len(shapes) > 1 and any("." in key for key in shapes):  # layers of some network
         return ()
-    return tuple(Word(name=key, keys=(key,)) for key in shapes)
+    # a bare tensor of a pickle is called so here, and has no word
+    return tuple(Word(name=None if key == BARE else key, keys=(key,)) for key in shapes)

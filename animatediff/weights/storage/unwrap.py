@@ -14,6 +14,8 @@ from animatediff.weights.storage.pickled import AnyTensor, PickledStorage
 from animatediff.weights.storage.pickles import PickleContents, module_tensors
 from animatediff.weights.storage.unpickle import Inert
 
+BARE = "tensor"
+"""Name of the tensor of a pickle that is nothing but one."""
 WRAPPERS = ("state_dict", "controlnet", "module", "model")
 """Entries of a checkpoint that hold the weights; they may be nested."""
 METADATA_ENTRY = "animatediff_metadata"
@@ -34,7 +36,7 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
     """The tensors in a pickle. Raises UserError if it is of another kind than named tensors."""
     root, found = contents.root, Unwrapped()
     if isinstance(root, AnyTensor):
-        found.tensors["tensor"] = root
+        found.tensors[BARE] = root
         return found
     if isinstance(root, list) and root and all(isinstance(item, AnyTensor) for item in root):
         found.tensors |= {str(index): item for index, item in enumerate(root)}  # LoRAs of 2022 have no names
