@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from animatediff.media.kinds import BadMedia
-from animatediff.media.pixels import in_srgb, on_white, upright
 from animatediff.media.reader import Reader
-from animatediff.media.stills import opened, reading
+from animatediff.media.stills import decoded, opened, reading
 from animatediff.media.timing import DEFAULT_FPS, whole
 
 ANIMATED = {"GIF", "WEBP", "PNG", "AVIF", "TIFF"}
@@ -78,4 +77,4 @@ class AnimatedImage(Reader):
         for index in sorted(set(indices)):
             self._seek(index)
             with reading(self._source):
-                yield index, np.array(on_white(in_srgb(upright(self._image))))
+                yield index, np.array(decoded(self._image, self._source))

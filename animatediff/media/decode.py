@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from animatediff.media.colors import is_hdr, rgb_of
-from animatediff.media.kinds import BadMedia, reason, sniff
+from animatediff.media.kinds import BadMedia, head_of, reason, sniff, stated_size
 from animatediff.media.reader import Reader
 from animatediff.media.timing import DEFAULT_FPS
 
@@ -74,6 +74,7 @@ class VideoFile(Reader):
         self._counted: list[float] | None = None
         self._open()
         try:
+            self._check_size()
             self._raw = self._container.format.name in RAW
             self.has_audio = bool(self._container.streams.audio)
             # of a raw stream the average is a guess of FFmpeg's, and the other is what its header says
@@ -98,6 +99,12 @@ class VideoFile(Reader):
         # the cover of a song or a film is a video stream as well
         self._stream: Any = next((s for s in streams if not _is_cover(s)), streams[0])
         self._stream.codec_context.thread_count = 1  # loader workers are the parallelism
+
+    def _check_size(self) -> None:
+        stated = stated_size(head_of(self._source))
+        size = len(self._source) if isinstance(self._source, bytes) else Path(self._source).stat().st_size
+        if stated and size < stated:
+            raise BadMedia(f"ends early: {size} of {stated} bytes are there")
 
     def close(self) -> None:
         self._container.close()

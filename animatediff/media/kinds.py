@@ -119,6 +119,30 @@ def is_image(head: bytes) -> bool:
     return head.startswith(STILLS) or is_animation(head) or is_heic(head)
 
 
+def stated_size(head: bytes) -> int | None:
+    """Number of bytes that a file which begins so should have: of Matroska, WebM and AVI, where they say."""
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return int.from_bytes(head[4:8], "little") + 8
+    if head[:4] != b"\x1a\x45\xdf\xa3":
+        return None
+    length, at = _number(head, 4)
+    at += length or 0
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return None
+    length, at = _number(head, at + 4)
+    return None if length is None else at + length
+
+
+def _number(head: bytes, at: int) -> tuple[int | None, int]:
+    """A number of variable length of EBML (RFC 8794, section 4), None for "unknown", and the place after it."""
+    first = head[at] if at < len(head) else 0
+    count = 9 - first.bit_length()
+    if count > 8:
+        return None, at
+    value = int.from_bytes(head[at : at + count], "big") & ((1 << 7 * count) - 1)
+    return (None if value == (1 << 7 * count) - 1 else value), at + count
+
+
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name was left by a system beside those of its user, or is hidden."""
     return name.startswith(".") or name.lower() in LITTER

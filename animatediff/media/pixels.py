@@ -6,7 +6,6 @@ import io
 import logging
 import struct
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,12 @@ RGB_OF_16_BITS = 257
 """65,535 / 255."""
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """The image in RGB of 8 bits, white where it was transparent; more bits are scaled, never clipped."""
-    image = eight_bits(image)
+def on_white(image: Image.Image, name: str = "image") -> Image.Image:
+    """The image in RGB of 8 bits, white where it was transparent; more bits are scaled, never clipped.
+
+    name: of the image, in warnings.
+    """
+    image = _eight_bits(image, name)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
@@ -41,16 +43,16 @@ def blend(pixels: np.ndarray) -> np.ndarray:
     return shown.astype(pixels.dtype)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image, name: str) -> Image.Image:
     """The image turned and mirrored as its EXIF data say; as it is where these cannot be read."""
     try:
         return ImageOps.exif_transpose(image)
     except PILLOW_ERRORS as error:
-        logger.warning("%s: its EXIF data cannot be read (%s); shown as it lies", _name(image), error)
+        logger.warning("%s: its EXIF data cannot be read (%s); shown as it lies", name, error)
         return image
 
 
-def in_srgb(image: Image.Image) -> Image.Image:
+def in_srgb(image: Image.Image, name: str) -> Image.Image:
     """The colours of an image with a colour profile, such as Display P3 or a printer's CMYK, in those of screens."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "LAB"):
@@ -63,9 +65,7 @@ def in_srgb(image: Image.Image) -> Image.Image:
         srgb = ImageCms.createProfile("sRGB")
         changed = ImageCms.profileToProfile(image.convert(mode), given, srgb, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError) as error:
-        logger.warning(
-            "%s: its colour profile cannot be used (%s); its colours are left as they are", _name(image), error
-        )
+        logger.warning("%s: its colour profile cannot be used (%s); its colours are left as they are", name, error)
         return image
     assert changed is not None
     if image.mode == "RGBA":
@@ -75,12 +75,12 @@ def in_srgb(image: Image.Image) -> Image.Image:
     return changed
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     """The image in a mode of 8 bits that Pillow brings to RGB."""
     if image.mode.startswith("I;16"):
         return _of_16_bits(image)
     if image.mode in ("I", "F"):
-        return Image.fromarray(_scaled(np.asarray(image).astype(np.float64), image))
+        return Image.fromarray(_scaled(np.asarray(image).astype(np.float64), image, name))
     if image.mode == "LAB":
         lab = ImageCms.createProfile("LAB")
         transform: Any = ImageCms.buildTransform(lab, ImageCms.createProfile("sRGB"), "LAB", "RGB")
@@ -101,7 +101,7 @@ def _of_16_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _scaled(values: np.ndarray, image: Image.Image) -> np.ndarray:
+def _scaled(values: np.ndarray, image: Image.Image, name: str) -> np.ndarray:
     """Numbers without a stated range as uint8: 0..1, 0..255, 16 bits, or else from the smallest to the largest."""
     finite = np.isfinite(values)
     low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
@@ -115,13 +115,8 @@ def _scaled(values: np.ndarray, image: Image.Image) -> np.ndarray:
         factor = 255 / (high - low) if high > low else 0.0
         logger.warning(
             "%s: its numbers go from %g to %g, no range of images; the smallest is made black and the largest white",
-            _name(image),
+            name,
             low,
             high,
         )
     return ((values - low) * factor).round().clip(0, 255).astype(np.uint8)
-
-
-def _name(image: Image.Image) -> str:
-    file = getattr(image, "filename", None)
-    return str(Path(file)) if isinstance(file, (str, Path)) and file else "image"

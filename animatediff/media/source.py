@@ -18,7 +18,7 @@ from animatediff.media.images import Resize, as_image, shaped
 from animatediff.media.open import open_media
 from animatediff.media.read import naming, say
 from animatediff.media.reader import Reader
-from animatediff.media.timing import shown_at
+from animatediff.media.timing import late, shown_at
 
 logger = logging.getLogger(__name__)
 
@@ -119,16 +119,15 @@ def _chosen(
         raise UserError(f"{path}: is {length:.2f} s long, so there is nothing after a start of {start:g} s")
     end = length if duration is None else min(length, start + duration)
     all_of_them = reader.steady()
-    if fps is None or fps == all_of_them.fps:
-        rate = all_of_them.fps
-        if all_of_them.indices != tuple(range(len(times))):  # shown unequally long
-            times = [number / rate for number in range(len(all_of_them.indices))]
-            say(path, reader, all_of_them)
-        at = zip(all_of_them.indices, times, strict=True)
-        indices = [index for index, time in at if start - NEAR_S <= time < end - NEAR_S]
+    rate = all_of_them.fps if fps is None else fps
+    if rate == all_of_them.fps and all_of_them.indices == tuple(range(len(times))):
+        indices = [index for index, time in enumerate(times) if start - NEAR_S <= time < end - NEAR_S]
     else:
-        rate, count = fps, max(1, int((end - start) * fps + NEAR_S))
-        indices = [shown_at(times, start + number / fps, NEAR_S) for number in range(count)]
+        near = late(rate) if fps is None else NEAR_S
+        count = max(1, int((end - start) * rate + 1e-3))
+        indices = [shown_at(times, start + number / rate, near) for number in range(count)]
+        if fps is None:
+            say(path, reader, all_of_them)
     if len(indices) < 2:
         raise UserError(
             f"{path}: {len(indices)} frames between {start:g} s and {end:g} s at {rate:g} a second, at least 2 are "

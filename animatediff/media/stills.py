@@ -22,7 +22,13 @@ def rgb(source: str | Path | bytes) -> Image.Image:
     """Read an image file, RGB of 8 bits, upright, transparent pixels white. Raises BadMedia for what is no image."""
     with opened(source) as image, reading(source):
         image.load()
-        return on_white(in_srgb(upright(image)))
+        return decoded(image, source)
+
+
+def decoded(image: Image.Image, source: str | Path | bytes) -> Image.Image:
+    """An image that Pillow has loaded, as `rgb` gives it."""
+    name = "image" if isinstance(source, bytes) else str(source)
+    return on_white(in_srgb(upright(image, name), name), name)
 
 
 def read_image(source: str | Path | bytes) -> np.ndarray:

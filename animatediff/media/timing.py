@@ -50,8 +50,7 @@ def steady(times: Sequence[float], end: float, fps: float, tick: float = 0.0) ->
     if number is None:  # none shown as long as most are falls between two
         number = min(max(count, round(end / max(median(lengths), 1e-6))), most)
     # a frame that begins a little late still counts: times are rounded, and those of telephones waver
-    late = min(end / number / 4, ROUNDED_S)
-    indices = tuple(shown_at(times, i * end / number, late) for i in range(number))
+    indices = tuple(shown_at(times, i * end / number, late(number / end)) for i in range(number))
     return Steady(whole(number, end, tick), indices, count - len(set(indices)))
 
 
@@ -72,6 +71,11 @@ def whole(count: int, seconds: float, tick: float) -> float:
     fps = count / seconds
     near = round(fps)
     return float(near) if near and abs(count / near - seconds) <= tick / 2 + 1e-9 else fps
+
+
+def late(fps: float) -> float:
+    """Seconds by which a frame may begin after the time that it is taken for, at a rate that was chosen for it."""
+    return min(1 / fps / 4, ROUNDED_S)
 
 
 def shown_at(times: Sequence[float], time: float, near: float = 1e-4) -> int:
