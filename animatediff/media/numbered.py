@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.media.kinds import IMAGE_SUFFIXES
+from animatediff.media.folder import images_in
+
+logger = logging.getLogger(__name__)
 
 
 def numbered_images(folder: str | Path) -> dict[int, Path]:
@@ -18,8 +21,9 @@ def numbered_images(folder: str | Path) -> dict[int, Path]:
         missing = "is a file" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {missing}; expected a folder of images named by their frames, such as 0012.png")
     found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or not (path.stem.isascii() and path.stem.isdigit()):
+    for path in sorted(images_in(folder)):
+        if not (path.stem.isascii() and path.stem.isdigit()):
+            logger.warning("%s: left out, as its name is no number of a frame", path)
             continue
         if (frame := int(path.stem)) in found:
             raise UserError(f"{folder}: {found[frame].name} and {path.name} are both for frame {frame}; keep one")

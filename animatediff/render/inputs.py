@@ -81,7 +81,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
 
         check()
         part = {"fps": request.video_fps, "start": request.video_start, "duration": request.video_duration}
-        sources.append(open_source(given, setting=setting, **part))
+        sources.append(open_source(given, setting=setting, hold=setting == "controlnet_video", **part))
         return sources[-1]
 
     if request.video is not None:
@@ -92,7 +92,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
         spread = request.of_controlnet("controlnet_spread", index) is not None
         key = (given if isinstance(given, str) else id(given), spread)
         if key not in found:
-            found[key] = numbered_images(given) if spread else source(given, "controlnet_video")
+            found[key] = _checked(numbered_images(given)) if spread else source(given, "controlnet_video")
         inputs.controlnet_videos.append(found[key])
     _check_lengths(request, sources)
     if inputs.video is not None and request.audio:
@@ -103,14 +103,28 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
 
 
 def _check_lengths(request: AnimateRequest, sources: list[Source]) -> None:
-    wanted = request.num_frames or (min(len(sources[0].indices), MAX_FRAMES) if sources else 0)
-    for given in sources:
+    moving = [given for given in sources if not given.held]
+    wanted = request.num_frames or (min(len(moving[0].indices), MAX_FRAMES) if moving else 0)
+    for given in moving:
         if wanted > len(given.indices):
             asked = f"num_frames={wanted}" if request.num_frames else f"the clip has {wanted}"
             raise UserError(
                 f"{given.path}: has {len(given.indices)} frames to give, but {asked}; take fewer, a longer part of it, "
                 f"or more a second with `video_fps` (now {given.fps:g})"
             )
+    for given in sources:
+        given.check(wanted)
+
+
+def _checked(numbered: dict[int, Path]) -> dict[int, Path]:
+    """The images themselves, each of which is whole. Raises UserError for a damaged one."""
+    from animatediff.media.read import naming
+    from animatediff.media.stills import check_image
+
+    for path in numbered.values():
+        with naming(path):
+            check_image(path)
+    return numbered
 
 
 def _check_audio(request: AnimateRequest, source: Source) -> None:
@@ -161,8 +175,9 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
     from animatediff.pipelines.conditions.video import VIDEO_STRENGTH
 
     source = inputs.video
-    if source is None:
-        source = next((given for given in inputs.controlnet_videos if not isinstance(given, dict)), None)
+    if source is None:  # one that moves says how long the clip is and how fast; a single image only its shape
+        followed = [given for given in inputs.controlnet_videos if not isinstance(given, dict)]
+        source = min(followed, key=lambda given: given.held, default=None)
     if source is None:
         return {}
     num_frames = min(len(source.indices), MAX_FRAMES)
@@ -177,7 +192,9 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
     width, height = size_like(source.size, area, width=request.width, height=request.height)
     if (request.width, request.height) == (None, None) and (width, height) != source.size:
         logger.info("%s: %d x %d, rendered at %d x %d", source.path, *source.size, width, height)
-    follows: dict[str, Any] = {"num_frames": num_frames, "width": width, "height": height, "fps": source.fps}
+    follows: dict[str, Any] = {"width": width, "height": height}
+    if not source.held:
+        follows |= {"num_frames": num_frames, "fps": source.fps}
     return follows if request.video is None else {**follows, "strength": VIDEO_STRENGTH}
 
 
