@@ -59,12 +59,14 @@ class LoraFile:
     """Model that it changes, where its folder says so."""
 
 
-def lora_header(source: str | Path) -> Header:
+def lora_header(source: str | Path | Header) -> Header:
     """The header of the LoRA in a file or folder, with PEFT's settings in its metadata as diffusers writes them.
 
     Of a folder with one file for each model, the names begin with the model's. Raises UserError where no file or
     several LoRAs are, and as `files.read_header`.
     """
+    if isinstance(source, Header):
+        return source
     path = expanded(source)
     files = lora_files(path)
     if len(files) == 1:
