@@ -65,6 +65,7 @@ class NumberedFrames:
     """(width, height) of the first, in pixels."""
     fps: float = FPS
     has_audio: bool = False
+    held: bool = False
 
     @classmethod
     def of(cls, folder: str | Path) -> NumberedFrames:
@@ -79,6 +80,14 @@ class NumberedFrames:
     def indices(self) -> tuple[int, ...]:
         """Frames up to the last image."""
         return tuple(range(max(self.images) + 1))
+
+    def check(self, num_frames: int | None = None) -> None:
+        """Raise UserError for a damaged image that stands at one of the first `num_frames` frames."""
+        from animatediff.media.images import open_image
+
+        for frame, path in self.images.items():
+            if num_frames is None or frame < num_frames:
+                open_image(path)
 
     def read(self, num_frames: int, width: int, height: int, resize: Resize = "crop") -> np.ndarray:
         """The first frames, uint8 (num_frames, height, width, 3): before the first image it, behind the last that.

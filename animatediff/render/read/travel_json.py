@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
@@ -72,7 +72,7 @@ DEFAULT_LORA_ALPHA = 0.8
 HOLD = 0.5
 
 
-def is_travel_json(data: Any) -> bool:
+def is_travel_json(data: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether parsed JSON is a configuration of these tools."""
     if not isinstance(data, Mapping):
         return False
