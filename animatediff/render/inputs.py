@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from animatediff.media.audio import Sound
+    from animatediff.media.numbered import NumberedFrames
     from animatediff.media.source import Source
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Inputs:
     sparsectrl_images: list[Image.Image] = field(default_factory=list)
     """At the request's `control_indices`."""
     ip_adapter_images: list[Image.Image] = field(default_factory=list)
-    video: Source | None = None
+    video: Source | NumberedFrames | None = None
     controlnet_videos: list[Source | dict[int, Path]] = field(default_factory=list)
     """One a ControlNet: a video, frame by frame, or images spread from single frames."""
 
@@ -63,7 +64,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
     `check` is called between them, and may raise.
     """
     from animatediff.media.images import as_image
-    from animatediff.media.numbered import numbered_images
+    from animatediff.media.numbered import NumberedFrames, numbered_images
 
     def opened(given: Any, setting: str) -> Image.Image:
         check()
@@ -85,7 +86,9 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
         return sources[-1]
 
     if request.video is not None:
-        inputs.video = source(request.video, "video")
+        check()
+        by_number = request.video_by_number
+        inputs.video = NumberedFrames.of(request.video) if by_number else source(request.video, "video")
     found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets
     for index in range(len(request.controlnet)):
         given = request.of_controlnet("controlnet_video", index)
@@ -127,7 +130,7 @@ def _checked(numbered: dict[int, Path]) -> dict[int, Path]:
     return numbered
 
 
-def _check_audio(request: AnimateRequest, source: Source) -> None:
+def _check_audio(request: AnimateRequest, source: Source | NumberedFrames) -> None:
     from animatediff.media.write import check_takes_sound
 
     if not source.has_audio:
@@ -303,7 +306,7 @@ def _numbered(numbered: dict[int, Path], request: AnimateRequest) -> tuple[list[
     return list(found), np.stack([np.asarray(shaped(open_image(p), *size, request.resize)) for p in found.values()])
 
 
-def _frames(source: Source, request: AnimateRequest) -> np.ndarray:
+def _frames(source: Source | NumberedFrames, request: AnimateRequest) -> np.ndarray:
     assert request.num_frames and request.width and request.height, "filled in before"
     return source.read(request.num_frames, *request.larger_size(request.width, request.height), request.resize)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -104,7 +105,9 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
     if settings.model == BUNDLED:
         return AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32")
     parts = {name: value for name in BASE_SETTINGS if (value := getattr(settings, name))}
-    return AnimateDiffPipeline.from_pretrained(settings.model, torch_dtype=as_dtype(settings.dtype, device), **parts)
+    return AnimateDiffPipeline.from_pretrained(
+        settings.model, torch_dtype=as_dtype(settings.dtype, device), motion_adapter=None, **parts
+    )
 
 
 def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Callable[[], object]]:
@@ -125,8 +128,8 @@ def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Call
     if (adapter := settings.domain_adapter) is not None:
         steps.append(partial(pipe.load_lora_weights, adapter.path, scale=adapter.scale))
     for number, ref in enumerate((*settings.loras, *settings.motion_loras)):
-        # Names must differ where several files of one kind are loaded; PEFT takes no dots in them.
-        name = f"lora_{number}_{Path(ref.path).stem}".replace(".", "_")
+        # Names must differ where several files of one kind are loaded, and are of letters, digits, _ and -.
+        name = re.sub(r"[^\w-]", "_", f"lora_{number}_{Path(ref.path).stem}")
         steps.append(partial(pipe.load_lora_weights, ref.path, adapter_name=name, scale=ref.scale))
     steps += [partial(pipe.load_controlnet, path) for path in settings.controlnet]
     if settings.ip_adapter is not None:

@@ -243,7 +243,7 @@ def test_single_files_that_are_not_for_this_model(nets: list[Path], tmp_path: Pa
     (tmp_path / "text.pth").write_text("hello")
     for name, message in (
         ("other.safetensors", "a ControlNet of another base model than this one: controlnet: "),
-        ("partial.safetensors", r"a Control-LoRA \(lora_controlnet\), which is not supported"),
+        ("partial.safetensors", r"a Control-LoRA .*not a ControlNet \(has lora_controlnet\)"),
         ("text.pth", "text.pth: "),
     ):
         with pytest.raises(UserError, match=message):

@@ -37,7 +37,7 @@ NAMES = [item.name for item in OPTIONS]
 _NETS = {"controlnet": ["c.safetensors"], "controlnet_video": ["v.mp4"]}
 _IMAGES = {"sparsectrl": "s.ckpt", "control_images": ["a.png"]}
 _GROUPS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"video": "v.mp4"}, "strength audio video_fps video_start video_duration"),
+    ({"video": "v.mp4"}, "strength audio video_fps video_start video_duration video_by_number"),
     (_IMAGES, "sparsectrl control_images control_indices control_preprocess normalize_condition_images"),
     ({"image": "a.png"}, "image_mode ip_adapter"),
     ({"image": "a.png", "width": 32, "height": 32}, "resize"),
@@ -164,7 +164,8 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     inputs = look_into(request)
     clip = with_defaults(request, inputs, pipe).clip(0)
     call = call_arguments(clip) | input_arguments(clip, inputs, "rgb")[0]
-    writer = {"fps": clip.fps, "quality": clip.quality, "loop": clip.loop, "sound": sound_of(clip), "out": clip.out}
+    writer = {"fps": clip.fps, "quality": clip.quality, "loop": clip.loop, "sound": sound_of(clip)}
+    writer |= {"out": clip.out, "name": clip.name}
     try:
         fetched = to_come("mm_sd_v14.ckpt", download=request.download)
     except UserError:

@@ -83,6 +83,20 @@ def test_folders_of_peft(peft_folder: tuple[Path, torch.Tensor], tmp_path: Path)
         assert relative(with_lora(tmp_path / name), wanted) < 5e-6, name
 
 
+@pytest.mark.parametrize("kind", ["use_dora", "lora_bias"])
+def test_other_kinds_of_peft_with_their_alpha(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(9)
+    model = trained({"r": 4, "lora_alpha": 16, "alpha_pattern": {"to_k": 2}, kind: True}, tiny_unet())
+    model.save_pretrained(str(tmp_path / "lora"))
+    with torch.inference_mode():
+        wanted = run(model.base_model.model)
+    assert relative(with_lora(tmp_path / "lora"), wanted) < 5e-6
+    convert(tmp_path / "lora", tmp_path / "same.safetensors")
+    convert(tmp_path / "lora", tmp_path / "same.ckpt", dtype=torch.float32)
+    for name in ("same.safetensors", "same.ckpt"):
+        assert relative(with_lora(tmp_path / name), wanted) < 5e-6, name
+
+
 def test_files_of_diffusers(tmp_path: Path) -> None:
     """Metadata with the names of the models, and without, as a model by itself writes it."""
     torch.manual_seed(2)
@@ -196,7 +210,7 @@ def test_what_settings_and_tensors_disagree_on_is_said(tmp_path: Path, caplog: p
     assert pair.alpha / pair.rank == 0.5
     assert "tensors of 1 layers have another rank than its settings state" in caplog.text
     (folder / "adapter_config.json").unlink()
-    lora_header(folder)
+    lora_header(folder, say=True)
     assert "no adapter_config.json beside it" in caplog.text
     assert unpacked({"lora_adapter_metadata": "{"}, label="LoRA") == {}
     assert "cannot be read" in caplog.text

@@ -23,7 +23,8 @@ from animatediff.errors import UserError
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.inspect import describe
 from animatediff.weights.keys import POSITIONS
-from animatediff.weights.recognise import TITLES, Recognised, recognise
+from animatediff.weights.kinds import KINDS
+from animatediff.weights.recognise import Recognised, recognise
 
 
 def seen(tmp_path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str] | None = None) -> Recognised:
@@ -158,7 +159,7 @@ def survives(path: Path, content: bytes, *, hole: int = 0) -> None:
         message = str(error)
     else:
         message = f"{path}: {found.evidence[0]}"
-        assert found.kind in TITLES
+        assert found.kind in KINDS
     assert str(path) in message
 
 

@@ -20,7 +20,7 @@ from animatediff.weights.base.components import Component, empty_model, fill, pl
 from animatediff.weights.base.text_width import in_words
 from animatediff.weights.base.text_width import text_width as width_of
 from animatediff.weights.fit import Fit, leave_out, some
-from animatediff.weights.recognise import recognise_header, wrong_kind
+from animatediff.weights.recognise import check_setting, recognise_header
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import folder_header, read_json
 
@@ -40,17 +40,6 @@ DIFFERENCE = "difference"
 """Marker tensor of a file whose copied layers are differences to those of the base model."""
 POOLED = re.compile(r"_shuffle(_fp16)?$")
 """End of the name of a single file whose conditions are pooled over the image, which no tensor tells."""
-RELATIVES = (
-    (r"(^|\.)(task_embedding$|transformer_layes\.|spatial_ch_projs\.|control_add_embedding\.)", "a Union ControlNet"),
-    (r"^lora_controlnet$|^(control_model\.)?(input|middle)_blocks?\..+\.(up|down)$", "a Control-LoRA"),
-    (r"^lllite_", "a ControlNet-LLLite"),
-    (r"^(adapter\.)?body\.\d+\.", "a T2I-Adapter"),
-    (r"(^|\.)(enc_zero_convs_(in|out)|(base_to_ctrl|ctrl_to_base|control_to_base)\w*)\.", "a ControlNet-XS"),
-    (r"^brushnet_", "a BrushNet"),
-    (r"^(controlnet_(blocks|x_embedder)|(single_)?transformer_blocks|double_blocks)\.", "a ControlNet of Flux or SD 3"),
-)
-"""Pattern of a tensor's name -> kind of network that conditions a UNet in another way than a ControlNet."""
-
 _LAYER = re.compile(r"((?:(?:down_blocks\.\d+|mid_block)\.[a-z]+\.|controlnet_down_blocks\.)\d+)\.")
 
 
@@ -171,9 +160,7 @@ def _plan(header: Header) -> tuple[ldm.Plan, list[str]]:
 
     Raises UserError for what is no ControlNet.
     """
-    for pattern, kind in RELATIVES:
-        if key := next(filter(re.compile(pattern).search, header.tensors), None):
-            raise UserError(f"{header.path}: {kind} ({key}), which is not supported; take a ControlNet of one kind")
+    check_setting(recognise_header(header), "controlnet")
     prefixed = ldm.strip(header.tensors, ldm.CONTROL_PREFIX)
     prefix = ldm.CONTROL_PREFIX if prefixed else ""
     names = prefixed or [name for name in header.tensors if not ldm.IGNORED_TOP.match(name) and name != DIFFERENCE]
@@ -182,9 +169,6 @@ def _plan(header: Header) -> tuple[ldm.Plan, list[str]]:
     else:
         plan, unknown = ldm.controlnet_plan(names)
     if not {"conv_in.weight", f"{EMBEDDING}conv_in.weight", "controlnet_mid_block.weight"} <= plan.keys():
-        found = recognise_header(header)
-        if found.kind != "controlnet":
-            raise wrong_kind(found, "controlnet")
         raise UserError(f"{header.path}: not a whole ControlNet; is the download complete?")
     others = [name for name in header.tensors if not name.startswith(prefix) and name != DIFFERENCE] if prefix else []
     return ldm.with_prefix(plan, prefix), [prefix + name for name in unknown] + others
