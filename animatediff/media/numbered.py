@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,19 @@ def numbered_images(folder: str | Path) -> dict[int, Path]:
     return found
 
 
+def check_readable(paths: Iterable[Path]) -> None:
+    """Raise UserError for the first file that is no image, or damaged as far as its format tells without decoding."""
+    from PIL import Image
+
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.verify()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = "it is no image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            raise UserError(f"{path}: cannot be read as an image ({reason})") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class NumberedFrames:
     """Images at frames of a clip, to begin with: frames in between are blended from their neighbours.
@@ -64,10 +77,11 @@ class NumberedFrames:
 
     @classmethod
     def of(cls, folder: str | Path) -> NumberedFrames:
-        """Look into a folder. Raises UserError as `numbered_images`, and for a first image that cannot be read."""
+        """Look into a folder. Raises UserError as `numbered_images`, and for an image that cannot be read."""
         from animatediff.media.images import open_image
 
         images = numbered_images(folder)
+        check_readable(images.values())
         first = open_image(next(iter(images.values())))
         return cls(path=Path(folder), images=images, size=first.size)
 

@@ -151,6 +151,7 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     monkeypatch.setattr(images, "as_image", drawn)
     monkeypatch.setattr(images, "open_image", drawn)
     monkeypatch.setattr(source, "open_source", Film)
+    monkeypatch.setattr(numbered, "check_readable", lambda paths: None)
     monkeypatch.setattr(numbered, "numbered_images", lambda folder: {0: Path(folder) / "0000.png"})
     spec = ModelSpec.of(request)
     pipe: Any = FakePipeline()
