@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,16 @@ def numbered_images(folder: str | Path) -> dict[int, Path]:
     return found
 
 
+def check_readable(paths: Iterable[Path]) -> None:
+    """Raise UserError for the first file that is no image, or damaged."""
+    from animatediff.media.read import naming
+    from animatediff.media.stills import check_image
+
+    for path in paths:
+        with naming(path):
+            check_image(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NumberedFrames:
     """Images at frames of a clip, to begin with: frames in between are blended from their neighbours.
@@ -69,10 +79,11 @@ class NumberedFrames:
 
     @classmethod
     def of(cls, folder: str | Path) -> NumberedFrames:
-        """Look into a folder. Raises UserError as `numbered_images`, and for a first image that cannot be read."""
+        """Look into a folder. Raises UserError as `numbered_images`, and for an image that cannot be read."""
         from animatediff.media.images import open_image
 
         images = numbered_images(folder)
+        check_readable(images.values())
         first = open_image(next(iter(images.values())))
         return cls(path=Path(folder), images=images, size=first.size)
 
@@ -80,14 +91,6 @@ class NumberedFrames:
     def indices(self) -> tuple[int, ...]:
         """Frames up to the last image."""
         return tuple(range(max(self.images) + 1))
-
-    def check(self, num_frames: int | None = None) -> None:
-        """Raise UserError for a damaged image that stands at one of the first `num_frames` frames."""
-        from animatediff.media.images import open_image
-
-        for frame, path in self.images.items():
-            if num_frames is None or frame < num_frames:
-                open_image(path)
 
     def read(self, num_frames: int, width: int, height: int, resize: Resize = "crop") -> np.ndarray:
         """The first frames, uint8 (num_frames, height, width, 3): before the first image it, behind the last that.

@@ -101,7 +101,12 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
             norm.register_forward_pre_hook(over_frames.pre_hook)
             norm.register_forward_hook(over_frames.hook)
     _reset_compiled()
-    attachment = Attachment(unet, adapter, num_points)
+    return remember(unet, adapter)
+
+
+def remember(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
+    """Note modules as those of `unet`. By itself nothing calls them: enough for checks, which need no weights."""
+    attachment = Attachment(unet, adapter, len(adapter.layout))
     setattr(unet, _ATTACHMENT, attachment)
     return attachment
 

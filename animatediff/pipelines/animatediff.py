@@ -83,6 +83,11 @@ class AnimateDiffPipeline(Loading, Habits):
         """
         return self._job(call)
 
+    @_takes(Arguments)
+    def check(self, call: Arguments) -> None:
+        """Check the arguments of a call as `job` does, without a word. Raises UserError as the call does."""
+        Job.of(call, self)
+
     def _job(self, call: Arguments) -> Job:
         job = Job.of(call, self)
         warn_of_no_effect(job, self)

@@ -25,6 +25,7 @@ from animatediff.pipelines.windows import ContextWindows
 from animatediff.prompts import PromptTravel
 from animatediff.sampling import FreeInit, draw_noise, one_generator_each
 from animatediff.sampling.schedulers import check_scheduler
+from animatediff.sampling.timesteps import check_beginning
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,10 @@ class Job:
             max_positions=min([motion.adapter.numerics.max_positions, *limits]),
         )
         check_scheduler(parts.base.scheduler, steps)
+        strength = min((c.strength for c in conditions), default=1.0)
+        check_beginning(parts.base.scheduler, steps, strength)
         _check_latents(call, clip)
-        check_upscale(call, steps)
+        check_upscale(call, steps, parts.base.scheduler)
         scales = torch.tensor(frame_curve(call.motion_scale, clip.num_frames, "motion_scale"))
         return cls(
             call=call,
@@ -99,7 +102,7 @@ class Job:
             steps=steps,
             guidance_scale=defaults.guidance_scale if call.guidance_scale is None else call.guidance_scale,
             guidance_inside=_guidance_inside(call, parts),
-            strength=min((c.strength for c in conditions), default=1.0),
+            strength=strength,
             decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZE,
         )
 

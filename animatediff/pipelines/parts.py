@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from animatediff.errors import UserError, unknown
-from animatediff.motion import Attachment, MotionAdapter, attach, attachment_of
+from animatediff.motion import Attachment, MotionAdapter, attach, attachment_of, remember
 from animatediff.moved import warn_once
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.precision import as_dtype
@@ -93,6 +93,15 @@ class LoadedParts:
             attach(unet, adapter.to(self.unet.device).eval().requires_grad_(False))
         except ValueError as error:
             raise UserError(str(error)) from error
+        self._settle(adapter, family)
+
+    def note_motion_adapter(self, adapter: MotionAdapter, family: Family | None) -> None:
+        """Count motion modules as plugged in, for checks before weights are loaded; nothing calls them."""
+        unet: Any = self.unet
+        remember(unet, adapter)
+        self._settle(adapter, family)
+
+    def _settle(self, adapter: MotionAdapter, family: Family | None) -> None:
         setattr(adapter, _FAMILY, family)
         self.renew_scheduler()
 

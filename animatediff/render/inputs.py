@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
     `check` is called between them, and may raise.
     """
     from animatediff.media.images import as_image
-    from animatediff.media.numbered import NumberedFrames, numbered_images
+    from animatediff.media.numbered import NumberedFrames, check_readable, numbered_images
 
     def opened(given: Any, setting: str) -> Image.Image:
         check()
@@ -85,6 +85,12 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
         sources.append(open_source(given, setting=setting, hold=setting == "controlnet_video", **part))
         return sources[-1]
 
+    def opened_numbered(given: Any) -> dict[int, Path]:
+        check()
+        images = numbered_images(given)
+        check_readable(images.values())
+        return images
+
     if request.video is not None:
         check()
         by_number = request.video_by_number
@@ -95,7 +101,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
         spread = request.of_controlnet("controlnet_spread", index) is not None
         key = (given if isinstance(given, str) else id(given), spread)
         if key not in found:
-            found[key] = _checked(numbered_images(given)) if spread else source(given, "controlnet_video")
+            found[key] = opened_numbered(given) if spread else source(given, "controlnet_video")
         inputs.controlnet_videos.append(found[key])
     _check_lengths(request, sources)
     if inputs.video is not None and request.audio:
@@ -117,17 +123,6 @@ def _check_lengths(request: AnimateRequest, sources: list[Source]) -> None:
             )
     for given in sources:
         given.check(wanted)
-
-
-def _checked(numbered: dict[int, Path]) -> dict[int, Path]:
-    """The images themselves, each of which is whole. Raises UserError for a damaged one."""
-    from animatediff.media.read import naming
-    from animatediff.media.stills import check_image
-
-    for path in numbered.values():
-        with naming(path):
-            check_image(path)
-    return numbered
 
 
 def _check_audio(request: AnimateRequest, source: Source | NumberedFrames) -> None:
@@ -295,15 +290,20 @@ def _numbered(numbered: dict[int, Path], request: AnimateRequest) -> tuple[list[
 
     assert request.num_frames and request.width and request.height, "filled in before"
     size = request.larger_size(request.width, request.height)
-    found = {frame: path for frame, path in numbered.items() if frame < request.num_frames}
-    folder = next(iter(numbered.values())).parent
-    if not found:
-        raise UserError(
-            f"{folder}: its first image is for frame {min(numbered)}, but the clip has {request.num_frames}"
-        )
+    found = images_within(numbered, request.num_frames)
     if len(found) < len(numbered):
+        folder = next(iter(numbered.values())).parent
         logger.info("%s: images for frames beyond the clip are left out", folder)
     return list(found), np.stack([np.asarray(shaped(open_image(p), *size, request.resize)) for p in found.values()])
+
+
+def images_within(numbered: Mapping[int, Path], num_frames: int) -> dict[int, Path]:
+    """The images of a clip's frames. Raises UserError if there are none."""
+    found = {frame: path for frame, path in numbered.items() if frame < num_frames}
+    if not found:
+        folder = next(iter(numbered.values())).parent
+        raise UserError(f"{folder}: its first image is for frame {min(numbered)}, but the clip has {num_frames}")
+    return found
 
 
 def _frames(source: Source | NumberedFrames, request: AnimateRequest) -> np.ndarray:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff.bundled import bundled_path
+from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.files import parse_yaml, read_text
 from animatediff.render.options import MODEL_OPTIONS, PATH_FIELDS
 from animatediff.render.request import AnimateRequest
@@ -113,10 +113,8 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
 def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Callable[[], object]]:
     """The loading of each part beside the base model, in order."""
     steps: list[Callable[[], object]] = []
-    motion_module = settings.motion_module
-    if motion_module is None and settings.model != BUNDLED:
-        motion_module = str(Path(settings.model or "") / "motion_adapter")
-    if motion_module is not None:
+    if settings.motion_module is not None or settings.model != BUNDLED:
+        motion_module = motion_module_of(settings)
         steps.append(partial(pipe.load_motion_module, motion_module, family=settings.family))
     if settings.inference_config is not None:
         path = settings.inference_config
@@ -136,6 +134,21 @@ def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Call
         steps.append(partial(pipe.load_ip_adapter_file, settings.ip_adapter, image_encoder=settings.ip_adapter_encoder))
         steps.append(partial(pipe.set_ip_adapter_scale, settings.ip_adapter_scale))
     return steps
+
+
+def motion_module_of(settings: AnimateRequest) -> str | Path:
+    """The motion module of a complete request: its own, the bundled one, or that of a whole pipeline's folder."""
+    if settings.motion_module is not None:
+        return settings.motion_module
+    return motion_module_path() if settings.model == BUNDLED else Path(settings.model or "") / "motion_adapter"
+
+
+def compare_configs(settings: AnimateRequest, pipe: AnimateDiffPipeline) -> None:
+    """Compare the original's YAML files of a request with what is known from the weights."""
+    if settings.inference_config is not None:
+        compare_inference_config(settings.inference_config, pipe.family)
+    if settings.sparsectrl_config is not None and pipe.sparsectrl is not None:
+        compare_sparsectrl_config(settings.sparsectrl_config, pipe.sparsectrl.kind)
 
 
 def _load_sparsectrl(pipe: AnimateDiffPipeline, path: str, config: str | None) -> None:

@@ -39,7 +39,8 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
 
         scheduler_class(request.scheduler)
     _check_device(request.device)
-    model = request.model or (BUNDLED if request.motion_module is None else default_base(request.download, roots))
+    own = request.motion_module in (None, BUNDLED)
+    model = request.model or (BUNDLED if own else default_base(request.download, roots))
     of_bundled = model == BUNDLED or model.startswith(PREFIX)
     present = partial(
         _present,
@@ -48,6 +49,8 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
         lora_folders=(set_path(),) if of_bundled else (),
     )
     motion_module = request.motion_module
+    if motion_module == BUNDLED:
+        motion_module = None if model == BUNDLED else str(motion_module_path())
     if model != BUNDLED:
         model = present(model, "model")
         if motion_module is None and of_bundled:

@@ -21,7 +21,7 @@ from animatediff.media.grid import grid_frames
 from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
 from animatediff.media.sheet import keyframe_sheet
-from animatediff.media.write import VideoWriter
+from animatediff.media.write import VideoWriter, check_takes_sound
 from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
@@ -71,6 +71,8 @@ class OneFile:
         num_clips = sum(request.num_clips for request in requests)
         for request in requests:
             warn_of_idle_output(request, format_of(self.path or "clip.mp4"))
+            if request.audio:
+                check_takes_sound(self.path or "clip.mp4")
         if self.path is not None:
             for index in range(num_clips):
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
@@ -98,6 +100,8 @@ class RunFolder:
         root = self.root or roots.samples
         for request in requests:
             warn_of_idle_output(request, "gif")
+            if request.audio:
+                check_takes_sound("sample.gif")
         titles = {request.name for request in requests}
         stem = file_stem(requests[0].name or self.stem) if len(titles) == 1 else self.stem
         check_writable(root / stem / "config.yaml")

@@ -63,23 +63,32 @@ def load_sparsectrl(
     tensor is read. `dtype` None keeps the file's. Raises UserError for another kind of file, for missing, unknown or
     misshapen tensors, and for an encoder of another base model.
     """
-    found = recognise_header(find_header(source))
-    if found.kind != "sparsectrl":
-        raise wrong_kind(found, "sparsectrl")
-    header = found.header
-    config = config_of(found, unet)
-    with torch.device("meta"):
-        encoder = SparseCtrl(config)
+    encoder, found = empty_sparsectrl(source, unet=unet)
+    header, config = found.header, encoder.sparse_config
     expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    shapes = internal_entries(header.shapes)
-    if unet is not None:
-        _check_fit(shapes, expected, header.path)
-    check_fit(shapes, expected, path=header.path, model=WHAT)
     names = internal_entries({key: key for key in header.tensors})
     tensors = load_tensors(header, [names[key] for key in expected], dtype=dtype)
     encoder.load_state_dict({key: tensors[names[key]].view(shape) for key, shape in expected.items()}, assign=True)
     logger.info("%s: %s (%s), %s", header.path, found.title, config.kind, ", ".join(found.evidence))
     return encoder.eval().requires_grad_(False)
+
+
+def empty_sparsectrl(
+    source: str | Path | Header, *, unet: UNet2DConditionModel | None = None
+) -> tuple[SparseCtrl, Recognised]:
+    """The encoder of a file on the meta device: all checks of `load_sparsectrl`, no weights. Raises UserError as it."""
+    found = recognise_header(find_header(source))
+    if found.kind != "sparsectrl":
+        raise wrong_kind(found, "sparsectrl")
+    header = found.header
+    with torch.device("meta"):
+        encoder = SparseCtrl(config_of(found, unet))
+    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    shapes = internal_entries(header.shapes)
+    if unet is not None:
+        _check_fit(shapes, expected, header.path)
+    check_fit(shapes, expected, path=header.path, model=WHAT)
+    return encoder, found
 
 
 def save_sparsectrl(

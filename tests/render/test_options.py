@@ -157,6 +157,7 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     monkeypatch.setattr(images, "open_image", drawn)
     monkeypatch.setattr(stills, "check_image", lambda path: None)
     monkeypatch.setattr(source, "open_source", Film)
+    monkeypatch.setattr(numbered, "check_readable", lambda paths: None)
     monkeypatch.setattr(numbered, "numbered_images", lambda folder: {0: Path(folder) / "0000.png"})
     spec = ModelSpec.of(request)
     pipe: Any = FakePipeline()

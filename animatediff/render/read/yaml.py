@@ -32,7 +32,7 @@ def load_config(
     Raises UserError that names the file, the line, and the nearest known key.
     """
     path = Path(path)
-    data = parse_json(read_text(path), str(path)) if path.suffix.lower() == ".json" else None
+    data: Any = parse_json(read_text(path), str(path)) if path.suffix.lower() == ".json" else None
     _check_is_no_other(data, path)
     if is_travel_json(data):
         folders, length = data_folders(path, roots), (overrides or {}).get("num_frames")

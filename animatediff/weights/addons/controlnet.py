@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
-from animatediff.weights.base.components import Component, empty_model, fill, planned_shapes
+from animatediff.weights.base.components import Component, are_weights_read, empty_model, fill, planned_shapes
 from animatediff.weights.base.text_width import in_words
 from animatediff.weights.base.text_width import text_width as width_of
 from animatediff.weights.fit import Fit, leave_out, some
@@ -86,7 +86,7 @@ def load_controlnet(path: str | Path, *, unet: UNet2DConditionModel, dtype: torc
     leave_out([*found.unknown, *(found.plan[name].key for name in fit.surplus)], path=path, model="ControlNet")
     component = Component(name="controlnet", header=found.header, plan=plan, config=config)
     fill(controlnet, component, dtype=None if found.is_difference else dtype)
-    if found.is_difference:
+    if found.is_difference and are_weights_read():
         _add_base(controlnet, unet, path)
         logger.info("%s: a difference to a base model: added to the weights of this one", path)
     return controlnet.to(dtype).eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
-from animatediff.weights.base.components import Component, build, planned_shapes
+from animatediff.weights.base.components import Component, are_weights_read, build, planned_shapes
 from animatediff.weights.base.folder import download_base, load_base_folder
 from animatediff.weights.base.generation import generation_of
 from animatediff.weights.base.model_configs import CONFIGS, Generation, shipped_config, unet_config
@@ -111,7 +111,8 @@ def load_base_single_file(
                 components[name] = part.to(dtype)
     prediction_type = prediction_type or facts.prediction_type
     if prediction_type is None:
-        prediction_type = probe_prediction(components["unet"], header.path) if generation == "sd2" else "epsilon"
+        probed = generation == "sd2" and are_weights_read()
+        prediction_type = probe_prediction(components["unet"], header.path) if probed else "epsilon"
     if generation == "sd2" and prediction_type == "epsilon":
         components["unet"].register_to_config(sample_size=SD2_BASE_SIZE)
     components["scheduler"] = scheduler(
