@@ -14,9 +14,11 @@ from animatediff.errors import UserError
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import larger
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
+from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job
+from animatediff.pipelines.loading import Loading
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
-from animatediff.pipelines.parts import LoadedParts, guidance_width
+from animatediff.pipelines.parts import guidance_width
 from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts
 from animatediff.pipelines.subjects import warn_of_no_effect
 from animatediff.pipelines.upscale import enlarged, tiling
@@ -35,7 +37,7 @@ def _takes(arguments: Callable[P, Arguments]) -> Callable[[Callable[..., Any]], 
     def decorate(method: Callable[[Any, Arguments], Any]) -> Callable[Concatenate[Any, P], Any]:
         @wraps(method)
         def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return method(self, arguments(*args, **kwargs))
+            return method(self, arguments(*args, **{**self.call_defaults, **kwargs}))
 
         own = signature(arguments)
         first = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
@@ -45,7 +47,7 @@ def _takes(arguments: Callable[P, Arguments]) -> Callable[[Callable[..., Any]], 
     return decorate
 
 
-class AnimateDiffPipeline(LoadedParts):
+class AnimateDiffPipeline(Loading, Habits):
     """Text to animation with any Stable Diffusion 1.x, 2.x or SDXL model.
 
     `base` is the `StableDiffusionPipeline` or `StableDiffusionXLPipeline` that is animated; its other methods

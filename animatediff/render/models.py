@@ -105,7 +105,9 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
     if settings.model == BUNDLED:
         return AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32")
     parts = {name: value for name in BASE_SETTINGS if (value := getattr(settings, name))}
-    return AnimateDiffPipeline.from_pretrained(settings.model, torch_dtype=as_dtype(settings.dtype, device), **parts)
+    return AnimateDiffPipeline.from_pretrained(
+        settings.model, torch_dtype=as_dtype(settings.dtype, device), motion_adapter=None, **parts
+    )
 
 
 def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Callable[[], object]]:

@@ -49,7 +49,7 @@ PLACES = ("motion_adapter", "unet")
 
 
 def load_motion_module(
-    source: str | Path,
+    source: str | Path | Header,
     *,
     family: str | None = None,
     unet: UNet2DConditionModel | None = None,
@@ -229,11 +229,13 @@ def other_base(path: Path, made_for: str, given: str) -> UserError:
     )
 
 
-def find_header(source: str | Path) -> Header:
+def find_header(source: str | Path | Header) -> Header:
     """The header of a weight file, or of the one in a diffusers or HotshotXL folder, or (by network) hub repository.
 
     Raises UserError if there is none.
     """
+    if isinstance(source, Header):
+        return source
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder_header(path)

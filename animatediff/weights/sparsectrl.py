@@ -19,6 +19,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
+from animatediff.motion import frame_positions
 from animatediff.weights.base import ldm
 from animatediff.weights.base.model_configs import Generation, unet_config
 from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, text_width
@@ -42,6 +43,11 @@ WRAPPER = "controlnet"
 WHAT = "SparseCtrl encoder"
 CONDITIONING, LDM_CONDITIONING = "controlnet_cond_embedding.", "input_hint_block.0."
 CONDITIONING_LAYER = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
+UNTOLD = (
+    *("norm_num_groups", "norm_eps", "attention_head_dim", "act_fn", "flip_sin_to_cos"),
+    *("freq_shift", "downsample_padding", "mid_block_scale_factor", "upcast_attention"),
+)
+"""Settings of an encoder's image layers that its tensors do not tell."""
 ZERO_CONV = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -49,7 +55,7 @@ T = TypeVar("T")
 
 
 def load_sparsectrl(
-    source: str | Path, *, unet: UNet2DConditionModel | None = None, dtype: torch.dtype | None = None
+    source: str | Path | Header, *, unet: UNet2DConditionModel | None = None, dtype: torch.dtype | None = None
 ) -> SparseCtrl:
     """Load an encoder from a file of the original or of ours, or a diffusers `SparseControlNetModel` folder or hub id.
 
@@ -90,6 +96,31 @@ def save_sparsectrl(
     state = {key: value.detach().to("cpu", dtype) for key, value in encoder.state_dict().items()}
     tensors = original_entries(state, encoder.sparse_config.max_positions)
     save_tensors(path, tensors, {**config_metadata(encoder.sparse_config), **(metadata or {})}, wrapper=WRAPPER)
+
+
+def save_sparsectrl_folder(encoder: SparseCtrl, folder: Path) -> str | None:
+    """Write an encoder as a folder that diffusers' `SparseControlNetModel.from_pretrained` reads.
+
+    One that diffusers has no place for is written in the original's names, and the reason is returned.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file, config = folder / "diffusion_pytorch_model.safetensors", encoder.sparse_config
+    try:
+        described = diffusers_config(config, folder)
+    except UserError as error:
+        save_sparsectrl(encoder, file, metadata={"format": "pt"})
+        return str(error)
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    state = {key: value.detach().cpu() for key, value in encoder.state_dict().items()}
+    tables = {
+        key.replace(".attn1.to_q.weight", ".pos_embed.pe"): frame_positions(config.max_positions, weight.shape[0])[
+            None
+        ].to(weight)
+        for key, weight in state.items()
+        if MOTION_KEY.match(key) and key.endswith(".attn1.to_q.weight")
+    }
+    save_tensors(file, state | tables, {**config_metadata(config), "format": "pt"})
+    return None
 
 
 def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
@@ -160,7 +191,8 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
     if len(first) != 4:
         raise UserError(f"{header.path}: the first layer of its conditions has shape {list(first)}; is it whole?")
     stated = _stated(header)
-    image: Mapping[str, Any] | None = unet.config if unet is not None else stated.get("unet") or _folder_config(header)
+    own: Mapping[str, Any] | None = stated.get("unet") or _folder_config(header)
+    image: Mapping[str, Any] | None = own if unet is None else {**unet.config, **_untold(own or {})}
     # Without a statement, the published sizes of the base model version stand for what no shape tells.
     image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
     if image.get("mid_block_type", "") is None and any(key.startswith("mid_block.attentions.") for key in shapes):
@@ -218,13 +250,22 @@ def diffusers_config(config: SparseConfig, path: Path) -> dict[str, Any]:
 def _folder_config(header: Header) -> dict[str, Any] | None:
     """The image part of the config.json beside a diffusers model's weights, in the words of a UNet."""
     beside = header.path.with_name("config.json")
-    if not beside.is_file():
+    if header.config is None and not beside.is_file():
         return None
-    config = read_json(beside)
+    config = read_json(beside) if header.config is None else header.config
     if config.get("_class_name") != "SparseControlNetModel":
         return None
     kinds = [kind.replace("Motion", "2D") for kind in config.get("down_block_types", ())]
-    return {"cross_attention_dim": 768, **config, **({"down_block_types": kinds} if kinds else {})}
+    # The number of heads, which UNets take by its older name alone.
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+    config = {"cross_attention_dim": 768, **config, "attention_head_dim": heads, "num_attention_heads": None}
+    return {**config, **({"down_block_types": kinds} if kinds else {})}
+
+
+def _untold(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of an encoder's own configuration that no shape tells, and that may differ from the base model's."""
+    found = {key: config[key] for key in UNTOLD if config.get(key) is not None}
+    return found
 
 
 def _stated(header: Header) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from animatediff.errors import UserError
-from animatediff.media.decode import VideoFile
-from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia
-from animatediff.training.data.clip import Draw, choose_frames
+from animatediff.media.kinds import BadMedia
+from animatediff.media.open import open_media
+from animatediff.training.data.clip import Draw
 from animatediff.training.data.config import DataConfig, Kind
-from animatediff.training.data.dataset import read_frames
+from animatediff.training.data.dataset import chosen_frames
 from animatediff.training.data.items import Findings
 from animatediff.training.data.shards import list_shards, parts_of
 from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list_items
@@ -120,12 +120,8 @@ def check_fits(config: DataConfig, kind: Kind) -> None:
 
 def open_frame(source: str | bytes, name: str, config: DataConfig) -> None:
     """Decode the first frame of a video, or an image. Raises BadMedia, also where there are too few frames."""
-    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-        read_frames(source, name, config, FIRST)
-        return
-    with VideoFile(source) as video:
-        choose_frames(video.num_frames, config.num_frames, config.stride, FIRST.start)
-        video.read([0])
+    with open_media(source) as media:
+        media.read(chosen_frames(media, name, config, FIRST.start)[:1])
 
 
 def _spread(total: int, at_most: int) -> list[int]:

@@ -275,13 +275,26 @@ def load_base(name: str | Path, *, dtype: torch.dtype | None = None, **supplied:
     """The components of a base model: a single file, a diffusers folder, or a hub id (only that uses the network).
 
     `supplied`: `vae`, `text_encoder`, `text_encoder_2`, for a single file also `prediction_type`, `use_ema`, `config`,
-    for a folder or id also `variant`.
+    for a folder or id also `variant`, `unet`, `tokenizer`, `tokenizer_2`, `scheduler`.
     """
-    path = Path(name).expanduser()
+    path = located_base(name, dtype=dtype, variant=supplied.get("variant"))
     if path.is_dir():
         return load_base_folder(path, dtype=dtype, **supplied)
+    return load_base_single_file(path, dtype=dtype, **supplied)
+
+
+def located_base(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    subfolder: str = "",
+    hub: Mapping[str, Any] | None = None,
+) -> Path:
+    """The file or folder of a base model here; that of a hub id is fetched (only then the network is used)."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path / subfolder
     if path.is_file() or not is_hub_id(str(name)):
-        return load_base_single_file(path, dtype=dtype, **supplied)
-    return load_base_folder(
-        download_base(str(name), dtype=dtype, variant=supplied.get("variant")), dtype=dtype, **supplied
-    )
+        return path
+    return download_base(str(name), dtype=dtype, variant=variant, subfolder=subfolder, hub=hub)

@@ -101,6 +101,8 @@ def few_steps(recommended: Recommended) -> str | None:
     """Describe the default settings of a few-step model; None for any other."""
     if recommended.num_inference_steps is None or recommended.num_inference_steps > MOST_STEPS:
         return None
+    if recommended.scheduler is None:  # any will do
+        return None
     number = recommended.num_inference_steps
     return (
         f"scheduler {recommended.scheduler}, {number} step{'s' * (number > 1)}, guidance {recommended.guidance_scale:g}"

@@ -59,12 +59,14 @@ class LoraFile:
     """Model that it changes, where its folder says so."""
 
 
-def lora_header(source: str | Path, *, say: bool = False) -> Header:
+def lora_header(source: str | Path | Header, *, say: bool = False) -> Header:
     """The header of the LoRA in a file or folder, with PEFT's settings in its metadata as diffusers writes them.
 
     Of a folder with one file for each model, the names begin with the model's. `say` warns of what is not read, and of
     an alpha that nothing states. Raises UserError where no file or several LoRAs are, and as `files.read_header`.
     """
+    if isinstance(source, Header):
+        return source
     path = expanded(source)
     files = lora_files(path, say=say)
     if len(files) == 1:

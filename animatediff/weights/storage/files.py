@@ -47,6 +47,8 @@ class TensorInfo:
     """The reason why it cannot be loaded, to follow its name and the word `is`; empty if it can."""
     stamp: tuple[int, int] | None = field(repr=False, compare=False, default=None)
     """Size of its file in bytes and time of its last change in nanoseconds, by which a later change is noticed."""
+    value: torch.Tensor | None = field(repr=False, compare=False, default=None)
+    """The tensor itself, of weights that are in memory (`memory.memory_header`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class Header:
     metadata: dict[str, str]
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What the file holds beside these, or is named like without being it."""
+    config: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Configuration of weights that are in memory; that of files lies beside them."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -232,9 +236,12 @@ def load_tensors(
         raise UserError(f"{header.path}: has no tensor {missing[0]!r}; {hint}`animatediff inspect` tells what it has")
     check_loadable(header, wanted)
     by_file: dict[Path, list[str]] = {}
-    for key in wanted:
-        by_file.setdefault(header.tensors[key].file or header.path, []).append(key)
     tensors: dict[str, torch.Tensor] = {}
+    for key in wanted:
+        if (value := header.tensors[key].value) is not None:
+            tensors[key] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        else:
+            by_file.setdefault(header.tensors[key].file or header.path, []).append(key)
     for path, keys in by_file.items():
         try:
             with path.open("rb") as file:
