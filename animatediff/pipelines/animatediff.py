@@ -154,9 +154,13 @@ class AnimateDiffPipeline(Loading, Habits):
                 alpha_cumprod=last_alpha_cumprod(scheduler),
             )
         if not latents.isfinite().all():
-            raise UserError(
-                f"the latents are not finite: {self.unet.dtype} is too narrow for this model; use float32 or bfloat16"
+            reason = (
+                f"{self.unet.dtype} is too narrow for this model; use float32 or bfloat16"
+                if self.unet.dtype == torch.float16
+                else "weights of the model or of what is added to it are not finite, or act too strongly; leave out "
+                "LoRAs and other additions one by one"
             )
+            raise UserError(f"the latents are not finite: {reason}")
         return latents
 
     def _predict(self, job: Job, prompts: PromptEmbeds, conditions: PreparedConditions) -> Predict:

@@ -6,6 +6,7 @@ Of a configuration with many runs, the last one's mistake is raised before the f
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,7 +117,7 @@ def _present(name: str, setting: str, *, roots: Roots, fetched: Fetch, lora_fold
     if setting == "motion_loras":
         name = motion_lora_file(name, *lora_folders, roots=roots)
     path = Path(name)
-    if path.exists():
+    if os.path.lexists(path):  # of a link to nothing, its reader says where it leads
         return name
     if name.startswith(PREFIX):
         return str(bundled_file(name))
@@ -216,7 +217,7 @@ def _bases(model: str | None) -> tuple[str, ...]:
 
 
 def _check_motion_module(request: AnimateRequest, bases: tuple[str, ...]) -> None:
-    if request.motion_module is None or not Path(request.motion_module).exists():
+    if request.motion_module is None or not os.path.lexists(request.motion_module):
         return
     from animatediff.weights.motion import check_family, find_header, other_base
     from animatediff.weights.recognise import recognise_header
@@ -231,7 +232,7 @@ def _check_motion_module(request: AnimateRequest, bases: tuple[str, ...]) -> Non
 
 
 def _check_sparsectrl(request: AnimateRequest, bases: tuple[str, ...]) -> None:
-    if request.sparsectrl is None or not Path(request.sparsectrl).exists():  # a hub id, or to be fetched
+    if request.sparsectrl is None or not os.path.lexists(request.sparsectrl):  # a hub id, or to be fetched
         return
     from animatediff.weights.motion import find_header
     from animatediff.weights.recognise import check_setting, recognise_header, wrong_kind

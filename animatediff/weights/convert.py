@@ -96,7 +96,8 @@ def convert(
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
-        result = _as_it_is(header, dtype, metadata_lasts=target.suffix.lower() == ".safetensors")
+        lasts = target.suffix.lower() == ".safetensors"
+        result = _as_it_is(header, dtype, metadata_lasts=lasts, is_embedding=found.kind == "textual_inversion")
     else:
         raise UserError(
             f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders and LoRAs have a {to} layout here "
@@ -252,13 +253,15 @@ def _is_renamed_adapter(found: Recognised) -> bool:
     return found.dialect == "peft" and all(lora_to_internal(key) for key in found.header.tensors)
 
 
-def _as_it_is(header: Header, dtype: torch.dtype | None, *, metadata_lasts: bool) -> _Result:
+def _as_it_is(header: Header, dtype: torch.dtype | None, *, metadata_lasts: bool, is_embedding: bool) -> _Result:
     """All tensors under their own names; of a LoRA, alpha that is stated beside the weights becomes part of them.
 
     A file of diffusers that stays one keeps what it states.
     """
     tensors = load_tensors(header)
-    metadata = {} if header.format == "pickle" else dict(header.metadata)
+    metadata = dict(header.metadata)
+    if header.format == "pickle":  # its plain entries are of any kind; an embedding's word is one
+        metadata = {key: metadata[key] for key in ("name",) if key in metadata and is_embedding}
     settings = unpacked(header.metadata, label=str(header.path))
     note = ""
     if settings and not (metadata_lasts and header.format == "safetensors" and ADAPTER_METADATA in _own(header)):

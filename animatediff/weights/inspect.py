@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -15,14 +16,16 @@ from animatediff.weights.addons.embedding_files import FOLDER_FILES, read_embedd
 from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
+from animatediff.weights.fit import Fit
+from animatediff.weights.keys import to_internal
 from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.lora.source import KNOWN_NAMES, lora_header, lora_in_folder
-from animatediff.weights.motion import find_header
+from animatediff.weights.motion import expected_shapes, find_header, motion_layout
 from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, read_header
-from animatediff.weights.storage.folders import read_json
+from animatediff.weights.storage.folders import folder_header, read_json
 from animatediff.weights.storage.paths import expanded, shown
 
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}
@@ -33,6 +36,8 @@ STRENGTHS = {
     "lora": "0.6 to 1.0",
 }
 
+WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2", "motion_adapter")
+"""Components of a diffusers folder that have weights which are read."""
 MAX_FILES, MAX_DEPTH = 200, 3
 """Files of a folder that are listed, and folders below it that are looked into."""
 MAX_WORDS = 10
@@ -85,7 +90,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def _facts(header: Header) -> dict[str, Any]:
     found = recognise_header(header)
-    kind = KINDS[found.kind]
+    kind, hindrance = KINDS[found.kind], _hindrance(found)
     facts: dict[str, Any] = {
         "file": str(header.path),
         "what": found.named,
@@ -104,11 +109,26 @@ def _facts(header: Header) -> dict[str, Any]:
         "keys": _keys(header),
         "settings": _settings(found) or None,
         "notes": [*_notes(found), *header.notes] or None,
-        "give_it_to": f"{kind.taken_by}{' (its folder)' * kind.as_folder}" if kind.settings else None,
-        "what_to_do": kind.advice if kind.instead else None,
+        "give_it_to": f"{kind.taken_by}{' (its folder)' * kind.as_folder}" if kind.settings and not hindrance else None,
+        "what_to_do": hindrance or (kind.advice if kind.instead else None),
         "metadata": {key: _short(value) for key, value in header.metadata.items()} or None,
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _hindrance(found: Recognised) -> str | None:
+    """The reason why no setting takes a file, although one takes its kind; None where there is none."""
+    header = found.header
+    problems = [f"its tensor {key!r} is {info.refusal}" for key, info in header.tensors.items() if info.refusal][:1]
+    if found.kind in ("base_model", "unet"):  # of which not every tensor is read
+        problems = []
+    if found.kind == "motion_module" and found.family is not None:
+        try:
+            expected = expected_shapes(motion_layout(found, found.family))
+            problems += Fit.of(to_internal(header.shapes), expected).problems()
+        except UserError as error:
+            problems.append(str(error).removeprefix(f"{header.path}: "))
+    return f"it cannot be loaded: {'; '.join(problems)}" if problems else None
 
 
 def _folder_header(folder: Path, files: list[Path]) -> Header:
@@ -251,6 +271,18 @@ def _ranks(header: Header) -> set[int]:
     return {info.shape[0] for key, info in header.tensors.items() if info.shape and down.search(key)}
 
 
+def _unreadable(folder: Path, components: Iterable[str]) -> list[str]:
+    """What hinders weights of a diffusers folder from being read: missing parts, links to nothing, cut downloads."""
+    problems = []
+    for name in components:
+        if name in WEIGHTS and (folder / name).is_dir():
+            try:
+                folder_header(folder / name)
+            except (UserError, OSError) as error:
+                problems.append(str(error).removeprefix(f"{folder}/"))
+    return problems
+
+
 def _whole_folder(folder: Path) -> dict[str, Any]:
     """A diffusers folder of several components."""
     index = read_json(folder / "model_index.json")
@@ -270,6 +302,7 @@ def _whole_folder(folder: Path) -> dict[str, Any]:
         evidence.append(f"its UNet is {reason}")
     else:
         kind, what = KINDS["base_model"], "base_model"
+    problems = _unreadable(folder, components) if kind.settings else []
     width = config.get("cross_attention_dim")
     base = "sdxl" if "text_encoder_2" in components else BY_WIDTH.get(width if isinstance(width, int) else 0)
     facts: dict[str, Any] = {
@@ -281,7 +314,9 @@ def _whole_folder(folder: Path) -> dict[str, Any]:
         "size": f"{size / 1e6:,.1f} MB ({size:,} bytes)",
         "components": components,
         "missing": missing or None,
-        "give_it_to": kind.taken_by,
-        "what_to_do": kind.advice if kind.instead else None,
+        "give_it_to": None if problems else kind.taken_by,
+        "what_to_do": f"it cannot be loaded as it is: {'; '.join(problems)}"
+        if problems
+        else (kind.advice if kind.instead else None),
     }
     return {name: value for name, value in facts.items() if value is not None}

@@ -6,6 +6,7 @@ from typing import Any
 
 from animatediff.weights.kind_rules import LORA, LOW_RANK, OTHER_LORAS, OTHER_UNETS, TEXT_PARTS, UNET_PARTS
 from animatediff.weights.lora.methods import method_names, refusal
+from animatediff.weights.lora.settings import refusal_of_settings
 from animatediff.weights.names import BY_WIDTH, TEXT_WIDTHS, Names
 
 _DOWN = r"[._](lora_)?(lora[._])?(down|A|hada_w1_b|diff)(\.\w+)?(\.weight)?$"
@@ -38,7 +39,8 @@ def lora_facts(names: Names) -> dict[str, Any] | None:
     if other is not None:
         facts["evidence"].insert(0, f"changes layers of {other[0]}: {other[1]}")
         return {**facts, "kind": "lora_other", "variant": other[0]}
-    if reason := refusal(keys):
+    metadata, label = names.header.metadata, str(names.header.path)
+    if reason := refusal(keys) or refusal_of_settings(metadata, keys, label=label):
         return {**facts, "kind": "lora_unsupported", "variant": None, "evidence": [reason, *facts["evidence"]]}
     temporal = names.find(r"motion_modules|temporal_attentions")
     if temporal is not None:

@@ -196,6 +196,16 @@ def test_a_controlnet_with_motion_goes_where_the_pipeline_goes(nets: list[Path])
     assert out.frames.isfinite().all()
 
 
+def test_a_controlnet_of_no_strength_is_said(still: AnimateDiffPipeline, nets: list[Path], caplog: Any) -> None:
+    still.load_controlnet(nets[0])
+    for scale in (0.0, 0.5):
+        caplog.clear()
+        given = ControlNetInput(frames=pictures(2), scale=scale)
+        still("a cat", num_frames=2, latents=LATENTS[:, :, :2], controlnet_inputs=[given], **SETTINGS)
+        assert ("ControlNet 1 has no effect" in caplog.text) == (scale == 0)
+    still.unload_controlnets()
+
+
 def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tmp_path: Path) -> None:
     pipe = AnimateDiffPipeline.from_bundled()
     (tmp_path / "empty").mkdir()
@@ -203,7 +213,7 @@ def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tm
         (nets[0], "of another base model: cross_attention_dim is 32, of this model it is 128"),
         (tmp_path / "empty", "no config.json in this folder"),
         (tmp_path / "none", "no such file or folder"),
-        (bundled_path() / "unet", "holds a UNet2DConditionModel, expected a ControlNetModel"),
+        (bundled_path() / "unet", "an image UNet .*, not a ControlNet .*; give it to `model`"),
         (GOLDEN / "v3" / "motion_module.ckpt", "not a ControlNet .*; give it to `motion_module`"),
     ):
         with pytest.raises(UserError, match=message):

@@ -20,6 +20,7 @@ from animatediff.prompts.words import spell_out
 from animatediff.weights.addons.embedding_files import read_embedding
 from animatediff.weights.addons.embeddings import check_embedding, load_embedding
 from animatediff.weights.base.single_file import tokenizers
+from animatediff.weights.convert import convert
 
 VECTORS = torch.arange(3 * 64, dtype=torch.float32).view(3, 64) / 100
 
@@ -261,3 +262,18 @@ def test_a_bare_tensor_takes_the_name_of_its_file(tmp_path: Path) -> None:
     found = read_embedding(tmp_path / "my-face.pt")
     assert (found.title, [word.name for word in found.words]) == ("my-face", [None])
     assert torch.equal(found.vectors(found.words[0].keys[0]), vectors)
+
+
+def test_the_word_survives_conversion_and_its_old_number_is_no_surplus(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Textual inversion's own program stored the token's number as a tensor, beside the word as text."""
+    source = tmp_path / "a.pt"
+    torch.save(
+        {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": VECTORS}, "name": "fox-style"}, source
+    )
+    for target in (tmp_path / "b.safetensors", tmp_path / "c.pt"):
+        convert(source, target)
+        source = target
+        assert [word.name for word in read_embedding(target).words] == ["fox-style"]
+    assert not caplog.text

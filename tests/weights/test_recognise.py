@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 import sys
 import zipfile
@@ -124,6 +125,25 @@ def test_golden_files_and_folders_are_described() -> None:
     assert describe(GOLDEN / "v1" / "sd" / "vae" / "diffusion_pytorch_model.safetensors")["kind"] == "vae"
     with pytest.raises(UserError, match="no such file"):
         describe("guoyww/animatediff-motion-adapter-v1-5-2")
+
+
+def test_files_that_no_setting_takes_though_their_kind_is_known_are_not_recommended(tmp_path: Path) -> None:
+    shapes = published("v3_sd15_mm")
+    query = next(key for key in shapes if key.endswith("to_q.weight"))
+    for changed, reason in (
+        ({key: shape for key, shape in shapes.items() if key != query}, "1 tensors missing"),
+        (shapes | {query: (7, 7)}, "has shape"),
+        (shapes | {query.replace("transformer_blocks.0", "transformer_blocks.1"): (320, 320)}, "more than one"),
+    ):
+        facts = describe(write_hollow(tmp_path / "file.safetensors", changed))
+        assert facts["kind"] == "motion_module" and "give_it_to" not in facts
+        assert facts["what_to_do"].startswith("it cannot be loaded: ") and reason in facts["what_to_do"]
+    folder = tmp_path / "sd"
+    shutil.copytree(GOLDEN / "v3" / "sd", folder)
+    assert describe(folder)["give_it_to"] == KINDS["base_model"].taken_by
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    facts = describe(folder)
+    assert "give_it_to" not in facts and "unet/diffusion_pytorch_model.safetensors: a Git LFS" in facts["what_to_do"]
 
 
 # Fuzzing. An audit hook cannot be removed, so one stands for the whole run and listens only while `WATCH` is set.

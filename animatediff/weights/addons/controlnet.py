@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def _read(path: Path) -> _Found:
             "are not computed here; take another ControlNet"
         )
     config = None
-    if path.is_file():
+    if not path.is_dir() and os.path.lexists(path):  # of a pipe and a link to nothing, it says that
         header = read_header(path)
         beside = path.with_name("config.json")
         if beside.is_file() and (stated := read_json(beside)).get("_class_name") == CLASS:
@@ -151,6 +152,7 @@ def _folder_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {missing}; {EXPECTED}")
     config = read_json(path / "config.json")
     if (name := config.get("_class_name")) != CLASS:
+        check_setting(recognise_header(folder_header(path)), "controlnet")  # which says what it is, and what to do
         raise UserError(f"{path}: holds a {name or 'model without a name'}, expected a {CLASS}")
     return config
 

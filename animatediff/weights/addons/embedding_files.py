@@ -23,6 +23,8 @@ FOLDER_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 """Files in folders of the hub, as diffusers names them."""
 IMAGES = (".png", ".webp", ".jxl", ".avif", ".jpg", ".jpeg")
 A1111 = re.compile(r"string_to_param\.(.+)")
+TOKEN_NUMBER = re.compile(r"string_to_token\.")
+"""Numbers that the words had in the vocabulary of the training; they get others here."""
 SDXL = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 """Keys for the two text encoders of SDXL."""
 PLAIN = ("emb_params", "emb", "<concept>", "clip_l", "clip_h", "text_encoders_0")
@@ -108,7 +110,8 @@ def _words(shapes: Mapping[str, Shape], named: str | None, label: str) -> tuple[
             f"{label}: not a textual inversion: expected vectors for one word or several, or clip_l and clip_g; found "
             f"{len(shapes)} tensors{', first ' + some if some else ''}"
         )
-    leave_out(shapes.keys() - set(keys), path=label, model="textual inversion for this model")
+    rest = [key for key in shapes if key not in keys and not TOKEN_NUMBER.match(key)]
+    leave_out(rest, path=label, model="textual inversion for this model")
     return words
 
 

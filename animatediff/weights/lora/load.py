@@ -17,7 +17,7 @@ from animatediff.weights.lora.methods import is_lora, refusal, sort_keys
 from animatediff.weights.lora.pairs import Kind, Place, kind_of
 from animatediff.weights.lora.source import check_settings, lora_header
 from animatediff.weights.lora.strengths import Strength, layer_strength
-from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.storage.files import Header, check_loadable, load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -177,6 +177,7 @@ def check_lora(source: str | Path | Header) -> None:
     header = source if isinstance(source, Header) else lora_header(source)
     check_lora_keys(list(header.tensors), str(header.path))
     check_settings(header)
+    check_loadable(header, header.tensors)
 
 
 def check_lora_keys(keys: list[str], label: str) -> None:

@@ -234,7 +234,7 @@ def load_tensors(
     if missing := [key for key in wanted if key not in header.tensors]:
         hint = did_you_mean(missing[0], header.tensors)
         raise UserError(f"{header.path}: has no tensor {missing[0]!r}; {hint}`animatediff inspect` tells what it has")
-    _check_loadable(header, wanted)
+    check_loadable(header, wanted)
     by_file: dict[Path, list[str]] = {}
     tensors: dict[str, torch.Tensor] = {}
     for key in wanted:
@@ -256,7 +256,8 @@ def load_tensors(
     return {key: tensors[key] for key in wanted}
 
 
-def _check_loadable(header: Header, keys: list[str]) -> None:
+def check_loadable(header: Header, keys: Iterable[str]) -> None:
+    """Raise UserError for a tensor among `keys` that `load_tensors` would refuse."""
     import torch
 
     for key in keys:
