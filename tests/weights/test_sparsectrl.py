@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import SparseControlNetModel, UNet2DConditionModel
+from support.close import relative
 from support.paths import GOLDEN
 from support.unets import SD15, SDXL
 from support.weight_files import published, write_hollow
@@ -178,3 +179,33 @@ def test_encoder_of_another_base_is_one_sentence(tmp_path: Path) -> None:
         load_sparsectrl(file, unet=golden_unet())
     with pytest.raises(UserError, match="does not fit the base model: it acts on 32-32"):
         load_sparsectrl(golden_file("rgb"), unet=bundled_unet())
+
+
+def test_heads_and_norm_groups_of_config_json(tmp_path: Path) -> None:
+    """No tensor tells them. Of one frame diffusers computes the same: its norms over frames are of that frame then."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 32}
+    theirs: Any = SparseControlNetModel(
+        **sizes,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        norm_num_groups=8,
+        norm_eps=1e-3,
+        num_attention_heads=4,
+        motion_num_attention_heads=2,
+    )
+    for value in theirs.parameters():
+        torch.nn.init.normal_(value, std=0.2)
+    theirs.save_pretrained(tmp_path)
+    unet = UNet2DConditionModel(
+        **sizes,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    noise, text, images = torch.randn(2, 4, 1, 8, 8), torch.randn(2, 5, 32), torch.randn(2, 4, 1, 8, 8)
+    mask = torch.ones(2, 1, 1, 8, 8)
+    with torch.no_grad():
+        down, mid = theirs(noise, 7, text, images, conditioning_mask=mask, return_dict=False)
+        for encoder in (load_sparsectrl(tmp_path, unet=unet), load_sparsectrl(tmp_path)):
+            found = encoder(images[:, :, 0], mask[:, :, 0], torch.tensor(7), text, 1)
+            for one, other in zip([*found.down, found.mid], [*down, mid], strict=True):
+                assert relative(one, other) < 1e-5
