@@ -116,6 +116,25 @@ class Habits(LoadedParts):
         """Let the VAE take frames whole again."""
         self.vae.disable_tiling()
 
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """Keep each model on the CPU until it is needed. Raises UserError where there is no GPU."""
+        self._offload("enable_model_cpu_offload", gpu_id, device)
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """Keep each layer on the CPU until it is needed, at the least memory, slowly. Raises UserError without a GPU.
+
+        Load motion modules and LoRAs before.
+        """
+        self._offload("enable_sequential_cpu_offload", gpu_id, device)
+
+    def _offload(self, method: str, gpu_id: int | None, device: Any) -> None:
+        try:
+            getattr(self.base, method)(gpu_id, **({} if device is None else {"device": device}))
+        except (RuntimeError, ImportError, ValueError) as error:
+            raise UserError(
+                f"{method} cannot be used here ({str(error).splitlines()[0][:160]}); on the CPU leave it out"
+            ) from error
+
     def enable_xformers_memory_efficient_attention(self, attention_op: Callable[..., Any] | None = None) -> None:
         """Use the attention of xformers in the image layers. Raises UserError where it is not installed."""
         try:
