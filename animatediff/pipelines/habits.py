@@ -51,7 +51,7 @@ class Habits(LoadedParts):
     @property
     def free_init_enabled(self) -> bool:
         """Whether every clip is sampled several times by FreeInit."""
-        return "freeinit" in self.call_defaults
+        return "freeinit" in self.call_settings
 
     def enable_free_noise(
         self,
@@ -91,7 +91,7 @@ class Habits(LoadedParts):
     @property
     def free_noise_enabled(self) -> bool:
         """Whether long clips are sampled by FreeNoise."""
-        return "noise" in self.call_defaults
+        return "noise" in self.call_settings
 
     def enable_free_noise_split_inference(self, spatial_split_size: int = 256, temporal_split_size: int = 16) -> None:
         """Say that this has no effect: frames are the same, and memory is bounded by `long_mode`="unet" instead."""
@@ -152,8 +152,8 @@ class Habits(LoadedParts):
                 raise UserError(f"`{name}` is not supported; leave it at its default")
             if name in RANGES:
                 RANGES[name].check(name, value)
-        self.call_defaults |= settings
+        self.call_settings |= settings
 
     def _unset(self, names: tuple[str, ...]) -> None:
         for name in names:
-            self.call_defaults.pop(name, None)
+            self.call_settings.pop(name, None)

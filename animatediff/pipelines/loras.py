@@ -211,6 +211,8 @@ class Loras(LoadedParts):
             logger.warning("%s: was fused and then unloaded, so it stays in the weights; load the model again", gone)
         fused = frozenset(self.base.fused_loras)
         places = [place for place in self.get_list_adapters() if components is None or place in components]
+        if not places or not fused:
+            return
         self.base.unfuse_lora(components=places, **settings)
         for model in self._lora_models:
             rescale(uncompiled(model), fused - self.base.fused_loras, 1 / self._fuse_scale)

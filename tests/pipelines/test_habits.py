@@ -87,9 +87,9 @@ def test_free_noise(own: AnimateDiffPipeline, caplog: pytest.LogCaptureFixture) 
     own.disable_free_noise()
     wanted = {"window": 4, "overlap": 2, "blend": "flat", "noise": "freenoise", "long_mode": "motion"}
     assert torch.equal(found, latents(own, **long, **wanted))
-    assert not own.free_noise_enabled and not own.call_defaults
+    assert not own.free_noise_enabled and not own.call_settings
     own.enable_free_noise(context_length=None, context_stride=8, noise_type="random")
-    assert own.call_defaults["window"] == 32 and own.call_defaults["overlap"] == 24
+    assert own.call_settings["window"] == 32 and own.call_settings["overlap"] == 24
     own.disable_free_noise()
 
 
