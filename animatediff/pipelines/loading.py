@@ -43,6 +43,7 @@ class Loading(Adapters, Loras):
         motion_adapter: Motion | None = None,
         controlnet: Any = None,
         family: str | None = None,
+        pag_applied_layers: Any = None,
         **components: Any,
     ) -> None:
         """Animate `base`, a pipeline of diffusers; or the components of one, named as there.
@@ -64,6 +65,8 @@ class Loading(Adapters, Loras):
         if scheduler is not None:
             self.scheduler = scheduler
         self._add_controlnets(controlnet)
+        if pag_applied_layers is not None:
+            self._set_pag_layers(pag_applied_layers)
 
     @classmethod
     def from_pretrained(
@@ -166,7 +169,7 @@ class Loading(Adapters, Loras):
             pipe.sparsectrl, pipe.controlnets = pipeline.sparsectrl, list(pipeline.controlnets)
             pipe.embeddings = list(pipeline.embeddings)
             pipe.base.scheduler = components["scheduler"]
-            pipe.call_defaults = dict(pipeline.call_defaults)
+            pipe.call_settings = dict(pipeline.call_settings)
         elif inside is not None or motion is not None:
             scheduler = own if scheduler is None else scheduler  # of a pipeline that animates, it is a choice
         if motion is not None:
