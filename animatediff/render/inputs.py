@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,15 +87,22 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
 
     if request.video is not None:
         check()
-        by_number = request.video_by_number
-        inputs.video = NumberedFrames.of(request.video) if by_number else source(request.video, "video")
+        if request.video_by_number:
+            inputs.video = numbered = NumberedFrames.of(request.video)
+            _check_numbered(numbered.images, request)
+        else:
+            inputs.video = source(request.video, "video")
     found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets
     for index in range(len(request.controlnet)):
         given = request.of_controlnet("controlnet_video", index)
         spread = request.of_controlnet("controlnet_spread", index) is not None
         key = (given if isinstance(given, str) else id(given), spread)
         if key not in found:
-            found[key] = _checked(numbered_images(given)) if spread else source(given, "controlnet_video")
+            if spread:
+                found[key] = images = numbered_images(given)
+                _check_numbered(images, request)
+            else:
+                found[key] = source(given, "controlnet_video")
         inputs.controlnet_videos.append(found[key])
     _check_lengths(request, sources)
     if inputs.video is not None and request.audio:
@@ -119,15 +126,15 @@ def _check_lengths(request: AnimateRequest, sources: list[Source]) -> None:
         given.check(wanted)
 
 
-def _checked(numbered: dict[int, Path]) -> dict[int, Path]:
-    """The images themselves, each of which is whole. Raises UserError for a damaged one."""
+def _check_numbered(images: Mapping[int, Path], request: AnimateRequest) -> None:
+    """Raise UserError for a damaged image that stands inside the clip."""
     from animatediff.media.read import naming
     from animatediff.media.stills import check_image
 
-    for path in numbered.values():
-        with naming(path):
-            check_image(path)
-    return numbered
+    for frame, path in images.items():
+        if request.num_frames is None or frame < request.num_frames:
+            with naming(path, "cannot be read as an image ({})"):
+                check_image(path)
 
 
 def _check_audio(request: AnimateRequest, source: Source | NumberedFrames) -> None:
