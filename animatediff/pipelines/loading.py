@@ -101,7 +101,7 @@ class Loading(Adapters, Loras):
         dtype = None if asked.dtypes else asked.dtype  # as in the file, until each part has its own
         if odd := [name for name in OF_FILES if name in settings and path.is_dir()]:
             raise UserError(f"{path}: `{odd[0]}` is about single files, and this is a folder; leave it out")
-        if path.is_file():
+        if not path.is_dir():  # a file, or nothing, of which its reader says so
             if odd := [name for name in ("unet", "variant") if settings.get(name) is not None]:
                 raise UserError(f"{path}: a single file, which takes no `{odd[0]}`; give a folder, or leave it out")
             parts = _of_file(path, dtype, settings)
