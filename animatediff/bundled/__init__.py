@@ -16,6 +16,11 @@ CAMERA_MOVES = (
 """MotionLoRAs of the set, by the names of the published ones."""
 
 
+def is_bundled(model: str | Path | None) -> bool:
+    """Whether a name means the bundled model, `bundled`, or another look of it, `bundled/neon`."""
+    return f"{model}/".startswith(PREFIX)
+
+
 def bundled_path() -> Path:
     """Folder of the bundled image model, in the diffusers layout."""
     return Path(__file__).parent / "model"

@@ -16,6 +16,7 @@ from animatediff.pipelines.parts import LoadedParts
 from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.memory import memory_header
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -104,7 +105,7 @@ class Adapters(LoadedParts):
         folders: Any = subfolder
         base: Any = self.base
         self._check_in_memory()
-        if isinstance(source, str | Path) and Path(source).expanduser().is_file():
+        if isinstance(source, str | Path) and expanded(source).is_file():
             beside = {} if image_encoder_folder in (None, "image_encoder") else {"image_encoder": image_encoder_folder}
             return self.load_ip_adapter_file(source, **beside)
         if names is None:

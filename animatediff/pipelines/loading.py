@@ -19,6 +19,7 @@ from animatediff.pipelines.parts import BASE_PARTS, LoadedParts, base_pipeline
 from animatediff.pipelines.saving import MOTION, RECORD, restore, save
 from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.folders import read_json
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -124,7 +125,7 @@ class Loading(Adapters, Loras):
 
         Keywords as of `from_pretrained`. Raises UserError as `from_pretrained`.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         if path.is_dir() or not path.exists():
             _of_file(path, None, {})  # which says what is the matter
         return cls.from_pretrained(path, motion_adapter=motion_adapter, **keywords)
@@ -186,7 +187,7 @@ class Loading(Adapters, Loras):
         not in it, and said: `fuse_lora` makes a LoRA part of the weights. `settings`: diffusers' `safe_serialization`,
         `variant`, `max_shard_size`. Raises UserError where it cannot be written.
         """
-        save(self, Path(save_directory).expanduser(), settings)
+        save(self, expanded(save_directory), settings)
 
     @classmethod
     def load_config(cls, path: str | Path, **settings: Any) -> dict[str, Any]:

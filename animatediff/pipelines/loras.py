@@ -12,6 +12,7 @@ from animatediff.pipelines.keywords import hub_settings
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.memory import memory_header
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -247,7 +248,7 @@ def _source(
                 )
         return memory_header(path, "LoRA")
     path = named(path)
-    if weight_name is not None or subfolder is not None or Path(path).expanduser().exists():
+    if weight_name is not None or subfolder is not None or expanded(path).exists():
         return located_file(path, weight_name=weight_name, subfolder=subfolder, **hub)
     path = motion_lora_file(path)
     return fetch(path, download=False) if path in KNOWN_FILES else located_file(path, **hub)

@@ -88,8 +88,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
     if request.video is not None:
         check()
         if request.video_by_number:
-            inputs.video = numbered = NumberedFrames.of(request.video)
-            _check_numbered(numbered.images, request)
+            inputs.video = NumberedFrames.of(request.video)
         else:
             inputs.video = source(request.video, "video")
     found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets

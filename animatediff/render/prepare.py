@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from animatediff.bundled import PREFIX, bundled_file, bundled_path, motion_module_path, set_path
+from animatediff.bundled import PREFIX, bundled_file, bundled_path, is_bundled, motion_module_path, set_path
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
 from animatediff.render.models import BUNDLED
@@ -42,7 +42,7 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
     _check_device(request.device)
     own = request.motion_module in (None, BUNDLED)
     model = request.model or (BUNDLED if own else default_base(request.download, roots))
-    of_bundled = model == BUNDLED or model.startswith(PREFIX)
+    of_bundled = is_bundled(model)
     present = partial(
         _present,
         roots=roots,

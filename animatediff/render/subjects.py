@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import TypeVar
 
+from animatediff.bundled import is_bundled
 from animatediff.media.formats import FOLDER
 from animatediff.render.options import OPTIONS, AnimateOptions
 from animatediff.subjects import Subject, without_effect
@@ -18,14 +19,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def _is_bundled(model: str | None) -> bool:
-    return model is None or model.split("/")[0] == "bundled"
-
-
 SUBJECTS: dict[str, Subject[AnimateOptions]] = {
     "motion_module": Subject(
         is_there=lambda request: (
-            request.motion_module is not None or not (request.model or "bundled").startswith("bundled")
+            request.motion_module is not None or not (request.model is None or is_bundled(request.model))
         ),
         lacking="no motion module is given (`motion_module`); the bundled model has its own family",
     ),

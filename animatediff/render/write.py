@@ -69,15 +69,16 @@ class OneFile:
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
         """The writer of these requests. Raises UserError where it could not write."""
         num_clips = sum(request.num_clips for request in requests)
+        first = self.path or str(roots.samples / _default_name(requests[0]))
         for request in requests:
-            warn_of_idle_output(request, format_of(self.path or "clip.mp4"))
+            warn_of_idle_output(request, format_of(first))
             if request.audio:
-                check_takes_sound(self.path or "clip.mp4")
+                check_takes_sound(first)
         if self.path is not None:
             for index in range(num_clips):
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
-        check_writable(self.path or roots.samples / f"{_title(requests[0])}.mp4")
+        check_writable(first)
         yield _OneFile(self.path, num_clips, roots.samples, reporter)
 
 
@@ -127,7 +128,7 @@ class _OneFile:
 
     def add(self, clip: Clip) -> None:
         if self.path is None:
-            target = str(self.samples / f"{_title(clip.request)}.mp4")
+            target = str(self.samples / _default_name(clip.request))
         else:
             target = numbered(self.path, len(self.done), self.num_clips)
         self.done.append(write_clip(clip, target, self.reporter, overwrite=self.path is not None))
@@ -242,9 +243,9 @@ def slug(text: str, words: int = 10) -> str:
     return joined.encode()[:120].decode(errors="ignore") or "clip"
 
 
-def _title(request: AnimateRequest) -> str:
+def _default_name(request: AnimateRequest) -> str:
     """Name of a result's file, where none is given."""
-    return file_stem(request.name) if request.name else slug(request.prompt[0]).lower()
+    return f"{file_stem(request.name) if request.name else slug(request.prompt[0]).lower()}.mp4"
 
 
 def file_stem(title: str) -> str:

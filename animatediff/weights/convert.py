@@ -34,6 +34,7 @@ from animatediff.weights.motion import MODEL, expected_shapes, family_of, find_h
 from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
+from animatediff.weights.storage.paths import expanded
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
 LORA_NAMES: dict[str, Callable[[str], str]] = {
@@ -76,7 +77,7 @@ def convert(
     file's; `family` overrides what the file is recognised as. Raises UserError for what cannot be converted or written;
     the target is then as before.
     """
-    target = Path(target).expanduser()
+    target = expanded(target)
     header = _header(source)
     found = recognise_header(header)
     as_folder = to == "diffusers" and target.suffix.lower() not in WEIGHT_SUFFIXES
@@ -116,7 +117,7 @@ def convert(
 
 def _header(source: str | Path) -> Header:
     """The header of a LoRA of whatever layout, or of other weights."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         return lora_header(path, say=True)
     return lora_in_folder(path, say=True) or find_header(source)

@@ -16,6 +16,7 @@ from animatediff.errors import UserError, did_you_mean
 from animatediff.files import HERE, Roots
 from animatediff.weights.fit import some
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
+from animatediff.weights.storage.paths import expanded
 
 MOTION_LORAS = (
     "ZoomIn",
@@ -98,14 +99,14 @@ def located_file(
     A folder without `weight_name` is returned as it is. `settings`: as of `fetch_folder`. Raises UserError for a file
     that is not in the folder, and for a hub repository in which several may be meant.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists() and is_hub_id(str(source)):
         path = fetch_folder(str(source), partial(_one_of, str(source), weight_name, subfolder or ""), **settings)
     if not path.is_dir():
         return source
     place = path / (subfolder or "")
     if weight_name is None:
-        return place if subfolder or place != Path(source).expanduser() else source
+        return place if subfolder or place != expanded(source) else source
     if not (place / weight_name).is_file():
         there = sorted(file.name for file in place.glob("*") if file.suffix.lower() in WEIGHT_SUFFIXES)
         hint = did_you_mean(weight_name, there)

@@ -33,6 +33,7 @@ from animatediff.weights.keys import (
 from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -247,7 +248,7 @@ def find_header(source: str | Path | Header) -> Header:
     """
     if isinstance(source, Header):
         return source
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return _folder_header(path)
     if not path.exists() and is_hub_id(str(source)):

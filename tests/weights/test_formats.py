@@ -13,6 +13,7 @@ import sqlite3
 import struct
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,12 @@ from typer.testing import CliRunner
 
 from animatediff.cli.main import app
 from animatediff.errors import UserError
+from animatediff.weights.addons.embedding_files import read_embedding
+from animatediff.weights.addons.ip_adapter import check_ip_adapter
+from animatediff.weights.base.single_file import load_base
 from animatediff.weights.inspect import describe
+from animatediff.weights.lora.source import lora_header
+from animatediff.weights.motion import find_header
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
@@ -231,6 +237,13 @@ def test_names_that_are_none(tmp_path: Path, look: object) -> None:
         ("~nobody-of-this-name/a.ckpt", "no user ~nobody-of-this-name"),
         ("a\0b", "cannot be read: embedded null"),
     ):
+        with pytest.raises(UserError, match=message):
+            look(name)
+
+
+@pytest.mark.parametrize("look", [find_header, load_base, lora_header, read_embedding, check_ip_adapter])
+def test_every_loader_expands_names_alike(look: Callable[[str], object]) -> None:
+    for name, message in (("", "an empty name"), ("~nobody-of-this-name/a.ckpt", "no user ~nobody-of-this-name")):
         with pytest.raises(UserError, match=message):
             look(name)
 

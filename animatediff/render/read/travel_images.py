@@ -7,7 +7,7 @@ tool puts them below data/.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -147,13 +147,20 @@ def _preprocess(file: TravelFile, name: str, entry: Mapping[str, Any]) -> str:
     return "none"
 
 
+def _images_of_block(
+    file: TravelFile, key: str, block: Mapping[str, Any], known: Iterable[str], folder: str
+) -> dict[int, Path]:
+    """The images in the folder that a block names under `folder`, by frame; none where the block is off."""
+    if not file.is_on(key, block):
+        return {}
+    file.check_keys(key, block, known)
+    return file.images(key, block.get(folder))
+
+
 def travel_ip_adapter(file: TravelFile, block: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of `ip_adapter_map`: images that the adapter goes through with the clip, each held for a while."""
     key = "ip_adapter_map"
-    if not file.is_on(key, block):
-        return {}
-    file.check_keys(key, block, OF_IP_ADAPTER)
-    images = file.images(key, block.get("input_image_dir"))
+    images = _images_of_block(file, key, block, OF_IP_ADAPTER, "input_image_dir")
     if not images:
         return {}
     if block.get("resized_to_square"):
@@ -183,10 +190,7 @@ def _held(images: Mapping[int, Path], hold: Any) -> dict[int, Path]:
 def travel_frames(file: TravelFile, block: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of `img2img_map`: frames that a clip begins with, and how much of them is made anew."""
     key = "img2img_map"
-    if not file.is_on(key, block):
-        return {}
-    file.check_keys(key, block, OF_FRAMES)
-    images = file.images(key, block.get("init_img_dir"))
+    images = _images_of_block(file, key, block, OF_FRAMES, "init_img_dir")
     if not images:
         return {}
     if list(images) != list(range(file.num_frames)):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from animatediff.bundled import PREFIX
+from animatediff.bundled import is_bundled
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, MotionNumerics
 from animatediff.training.stages.base import Stage
@@ -84,7 +84,7 @@ def load_frozen_motion(stage: Stage) -> Family:
     config = stage.config
     source = config.motion_module
     if source is None:
-        if not f"{config.model}/".startswith(PREFIX):
+        if not is_bundled(config.model):
             raise UserError(
                 f"motion_module is missing: the stage {config.stage} builds on a trained one; name its file "
                 "(v3_sd15_mm.ckpt, mm_sd_v15_v2.ckpt, or one that the stage motion has saved)"

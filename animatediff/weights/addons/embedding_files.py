@@ -12,6 +12,7 @@ from animatediff.errors import UserError
 from animatediff.weights.fit import leave_out
 from animatediff.weights.recognise import check_setting, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header
+from animatediff.weights.storage.paths import expanded
 from animatediff.weights.storage.unwrap import BARE
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class EmbeddingFile:
 
 def embedding_file(path: str | Path) -> Path:
     """The weight file that is meant: `path`, or the textual inversion in the folder `path`. Raises UserError."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix.lower() in IMAGES:
         raise UserError(
             f"{path}: an image; A1111 hides embeddings in images, which are not read here: take its .pt or .safetensors"
@@ -94,8 +95,8 @@ def read_embedding(source: str | Path | Mapping[str, Tensor], *, name: str | Non
     check_setting(recognise_header(header), "embeddings")
     words = _words(header.shapes, header.metadata.get("name"), str(file))
     title = name or (file.stem if file.name not in FOLDER_FILES else None)
-    if title is None and Path(source).expanduser().is_dir():
-        title = Path(source).expanduser().resolve().name
+    if title is None and expanded(source).is_dir():
+        title = expanded(source).resolve().name
     return EmbeddingFile(label=str(file), title=title, words=words, header=header, tensors={})
 
 

@@ -15,6 +15,7 @@ from animatediff.weights.fit import leave_out
 from animatediff.weights.recognise import check_setting, recognise_header
 from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -76,7 +77,7 @@ def adapter_file(path: str | Path) -> Path:
 
     Raises UserError that names the files where there are several.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_dir():
         return path
     folders = [path, *(path / name for name in ("models", "sdxl_models") if (path / name).is_dir())]

@@ -25,6 +25,7 @@ from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.hub import fetch_folder
 from animatediff.weights.keys import MOTION_KEY
 from animatediff.weights.storage.folders import folder_header, preferred_weights, read_json, say_variants, variants
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ def load_base_folder(
     replace the folder's. A UNet saved with motion modules in it is read without them. Raises UserError that says which
     file is missing or damaged.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     index = _index(folder)
     generation: Generation = "sdxl" if "text_encoder_2" in index else "sd1"
     supplied = {"vae": vae, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "unet": unet}

@@ -14,6 +14,7 @@ from animatediff.weights.base.components import TITLES, Component, check_class, 
 from animatediff.weights.base.model_configs import Generation, text_config, vae_config
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import component_folder, folder_header, read_json
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +79,7 @@ def _located(
     supplied: str | Path, name: str, *, half: bool = False, variant: str | None = None
 ) -> tuple[Header, dict[str, Any] | None]:
     """Header and, for a diffusers folder, the configuration of a component given by path."""
-    path = Path(supplied).expanduser()
+    path = expanded(supplied)
     if not path.is_dir():
         return read_header(path), None
     folder = component_folder(path, name)

@@ -30,6 +30,7 @@ from animatediff.weights.base.replacements import check_parts, require_parts, te
 from animatediff.weights.hub import is_hub_id
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
+from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -293,7 +294,7 @@ def located_base(
     hub: Mapping[str, Any] | None = None,
 ) -> Path:
     """The file or folder of a base model here; that of a hub id is fetched (only then the network is used)."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return path / subfolder
     if path.is_file() or not is_hub_id(str(name)):
