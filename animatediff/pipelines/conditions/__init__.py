@@ -42,7 +42,7 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
     found: list[Condition | None] = [
         VideoCondition.of(call, parts.base.vae_scale_factor),
         images,
-        *ControlNetCondition.all_of(call, parts.controlnets),
+        *ControlNetCondition.all_of(call, parts.controlnets, sparsectrl=parts.sparsectrl is not None),
         SparseCtrlCondition.of(call, parts.sparsectrl, by_sparsectrl),
         IPAdapterCondition.of(call, parts.unet, shown),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,26 @@ def set_scale(model: nn.Module, name: str, scale: float) -> None:
     for norm in _changed_norms(model):
         if name in (changes := getattr(norm, NORMS)):
             changes[name].scale = scale
+
+
+@contextmanager
+def lora_factor(models: Iterable[nn.Module], factor: float) -> Iterator[None]:
+    """Multiply the strengths of all LoRAs on the models for a while; they are then exactly what they were."""
+    layers = [layer for model in models for _, layer in lora_layers(model)] if factor != 1 else []
+    norms = [change for model in models for norm in _changed_norms(model) for change in getattr(norm, NORMS).values()]
+    before = [(layer, dict(layer.scaling)) for layer in layers]
+    norms_before = [(change, change.scale) for change in norms] if factor != 1 else []
+    for layer, scaling in before:
+        layer.scaling.update({name: scale * factor for name, scale in scaling.items()})
+    for change, scale in norms_before:
+        change.scale = scale * factor
+    try:
+        yield
+    finally:
+        for layer, scaling in before:
+            layer.scaling.update(scaling)
+        for change, scale in norms_before:
+            change.scale = scale
 
 
 def remove(model: nn.Module, name: str) -> None:
