@@ -113,8 +113,8 @@ def _prompts(call: Arguments) -> list[str | PromptTravel]:
         return []
     if call.prompt_embeds is not None:
         raise UserError("`prompt` and `prompt_embeds` are given; give one of the two")
-    single = isinstance(prompt, (str, Mapping, PromptTravel)) or not isinstance(prompt, Sequence)
-    listed = [prompt] if single else list(prompt)
+    single = isinstance(prompt, str) or not isinstance(prompt, Sequence)
+    listed: list[Any] = [prompt] if single else [*prompt]
     for one in listed:
         if not isinstance(one, (str, Mapping, PromptTravel)):
             raise UserError(f"a prompt is a text, or a mapping of frames to texts; got {one!r:.80}")

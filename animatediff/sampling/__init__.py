@@ -4,7 +4,7 @@ from animatediff.errors import Cancelled
 from animatediff.models.residuals import Residuals
 from animatediff.sampling.controls import Control, UNetInputs, active_timesteps
 from animatediff.sampling.free_init import FreeInit, free_init
-from animatediff.sampling.guidance import GuidedClips, guided
+from animatediff.sampling.guidance import GuidedClips
 from animatediff.sampling.loop import clip_noise, denoise, one_generator_each
 from animatediff.sampling.noise import NOISES, draw_noise
 from animatediff.sampling.predict import ClipPredictor, windowed
@@ -30,7 +30,6 @@ __all__ = [
     "denoise",
     "draw_noise",
     "free_init",
-    "guided",
     "make_scheduler",
     "noised",
     "one_generator_each",

@@ -11,7 +11,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.perturbed import PAG
-from animatediff.sampling.predict import ClipPredictor, Predict
+from animatediff.sampling.predict import ClipPredictor
 
 
 @dataclass(kw_only=True)
@@ -62,20 +62,6 @@ class GuidedClips:
         if self.pag is not None:
             out = out + self.pag.at(float(timestep)) * (prompted - parts[-1])
         return rescaled(out, prompted, self.rescale) if guidance and self.rescale else out
-
-
-def guided(predict: Predict, scale: float, rescale: float = 0.0) -> Predict:
-    """Classifier-free guidance (arXiv 2207.12598): negative and positive prompts in one batch, then pushed apart.
-
-    rescale: as in `rescaled`.
-    """
-
-    def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
-        negative, positive = predict(torch.cat([latents, latents]), timestep, frames).chunk(2)
-        result = negative + scale * (positive - negative)
-        return rescaled(result, positive, rescale) if rescale else result
-
-    return call
 
 
 def rescaled(result: Tensor, positive: Tensor, share: float) -> Tensor:

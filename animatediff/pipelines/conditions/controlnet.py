@@ -115,8 +115,8 @@ def acting(call: Arguments, count: int, what: str) -> list[tuple[float, float, f
     Raises UserError for lists of another length, and a start behind the end.
     """
 
-    def each(name: str, otherwise: float | None = None) -> list[float]:
-        value = getattr(call, name)
+    def each(name: str, otherwise: float = 1.0) -> list[float]:
+        value: Any = getattr(call, name)
         value = otherwise if value is None else value
         values = list(value) if isinstance(value, list | tuple) else [value] * count
         if len(values) != count:

@@ -63,7 +63,8 @@ class SparseCtrlCondition(Condition):
             given, indices = [*listed, *shown.values()], [*indices, *shown]
         if encoder is None:
             raise UserError(
-                "conditioning_frames are given, but no SparseCtrl encoder that reads them; call load_sparsectrl"
+                "conditioning_frames are given, but no SparseCtrl encoder that reads them; call load_sparsectrl, or "
+                "load_controlnet for ControlNets"
             )
         (start, end, scale), *_ = acting(call, 1, "one SparseCtrl encoder")
         return cls(
