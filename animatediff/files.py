@@ -5,6 +5,7 @@ What is written stands under another name beside its place until it is complete,
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -40,6 +41,12 @@ class Roots:
 HERE = Roots()
 """Those of the working directory, and of a source checkout."""
 
+_COMMENT = r"//[^\n]*|#[^\n]*|/\*.*?\*/"
+_BESIDE_VALUES = re.compile(
+    rf'"(?:\\.|[^"\\])*"|(?P<comment>{_COMMENT})|(?P<comma>,(?=(?:\s|{_COMMENT})*[}}\]]))', re.DOTALL
+)
+"""In a JSON text: strings, which stay as they are, and what people write beside values: comments, trailing commas."""
+
 OF_TEXTS = ("prompt", "prompt_travel", "prompt_map")
 """Keys that hold texts at frames: a frame given twice there is a mistake as well."""
 
@@ -58,7 +65,9 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > 1 << 24:
             raise UserError(f"{path}: is larger than 16 MB, this is no configuration file")
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is no text file (byte {error.start} is no UTF-8)") from error
     except OSError as error:
@@ -104,7 +113,10 @@ def _collect_lines(node: yaml.Node | None, path: tuple[Any, ...], lines: Lines, 
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Plain values of a JSON text. Raises UserError for anything else, and for a key given twice."""
+    """Plain values of a JSON text; comments (`#`, `//`, `/* */`) and commas before a bracket are passed over.
+
+    Raises UserError for anything else, and for a key given twice.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -115,34 +127,51 @@ def parse_json(text: str, where: str) -> Any:
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=once)
+        try:
+            return json.loads(text, object_pairs_hook=once)
+        except json.JSONDecodeError:
+            return json.loads(_plain_json(text), object_pairs_hook=once)
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: is not valid JSON ({error})") from error
+        hint = "; write / or \\\\ in paths" if "escape" in str(error) else ""
+        raise UserError(f"{where}: is not valid JSON ({error}{hint})") from error
+
+
+def _plain_json(text: str) -> str:
+    """A JSON text without comments and trailing commas, each line where it was."""
+    return _BESIDE_VALUES.sub(
+        lambda found: "\n" * found[0].count("\n") if found["comment"] or found["comma"] else found[0], text
+    )
 
 
 def find(name: str, folders: Sequence[Path], kind: str = "", roots: Roots = HERE) -> str:
     """The existing file or folder that `name` means, or `name` itself (a hub id, or missing: whoever opens it says so).
 
     Relative names are tried in `folders` and in `roots.files`; and, where `kind` is a folder of `roots.models`, also
-    there under the last part of the name.
+    there under the last part of the name. Names written on Windows, with backslashes, are the same with slashes.
     """
-    try:
-        path = Path(name).expanduser()
-        if path.is_absolute():
-            return str(path)
-        for folder in (*folders, *roots.files):
-            if (folder / path).exists():
-                return str(folder / path)
-        if kind and path.suffix:
-            for models in roots.models:
-                candidate = models / kind / path.name
-                if candidate.is_file():
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        try:
+            path = Path(spelling).expanduser()
+            if path.is_absolute() and (spelling == name or path.exists()):
+                return str(path)
+            for candidate in _candidates(path, folders, kind, roots):
+                if candidate.exists():
                     return str(candidate)
-    except (OSError, ValueError, RuntimeError):  # too long, a null byte, an unknown home: no such file, then
-        pass
+        except (OSError, ValueError, RuntimeError):  # too long, a null byte, an unknown home: no such file, then
+            continue
     return name
+
+
+def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) -> Iterator[Path]:
+    """Places of a relative name, in the order in which they are tried."""
+    for folder in (*folders, *roots.files):
+        yield folder / path
+        if ".." in path.parts:  # out of a folder that need not be there
+            yield Path(os.path.normpath(folder / path))
+    if kind and path.suffix:
+        yield from (place for models in roots.models if (place := models / kind / path.name).is_file())
 
 
 def write_error(path: Path, error: BaseException) -> UserError:

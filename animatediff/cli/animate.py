@@ -111,18 +111,19 @@ def run(
     if config and result:
         raise UserError("--config and --from both say what to render; give one of them")
     values = resolve(values, roots=HERE)
-    if config:
-        requests = load_config(config, values, pretrained_model_path=pretrained_model_path, roots=HERE)
-    elif result:
-        requests = [load_result(result, values, roots=HERE)]
-    elif "prompt" in values or "prompt_travel" in values:
-        requests = [build_request(values)]
-    else:
-        raise UserError(
-            'nothing to render: give a prompt, as in `animatediff animate "a fox moving right"`, or --config'
-        )
-
     from animatediff.cli.progress import messages, progress_bar
+
+    with messages(quiet):
+        if config:
+            requests = load_config(config, values, pretrained_model_path=pretrained_model_path, roots=HERE)
+        elif result:
+            requests = [load_result(result, values, roots=HERE)]
+        elif "prompt" in values or "prompt_travel" in values:
+            requests = [build_request(values)]
+        else:
+            raise UserError(
+                'nothing to render: give a prompt, as in `animatediff animate "a fox moving right"`, or --config'
+            )
 
     with messages(quiet), progress_bar(quiet) as on_progress:
         # imported here: it is seconds, and mistakes in the settings are told before

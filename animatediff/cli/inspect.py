@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Annotated, Any
 
 import typer
 
-from animatediff.cli.errors import reports_errors
-from animatediff.errors import renamed
-
-FLAGS = {
-    "motion_module": "--motion-module",
-    "motion_loras": "--motion-lora",
-    "domain_adapter": "--domain-adapter",
-    "loras": "--lora",
-    "model": "--model",
-    "vae": "--vae",
-    "embeddings": "--embedding",
-    "sparsectrl": "--sparsectrl",
-    "controlnet": "--controlnet",
-    "family": "--family",
-}
-"""Settings that evidence, notes and advice name -> flags of `animatediff animate`."""
+from animatediff.cli.errors import USER_ERROR, reports_errors
+from animatediff.errors import UserError, printable, renamed
 
 
 @reports_errors
@@ -29,19 +17,29 @@ def inspect(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Weight files or diffusers folders.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a file.")] = False,
 ) -> None:
-    """Say what weight files are: kind, family, evidence, size, keys, recommended settings."""
+    """Say what weight files are: kind, family, evidence, size, keys, what to do with them, recommended settings.
+
+    A file that cannot be read is reported in its place, and the others are shown; the exit code is then 2.
+    """
+    from animatediff.render.options import FLAGS
     from animatediff.weights.inspect import describe
 
-    described = [describe(file) for file in files]  # all of them before the first line is printed
-    if as_json:
-        import json
-
-        for facts in described:
+    failed = False
+    for file in files:
+        try:
+            facts = describe(file)
+        except (UserError, OSError) as error:
+            failed = True
+            facts = {"file": file, "error": str(error) if isinstance(error, UserError) else f"{file}: {error}"}
+            sys.stdout.flush()
+            print(f"animatediff: {renamed(facts['error'], FLAGS)}", file=sys.stderr)
+        if as_json:
             print(renamed(json.dumps(facts, indent=2, default=str), FLAGS))
-        return
-    for facts in described:
-        for line in _lines(facts):
-            print(renamed(line, FLAGS))
+        elif "error" not in facts:
+            for line in _lines(facts):
+                print(printable(renamed(line, FLAGS)))  # keys and metadata may hold escape sequences
+    if failed:
+        raise typer.Exit(USER_ERROR)
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
@@ -53,8 +51,14 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict):
             lines += [name.rstrip(), *_lines(value, indent + "  ")]
         elif isinstance(value, (list, tuple)):
-            texts = [str(item) for item in value] or ["none"]
+            texts = [_line(item) if isinstance(item, dict) else str(item) for item in value] or ["none"]
             lines += [name + texts[0], *(" " * len(name) + text for text in texts[1:])]
         elif value is not None:
             lines.append(f"{name}{value}")
     return lines
+
+
+def _line(facts: dict[str, Any]) -> str:
+    """One file of a folder: its name, what it is, and what to do with it."""
+    parts = [facts[name] for name in ("error", "what", "what_to_do") if name in facts]
+    return f"{facts['file']}: {'; '.join(parts)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.media.decode import address, open_container
 
 CODECS = {"mp4": "aac", "webm": "libopus"}
 RATE = 48_000
@@ -31,7 +32,7 @@ def add_sound(video: Path, container: str, sound: Sound, target: Path) -> None:
     from av.error import FFmpegError
 
     options = {"movflags": "+faststart"} if container == "mp4" else {}
-    with av.open(str(video)) as source, av.open(str(target), "w", format=container, options=options) as output:
+    with av.open(address(video)) as source, av.open(address(target), "w", format=container, options=options) as output:
         shown: Any = source.streams.video[0]
         stream: Any = output.add_stream_from_template(shown)
         voice: Any = output.add_stream(CODECS[container], rate=RATE, layout="stereo")
@@ -57,7 +58,7 @@ def _encoded(sound: Sound, voice: Any, duration: float) -> list[Any]:
 
     resampler = av.AudioResampler(format=voice.codec_context.format, layout="stereo", rate=RATE)
     left, position, packets = round(duration * RATE), 0, []
-    with av.open(str(sound.path), options={"protocol_whitelist": "file"}) as source:
+    with open_container(sound.path) as source:
         if not source.streams.audio:
             raise UserError(f"{sound.path}: holds no sound; leave `audio` out")
         stream = source.streams.audio[0]

@@ -7,20 +7,27 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from animatediff.media.kinds import BadMedia, reason, sniff
+from animatediff.media.colors import is_hdr, rgb_of
+from animatediff.media.kinds import BadMedia, head_of, reason, sniff, stated_size
+from animatediff.media.reader import Reader
+from animatediff.media.timing import DEFAULT_FPS
 
 COUNTED = {"vp8", "avi"}
 """VP8 packets may hold no image to show (alternate references), and AVI files tell no presentation times: the frames
 of these are found by decoding from the start."""
+RAW = {"h264", "hevc", "vvc", "m4v", "mpegvideo", "obu", "mjpeg", "vc1", "dirac", "cavsvideo"}
+"""Streams without a container, which tell no times at all and cannot be searched."""
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Codecs -> the decoders that give their transparency; FFmpeg's own leave it out."""
 
-DEFAULT_FPS = 8
-"""Of a file that does not say."""
+HDR = "is in high dynamic range (HDR); its highlights are brought to standard range"
+INTERLACED = "is interlaced: edges that move have combs; deinterlace it first, as by `ffmpeg -i IN -vf bwdif OUT`"
 
 
 @dataclass(frozen=True)
@@ -31,34 +38,50 @@ class Timeline:
     """Presentation times, ascending, in ticks of the stream."""
     keys: tuple[int, ...]
     """Presentation times of the keyframes, from which decoding can begin."""
+    end: int
+    """Time at which the last frame ends; that of the last frame itself where the file does not say."""
 
 
-class VideoFile:
+def address(path: str | Path) -> str:
+    """A path as FFmpeg takes it: a colon in it begins no protocol."""
+    return f"file:{path}"
+
+
+def open_container(source: str | Path | bytes) -> Any:
+    """Open a media file with PyAV. Raises BadMedia for what is none."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        if isinstance(source, bytes):
+            return av.open(io.BytesIO(source))
+        # A playlist named .mp4 must not make us fetch things.
+        return av.open(address(source), options={"protocol_whitelist": "file"})
+    except (FFmpegError, OSError, ValueError) as error:
+        raise BadMedia(sniff(source) or f"cannot be opened as a video ({reason(error)})") from error
+
+
+class VideoFile(Reader):
     """An open video whose frames are read by their number. A context; `source` is a path or the bytes of a file.
 
     Raises BadMedia, at once or while reading, for whatever is no video or cannot be decoded.
     """
 
     def __init__(self, source: str | Path | bytes) -> None:
-        import av
-        from av.error import FFmpegError
-
+        super().__init__()
+        self._source = source
         self._timeline: Timeline | None = None
+        self._counted: list[float] | None = None
+        self._open()
         try:
-            if isinstance(source, bytes):
-                self._container: Any = av.open(io.BytesIO(source))
-            else:
-                # A playlist named .mp4 must not make us fetch things.
-                self._container = av.open(str(source), options={"protocol_whitelist": "file"})
-        except (FFmpegError, OSError, ValueError) as error:
-            raise BadMedia(sniff(source) or f"cannot be opened as a video ({reason(error)})") from error
-        try:
-            if not self._container.streams.video:
-                raise BadMedia("holds no video")
-            self._stream = self._container.streams.video[0]
-            self._stream.codec_context.thread_count = 1  # loader workers are the parallelism
+            self._check_size()
+            self._raw = self._container.format.name in RAW
+            self.has_audio = bool(self._container.streams.audio)
+            # of a raw stream the average is a guess of FFmpeg's, and the other is what its header says
+            rates = (self._stream.average_rate, self._stream.guessed_rate)
+            self.fps = float(next((rate for rate in rates[:: -1 if self._raw else 1] if rate), DEFAULT_FPS))
             with _decoding("cannot be read as a video"):
-                if not COUNTED & {self._stream.codec_context.name, self._container.format.name}:
+                if not self._raw and not COUNTED & {self._stream.codec_context.name, self._container.format.name}:
                     self._timeline = self._scan()
                 self.num_frames = len(self._timeline.times) if self._timeline else self._count()
             if not self.num_frames:
@@ -67,12 +90,23 @@ class VideoFile:
             self._container.close()
             raise
 
-    def __enter__(self) -> VideoFile:
-        return self
+    def _open(self) -> None:
+        self._container = open_container(self._source)
+        streams = self._container.streams.video
+        if not streams:
+            self._container.close()
+            raise BadMedia("holds no video")
+        # the cover of a song or a film is a video stream as well
+        self._stream: Any = next((s for s in streams if not _is_cover(s)), streams[0])
+        self._stream.codec_context.thread_count = 1  # loader workers are the parallelism
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _check_size(self) -> None:
+        stated = stated_size(head_of(self._source))
+        size = len(self._source) if isinstance(self._source, bytes) else Path(self._source).stat().st_size
+        if stated and size < stated:
+            raise BadMedia(f"ends early: {size} of {stated} bytes are there")
+
+    def close(self) -> None:
         self._container.close()
 
     def _scan(self) -> Timeline | None:
@@ -80,8 +114,10 @@ class VideoFile:
         times: list[int] = []
         keys: list[int] = []
         count = 0
+        whole = True
         for packet in self._container.demux(self._stream):
             count += packet.size > 0
+            whole = whole and not packet.is_discard
             if packet.size == 0 or packet.is_discard:  # the end of the stream; frames that an edit list cuts away
                 continue
             if packet.pts is None:
@@ -93,40 +129,48 @@ class VideoFile:
             raise BadMedia(f"ends early: {count} of {self._stream.frames} frames are there")
         if len(set(times)) < len(times) or not keys:
             return None
-        return Timeline(tuple(sorted(times)), tuple(sorted(keys)))
-
-    def _rewind(self) -> None:
-        """Go to the first frame."""
-        self._container.seek(0, backward=True, any_frame=False)
+        times.sort()
+        duration = self._stream.duration if whole else None  # that of a packet is until the next one in decoding order
+        end = max(times[-1], times[0] + (duration or 0))
+        return Timeline(tuple(times), tuple(sorted(keys)), end)
 
     def _count(self) -> int:
-        self._rewind()
-        return sum(1 for _ in self._container.decode(self._stream))
+        """Decode all frames, and keep their times where every frame has one."""
+        times = [frame.time for frame in self._from_the_start()]
+        known = [time for time in times if time is not None]
+        if not self._raw and len(known) == len(times) and all(a < b for a, b in pairwise(known)):
+            self._counted = [time - known[0] for time in known]
+        return len(times)
 
-    @property
-    def fps(self) -> float:
-        """Frames per second, on average."""
-        return float(self._stream.average_rate or self._stream.guessed_rate or DEFAULT_FPS)
+    def _from_the_start(self) -> Iterator[Any]:
+        """All frames. The file is opened anew: not every format can be searched."""
+        self._container.close()
+        self._open()
+        yield from self._decode()
 
-    @property
-    def has_audio(self) -> bool:
-        """Whether there is sound."""
-        return bool(self._container.streams.audio)
+    def _decode(self) -> Iterator[Any]:
+        name = self._stream.codec_context.name
+        clear = any(key.lower() == "alpha_mode" and value == "1" for key, value in self._stream.metadata.items())
+        if not clear or name not in WITH_ALPHA:
+            yield from self._container.decode(self._stream)
+            return
+        import av
+
+        decoder: Any = av.CodecContext.create(WITH_ALPHA[name], "r")
+        for packet in self._container.demux(self._stream):
+            yield from decoder.decode(packet if packet.size else None)
 
     def times(self) -> list[float]:
-        """Time of each frame, in seconds after the first one."""
         if self._timeline is None:
-            return [index / self.fps for index in range(self.num_frames)]
+            return self._counted or [index / self.fps for index in range(self.num_frames)]
         first = self._timeline.times[0]
         return [float((time - first) * self._stream.time_base) for time in self._timeline.times]
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """The frames of these numbers, in this order: uint8 RGB (f, h, w, 3), upright as the file says."""
-        found = dict(self.each(indices))
-        return np.stack([found[index] for index in indices])
+    def end(self) -> float:
+        last = (self._timeline.end - self._timeline.times[-1]) * self._stream.time_base if self._timeline else 0
+        return self.times()[-1] + (float(last) or 1 / self.fps)
 
     def each(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """The number and the image of these frames one after another, as they come: uint8 RGB (h, w, 3)."""
         if not indices or min(indices) < 0 or max(indices) >= self.num_frames:
             raise ValueError(f"frames {list(indices)} of a video of {self.num_frames}")
         missing = set(indices)
@@ -134,33 +178,43 @@ class VideoFile:
             for read in (self._read_by_time, self._read_by_count):
                 if missing and (self._timeline or read == self._read_by_count):
                     # by counting: a format that cannot be searched, or a damaged file
-                    for index, image in read(sorted(missing)):
+                    for index, frame in read(sorted(missing)):
                         missing.discard(index)
-                        yield index, image
+                        yield index, self._image(frame)
         if missing:
             raise BadMedia(f"frame {min(missing)} of {self.num_frames} cannot be decoded")
 
-    def _read_by_time(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _read_by_time(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
         assert self._timeline is not None
         times = self._timeline.times
         wanted = {times[index]: index for index in indices}
         first, last = min(wanted), max(wanted)
         start = max(bisect_right(self._timeline.keys, first) - 1, 0)
         self._container.seek(self._timeline.keys[start], stream=self._stream, backward=True, any_frame=False)
-        for frame in self._container.decode(self._stream):
+        for frame in self._decode():
             if frame.pts in wanted:
-                yield wanted[frame.pts], _image(frame)
+                yield wanted[frame.pts], frame
             if frame.pts is not None and frame.pts >= last:
                 break
 
-    def _read_by_count(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        self._rewind()
+    def _read_by_count(self, indices: Sequence[int]) -> Iterator[tuple[int, Any]]:
         wanted, last = set(indices), max(indices)
-        for index, frame in enumerate(self._container.decode(self._stream)):
+        for index, frame in enumerate(self._from_the_start()):
             if index in wanted:
-                yield index, _image(frame)
+                yield index, frame
             if index == last:
                 break
+
+    def _image(self, frame: Any) -> np.ndarray:
+        for found, note in ((is_hdr(frame), HDR), (frame.interlaced_frame, INTERLACED)):
+            if found and note not in self.notes:
+                self.notes.append(note)
+        aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
+        return rgb_of(frame, aspect)
+
+
+def _is_cover(stream: Any) -> bool:
+    return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
 
 
 @contextmanager
@@ -172,10 +226,3 @@ def _decoding(what: str) -> Iterator[None]:
         yield
     except (FFmpegError, OSError, ValueError, MemoryError) as error:
         raise BadMedia(f"{what} ({reason(error)})") from error
-
-
-def _image(frame: Any) -> np.ndarray:
-    """One decoded frame as uint8 RGB (h, w, 3), turned upright."""
-    image = frame.reformat(format="rgb24", threads=1).to_ndarray()
-    # Telephones store images as the sensor lies, and how far to turn them anticlockwise.
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image

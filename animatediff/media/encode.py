@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from animatediff.media.decode import address
+
 CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
 
 BT709 = 1
@@ -33,7 +35,7 @@ class CodecEncoder:
         height, width = size
         self._odd = (height % 2, width % 2) if container == "mp4" else (0, 0)
         options = {"movflags": "+faststart"} if container == "mp4" else {}
-        self._output: Any = av.open(str(path), "w", format=container, options=options)
+        self._output: Any = av.open(address(path), "w", format=container, options=options)
         self._output.metadata["comment"] = text
         self._stream = self._output.add_stream(CODECS[container], rate=fps)
         context = self._stream.codec_context

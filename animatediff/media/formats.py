@@ -18,6 +18,10 @@ FORMATS = {
 FOLDER = "folder"
 """A folder of numbered PNG files."""
 
+FASTEST = {"gif": 50, "webp": 90, "apng": 90}
+"""Frames per second, by format: browsers play frames of 10 ms and less as if they lasted 100 ms, and GIF counts in
+hundredths of a second."""
+
 METADATA_KEY = "animatediff"
 """Keyword of the text chunk that holds the request in PNG files."""
 
@@ -45,6 +49,11 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     if not 0 < fps <= 240:
         raise UserError(f"fps={fps}: expected more than 0 and at most 240 frames per second")
     return Fraction(fps).limit_denominator(1001)
+
+
+def shown_rate(video_format: str, fps: Fraction) -> Fraction:
+    """The most frames per second, up to `fps`, that players of the format show at their speed."""
+    return min(fps, Fraction(FASTEST.get(video_format, fps)))
 
 
 def check_quality(quality: int) -> int:

@@ -12,30 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
+from animatediff.media.pixels import on_white
+from animatediff.media.stills import open_image
 
 Resize = Literal["crop", "pad", "stretch"]
 RESIZES: tuple[Resize, ...] = ("crop", "pad", "stretch")
 
 LATENT_CHANNELS = 4
 """A tensor of so many channels is taken as latents, not as an image."""
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Open an image file, RGB, upright, transparent pixels white. Raises UserError if there is none."""
-    from PIL import ImageOps
-
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected an image")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return on_white(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected an image (png, jpg, webp, ...)") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "it is no image, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise UserError(f"{path}: cannot be read as an image ({reason})") from error
 
 
 def as_image(given: Any, setting: str = "image") -> Image.Image:
@@ -64,15 +48,6 @@ def as_image(given: Any, setting: str = "image") -> Image.Image:
             raise UserError(f"`{setting}`: images are in 0..1, this goes from {pixels.min():.3g} to {pixels.max():.3g}")
         pixels = (pixels.clip(0, 1) * 255).round()
     return on_white(Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8))))
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """The image in RGB, white where it was transparent."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -3,110 +3,74 @@
 from __future__ import annotations
 
 import json
-from fractions import Fraction
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from animatediff.errors import UserError
-from animatediff.files import FRAME_NAME
 from animatediff.media.animated import EXIF_IFD, USER_COMMENT
+from animatediff.media.decode import open_container
+from animatediff.media.folder import images_in
 from animatediff.media.formats import METADATA_KEY
+from animatediff.media.kinds import BadMedia, head_of, is_heic, is_image
+from animatediff.media.open import open_media
+from animatediff.media.reader import Reader
+from animatediff.media.stills import opened, reading
+from animatediff.media.timing import Steady
 
-
-def _frame_files(folder: Path) -> list[Path]:
-    files = sorted((f for f in folder.iterdir() if FRAME_NAME.fullmatch(f.name)), key=lambda f: int(f.stem))
-    if not files:
-        raise UserError(f"{folder}: no numbered frames (00000.png, 00001.png, ...) in this folder")
-    return files
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in (".gif", ".webp", ".png", ".apng")
-
-
-def _check(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
+logger = logging.getLogger(__name__)
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
-    """All frames of a video, an animated image or a folder of frames: uint8 (f, h, w, 3), and frames per second.
+    """All frames of a video, an animated image or a folder of images: uint8 (f, h, w, 3), and frames per second.
 
-    Where an image file holds frames of unequal length, each is repeated so that the frame rate is constant.
-    Raises UserError for a file that is missing or no video.
+    Upright, on white, in square pixels. Where frames are shown unequally long, they are taken by time at a constant
+    rate. Raises UserError for a file that is missing, damaged or no video, and for images of different sizes.
     """
     path = Path(path)
-    _check(path)
-    if path.is_dir():
-        return _read_folder(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    what = "{}" if path.is_dir() else "cannot be read as a video ({})"
+    with naming(path, what), open_media(path) as reader:
+        steady = reader.steady()
+        frames: np.ndarray | None = None
+        for index, image in reader.each(sorted(set(steady.indices))):
+            if frames is None:
+                frames = np.empty((len(steady.indices), *image.shape), np.uint8)
+            if image.shape != frames.shape[1:]:
+                sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (frames.shape[1:], image.shape))
+                raise BadMedia(f"{reader.name(index)}: not of the size of the first frame ({sizes})")
+            frames[np.asarray(steady.indices) == index] = image
+        assert frames is not None, "readers have frames"
+        say(path, reader, steady)
+        return frames, steady.fps
+
+
+@contextmanager
+def naming(path: Path, what: str = "{}") -> Iterator[None]:
+    """Put the file's name before messages about it, which stand in place of the braces in `what`."""
     try:
-        return _read_image(path) if _is_image(path) else _read_stream(path)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow calls a broken PNG a syntax error
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: cannot be read as a video ({error})") from error
+        yield
+    except BadMedia as error:
+        raise UserError(f"{path}: {what.format(error)}") from error
 
 
-def _read_folder(folder: Path) -> tuple[np.ndarray, float]:
-    frames, rate = [], Fraction(8)
-    for file in _frame_files(folder):
-        try:
-            with Image.open(file) as image:
-                if not frames:
-                    rate = Fraction(image.info.get("fps", "8"))
-                frames.append(np.asarray(image.convert("RGB")))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{file}: cannot be read as an image ({error})") from error
-        if frames[-1].shape != frames[0].shape:
-            sizes = " and ".join(f"{frame.shape[1]}x{frame.shape[0]}" for frame in (frames[0], frames[-1]))
-            raise UserError(f"{file}: not of the size of the first frame ({sizes})")
-    return np.stack(frames), float(rate)
-
-
-def _read_image(path: Path) -> tuple[np.ndarray, float]:
-    frames, lengths_ms = [], []
-    with Image.open(path) as image:
-        for index in range(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            image.load()  # WebP tells the length of a frame only once it is decoded
-            frames.append(np.asarray(image.convert("RGB")))
-            lengths_ms.append(float(image.info.get("duration", 0)))
-    total = sum(lengths_ms)
-    if total <= 0:
-        return np.stack(frames), 8.0
-    shortest = min(length for length in lengths_ms if length > 0)
-    repeats = [max(1, round(length / shortest)) for length in lengths_ms]
-    unit = total / sum(repeats)
-    if any(abs(length - n * unit) > 10 for length, n in zip(lengths_ms, repeats, strict=True)):
-        repeats = [1] * len(frames)  # no common length: keep the frames as they are, at their mean rate
-    count = sum(repeats)
-    fps = count * 1000 / total
-    # lengths are rounded to the format's ticks: a whole rate that explains the total is the one that was meant
-    tick_ms = 10 if path.suffix.lower() == ".gif" else 1
-    if round(fps) and abs(count * 1000 / round(fps) - total) <= tick_ms / 2:
-        fps = float(round(fps))
-    return np.repeat(np.stack(frames), repeats, axis=0), fps
-
-
-def _read_stream(path: Path) -> tuple[np.ndarray, float]:
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UserError(f"{path}: holds no video")
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-            rate = stream.average_rate or stream.guessed_rate or Fraction(8)
-    except FFmpegError as error:
-        raise UserError(f"{path}: cannot be read as a video ({error.strerror})") from error
-    if not frames:
-        raise UserError(f"{path}: holds no frames")
-    return np.stack(frames), float(rate)
+def say(path: Path, reader: Reader, steady: Steady | None = None) -> None:
+    """Warn of what is to be known of a file from which frames were read."""
+    for note in reader.notes:
+        logger.warning("%s: %s", path, note)
+    if steady is not None and steady.num_left_out:
+        logger.warning(
+            "%s: its frames are shown unequally long; taken at %.3g a second, %d of %d are left out",
+            path,
+            steady.fps,
+            steady.num_left_out,
+            reader.num_frames,
+        )
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -115,13 +79,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises UserError for a file that is missing or cannot be opened.
     """
     path = Path(path)
-    _check(path)
     if path.is_dir():
-        path = _frame_files(path)[0]
-    try:
-        text = _image_text(path) if _is_image(path) else _stream_text(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as a video or an image ({error})") from error
+        files = images_in(path)
+        if not files:
+            raise UserError(f"{path}: no images in this folder")
+        path = files[0]
+    with naming(path):
+        head = head_of(path)
+        text = "" if is_heic(head) else _image_text(path) if is_image(head) else _stream_text(path)
     try:
         content = json.loads(text)
     except ValueError:  # a comment by another program
@@ -130,7 +95,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def _image_text(path: Path) -> str:
-    with Image.open(path) as image:
+    with opened(path) as image, reading(path):
         if image.format == "WEBP":
             comment = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
             return comment[8:].decode("ascii", "replace") if isinstance(comment, bytes) else ""
@@ -139,12 +104,6 @@ def _image_text(path: Path) -> str:
 
 
 def _stream_text(path: Path) -> str:
-    import av
-    from av.error import FFmpegError
-
-    try:
-        with av.open(str(path)) as container:
-            tags = {key.lower(): value for key, value in container.metadata.items()}
-    except FFmpegError as error:
-        raise ValueError(error.strerror) from error
+    with open_container(path) as container:
+        tags = {key.lower(): value for key, value in container.metadata.items()}
     return tags.get("comment", "")

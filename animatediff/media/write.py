@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -19,7 +20,9 @@ from animatediff.media.animated import AfterFrame, ApngEncoder, FolderEncoder, G
 from animatediff.media.audio import CODECS as SOUND_CODECS
 from animatediff.media.audio import Sound, add_sound
 from animatediff.media.encode import CodecEncoder
-from animatediff.media.formats import FOLDER, check_quality, format_of, frame_rate
+from animatediff.media.formats import FOLDER, check_quality, format_of, frame_rate, shown_rate
+
+logger = logging.getLogger(__name__)
 
 Encoder = CodecEncoder | GifEncoder | WebpEncoder | ApngEncoder | FolderEncoder
 
@@ -81,7 +84,17 @@ class VideoWriter:
         if sound is not None:
             check_takes_sound(path)
         self._sound = sound
-        self._fps = frame_rate(fps)
+        self._wanted_fps = frame_rate(fps)
+        self._fps = shown_rate(self._format, self._wanted_fps)
+        if self._fps < self._wanted_fps:
+            logger.warning(
+                "%s: browsers play frames of 10 ms and less at a tenth of their speed, so of %g frames a second %d are "
+                "written and the others left out; .mp4 and .webm hold all",
+                path,
+                self._wanted_fps,
+                self._fps,
+            )
+        self._given = self._kept = 0
         self._quality = check_quality(quality)
         if not 0 <= loop < 65536:
             raise UserError(f"loop={loop}: expected 0 (for ever) to 65535 times")
@@ -111,7 +124,11 @@ class VideoWriter:
             if frame.shape[:2] != self._size:
                 raise ValueError(f"all frames must have one size: first {self._size}, now {frame.shape[:2]}")
             assert self._encoder is not None
-            self._encode(functools.partial(self._encoder.add, frame))
+            self._given += 1
+            # as many as the time that has passed holds, so that the clip keeps its speed
+            if self._kept < max(1, round(self._given * self._fps / self._wanted_fps)):
+                self._encode(functools.partial(self._encoder.add, frame))
+                self._kept += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:

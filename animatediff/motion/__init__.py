@@ -26,7 +26,7 @@ import warnings
 from typing import Any
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, MotionNumerics
-from animatediff.motion.attach import Attachment, attach, detach, frames_of, norms_over_frames
+from animatediff.motion.attach import Attachment, attach, attachment_of, detach, frames_of, norms_over_frames, remember
 from animatediff.motion.module import FrameContext, MotionModule, frame_positions
 from animatediff.motion.windows import BLENDS, Window, closed_windows, plan_windows, uniform_windows, window_weights
 
@@ -40,12 +40,14 @@ __all__ = [
     "MotionNumerics",
     "Window",
     "attach",
+    "attachment_of",
     "closed_windows",
     "detach",
     "frame_positions",
     "frames_of",
     "norms_over_frames",
     "plan_windows",
+    "remember",
     "uniform_windows",
     "window_weights",
 ]

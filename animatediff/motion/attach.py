@@ -30,6 +30,9 @@ from animatediff.motion.module import FrameContext, MotionModule
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
+_ATTACHMENT = "motion_attachment"
+"""Attribute of a UNet with motion modules in it."""
+
 
 @dataclass(frozen=True)
 class Attachment:
@@ -98,7 +101,14 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
             norm.register_forward_pre_hook(over_frames.pre_hook)
             norm.register_forward_hook(over_frames.hook)
     _reset_compiled()
-    return Attachment(unet, adapter, num_points)
+    return remember(unet, adapter)
+
+
+def remember(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
+    """Note modules as those of `unet`. By itself nothing calls them: enough for checks, which need no weights."""
+    attachment = Attachment(unet, adapter, len(adapter.layout))
+    setattr(unet, _ATTACHMENT, attachment)
+    return attachment
 
 
 def detach(unet: UNet2DConditionModel) -> None:
@@ -113,12 +123,19 @@ def detach(unet: UNet2DConditionModel) -> None:
     for block in _blocks(unet):
         if hasattr(block, "motion_modules"):
             del block.motion_modules
+    if hasattr(unet, _ATTACHMENT):
+        delattr(unet, _ATTACHMENT)
     _reset_compiled()
 
 
 def is_attached(unet: UNet2DConditionModel) -> bool:
     """Whether `unet` has motion modules in it."""
     return any(hasattr(block, "motion_modules") for block in _blocks(unet))
+
+
+def attachment_of(unet: UNet2DConditionModel) -> Attachment | None:
+    """The motion modules in `unet`, whoever put them there; None where there are none."""
+    return getattr(unet, _ATTACHMENT, None)
 
 
 def frames_of(unet: UNet2DConditionModel) -> FrameContext:

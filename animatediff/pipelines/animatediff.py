@@ -17,15 +17,17 @@ from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
 from animatediff.pipelines.extras import check_masks, loras_times, on_unet
-from animatediff.pipelines.job import Job
+from animatediff.pipelines.habits import Habits
+from animatediff.pipelines.job import Job, schedule_of
+from animatediff.pipelines.loading import Loading
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
-from animatediff.pipelines.parts import LoadedParts, guidance_width
+from animatediff.pipelines.parts import guidance_width
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.subjects import warn_of_no_effect
 from animatediff.pipelines.upscale import enlarged, tiling
 from animatediff.pipelines.vae import decode_images, wide_enough
-from animatediff.sampling import ClipPredictor, GuidedClips, Schedule, free_init, windowed
+from animatediff.sampling import ClipPredictor, GuidedClips, free_init, windowed
 from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.predict import Predict
 from animatediff.sampling.sample import ClipSampler
@@ -53,7 +55,7 @@ def _takes(arguments: Callable[P, Arguments]) -> Callable[[Callable[..., Any]], 
     return decorate
 
 
-class AnimateDiffPipeline(CallState, LoadedParts):
+class AnimateDiffPipeline(CallState, Loading, Habits):
     """Text to animation with any Stable Diffusion 1.x, 2.x or SDXL model.
 
     `base` is the `StableDiffusionPipeline` or `StableDiffusionXLPipeline` that is animated; its other methods
@@ -90,6 +92,11 @@ class AnimateDiffPipeline(CallState, LoadedParts):
         """
         return self._job(call)
 
+    @_takes(Arguments)
+    def check(self, call: Arguments) -> None:
+        """Check the arguments of a call as `job` does, without a word. Raises UserError as the call does."""
+        Job.of(call, self)
+
     def _job(self, call: Arguments) -> Job:
         job = Job.of(call, self)
         check_tensor_inputs(call.callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
@@ -113,17 +120,8 @@ class AnimateDiffPipeline(CallState, LoadedParts):
         device, call = self.base._execution_device, job.call
         noise = job.draw() if call.latents is None else call.latents
         scheduler: Any = self.base.scheduler
-        schedule = Schedule(
-            scheduler=scheduler,
-            num_steps=job.steps,
-            device=device,
-            strength=job.strength,
-            exactly=call.enforce_inference_steps,
-            end=call.denoising_end or 1.0,
-            own_timesteps=call.timesteps,
-            own_sigmas=call.sigmas,
-            steps_of=partial(job.free_init.steps, job.steps),
-        )
+        steps_of = partial(job.free_init.steps, job.steps)
+        schedule = schedule_of(call, scheduler, job.steps, job.strength, device, steps_of=steps_of)
         total_steps = schedule.total(job.free_init.iterations)
         self._begin(job, total_steps)
         groups = self._conditionings(job, device)
@@ -177,9 +175,13 @@ class AnimateDiffPipeline(CallState, LoadedParts):
                 stopped=lambda: self.interrupt,
             )
         if not latents.isfinite().all():
-            raise UserError(
-                f"the latents are not finite: {self.unet.dtype} is too narrow for this model; use float32 or bfloat16"
+            reason = (
+                f"{self.unet.dtype} is too narrow for this model; use float32 or bfloat16"
+                if self.unet.dtype == torch.float16
+                else "weights of the model or of what is added to it are not finite, or act too strongly; leave out "
+                "LoRAs and other additions one by one"
             )
+            raise UserError(f"the latents are not finite: {reason}")
         return latents
 
     def _conditionings(self, job: Job, device: torch.device) -> list[Conditioning]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from animatediff.pipelines.parts import LoadedParts, check_parts, guidance_width
 from animatediff.pipelines.texts import Texts
 from animatediff.pipelines.upscale import check_upscale
 from animatediff.pipelines.windows import ContextWindows
-from animatediff.sampling import FreeInit, draw_noise, one_generator_each
+from animatediff.sampling import FreeInit, Schedule, draw_noise, one_generator_each
 from animatediff.sampling.perturbed import PAG
 from animatediff.sampling.schedulers import check_scheduler
 
@@ -87,8 +88,10 @@ class Job:
             max_positions=min([motion.adapter.numerics.max_positions, *limits]),
         )
         check_scheduler(parts.base.scheduler, steps, timesteps=call.timesteps, sigmas=call.sigmas)
+        strength = _strength(call, conditions)
+        schedule_of(call, copy.deepcopy(parts.base.scheduler), steps, strength, "cpu").begin()
         _check_latents(call, clip)
-        check_upscale(call, steps)
+        check_upscale(call, steps, parts.base.scheduler)
         lora_factor, attention = attention_arguments(call, parts.unet)
         scales = torch.tensor(frame_curve(call.motion_scale, clip.num_frames, "motion_scale"))
         return cls(
@@ -110,7 +113,7 @@ class Job:
             steps=steps,
             guidance_scale=defaults.guidance_scale if call.guidance_scale is None else call.guidance_scale,
             guidance_inside=_guidance_inside(call, parts),
-            strength=_strength(call, conditions),
+            strength=strength,
             pag=pag_of(call, parts),
             lora_factor=lora_factor,
             attention=attention,
@@ -183,6 +186,21 @@ def _strength(call: Arguments, conditions: Sequence[Condition]) -> float:
     if call.latents is not None and call.strength is not None:
         return call.strength
     return min((condition.strength for condition in conditions), default=1.0)
+
+
+def schedule_of(call: Arguments, scheduler: Any, steps: int, strength: float, device: Any, **more: Any) -> Schedule:
+    """The timesteps of a call."""
+    return Schedule(
+        scheduler=scheduler,
+        num_steps=steps,
+        device=device,
+        strength=strength,
+        exactly=call.enforce_inference_steps,
+        end=call.denoising_end or 1.0,
+        own_timesteps=call.timesteps,
+        own_sigmas=call.sigmas,
+        **more,
+    )
 
 
 def _of_latents(call: Arguments, factor: int) -> Suggestion | None:

@@ -8,20 +8,20 @@ this module costs little more than importing torch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from animatediff.errors import UserError
-from animatediff.motion import Attachment, MotionAdapter, attach
+from animatediff.errors import UserError, unknown
+from animatediff.motion import Attachment, MotionAdapter, attach, attachment_of, remember
 from animatediff.moved import warn_once
 from animatediff.pipelines.output import Defaults
-from animatediff.pipelines.precision import as_dtype, default_device
+from animatediff.pipelines.precision import as_dtype
 from animatediff.pipelines.scheduler import SamplerChoice
 from animatediff.pipelines.supported import check_unet, check_vae
 from animatediff.prompts.words import spell_out
+from animatediff.weights.lora.load import uncompiled
 from animatediff.weights.silence import quiet_loading
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 FPS = 8.0
 # Parts of the image pipeline that may be exchanged, as in diffusers: `pipe.scheduler = ...`.
 _PARTS = ("unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+BASE_PARTS = (*_PARTS, "feature_extractor", "image_encoder")
+"""Parts of the image pipelines that are animated, less those that only stills have."""
+_FAMILY = "family"
+"""Attribute of motion modules in a pipeline: their family."""
 
 
 class LoadedParts:
@@ -49,21 +53,17 @@ class LoadedParts:
     """
 
     base: BasePipeline
-    attachment: Attachment | None
-    family: Family | None
     sparsectrl: SparseCtrl | None
     controlnets: list[ControlNetModel]
     embeddings: list[LoadedEmbedding]
     sampler: SamplerChoice
     call_settings: dict[str, Any]
-    """Arguments of calls that do not give them, such as those that `enable_free_init` sets."""
+    """Arguments of calls that were set once for all, as by `enable_free_init`."""
     pag_applied_layers: list[str] | None
     """Layers of perturbed-attention guidance (`set_pag_applied_layers`)."""
 
     def __init__(self, base: BasePipeline) -> None:
         self.base = base
-        self.attachment = None
-        self.family = None
         self.sparsectrl = None
         self.controlnets = []
         self.embeddings = []
@@ -73,203 +73,77 @@ class LoadedParts:
             base.maybe_convert_prompt = spell_out
         self.sampler = SamplerChoice(base.scheduler, distilled=guidance_width(base.unet) is not None)
 
-    # -- loading -----------------------------------------------------------------------------------------------------
+    @property
+    def attachment(self) -> Attachment | None:
+        """The motion modules in the UNet, which all pipelines around that UNet share; None where there are none."""
+        unet: Any = uncompiled(self.unet)
+        return attachment_of(unet)
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: torch.dtype | str | None = None,
-        **settings: Any,
-    ) -> Self:
-        """Load a base model from a diffusers folder, a single file, "bundled/neon", or (needing the network) a hub id.
-
-        `torch_dtype` None is the best that the hardware has. `settings` go to `weights.base`: `vae`, `variant`, ....
-        Raises UserError for anything that is not a complete Stable Diffusion model.
-        """
-        from animatediff.bundled import named
-        from animatediff.weights.base.single_file import load_base
-
-        source = named(pretrained_model_name_or_path)
-        parts = load_base(source, dtype=as_dtype(torch_dtype, default_device()), **settings)
-        return cls(base_pipeline(parts))
-
-    @classmethod
-    def from_single_file(
-        cls, path: str | Path, *, torch_dtype: torch.dtype | str | None = None, **settings: Any
-    ) -> Self:
-        """Load a base model from one `.safetensors` or `.ckpt` file (SD 1.x, SD 2.x, SDXL), without network.
-
-        `settings`: `vae` and others of `weights.base.load_base_single_file`. Raises UserError as `from_pretrained`.
-        """
-        from animatediff.weights.base.single_file import load_base_single_file
-
-        parts = load_base_single_file(path, dtype=as_dtype(torch_dtype, default_device()), **settings)
-        return cls(base_pipeline(parts))
-
-    @classmethod
-    def from_bundled(cls, *, torch_dtype: torch.dtype | str | None = "float32") -> Self:
-        """The small model that ships with the package, with its motion module; needs no download and no GPU."""
-        from animatediff.bundled import bundled_path, motion_module_path
-
-        pipe = cls.from_pretrained(bundled_path(), torch_dtype=torch_dtype)
-        pipe.load_motion_module(motion_module_path())
-        return pipe
-
-    def load_motion_module(self, path: str | Path, *, family: str | None = None) -> Family:
-        """Plug in motion weights of any family: a file, a diffusers folder, a hub id, "bundled". Returns what they are.
-
-        The file's own keys and shapes say how it was trained; `family` overrides that. The noise schedule and, unless
-        one was chosen, the sampler become those of the family. Motion modules that were there before are taken out.
-        Raises UserError if it is another kind of file or made for another kind of base model.
-        """
-        from animatediff.bundled import motion_module_path
-        from animatediff.weights.lora.few_steps import few_steps
-        from animatediff.weights.motion import load_motion_module
-
-        path = motion_module_path() if path == "bundled" else path
-        adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
-        self.set_motion_adapter(adapter, found)
-        if (wanted := few_steps(found.recommended)) is not None:
-            logger.info("%s: made for few steps: takes %s, unless told otherwise", found.title, wanted)
-        return found
+    @property
+    def family(self) -> Family | None:
+        """The family of the motion modules; None where there are none, or they have none."""
+        return None if self.attachment is None else getattr(self.attachment.adapter, _FAMILY, None)
 
     def set_motion_adapter(self, adapter: MotionAdapter, family: Family | None = None) -> None:
-        """Plug in motion modules that are already in memory, such as new ones to be trained."""
+        """Plug in motion modules that are already in memory, such as new ones to be trained.
+
+        Other pipelines around the same UNet animate by them as well. Raises UserError if they do not fit the UNet.
+        """
         self._check_in_memory()
         self.unload_motion_module()
-        self.attachment = attach(self.unet, adapter.to(self.unet.device).eval().requires_grad_(False))
-        self.family = family
+        unet: Any = uncompiled(self.unet)
+        try:
+            attach(unet, adapter.to(self.unet.device).eval().requires_grad_(False))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        self._settle(adapter, family)
+
+    def note_motion_adapter(self, adapter: MotionAdapter, family: Family | None) -> None:
+        """Count motion modules as plugged in, for checks before weights are loaded; nothing calls them."""
+        unet: Any = self.unet
+        remember(unet, adapter)
+        self._settle(adapter, family)
+
+    def _settle(self, adapter: MotionAdapter, family: Family | None) -> None:
+        setattr(adapter, _FAMILY, family)
         self.renew_scheduler()
 
     def unload_motion_module(self) -> None:
         """Take the motion modules out; the image model is as it was before."""
         if self.attachment is not None:
             self.attachment.detach()
-        self.attachment = self.family = None
 
-    def load_lora_weights(self, path: str | Path, *, adapter_name: str | None = None, scale: float = 1.0) -> str:
-        """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
+    @property
+    def motion_adapter(self) -> Any:
+        """The motion modules as diffusers' `MotionAdapter`, sharing their weights; None where there are none.
 
-        `path` may be the short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn", or of the bundled set, such
-        as "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise.
-        An LCM-LoRA brings its sampler, steps and guidance while it acts, unless others are chosen
-        (`weights.few_steps` says how it is known); embeddings that come in the file become words of the prompt, and
-        stay. Raises UserError for a file that is no LoRA or fits nothing in this model.
+        Assigning a file, a folder, a hub id, or an object of diffusers or ours, plugs those in.
         """
-        from animatediff.bundled import named
-        from animatediff.weights.hub import KNOWN_FILES, fetch, motion_lora_file
-        from animatediff.weights.lora.bundled_words import load_bundled_words
-        from animatediff.weights.lora.few_steps import few_step_lora, few_steps
-        from animatediff.weights.lora.load import load_lora
-        from animatediff.weights.lora.source import lora_header
+        from animatediff.weights.diffusers_motion import as_diffusers
 
-        self._check_in_memory()
-        encoders = self.text_encoders
-        if (path := motion_lora_file(named(path))) in KNOWN_FILES:
-            path = fetch(path, download=False)
-        loaded = load_lora(path, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale)
-        name = loaded.name
-        if loaded.embeddings:
-            self.embeddings += load_bundled_words(path, tokenizers=self._tokenizers, text_encoders=encoders)
-        if (few := few_step_lora(lora_header(path))) is not None:
-            self.sampler.few_steps[name] = few.recommended
-            self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
-            logger.info(
-                "%s: an %s (%s): takes %s, unless told otherwise",
-                path,
-                few.title,
-                few.evidence,
-                few_steps(few.recommended),
-            )
-        return name
+        return None if self.attachment is None else as_diffusers(self.attachment.adapter, self.family)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Parts of the pipeline by their names in diffusers, whose AnimateDiff pipelines are made of the same."""
+        found = {name: part for name, part in self.base.components.items() if name != "safety_checker"}
+        found["motion_adapter"] = self.motion_adapter
+        if networks := [*self.controlnets, *([] if self.sparsectrl is None else [self.sparsectrl])]:
+            found["controlnet"] = networks[0] if len(networks) == 1 else networks
+        return found
+
+    def register_modules(self, **parts: Any) -> None:
+        """Exchange parts by name, as `pipe.vae = ...` does."""
+        for name, part in parts.items():
+            setattr(self, name, part)
 
     def _check_in_memory(self) -> None:
         if self.unet.device.type == "meta":
             raise UserError("load motion modules and LoRAs before enable_sequential_cpu_offload hides the weights")
 
-    def set_adapters(self, adapter_names: Sequence[str] | str, adapter_weights: Sequence[float] | float = 1.0) -> None:
-        """Set the strengths of loaded LoRAs; those that are not named are switched off, as in diffusers."""
-        from animatediff.weights.lora.load import lora_names, set_lora_scales
-
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        weights = [adapter_weights] * len(names) if isinstance(adapter_weights, int | float) else list(adapter_weights)
-        if len(names) != len(weights):
-            raise UserError(f"{len(names)} adapters ({', '.join(names)}) want {len(names)} weights, got {len(weights)}")
-        off = dict.fromkeys(lora_names(self._lora_models), 0.0)
-        scales = off | dict(zip(names, weights, strict=True))
-        set_lora_scales(self._lora_models, scales)
-        self._disable({name for name in self.sampler.few_steps if not scales[name]})
-
-    def unload_lora_weights(self, adapter_name: str | None = None) -> None:
-        """Remove one LoRA, or all; the models are exactly as they were before."""
-        from animatediff.weights.lora.load import lora_names, remove_lora
-
-        for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):
-            remove_lora(self._lora_models, name)
-            if self.sampler.few_steps.pop(name, None) is not None:
-                self._disable(self.sampler.disabled - {name})
-
-    def load_sparsectrl(self, path: str | Path) -> str:
-        """Load a SparseCtrl encoder: a file, a diffusers folder, or a hub id. Returns its kind, `rgb` or `scribble`.
-
-        "bundled/sparsectrl_rgb" is that of the bundled set. One that was there before is let go. Raises UserError for
-        another kind of file, or an encoder of another base.
-        """
-        from animatediff.bundled import named
-        from animatediff.weights.sparsectrl import load_sparsectrl
-
-        self.set_sparsectrl(load_sparsectrl(named(path), unet=self.unet, dtype=self.unet.dtype))
-        assert self.sparsectrl is not None
-        return self.sparsectrl.kind
-
     def set_sparsectrl(self, encoder: SparseCtrl | None) -> None:
         """Use an encoder that is already in memory, such as one in training; None for none."""
         self.sparsectrl = None if encoder is None else encoder.to(self.unet.device, self.unet.dtype)
-
-    def load_controlnet(self, path: str | Path) -> ControlNetModel:
-        """Add a ControlNet: a diffusers folder, or a file in diffusers' names or the original's.
-
-        Each call may give each of them frames to follow.
-        Raises UserError for anything else, and for one of another base model.
-        """
-        from animatediff.weights.addons.controlnet import load_controlnet
-
-        controlnet = load_controlnet(path, unet=self.unet, dtype=self.unet.dtype)
-        self.controlnets.append(controlnet.to(self.unet.device))
-        return controlnet
-
-    def unload_controlnets(self) -> None:
-        """Let all of them go."""
-        self.controlnets.clear()
-
-    def load_ip_adapter_file(self, path: str | Path, *, image_encoder: str | Path | None = None) -> None:
-        """Load an IP-Adapter file by diffusers' own loader, with the image encoder that lies beside it unless named.
-
-        Its strength is set by `set_ip_adapter_scale`; `unload_ip_adapter` takes it out. Raises UserError for another
-        kind of file, another base model's, or a missing image encoder.
-        """
-        from animatediff.weights.addons.ip_adapter import load_ip_adapter
-
-        self._check_in_memory()
-        load_ip_adapter(self.base, path, self.unet, image_encoder)
-
-    def load_textual_inversion(
-        self, path: str | Path | Mapping[str, torch.Tensor], token: str | None = None, *, name: str | None = None
-    ) -> str:
-        """Add the word of a textual inversion (A1111 or diffusers); returns it, to be used in prompts.
-
-        `path`: a file, a folder of the hub, or tensors with their `name`. The name of a file is accepted as its word
-        too; several words of one file are returned with spaces between. Raises UserError for another kind of file,
-        another base model's, or a word that is known already.
-        """
-        from animatediff.weights.addons.embeddings import load_embedding
-
-        encoders = self.text_encoders
-        loaded = load_embedding(path, tokenizers=self._tokenizers, text_encoders=encoders, token=token, name=name)
-        self.embeddings.extend(loaded.all)
-        return " ".join(embedding.token for embedding in loaded.all)
 
     # -- settings ----------------------------------------------------------------------------------------------------
 
@@ -322,8 +196,21 @@ class LoadedParts:
             window=num_frames,
         )
 
+    def _plug_in(self, motion: Any, family: str | None = None) -> None:
+        raise NotImplementedError
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move to a device or dtype, as in diffusers; motion modules and SparseCtrl go with the UNet."""
+        """Move to a device or dtype, as in diffusers; motion modules and SparseCtrl go with the UNet.
+
+        The device is also taken as `torch_device`, the dtype as `torch_dtype`. Raises UserError for anything else.
+        """
+        for name in ("device", "dtype"):
+            if f"torch_{name}" in kwargs:
+                kwargs[name] = kwargs.pop(f"torch_{name}")
+        if odd := set(kwargs) - {"device", "dtype", "silence_dtype_warnings"}:
+            raise unknown("argument of `to`", min(odd), ("device", "dtype"))
+        if isinstance(kwargs.get("dtype"), str):
+            kwargs["dtype"] = as_dtype(kwargs["dtype"], self.unet.device)
         with quiet_loading():
             self.base.to(*args, **kwargs)
             self.set_sparsectrl(self.sparsectrl)
@@ -332,7 +219,7 @@ class LoadedParts:
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name == "base":  # not yet set: do not look for it in itself
+        if name == "base" or (name.startswith("__") and name.endswith("__")):  # not yet set, or of Python's own
             raise AttributeError(name)
         return getattr(self.base, name)
 
@@ -343,6 +230,10 @@ class LoadedParts:
                 self.sampler.give(value)
             elif name == "unet":
                 self.sampler.distilled = guidance_width(value) is not None
+        elif name in ("feature_extractor", "image_encoder"):
+            self.base.register_modules(**{name: value})
+        elif name == "motion_adapter":
+            self.unload_motion_module() if value is None else self._plug_in(value)
         else:
             super().__setattr__(name, value)
 
@@ -386,9 +277,7 @@ def base_pipeline(components: Mapping[str, Any]) -> BasePipeline:
     stated = getattr(scheduler, "_internal_dict", None)
     made = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
     if stated is not None:
-        scheduler._internal_dict = (
-            stated  # diffusers sets steps_offset to 1 and clip_sample to False, whatever is given
-        )
+        scheduler._internal_dict = stated  # diffusers changes steps_offset and clip_sample, whatever is given
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,6 +86,11 @@ def _with_sizes(
     guidance: bool,
     call: Arguments | None,
 ) -> PromptEmbeds:
+    # text encoders may compute in another number format than the UNet
+    if isinstance(embeddings, FrameStates):
+        embeddings = replace(embeddings, states=embeddings.states.to(base.unet.dtype))
+    else:
+        embeddings = embeddings.to(base.unet.dtype)
     if not is_sdxl(base):
         return PromptEmbeds(embeddings)
     states = embeddings.states if isinstance(embeddings, FrameStates) else embeddings

@@ -10,7 +10,7 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.sampling import make_scheduler, scheduler_name
 from animatediff.sampling.edm import EDM_SAMPLERS, is_edm
-from animatediff.sampling.schedulers import full_config, scheduler_notes, why_not
+from animatediff.sampling.schedulers import full_config, knows_flow, of_flow, scheduler_notes, why_not
 from animatediff.weights.families import Family, Recommended
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,9 @@ class SamplerChoice:
 
     def _fits(self, name: str) -> bool:
         config = full_config(self.base)
-        return name in EDM_SAMPLERS if is_edm(config) else why_not(config) is None
+        if is_edm(config):
+            return name in EDM_SAMPLERS
+        return why_not(config) is None and (not of_flow(config) or knows_flow(name))
 
     @property
     def refusal(self) -> str | None:

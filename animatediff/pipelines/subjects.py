@@ -106,7 +106,12 @@ def warn_of_no_effect(job: Job, parts: LoadedParts) -> None:
     spelled = [spell_out(text, tokenizer) for text in [*texts, *negatives]]
     signs = dict.fromkeys(sentence for text in spelled for sentence in unread(text))
     unused = unused_words(parts.embeddings, [*texts, *(negatives if job.guidance else ())], tokenizer)
-    for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs, *unused]:
+    off = [
+        f"ControlNet {number} has no effect: its strength (`controlnet_scale`) is 0"
+        for number, net in enumerate((one for one in job.conditions if isinstance(one, ControlNetCondition)), 1)
+        if net.given.scale == 0
+    ]
+    for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs, *unused, *off]:
         logger.warning("%s", sentence)
 
 

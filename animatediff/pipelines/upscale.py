@@ -15,17 +15,23 @@ from animatediff.errors import UserError
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.vae import encode_images
+from animatediff.sampling.schedulers import check_scheduler
+from animatediff.sampling.timesteps import check_beginning
 
 logger = logging.getLogger(__name__)
 
 
-def check_upscale(call: Arguments, steps: int) -> None:
-    """Raise UserError where the second pass would make no whole step. steps: of the first pass."""
+def check_upscale(call: Arguments, steps: int, scheduler: Any) -> None:
+    """Raise UserError where the second pass would make no whole step, or could not begin. steps: of the first pass."""
+    if call.upscale is None:
+        return
     steps = call.upscale_steps or steps
-    if call.upscale is not None and steps * call.upscale_strength < 1:
+    if steps * call.upscale_strength < 1:
         raise UserError(
             f"upscale_strength={call.upscale_strength:g} of {steps} steps is not one whole step; take more of either"
         )
+    check_scheduler(scheduler, steps)
+    check_beginning(scheduler, steps, call.upscale_strength, "upscale_strength")
 
 
 def enlarged(

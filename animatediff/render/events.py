@@ -145,6 +145,7 @@ class Reporter:
 # -- notes from the log ------------------------------------------------------------------------------------------------
 
 _at_work: ContextVar[Reporter | None] = ContextVar("animatediff_job", default=None)
+_silent: ContextVar[bool] = ContextVar("animatediff_silent", default=False)
 _LOG = "animatediff"
 
 
@@ -161,12 +162,16 @@ class _Relay(logging.Handler):
             self._others += at.handlers
             at = at.parent if at.propagate else None
         for other in self._others:  # the log shows what it showed before
-            other.addFilter(self._shown)
+            other.filters.insert(0, self._shown)  # first, so that filters that count see what is shown alone
 
     def _shown(self, record: logging.LogRecord) -> bool:
+        if _silent.get() and record.name.split(".")[0] == _LOG:
+            return False
         return record.levelno >= self._threshold or record.name.split(".")[0] != _LOG
 
     def emit(self, record: logging.LogRecord) -> None:
+        if _silent.get():
+            return
         last = logging.lastResort
         if not self._others and last is not None and record.levelno >= max(last.level, self._threshold):
             last.handle(record)  # as logging does where nobody has set it up
@@ -199,6 +204,16 @@ def noted(reporter: Reporter) -> Iterator[None]:
             _listen(-1)
     finally:
         _at_work.reset(token)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep the library's log of this context quiet, inside of `noted`: what it says is said again later."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def _listen(change: int) -> None:

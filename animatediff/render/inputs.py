@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from animatediff.media.audio import Sound
+    from animatediff.media.numbered import NumberedFrames
     from animatediff.media.source import Source
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Inputs:
     sparsectrl_images: list[Image.Image] = field(default_factory=list)
     """At the request's `control_indices`."""
     ip_adapter_images: list[Image.Image] = field(default_factory=list)
-    video: Source | None = None
+    video: Source | NumberedFrames | None = None
     controlnet_videos: list[Source | dict[int, Path]] = field(default_factory=list)
     """One a ControlNet: a video, frame by frame, or images spread from single frames."""
 
@@ -63,7 +64,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
     `check` is called between them, and may raise.
     """
     from animatediff.media.images import as_image
-    from animatediff.media.numbered import numbered_images
+    from animatediff.media.numbered import NumberedFrames, numbered_images
 
     def opened(given: Any, setting: str) -> Image.Image:
         check()
@@ -81,18 +82,28 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
 
         check()
         part = {"fps": request.video_fps, "start": request.video_start, "duration": request.video_duration}
-        sources.append(open_source(given, setting=setting, **part))
+        sources.append(open_source(given, setting=setting, hold=setting == "controlnet_video", **part))
         return sources[-1]
 
     if request.video is not None:
-        inputs.video = source(request.video, "video")
+        check()
+        if request.video_by_number:
+            inputs.video = numbered = NumberedFrames.of(request.video)
+            _check_numbered(numbered.images, request)
+        else:
+            inputs.video = source(request.video, "video")
     found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets
     for index in range(len(request.controlnet)):
         given = request.of_controlnet("controlnet_video", index)
         spread = request.of_controlnet("controlnet_spread", index) is not None
         key = (given if isinstance(given, str) else id(given), spread)
         if key not in found:
-            found[key] = numbered_images(given) if spread else source(given, "controlnet_video")
+            if spread:
+                check()
+                found[key] = images = numbered_images(given)
+                _check_numbered(images, request)
+            else:
+                found[key] = source(given, "controlnet_video")
         inputs.controlnet_videos.append(found[key])
     _check_lengths(request, sources)
     if inputs.video is not None and request.audio:
@@ -103,17 +114,28 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
 
 
 def _check_lengths(request: AnimateRequest, sources: list[Source]) -> None:
-    wanted = request.num_frames or (min(len(sources[0].indices), MAX_FRAMES) if sources else 0)
-    for given in sources:
+    moving = [given for given in sources if not given.held]
+    wanted = request.num_frames or (min(len(moving[0].indices), MAX_FRAMES) if moving else 0)
+    for given in moving:
         if wanted > len(given.indices):
             asked = f"num_frames={wanted}" if request.num_frames else f"the clip has {wanted}"
             raise UserError(
                 f"{given.path}: has {len(given.indices)} frames to give, but {asked}; take fewer, a longer part of it, "
                 f"or more a second with `video_fps` (now {given.fps:g})"
             )
+    for given in sources:
+        given.check(wanted)
 
 
-def _check_audio(request: AnimateRequest, source: Source) -> None:
+def _check_numbered(images: Mapping[int, Path], request: AnimateRequest) -> None:
+    """Raise UserError for a damaged image that stands inside the clip."""
+    from animatediff.media.numbered import check_readable
+
+    inside = request.num_frames
+    check_readable(path for frame, path in images.items() if inside is None or frame < inside)
+
+
+def _check_audio(request: AnimateRequest, source: Source | NumberedFrames) -> None:
     from animatediff.media.write import check_takes_sound
 
     if not source.has_audio:
@@ -161,8 +183,9 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
     from animatediff.pipelines.conditions.video import VIDEO_STRENGTH
 
     source = inputs.video
-    if source is None:
-        source = next((given for given in inputs.controlnet_videos if not isinstance(given, dict)), None)
+    if source is None:  # one that moves says how long the clip is and how fast; a single image only its shape
+        followed = [given for given in inputs.controlnet_videos if not isinstance(given, dict)]
+        source = min(followed, key=lambda given: given.held, default=None)
     if source is None:
         return {}
     num_frames = min(len(source.indices), MAX_FRAMES)
@@ -177,7 +200,9 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
     width, height = size_like(source.size, area, width=request.width, height=request.height)
     if (request.width, request.height) == (None, None) and (width, height) != source.size:
         logger.info("%s: %d x %d, rendered at %d x %d", source.path, *source.size, width, height)
-    follows: dict[str, Any] = {"num_frames": num_frames, "width": width, "height": height, "fps": source.fps}
+    follows: dict[str, Any] = {"width": width, "height": height}
+    if not source.held:
+        follows |= {"num_frames": num_frames, "fps": source.fps}
     return follows if request.video is None else {**follows, "strength": VIDEO_STRENGTH}
 
 
@@ -275,18 +300,23 @@ def _numbered(numbered: dict[int, Path], request: AnimateRequest) -> tuple[list[
 
     assert request.num_frames and request.width and request.height, "filled in before"
     size = request.larger_size(request.width, request.height)
-    found = {frame: path for frame, path in numbered.items() if frame < request.num_frames}
-    folder = next(iter(numbered.values())).parent
-    if not found:
-        raise UserError(
-            f"{folder}: its first image is for frame {min(numbered)}, but the clip has {request.num_frames}"
-        )
+    found = images_within(numbered, request.num_frames)
     if len(found) < len(numbered):
+        folder = next(iter(numbered.values())).parent
         logger.info("%s: images for frames beyond the clip are left out", folder)
     return list(found), np.stack([np.asarray(shaped(open_image(p), *size, request.resize)) for p in found.values()])
 
 
-def _frames(source: Source, request: AnimateRequest) -> np.ndarray:
+def images_within(numbered: Mapping[int, Path], num_frames: int) -> dict[int, Path]:
+    """The images of a clip's frames. Raises UserError if there are none."""
+    found = {frame: path for frame, path in numbered.items() if frame < num_frames}
+    if not found:
+        folder = next(iter(numbered.values())).parent
+        raise UserError(f"{folder}: its first image is for frame {min(numbered)}, but the clip has {num_frames}")
+    return found
+
+
+def _frames(source: Source | NumberedFrames, request: AnimateRequest) -> np.ndarray:
     assert request.num_frames and request.width and request.height, "filled in before"
     return source.read(request.num_frames, *request.larger_size(request.width, request.height), request.resize)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff.bundled import bundled_path
+from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.files import parse_yaml, read_text
 from animatediff.render.options import MODEL_OPTIONS, PATH_FIELDS
 from animatediff.render.request import AnimateRequest
@@ -104,16 +105,16 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
     if settings.model == BUNDLED:
         return AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32")
     parts = {name: value for name in BASE_SETTINGS if (value := getattr(settings, name))}
-    return AnimateDiffPipeline.from_pretrained(settings.model, torch_dtype=as_dtype(settings.dtype, device), **parts)
+    return AnimateDiffPipeline.from_pretrained(
+        settings.model, torch_dtype=as_dtype(settings.dtype, device), motion_adapter=None, **parts
+    )
 
 
 def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Callable[[], object]]:
     """The loading of each part beside the base model, in order."""
     steps: list[Callable[[], object]] = []
-    motion_module = settings.motion_module
-    if motion_module is None and settings.model != BUNDLED:
-        motion_module = str(Path(settings.model or "") / "motion_adapter")
-    if motion_module is not None:
+    if settings.motion_module is not None or settings.model != BUNDLED:
+        motion_module = motion_module_of(settings)
         steps.append(partial(pipe.load_motion_module, motion_module, family=settings.family))
     if settings.inference_config is not None:
         path = settings.inference_config
@@ -125,14 +126,29 @@ def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Call
     if (adapter := settings.domain_adapter) is not None:
         steps.append(partial(pipe.load_lora_weights, adapter.path, scale=adapter.scale))
     for number, ref in enumerate((*settings.loras, *settings.motion_loras)):
-        # Names must differ where several files of one kind are loaded; PEFT takes no dots in them.
-        name = f"lora_{number}_{Path(ref.path).stem}".replace(".", "_")
+        # Names must differ where several files of one kind are loaded, and are of letters, digits, _ and -.
+        name = re.sub(r"[^\w-]", "_", f"lora_{number}_{Path(ref.path).stem}")
         steps.append(partial(pipe.load_lora_weights, ref.path, adapter_name=name, scale=ref.scale))
     steps += [partial(pipe.load_controlnet, path) for path in settings.controlnet]
     if settings.ip_adapter is not None:
         steps.append(partial(pipe.load_ip_adapter_file, settings.ip_adapter, image_encoder=settings.ip_adapter_encoder))
         steps.append(partial(pipe.set_ip_adapter_scale, settings.ip_adapter_scale))
     return steps
+
+
+def motion_module_of(settings: AnimateRequest) -> str | Path:
+    """The motion module of a complete request: its own, the bundled one, or that of a whole pipeline's folder."""
+    if settings.motion_module is not None:
+        return settings.motion_module
+    return motion_module_path() if settings.model == BUNDLED else Path(settings.model or "") / "motion_adapter"
+
+
+def compare_configs(settings: AnimateRequest, pipe: AnimateDiffPipeline) -> None:
+    """Compare the original's YAML files of a request with what is known from the weights."""
+    if settings.inference_config is not None:
+        compare_inference_config(settings.inference_config, pipe.family)
+    if settings.sparsectrl_config is not None and pipe.sparsectrl is not None:
+        compare_sparsectrl_config(settings.sparsectrl_config, pipe.sparsectrl.kind)
 
 
 def _load_sparsectrl(pipe: AnimateDiffPipeline, path: str, config: str | None) -> None:

@@ -271,6 +271,10 @@ class AnimateOptions:
         "How much of it to take.",
         panel=VIDEO, metavar="SECONDS", argument="video", prepared=True, default=None, gt=0, unit="seconds",
     )
+    video_by_number: bool = option(
+        "Images of a folder stand at the frames that their names say (0008.png); others are blended.",
+        panel=VIDEO, argument="video", prepared=True, default=False,
+    )
     resize: Resize = option(
         "Bring videos and images to size: crop, pad or stretch.",
         panel=VIDEO, metavar="HOW", argument="video", prepared=True, default="crop",
@@ -298,6 +302,10 @@ class AnimateOptions:
 
     out: str | None = option(
         "mp4, webm, gif, webp, apng, or a folder of PNG.", panel=OUTPUT, short="-o", metavar="FILE", default=None,
+    )
+    name: str | None = option(
+        "Title of the results, in place of the prompt or the configuration's name.",
+        panel=OUTPUT, metavar="TEXT", default=None,
     )
     fps: float | None = option("Frames per second.", panel=OUTPUT, default=None, gt=0, le=240)
     quality: int = option("0 to 100; webp is lossless at 100.", panel=OUTPUT, default=80, ge=0, le=100, needs="lossy")

@@ -6,6 +6,7 @@ Of a configuration with many runs, the last one's mistake is raised before the f
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,12 @@ from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
 from animatediff.render.models import BUNDLED
 from animatediff.render.request import AnimateRequest
-from animatediff.weights.hub import KNOWN_FILES, fetch, known_file, motion_lora_file
+from animatediff.weights.hub import KNOWN_FILES, fetch, is_hub_id, known_file, motion_lora_file
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-LORAS = ("lora", "motion_lora", "domain_adapter")
 
 Fetch = Callable[[str], str]
 """From the name of a published file to the file."""
@@ -40,7 +40,8 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
 
         scheduler_class(request.scheduler)
     _check_device(request.device)
-    model = request.model or (BUNDLED if request.motion_module is None else default_base(request.download, roots))
+    own = request.motion_module in (None, BUNDLED)
+    model = request.model or (BUNDLED if own else default_base(request.download, roots))
     of_bundled = model == BUNDLED or model.startswith(PREFIX)
     present = partial(
         _present,
@@ -49,6 +50,8 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
         lora_folders=(set_path(),) if of_bundled else (),
     )
     motion_module = request.motion_module
+    if motion_module == BUNDLED:
+        motion_module = None if model == BUNDLED else str(motion_module_path())
     if model != BUNDLED:
         model = present(model, "model")
         if motion_module is None and of_bundled:
@@ -114,13 +117,13 @@ def _present(name: str, setting: str, *, roots: Roots, fetched: Fetch, lora_fold
     if setting == "motion_loras":
         name = motion_lora_file(name, *lora_folders, roots=roots)
     path = Path(name)
-    if path.exists():
+    if os.path.lexists(path):  # of a link to nothing, its reader says where it leads
         return name
     if name.startswith(PREFIX):
         return str(bundled_file(name))
     if path.suffix.lower() not in WEIGHT_SUFFIXES:
-        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-            return name  # a hub id
+        if is_hub_id(name):
+            return name
         raise UserError(f"{name}: no such file or folder (setting {setting})")
     if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
         return fetched(name)
@@ -146,85 +149,98 @@ def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
 
 
 def check_files(request: AnimateRequest) -> None:
-    """Raise UserError for a file that its setting does not take, or a motion module for another kind of base model.
+    """Raise UserError for a file that its setting does not take, or that was made for another kind of base model.
 
     Headers are read, no weights. Files on the hub are left alone, nor are files of no known kind refused that their
     loader may know better.
     """
     from animatediff.weights.addons.controlnet import check_controlnet
-    from animatediff.weights.addons.embeddings import check_embedding
-    from animatediff.weights.addons.ip_adapter import check_ip_adapter
+    from animatediff.weights.addons.embeddings import check_embedding, embedding_file
+    from animatediff.weights.addons.ip_adapter import adapter_file, check_ip_adapter
     from animatediff.weights.base.text_width import base_cross_attentions
     from animatediff.weights.lora.load import check_lora
     from animatediff.weights.lora.source import lora_header
-    from animatediff.weights.motion import check_family, find_header, other_base
-    from animatediff.weights.recognise import recognise, recognise_header, wrong_kind
-    from animatediff.weights.storage.files import read_header
+    from animatediff.weights.recognise import check_setting, recognise, recognise_header
 
-    sdxl = _is_sdxl(request.model)
+    bases = _bases(request.model)
     if not Path(request.model or "").is_file():
         for name in ("use_ema", "prediction_type"):
             if getattr(request, name):
                 raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
-    if request.motion_module is not None and Path(request.motion_module).exists():
-        found = recognise_header(find_header(request.motion_module))
-        check_family(found, request.family)
-        made_for = found.base
-        if sdxl is not None and made_for is not None and request.family is None and sdxl != (made_for == "sdxl"):
-            raise other_base(
-                found.header.path, "SDXL" if made_for == "sdxl" else "SD 1.x", "SDXL" if sdxl else "SD 1.x"
-            )
-
-    def check(path: str, kinds: tuple[str, ...], wanted: str) -> None:
-        if (found := recognise(path)).kind not in (*kinds, "unknown"):
-            raise wrong_kind(found, wanted)
-
+    _check_motion_module(request, bases)
     adapter = () if request.domain_adapter is None else (request.domain_adapter,)
-    for setting, refs in (("lora", request.loras), ("motion_lora", request.motion_loras), ("domain_adapter", adapter)):
+    loras = (("loras", request.loras), ("motion_loras", request.motion_loras), ("domain_adapter", adapter))
+    for setting, refs in loras:
         for ref in refs:
             if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
                 header = lora_header(ref.path)
-                if (found := recognise_header(header)).kind not in (*LORAS, "unknown"):
-                    raise wrong_kind(found, setting)
+                check_setting(recognise_header(header), setting, bases=bases)
                 check_lora(header)
-    if request.vae is not None and not Path(request.vae).is_dir():
-        check(request.vae, ("vae", "base_model"), "vae")
-    for encoder in (request.text_encoder, request.text_encoder_2):
-        if encoder is not None and not Path(encoder).is_dir():
-            read_header(encoder)
+    for setting in ("vae", "text_encoder", "text_encoder_2"):
+        file = getattr(request, setting)
+        if file is not None and not Path(file).is_dir():
+            check_setting(recognise(file), setting, bases=bases)
     for embedding in request.embeddings:
-        check_embedding(embedding.path, num_text_encoders=None if sdxl is None else 1 + sdxl)
-    _check_sparsectrl(request)
+        check_setting(recognise(embedding_file(embedding.path)), "embeddings", bases=bases)
+        check_embedding(embedding.path, num_text_encoders=(1 + ("sdxl" in bases)) if bases else None)
+    _check_sparsectrl(request, bases)
     model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
     base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []
     for path in request.controlnet:
+        if Path(path).is_file():
+            check_setting(recognise(path), "controlnet", bases=bases)
         check_controlnet(path, text_width=base[0][1] if base else None)
     if request.ip_adapter is not None:
+        check_setting(recognise(adapter_file(request.ip_adapter)), "ip_adapter", bases=bases)
         check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder, base=base)
 
 
-def _is_sdxl(model: str | None) -> bool | None:
-    """Whether a base model that is here is SDXL; None where that cannot be seen."""
+def _bases(model: str | None) -> tuple[str, ...]:
+    """The kinds of base model that a model which is here may be (`kinds.BASE_TITLES`); empty where nothing tells it.
+
+    Raises UserError for a single file that is no base model.
+    """
     from animatediff.weights.base.single_file import require_base
+    from animatediff.weights.base.text_width import base_text_width
+    from animatediff.weights.names import BY_WIDTH
     from animatediff.weights.storage.files import read_header
 
     path = Path(model or "")
     if path.is_file():
-        return require_base(read_header(path)) == "sdxl"
-    if (path / "unet").is_dir():
-        return (path / "text_encoder_2").is_dir()
-    return None
+        return (require_base(read_header(path)),)
+    if not (path / "unet").is_dir():
+        return ()
+    if (path / "text_encoder_2").is_dir():
+        return ("sdxl",)
+    base = BY_WIDTH.get(base_text_width(path) or 0)
+    return ("sd1", "sd2") if base in (None, "sdxl") else (base,)
 
 
-def _check_sparsectrl(request: AnimateRequest) -> None:
-    if request.sparsectrl is None or not Path(request.sparsectrl).exists():  # a hub id, or to be fetched
+def _check_motion_module(request: AnimateRequest, bases: tuple[str, ...]) -> None:
+    if request.motion_module is None or not os.path.lexists(request.motion_module):
+        return
+    from animatediff.weights.motion import check_family, find_header, other_base
+    from animatediff.weights.recognise import recognise_header
+
+    found = recognise_header(find_header(request.motion_module))
+    check_family(found, request.family)
+    if not bases or found.base is None or request.family is not None:
+        return
+    made_for, given = ("SDXL" if sdxl else "SD 1.x" for sdxl in (found.base == "sdxl", "sdxl" in bases))
+    if made_for != given:
+        raise other_base(found.header.path, made_for, given)
+
+
+def _check_sparsectrl(request: AnimateRequest, bases: tuple[str, ...]) -> None:
+    if request.sparsectrl is None or not os.path.lexists(request.sparsectrl):  # a hub id, or to be fetched
         return
     from animatediff.weights.motion import find_header
-    from animatediff.weights.recognise import recognise_header, wrong_kind
+    from animatediff.weights.recognise import check_setting, recognise_header, wrong_kind
 
     found = recognise_header(find_header(request.sparsectrl))
-    if found.kind != "sparsectrl":
+    if found.kind == "unknown":
         raise wrong_kind(found, "sparsectrl")
+    check_setting(found, "sparsectrl", bases=bases)
     if found.variant == "scribble" and not request.control_images:
         raise UserError(
             f"{request.sparsectrl}: takes sketches (scribble encoder), and none are given; add `control_images`. "

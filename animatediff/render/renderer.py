@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import secrets
 import sys
 import threading
 from collections import OrderedDict
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from animatediff.errors import UserError
 from animatediff.files import HERE, Roots, check_writable
 from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
+from animatediff.render.defaults import call_arguments, check_travels, with_defaults, with_seeds
+from animatediff.render.dry_run import DryRuns
 from animatediff.render.events import Cancel, OnEvent, Reporter, noted
-from animatediff.render.inputs import Inputs, input_arguments, logger, look_into, settings_from
+from animatediff.render.inputs import Inputs, input_arguments, logger, look_into
 from animatediff.render.models import AfterPart, ModelSpec, load_model
-from animatediff.render.options import CALL_OPTIONS
 from animatediff.render.prepare import complete, to_come
 from animatediff.render.request import AnimateRequest
 from animatediff.render.subjects import warn_of_idle_options
@@ -71,7 +70,8 @@ class Renderer:
     ) -> list[AnimateRequest]:
         """The requests with every file found or fetched and checked, and their seeds drawn; no weights are read.
 
-        All are judged before the first file is fetched. Raises UserError for what cannot be loaded, read or written.
+        The job of each clip is made and checked (`dry_run.py`). All are judged before the first file is fetched. Raises
+        UserError for what cannot be loaded, rendered, read or written.
         """
         reporter = Reporter(on_event, cancel)
         with noted(reporter):
@@ -123,11 +123,26 @@ class Renderer:
             if request.out is not None:
                 check_writable(request.out)
         inputs = [look_into(request, reporter.check) for request in found]
+        runs = DryRuns(self._models, self._given)
+
+        def check(request: AnimateRequest, own: Inputs) -> None:
+            reporter.check()
+            runs.check(request, own)
+
         if self._given is None:
-            found = self._complete(found, reporter)
+            found = self._complete(found, inputs, check, reporter)
+        else:
+            for request, own in zip(found, inputs, strict=True):
+                check(request, own)
         return [_Prepared(with_seeds(request), own) for request, own in zip(found, inputs, strict=True)]
 
-    def _complete(self, requests: list[AnimateRequest], reporter: Reporter) -> list[AnimateRequest]:
+    def _complete(
+        self,
+        requests: list[AnimateRequest],
+        inputs: list[Inputs],
+        check: Callable[[AnimateRequest, Inputs], None],
+        reporter: Reporter,
+    ) -> list[AnimateRequest]:
         """The requests with every file of their models; all are judged before the first file is fetched."""
         from animatediff.weights.hub import fetch
 
@@ -145,11 +160,16 @@ class Renderer:
         def fetched(name: str) -> str:
             return str(fetch(name, download=True, roots=self._roots, on_bytes=reporter.on("download")))
 
-        judged = [(request, *completed(request)) for request in requests]
-        return [
-            complete(request, roots=self._roots, fetched=fetched) if absent else here
-            for request, here, absent in judged
-        ]
+        judged = [completed(request) for request in requests]
+        for (request, absent), own in zip(judged, inputs, strict=True):
+            if not absent:
+                check(request, own)
+        found = []
+        for request, (here, absent), own in zip(requests, judged, inputs, strict=True):
+            found.append(complete(request, roots=self._roots, fetched=fetched) if absent else here)
+            if absent:
+                check(found[-1], own)
+        return found
 
     def _clips(self, requests: Iterable[AnimateRequest], reporter: Reporter, preview: bool) -> Generator[Clip]:
         """Each clip is rendered by itself, so that its frames do not depend on the others."""
@@ -211,60 +231,6 @@ class Renderer:
         finally:
             self._owner = None
             self._lock.release()
-
-
-def with_seeds(request: AnimateRequest) -> AnimateRequest:
-    """`request` with one real seed a clip; each -1 becomes a random one, a single one serves all clips."""
-    seeds = request.seed if len(request.seed) > 1 else request.seed * request.num_clips
-    drawn = tuple(secrets.randbits(32) if seed == -1 else seed for seed in seeds)
-    return request.model_copy(update={"seed": drawn})
-
-
-def with_defaults(request: AnimateRequest, inputs: Inputs, pipe: Any) -> AnimateRequest:
-    """`request` with every None that the loaded model decides filled in, so that later versions repeat the frames."""
-    defaults = pipe.defaults
-    recommended: dict[str, Any] = {
-        "num_frames": defaults.num_frames,
-        "width": defaults.width,
-        "height": defaults.height,
-        "steps": defaults.num_inference_steps,
-        "guidance_scale": defaults.guidance_scale,
-        "fps": defaults.fps,
-        "scheduler": _scheduler(pipe),
-        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-    }
-    recommended |= settings_from(request, inputs, pipe)
-    return request.model_copy(update={k: v for k, v in recommended.items() if getattr(request, k) is None})
-
-
-def check_travels(request: AnimateRequest) -> None:
-    """Raise UserError for a text at a frame that one of the clips does not have; all are checked before the first."""
-    for index in range(request.num_clips):
-        if isinstance(prompt := request.prompt_of(index), PromptTravel):
-            prompt.check(request.num_frames or 1)
-
-
-def _scheduler(pipe: Any) -> str | None:
-    """The name of the sampler in use, if it has one: of the base model's own settings there may be none."""
-    from animatediff.sampling.schedulers import scheduler_name
-
-    try:
-        return scheduler_name(pipe.recommended.scheduler or type(pipe.scheduler).__name__)
-    except UserError:
-        return None
-
-
-def call_arguments(request: AnimateRequest) -> dict[str, Any]:
-    """Arguments of the pipeline's call, but for images and videos, of a clip with every value filled in."""
-    import torch
-
-    arguments: dict[str, Any] = {argument: getattr(request, name) for name, argument in CALL_OPTIONS.items()}
-    return {
-        **arguments,
-        "prompt": request.prompt_of(),
-        "negative_prompt": request.negative_prompt[0] or None,  # SDXL was trained with zeros there, not with ""
-        "generator": torch.Generator().manual_seed(request.seed[0]),
-    }
 
 
 def _sampled(pipe: Any, request: AnimateRequest, inputs: Inputs, reporter: Reporter, preview: bool) -> Clip:

@@ -119,7 +119,7 @@ class AnimateRequest(_Options):
         """
         notes = {name: noted(getattr(self, name)) for name in IN_MEMORY}
         plain = self.model_copy(update=notes)
-        return plain.model_dump(mode="json", exclude={"out", "download"}, exclude_defaults=True)
+        return plain.model_dump(mode="json", exclude={"out", "download", "name"}, exclude_defaults=True)
 
 
 def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:

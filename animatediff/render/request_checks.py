@@ -70,10 +70,16 @@ def check_sparsectrl(request: AnimateOptions) -> None:
 def check_video(request: AnimateOptions) -> None:
     """Settings of a video with a video, to start from or for ControlNets."""
     if request.video is None:
-        _refuse(request, ("strength", "audio"), "video, but no video is given; add `video`")
+        _refuse(request, ("strength", "audio", "video_by_number"), "video, but no video is given; add `video`")
         if not request.controlnet_video:
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "video, but no video is given; add `video`")
+    elif request.video_by_number:
+        if not isinstance(request.video, str):
+            raise UserError("video_by_number takes a folder of images as `video`, named by their frames (0008.png)")
+        if not request.controlnet_video:
+            parts = ("video_fps", "video_start", "video_duration")
+            _refuse(request, parts, "a video in time, and video_by_number gives each image its frame; take one of them")
 
 
 def check_controlnets(request: AnimateOptions) -> None:

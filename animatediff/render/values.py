@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,9 +34,13 @@ def weights(value: Any) -> Any:
 def scaled_file(text: str) -> dict[str, Any]:
     """`FILE:0.8` as a file and its scale.
 
+    A file that is there by the whole text is meant by it.
+
     >>> scaled_file("a.safetensors:0.5")
     {'path': 'a.safetensors', 'scale': 0.5}
     """
+    if os.path.exists(text):
+        return {"path": text}
     path, colon, scale = text.rpartition(":")
     try:
         return {"path": path, "scale": float(scale)} if colon and path else {"path": text}

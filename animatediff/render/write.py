@@ -21,7 +21,7 @@ from animatediff.media.grid import grid_frames
 from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
 from animatediff.media.sheet import keyframe_sheet
-from animatediff.media.write import VideoWriter
+from animatediff.media.write import VideoWriter, check_takes_sound
 from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
@@ -71,17 +71,21 @@ class OneFile:
         num_clips = sum(request.num_clips for request in requests)
         for request in requests:
             warn_of_idle_output(request, format_of(self.path or "clip.mp4"))
+            if request.audio:
+                check_takes_sound(self.path or "clip.mp4")
         if self.path is not None:
             for index in range(num_clips):
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
-        check_writable(self.path or roots.samples / f"{slug(requests[0].prompt[0]).lower()}.mp4")
+        check_writable(self.path or roots.samples / f"{_title(requests[0])}.mp4")
         yield _OneFile(self.path, num_clips, roots.samples, reporter)
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Clips in a new folder of the original's layout, `{root}/{stem}-{time}/`; None is the folder of samples.
+
+    Where the requests have one `name`, it stands in place of `stem`.
 
     It gets `sample/{index}-{first ten words}.gif`, the grid `sample.gif`, `config.yaml` with the seeds used, and the
     conditioning images as `control_images/{number}.png`.
@@ -96,8 +100,12 @@ class RunFolder:
         root = self.root or roots.samples
         for request in requests:
             warn_of_idle_output(request, "gif")
-        check_writable(root / self.stem / "config.yaml")
-        writer = _RunFolder(root, self.stem, requests, reporter)
+            if request.audio:
+                check_takes_sound("sample.gif")
+        titles = {request.name for request in requests}
+        stem = file_stem(requests[0].name or self.stem) if len(titles) == 1 else self.stem
+        check_writable(root / stem / "config.yaml")
+        writer = _RunFolder(root, stem, requests, reporter)
         try:
             yield writer
         except BaseException:
@@ -119,7 +127,7 @@ class _OneFile:
 
     def add(self, clip: Clip) -> None:
         if self.path is None:
-            target = str(self.samples / f"{slug(clip.request.prompt[0]).lower()}.mp4")
+            target = str(self.samples / f"{_title(clip.request)}.mp4")
         else:
             target = numbered(self.path, len(self.done), self.num_clips)
         self.done.append(write_clip(clip, target, self.reporter, overwrite=self.path is not None))
@@ -234,6 +242,20 @@ def slug(text: str, words: int = 10) -> str:
     return joined.encode()[:120].decode(errors="ignore") or "clip"
 
 
+def _title(request: AnimateRequest) -> str:
+    """Name of a result's file, where none is given."""
+    return file_stem(request.name) if request.name else slug(request.prompt[0]).lower()
+
+
+def file_stem(title: str) -> str:
+    """A title as a file name.
+
+    >>> file_stem("my clip/2: mistoonAnime_v2.0")
+    'my-clip-2-mistoonAnime_v2.0'
+    """
+    return re.sub(r"[^\w.-]+", "-", title).strip("-.").encode()[:120].decode(errors="ignore") or "clip"
+
+
 def new_folder(root: Path, stem: str, now: datetime | None = None) -> Path:
     """Make and return `root/{stem}-{YYYY-MM-DDTHH-MM-SS}`, with `-2`, `-3`, ... if a run of that second has it."""
     name = f"{stem}-{(now or datetime.now()).strftime('%Y-%m-%dT%H-%M-%S')}"
@@ -302,5 +324,5 @@ def config_text(requests: Sequence[AnimateRequest], clips: Sequence[AnimateReque
                 "seed": tuple(clip.seed[0] for clip in own),
             }
         )
-        runs.append(to_original(filled))
+        runs.append(to_original(filled) | ({"name": request.name} if request.name else {}))
     return yaml.safe_dump(runs, sort_keys=False, allow_unicode=True, width=120)

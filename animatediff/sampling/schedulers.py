@@ -182,12 +182,23 @@ def make_scheduler(name: str, config: Mapping[str, Any], betas: Mapping[str, Any
     if settings.keys() & set(SIGMA_SPACINGS):
         kept |= dict.fromkeys(SIGMA_SPACINGS, False)
     known = cls._get_init_keys(cls)
-    if kept.get("prediction_type") == "flow_prediction" and "use_flow_sigmas" not in known:
+    if of_flow(kept) and not knows_flow(name):
         raise UserError(f"scheduler {name!r} cannot sample a base model trained by flow matching; leave it out")
     try:
         return cls.from_config({key: value for key, value in (kept | settings).items() if key in known})
     except (ValueError, NotImplementedError, TypeError, ImportError) as error:
         raise UserError(f"scheduler {name!r} cannot take the settings of this base model: {error}") from error
+
+
+def of_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a base model with this scheduler was trained by flow matching."""
+    return config.get("prediction_type") == "flow_prediction"
+
+
+def knows_flow(name: str) -> bool:
+    """Whether a sampler, by any of its names, has the noise levels of flow matching."""
+    cls, _ = scheduler_class(name)
+    return "use_flow_sigmas" in cls._get_init_keys(cls)
 
 
 def _has_betas(config: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -44,6 +45,14 @@ def begin_behind(scheduler: Any, skipped: int) -> Tensor:
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
     return timesteps[skipped:]
+
+
+def check_beginning(scheduler: Any, steps: int, strength: float, name: str = "strength") -> None:
+    """Raise UserError as `begin_at`, for a scheduler that stays as it is."""
+    if strength < 1:
+        trial = copy.deepcopy(scheduler)
+        trial.set_timesteps(steps)
+        begin_at(trial, steps, strength, name)
 
 
 def _of_pndm(scheduler: Any, skipped: int) -> Tensor:

@@ -79,7 +79,7 @@ def convert(
     target = Path(target).expanduser()
     header = _header(source)
     found = recognise_header(header)
-    as_folder = to == "diffusers" and target.suffix not in WEIGHT_SUFFIXES
+    as_folder = to == "diffusers" and target.suffix.lower() not in WEIGHT_SUFFIXES
     _check_target(header, target, as_folder)
     if family is not None and found.kind != "motion_module":
         raise UserError(f"{header.path}: {found.title}; only motion modules have a family, leave {family} out")
@@ -96,13 +96,14 @@ def convert(
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
-        result = _as_it_is(header, dtype, metadata_lasts=target.suffix == ".safetensors")
+        lasts = target.suffix.lower() == ".safetensors"
+        result = _as_it_is(header, dtype, metadata_lasts=lasts, is_embedding=found.kind == "textual_inversion")
     else:
         raise UserError(
             f"{header.path}: {found.title}; only motion modules, SparseCtrl encoders and LoRAs have a {to} layout here "
             "(other files can change format and precision with the layout original)"
         )
-    if target.suffix == ".safetensors" or as_folder:
+    if target.suffix.lower() == ".safetensors" or as_folder:
         result.metadata["format"] = "pt"  # what transformers and diffusers look for
     if as_folder:
         _write_folder(target, result)
@@ -117,14 +118,14 @@ def _header(source: str | Path) -> Header:
     """The header of a LoRA of whatever layout, or of other weights."""
     path = Path(source).expanduser()
     if path.is_file():
-        return lora_header(path)
-    return lora_in_folder(path) or find_header(source)
+        return lora_header(path, say=True)
+    return lora_in_folder(path, say=True) or find_header(source)
 
 
 def _check_target(header: Header, target: Path, as_folder: bool) -> None:
     sources = {info.file or header.path for info in header.tensors.values()} or {header.path}
     if not as_folder:
-        if target.suffix not in WEIGHT_SUFFIXES:
+        if target.suffix.lower() not in WEIGHT_SUFFIXES:
             raise UserError(f"{target}: the name must end in .safetensors (recommended) or .ckpt")
         if target.exists() and any(target.samefile(source) for source in sources):
             raise UserError(f"{target}: is the source itself; choose another name")
@@ -252,13 +253,15 @@ def _is_renamed_adapter(found: Recognised) -> bool:
     return found.dialect == "peft" and all(lora_to_internal(key) for key in found.header.tensors)
 
 
-def _as_it_is(header: Header, dtype: torch.dtype | None, *, metadata_lasts: bool) -> _Result:
+def _as_it_is(header: Header, dtype: torch.dtype | None, *, metadata_lasts: bool, is_embedding: bool) -> _Result:
     """All tensors under their own names; of a LoRA, alpha that is stated beside the weights becomes part of them.
 
     A file of diffusers that stays one keeps what it states.
     """
     tensors = load_tensors(header)
-    metadata = {} if header.format == "pickle" else dict(header.metadata)
+    metadata = dict(header.metadata)
+    if header.format == "pickle":  # its plain entries are of any kind; an embedding's word is one
+        metadata = {key: metadata[key] for key in ("name",) if key in metadata and is_embedding}
     settings = unpacked(header.metadata, label=str(header.path))
     note = ""
     if settings and not (metadata_lasts and header.format == "safetensors" and ADAPTER_METADATA in _own(header)):

@@ -7,12 +7,14 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError, did_you_mean
 from animatediff.files import HERE, Roots
+from animatediff.weights.fit import some
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
 
 MOTION_LORAS = (
@@ -49,30 +51,78 @@ def current_id(name: str) -> str:
     return ALIASES[name]
 
 
-def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]]) -> Path:
+def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **settings: Any) -> Path:
     """Fetch the files of the repository `name` that `wanted` chooses of all its files; returns its local folder.
 
-    What was fetched before is taken from the cache when the hub cannot be reached. Raises UserError where that fails.
+    What was fetched before is taken from the cache when the hub cannot be reached. `settings` are the hub's own:
+    `revision`, `token`, `cache_dir`, `force_download`, `local_files_only` (the cache alone is looked at). Raises
+    UserError where that fails.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     repository = current_id(name)
+    of_list = {key: value for key, value in settings.items() if key in ("revision", "token")}
+    of_cache = {key: value for key, value in settings.items() if key in ("revision", "cache_dir")}
+    if settings.get("local_files_only"):
+        try:
+            return Path(snapshot_download(repository, local_files_only=True, **of_cache))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise UserError(
+                f"{name}: no such file or folder here, and it is not in the hub's local cache, which alone is looked "
+                "at with `local_files_only`; leave that out, or give a local file or folder"
+            ) from error
     try:
-        return Path(snapshot_download(repository, allow_patterns=[*wanted(HfApi().list_repo_files(repository))]))
+        files = HfApi().list_repo_files(repository, **of_list)
+        return Path(snapshot_download(repository, allow_patterns=[*wanted(files)], **settings))
     except RepositoryNotFoundError as error:
         raise UserError(
             f"{name}: no such file or folder here, and no such model on the hub (or it is private)"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         try:
-            return Path(snapshot_download(repository, local_files_only=True))
+            return Path(snapshot_download(repository, local_files_only=True, **of_cache))
         except Exception as missing:
             reason = str(error).splitlines()[0][:160]
             raise UserError(
                 f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and it is not in the "
                 "hub's local cache; give a local single file or folder"
             ) from missing
+
+
+def located_file(
+    source: str | Path, *, weight_name: str | None = None, subfolder: str | None = None, **settings: Any
+) -> str | Path:
+    """The file of an addition such as a LoRA: `source` itself, the one so named in a folder, or (network) in a hub id.
+
+    A folder without `weight_name` is returned as it is. `settings`: as of `fetch_folder`. Raises UserError for a file
+    that is not in the folder, and for a hub repository in which several may be meant.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and is_hub_id(str(source)):
+        path = fetch_folder(str(source), partial(_one_of, str(source), weight_name, subfolder or ""), **settings)
+    if not path.is_dir():
+        return source
+    place = path / (subfolder or "")
+    if weight_name is None:
+        return place if subfolder or place != Path(source).expanduser() else source
+    if not (place / weight_name).is_file():
+        there = sorted(file.name for file in place.glob("*") if file.suffix.lower() in WEIGHT_SUFFIXES)
+        hint = did_you_mean(weight_name, there)
+        raise UserError(f"{place}: has no file {weight_name!r}; {hint}its weights are {', '.join(there) or 'none'}")
+    return place / weight_name
+
+
+def _one_of(name: str, weight_name: str | None, subfolder: str, files: Sequence[str]) -> list[str]:
+    """Of a repository's files, those of the one addition that is meant."""
+    inside = [file for file in files if str(Path(file).parent) == (subfolder or ".")]
+    if weight_name is not None:
+        return [file for file in files if file == f"{subfolder}/{weight_name}".lstrip("/")]
+    weights = [file for file in inside if Path(file).suffix.lower() in WEIGHT_SUFFIXES]
+    by_stem = {str(Path(file).with_suffix("")): file for file in sorted(weights, key=lambda f: f.endswith("tensors"))}
+    if len(by_stem) > 1:
+        raise UserError(f"{name}: {len(by_stem)} weight files; name one by `weight_name`: {some(by_stem.values())}")
+    return [*by_stem.values(), *(file for file in inside if file.endswith(".json"))]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from animatediff.weights.keys import (
     POSITIONS,
     TO_INTERNAL,
     TO_ORIGINAL,
+    below_loras,
     layout_of,
     rename,
     to_internal,
@@ -49,7 +50,7 @@ PLACES = ("motion_adapter", "unet")
 
 
 def load_motion_module(
-    source: str | Path,
+    source: str | Path | Header,
     *,
     family: str | None = None,
     unet: UNet2DConditionModel | None = None,
@@ -63,16 +64,10 @@ def load_motion_module(
     family that is not given where several remain possible, missing or misshapen tensors, and modules that do not fit
     `unet`.
     """
-    found = recognise_header(find_header(source))
-    facts = family_of(found, family)
+    adapter, facts, found = empty_motion_module(source, family=family, unet=unet)
     header = found.header
-    layout = motion_layout(found, facts)
-    if unet is not None:
-        _check_fit(layout, unet, found)
-    adapter = _empty(layout, facts)
     sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    check_fit(to_internal(header.shapes), expected, path=header.path, model=MODEL)
     leave_out([key for key in header.tensors if not MOTION_KEY.match(key)], path=header.path, model=MODEL)
     tensors = load_tensors(header, [sources[key] for key in expected], dtype=dtype)
     adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
@@ -80,6 +75,22 @@ def load_motion_module(
     title = facts.title if family is not None or found.judgement is None else found.judgement.title()
     logger.info("%s: %s; %s", header.path, title, ", ".join(found.evidence))
     return adapter.eval().requires_grad_(False), facts
+
+
+def empty_motion_module(
+    source: str | Path | Header, *, family: str | None = None, unet: UNet2DConditionModel | None = None
+) -> tuple[MotionAdapter, Family, Recognised]:
+    """The modules of a file on the meta device, and its facts: `load_motion_module` without the weights."""
+    found = recognise_header(find_header(source))
+    facts = family_of(found, family)
+    header = found.header
+    layout = motion_layout(found, facts)
+    if unet is not None:
+        _check_fit(layout, unet, found)
+    adapter = _empty(layout, facts)
+    expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
+    check_fit(to_internal(header.shapes), expected, path=header.path, model=MODEL)
+    return adapter, facts, found
 
 
 def family_of(found: Recognised, family: str | None) -> Family:
@@ -130,7 +141,7 @@ def save_motion_module(
 
     `convert.convert` makes diffusers folders of it.
     """
-    state = {key: value.detach().to("cpu", dtype) for key, value in adapter.state_dict().items()}
+    state = {key: value.detach().to("cpu", dtype) for key, value in below_loras(adapter.state_dict()).items()}
     tensors = original_tensors(state, family.numerics.max_positions, tables_in(adapter))
     save_tensors(path, tensors, {**family.metadata(), **(metadata or {})})
 
@@ -229,11 +240,13 @@ def other_base(path: Path, made_for: str, given: str) -> UserError:
     )
 
 
-def find_header(source: str | Path) -> Header:
+def find_header(source: str | Path | Header) -> Header:
     """The header of a weight file, or of the one in a diffusers or HotshotXL folder, or (by network) hub repository.
 
     Raises UserError if there is none.
     """
+    if isinstance(source, Header):
+        return source
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder_header(path)

@@ -40,10 +40,10 @@ def config_beside(header: Header) -> MotionConfig:
     Raises UserError for one that cannot be read, or whose values cannot be.
     """
     folder = header.path if header.path.is_dir() else header.path.parent
-    path = folder / "config.json"
-    if not path.is_file() or not _belongs(header.path, folder):
+    path = folder / "config.json" if header.config is None else header.path
+    if header.config is None and (not path.is_file() or not _belongs(header.path, folder)):
         return MotionConfig()
-    values = read_json(path)
+    values = read_json(path) if header.config is None else header.config
     if values.get("_class_name") not in MOTION_CLASSES and not any(key.startswith("motion_") for key in values):
         return MotionConfig()
     # UNetMotionModel gives its motion modules the norm groups of its image layers.
@@ -71,7 +71,7 @@ def _count(values: Mapping[str, Any], key: str, path: Path) -> int | None:
     value = values.get(key)
     if value is None:
         return None
-    numbers = value if isinstance(value, list) else [value]
+    numbers = value if isinstance(value, list | tuple) else [value]
     if not numbers or any(type(n) is not int or n < 1 for n in numbers):
         raise UserError(f"{path}: {key} is {value!r}, expected a whole number from 1 on")
     if len(set(numbers)) > 1:

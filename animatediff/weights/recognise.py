@@ -5,56 +5,29 @@ Of motion modules, published names may decide between families that no tensor te
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.weights.base.generation import generation_of
+from animatediff.weights.base.ldm import UNET_PREFIX, in_diffusers_names, strip, unet_prefix
 from animatediff.weights.families import Family, family_of_metadata
 from animatediff.weights.family_evidence import Judgement, judge
 from animatediff.weights.keys import (
     EMA_PREFIX,
-    MOTION_KEY,
     dialect_of,
     layout_of,
     motion_prefix,
     to_internal,
     without_prefix,
 )
+from animatediff.weights.kind_rules import CONTROLNETS, FIRST, LAST, OTHER_MODELS, RELATIVES, Rule
+from animatediff.weights.kinds import BASE_TITLES, KINDS, a
+from animatediff.weights.lora_kinds import lora_facts
+from animatediff.weights.names import Names, base_by_shapes
 from animatediff.weights.storage.files import Header, read_header
-
-TITLES = {
-    "motion_module": "motion module",
-    "motion_lora": "MotionLoRA",
-    "domain_adapter": "domain adapter (LoRA of the image layers, original grammar)",
-    "lora": "LoRA of an image model",
-    "sparsectrl": "SparseCtrl encoder",
-    "base_model": "whole Stable Diffusion model in one file",
-    "vae": "VAE",
-    "textual_inversion": "textual inversion embedding",
-    "animatelcm_i2v": "AnimateLCM image-to-video module",
-    "pia": "PIA module",
-    "cameractrl": "CameraCtrl module",
-    "controlnet": "ControlNet",
-    "unet": "image UNet without text encoder and VAE",
-    "unknown": "unknown kind of weights",
-}
-"""Kind -> its name in messages."""
-
-SETTINGS = {
-    "motion_module": "`motion_module`, or load_motion_module",
-    "motion_lora": "`motion_loras`, or load_lora_weights",
-    "domain_adapter": "`domain_adapter`, or load_lora_weights",
-    "lora": "`loras`, or load_lora_weights",
-    "base_model": "`model`, or from_single_file",
-    "vae": "`vae`",
-    "textual_inversion": "`embeddings`",
-    "sparsectrl": "`sparsectrl`, or load_sparsectrl",
-    "controlnet": "`controlnet`, or load_controlnet",
-}
-"""Kind -> the setting, and the method of a pipeline, that takes such a file."""
+from animatediff.weights.storage.unwrap import BARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +35,7 @@ class Recognised:
     """The kind of a file, and the evidence for it."""
 
     kind: str
+    """A name in `KINDS`."""
     header: Header
     evidence: list[str] = field(default_factory=list)
     family: Family | None = None
@@ -70,14 +44,19 @@ class Recognised:
     """Of whole motion modules: how sure the family is, and why."""
     dialect: str | None = None
     variant: str | None = None
-    """Of SparseCtrl encoders: "rgb" or "scribble"."""
+    """Name within the kind: "rgb" or "scribble" of SparseCtrl encoders, "plus" of IP-Adapters, "LoHa" of LoRAs."""
     base: str | None = None
     """Kind of base model it belongs to: sd1, sd2, sdxl."""
 
     @property
     def title(self) -> str:
         """Name of the kind, for a sentence."""
-        return TITLES[self.kind]
+        return KINDS[self.kind].title
+
+    @property
+    def named(self) -> str:
+        """Name of the kind, with that of the variant."""
+        return f"{self.title}, {self.variant}" if self.variant else self.title
 
 
 def recognise(path: str | Path) -> Recognised:
@@ -89,8 +68,9 @@ def recognise_header(header: Header) -> Recognised:
     """Say what the file with this header is; `kind` is "unknown" where no rule fits."""
     if prefix := motion_prefix(header.tensors):
         header = replace(header, tensors=without_prefix(header.tensors, prefix))
+    names = Names(header)
     for detect in _DETECTORS:
-        if (found := detect(header)) is not None:
+        if (found := detect(names)) is not None:
             if prefix:
                 average = ", averaged weights" if EMA_PREFIX.search(prefix) else ""
                 found.evidence.append(f"its names begin with {prefix}{average}")
@@ -99,84 +79,62 @@ def recognise_header(header: Header) -> Recognised:
     return Recognised(kind="unknown", header=header, evidence=[f"no rule fits its names: {first}"])
 
 
+def check_setting(found: Recognised, setting: str, *, bases: Collection[str] = ()) -> None:
+    """Raise UserError for a file of a kind that `setting` does not take, or made for no base model of `bases`.
+
+    bases: the kinds of base model that the one it is to work with may be; empty if unknown. Files of no known kind
+    pass: the loader may know better.
+    """
+    if found.kind == "unknown":
+        return
+    if setting not in KINDS[found.kind].settings:
+        raise wrong_kind(found, next(kind for kind, facts in KINDS.items() if facts.settings[:1] == (setting,)))
+    if not bases or found.base is None or found.base in bases or found.kind in ("base_model", "unet"):
+        return
+    if found.kind == "motion_lora" and "sdxl" not in (found.base, *bases):
+        return  # the motion module counts, and it may be one of SD 1.x on SD 2.x
+    made_for, given = BASE_TITLES[found.base], " or ".join(BASE_TITLES[base] for base in sorted(bases))
+    raise UserError(
+        f"{found.header.path}: {a(found.title)} for {made_for}, but the base model is {given} ({found.evidence[-1]}); "
+        f"take one made for {given}, or another `model`"
+    )
+
+
 def wrong_kind(found: Recognised, wanted: str) -> UserError:
     """The error for a file of another kind than the one that was asked for."""
-    text = f"{found.header.path}: {found.title}, not a {TITLES[wanted]} ({found.evidence[0]})"
-    if found.kind in SETTINGS:
-        text += f"; give it to {SETTINGS[found.kind]}"
-    elif found.kind in ("pia", "animatelcm_i2v", "cameractrl"):
-        text += "; this version cannot run it"
-    return UserError(text)
+    name = found.title if KINDS[found.kind].settings else found.named
+    text = f"{found.header.path}: {a(name)}, not {a(KINDS[wanted].title)} ({found.evidence[0]})"
+    return UserError(text if found.kind == "unknown" else f"{text}; {KINDS[found.kind].advice}")
 
 
-def _any(header: Header, pattern: str) -> str | None:
-    search = re.compile(pattern).search
-    return next((key for key in header.tensors if search(key)), None)
-
-
-def _lora(header: Header) -> Recognised | None:
-    key = _any(header, r"(_lora\.|\.lora[_.]|lora_(down|up|A|B)\b|\.hada_w\d|\.lokr_w\d|\.oft_|\.dora_scale)")
-    if key is None:
-        return None
-    evidence = [f"low-rank layers such as {key}"]
-    temporal = _any(header, r"motion_modules|temporal_attentions")
-    if temporal is not None:
-        evidence.append(f"on the motion modules: {temporal}")
-        dialect = "original" if "processor" in temporal or "attention_blocks" in temporal else "diffusers"
-        return Recognised(kind="motion_lora", header=header, evidence=evidence, dialect=dialect, base="sd1")
-    if _any(header, r"^lora_(unet|te\d?)_"):
-        sdxl = _any(
-            header, r"^lora_te2_|input_blocks_[478]_1_transformer_blocks_[1-9]|_attentions_\d_transformer_blocks_[1-9]"
-        )
-        dialect, base = "kohya", "sdxl" if sdxl else None
-    elif _any(header, r"^(unet\.)?(down|up|mid)_block\w*\..*attn[12]\.processor\."):
-        if _any(header, r"^text_encoder\."):
-            dialect, base = "diffusers", None
-        else:
-            return Recognised(kind="domain_adapter", header=header, evidence=evidence, dialect="original", base="sd1")
-    else:
-        dialect, base = ("peft" if _any(header, r"lora_A") else "diffusers"), None
-    return Recognised(kind="lora", header=header, evidence=evidence, dialect=dialect, base=base)
-
-
-def _sparsectrl(header: Header) -> Recognised | None:
-    moves = any(MOTION_KEY.match(key) for key in header.tensors)
-    for name, variant in (("conv_in.weight", "scribble"), ("weight", "rgb")):
-        key = f"controlnet_cond_embedding.{name}"
-        # A ControlNet has the same conditioning embedding, but no motion modules.
-        if key in header.tensors and moves:
+def _first_rule(names: Names, rules: Iterable[Rule]) -> Recognised | None:
+    for rule in rules:
+        if (evidence := _fits(names, rule)) is not None:
             return Recognised(
-                kind="sparsectrl",
-                header=header,
-                evidence=[f"has {key}"],
-                dialect=dialect_of(header.tensors),
-                variant=variant,
-                base=_base_by_text(header),
+                kind=rule.kind,
+                header=names.header,
+                evidence=evidence,
+                dialect=rule.dialect or (dialect_of(names.header.tensors) if rule.kind == "sparsectrl" else None),
+                variant=rule.variant,
+                base=rule.base or base_by_shapes(names),
             )
-    if key := _any(header, r"^(control_model\.|input_hint_block\.|controlnet_(down_blocks|cond_embedding)\.)"):
-        return Recognised(kind="controlnet", header=header, evidence=[f"has {key}"])
     return None
 
 
-def _base_by_text(header: Header) -> str | None:
-    """The base model whose prompt embeddings have the width that cross attentions in this file take."""
-    widths = {
-        info.shape[1] for key, info in header.tensors.items() if key.endswith(".attn2.to_k.weight") and info.shape[1:]
-    }
-    return {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(widths.pop()) if len(widths) == 1 else None
-
-
-def _motion_relatives(header: Header) -> Recognised | None:
-    if (key := _any(header, r"\.qkv_merge\.")) and _any(header, r"^encoder\."):
-        return Recognised(kind="cameractrl", header=header, evidence=[f"has {key}"], base="sd1")
-    if not any(MOTION_KEY.match(key) for key in header.tensors):
+def _fits(names: Names, rule: Rule) -> list[str] | None:
+    """The evidence that a file is of the rule's kind; None if it is not."""
+    found = [names.find(pattern) for pattern in rule.has]
+    if None in found or any(names.find(pattern) for pattern in rule.lacks):
         return None
-    if key := _any(header, r"^img_encoder\."):
-        return Recognised(kind="animatelcm_i2v", header=header, evidence=[f"has {key}"], base="sd1")
-    conv_in = header.tensors.get("conv_in.weight")
-    if conv_in is not None and len(conv_in.shape) == 4 and conv_in.shape[1] == 9:
-        return Recognised(kind="pia", header=header, evidence=["conv_in.weight takes 9 channels"], base="sd1")
-    return None
+    evidence = [f"has {found[0]}"]
+    if (wanted := rule.shape) is not None:
+        shape = names.shape(wanted.key)
+        if len(shape) <= wanted.axis or shape[wanted.axis] not in wanted.sizes:
+            return None
+        if wanted.num_axes not in (None, len(shape)):
+            return None
+        evidence.insert(0, f"{names.find(wanted.key)} has shape {list(shape)}")
+    return evidence
 
 
 def _motion_module(header: Header) -> Recognised | None:
@@ -208,38 +166,68 @@ def _motion_module(header: Header) -> Recognised | None:
     )
 
 
-def _base_model(header: Header) -> Recognised | None:
-    if not (key := _any(header, r"^model\.diffusion_model\.")):
+def _base_model(names: Names) -> Recognised | None:
+    header = names.header
+    for model, patterns in OTHER_MODELS:
+        found = [names.find(pattern) for pattern in patterns]
+        if None not in found:
+            return Recognised(kind="base_other", header=header, evidence=[f"has {found[0]}"], variant=model)
+    if (prefix := unet_prefix(header.tensors)) is None:
         return None
+    key = next(key for key in header.tensors if key.startswith(prefix))
     try:
         generation = generation_of(header)
     except UserError as error:
         reason = str(error).removeprefix(f"{header.path}: ")
-        return Recognised(kind="unknown", header=header, evidence=[f"has {key}, but is {reason}"])
-    titles = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
-    evidence = [f"has {key}", f"the UNet of {titles[generation]}"]
-    return Recognised(kind="base_model", header=header, evidence=evidence, dialect="original", base=generation)
+        return Recognised(kind="base_unsuited", header=header, evidence=[f"{reason} (has {key})"])
+    others = names.find(r"^(first_stage_model|cond_stage_model|conditioner|vae|text_encoder(_2)?|text_model)\.")
+    return Recognised(
+        kind="base_model" if others or prefix == UNET_PREFIX else "unet",
+        header=header,
+        evidence=[f"has {key}", f"the UNet of {BASE_TITLES[generation]}"],
+        dialect="diffusers" if in_diffusers_names(strip(header.tensors, prefix)) else "original",
+        base=generation,
+    )
 
 
-def _parts(header: Header) -> Recognised | None:
-    if key := _any(header, r"^(first_stage_model\.)?(encoder\.(conv_in|down)|decoder\.(conv_in|up)).*weight$"):
-        return Recognised(kind="vae", header=header, evidence=[f"has {key}"])
-    if key := _any(header, r"^(down_blocks|up_blocks)\.\d+\.resnets\."):
-        return Recognised(kind="unet", header=header, evidence=[f"has {key}"], dialect="diffusers")
-    small = len(header.tensors) <= 4 and all(1 <= len(info.shape) <= 2 for info in header.tensors.values())
+def _embedding(names: Names) -> Recognised | None:
+    header = names.header
+    small = all(1 <= len(info.shape) <= 2 for info in header.tensors.values())
+    small = small and (len(header.tensors) <= 4 or not any("." in key for key in header.tensors))
     widths = {info.shape[-1] for info in header.tensors.values() if info.shape}
     if small and header.tensors and widths <= {768, 1024, 1280}:
-        base = {frozenset({768}): "sd1", frozenset({1024}): "sd2"}.get(frozenset(widths), "sdxl")
         evidence = [f"{len(header.tensors)} vectors of width {sorted(widths)}"]
+        if list(header.tensors) == [BARE]:
+            evidence.append("a bare tensor, whose word is the file's name; an aesthetic gradient looks the same")
+        base = {frozenset({768}): "sd1", frozenset({1024}): "sd2"}.get(frozenset(widths), "sdxl")
         return Recognised(kind="textual_inversion", header=header, evidence=evidence, base=base)
+    if key := names.find(r"^string_to_param\.|^emb_params$|^<.*>$"):
+        return Recognised(kind="textual_inversion", header=header, evidence=[f"has {key}"])
     return None
 
 
-_DETECTORS: tuple[Callable[[Header], Recognised | None], ...] = (
+def _training_state(names: Names) -> Recognised | None:
+    """A checkpoint that a run of training here goes on from: weights, and an optimizer beside them."""
+    key = names.find(r"^weights\.")
+    note = next((note for note in names.header.notes if "optimi" in note), None)
+    if key is None or note is None:
+        return None
+    return Recognised(kind="training_state", header=names.header, evidence=[f"has {key}, and {note}"])
+
+
+def _lora(names: Names) -> Recognised | None:
+    facts = lora_facts(names)
+    return None if facts is None else Recognised(header=names.header, **facts)
+
+
+_DETECTORS: tuple[Callable[[Names], Recognised | None], ...] = (
+    _training_state,
+    lambda names: _first_rule(names, FIRST),
     _lora,
-    _sparsectrl,
-    _motion_relatives,
-    _motion_module,
+    lambda names: _first_rule(names, CONTROLNETS),
+    lambda names: _first_rule(names, RELATIVES),
+    lambda names: _motion_module(names.header),
     _base_model,
-    _parts,
+    lambda names: _first_rule(names, LAST),
+    _embedding,
 )

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
+from animatediff.motion import frame_positions
+from animatediff.weights.base import ldm
 from animatediff.weights.base.model_configs import Generation, unet_config
 from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, text_width
 from animatediff.weights.fit import check_fit
@@ -39,7 +41,13 @@ CONFIG_KEY = "animatediff.sparsectrl"
 WRAPPER = "controlnet"
 """The entry of a .ckpt in which the original looks for an encoder."""
 WHAT = "SparseCtrl encoder"
+CONDITIONING, LDM_CONDITIONING = "controlnet_cond_embedding.", "input_hint_block.0."
 CONDITIONING_LAYER = re.compile(r"^controlnet_cond_embedding\.(?:conv_in|blocks\.\d*[13579])\.weight$")
+UNTOLD = (
+    *("norm_num_groups", "norm_eps", "attention_head_dim", "act_fn", "flip_sin_to_cos"),
+    *("freq_shift", "downsample_padding", "mid_block_scale_factor", "upcast_attention"),
+)
+"""Settings of an encoder's image layers that its tensors do not tell."""
 ZERO_CONV = re.compile(r"^controlnet_(?:down_blocks\.\d+|mid_block)\.weight$")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,7 +55,7 @@ T = TypeVar("T")
 
 
 def load_sparsectrl(
-    source: str | Path, *, unet: UNet2DConditionModel | None = None, dtype: torch.dtype | None = None
+    source: str | Path | Header, *, unet: UNet2DConditionModel | None = None, dtype: torch.dtype | None = None
 ) -> SparseCtrl:
     """Load an encoder from a file of the original or of ours, or a diffusers `SparseControlNetModel` folder or hub id.
 
@@ -55,23 +63,32 @@ def load_sparsectrl(
     tensor is read. `dtype` None keeps the file's. Raises UserError for another kind of file, for missing, unknown or
     misshapen tensors, and for an encoder of another base model.
     """
-    found = recognise_header(find_header(source))
-    if found.kind != "sparsectrl":
-        raise wrong_kind(found, "sparsectrl")
-    header = found.header
-    config = config_of(found, unet)
-    with torch.device("meta"):
-        encoder = SparseCtrl(config)
+    encoder, found = empty_sparsectrl(source, unet=unet)
+    header, config = found.header, encoder.sparse_config
     expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    shapes = internal_entries(header.shapes)
-    if unet is not None:
-        _check_fit(shapes, expected, header.path)
-    check_fit(shapes, expected, path=header.path, model=WHAT)
     names = internal_entries({key: key for key in header.tensors})
     tensors = load_tensors(header, [names[key] for key in expected], dtype=dtype)
     encoder.load_state_dict({key: tensors[names[key]].view(shape) for key, shape in expected.items()}, assign=True)
     logger.info("%s: %s (%s), %s", header.path, found.title, config.kind, ", ".join(found.evidence))
     return encoder.eval().requires_grad_(False)
+
+
+def empty_sparsectrl(
+    source: str | Path | Header, *, unet: UNet2DConditionModel | None = None
+) -> tuple[SparseCtrl, Recognised]:
+    """The encoder of a file on the meta device: all checks of `load_sparsectrl`, no weights. Raises UserError as it."""
+    found = recognise_header(find_header(source))
+    if found.kind != "sparsectrl":
+        raise wrong_kind(found, "sparsectrl")
+    header = found.header
+    with torch.device("meta"):
+        encoder = SparseCtrl(config_of(found, unet))
+    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
+    shapes = internal_entries(header.shapes)
+    if unet is not None:
+        _check_fit(shapes, expected, header.path)
+    check_fit(shapes, expected, path=header.path, model=WHAT)
+    return encoder, found
 
 
 def save_sparsectrl(
@@ -88,6 +105,31 @@ def save_sparsectrl(
     state = {key: value.detach().to("cpu", dtype) for key, value in encoder.state_dict().items()}
     tensors = original_entries(state, encoder.sparse_config.max_positions)
     save_tensors(path, tensors, {**config_metadata(encoder.sparse_config), **(metadata or {})}, wrapper=WRAPPER)
+
+
+def save_sparsectrl_folder(encoder: SparseCtrl, folder: Path) -> str | None:
+    """Write an encoder as a folder that diffusers' `SparseControlNetModel.from_pretrained` reads.
+
+    One that diffusers has no place for is written in the original's names, and the reason is returned.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file, config = folder / "diffusion_pytorch_model.safetensors", encoder.sparse_config
+    try:
+        described = diffusers_config(config, folder)
+    except UserError as error:
+        save_sparsectrl(encoder, file, metadata={"format": "pt"})
+        return str(error)
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    state = {key: value.detach().cpu() for key, value in encoder.state_dict().items()}
+    tables = {
+        key.replace(".attn1.to_q.weight", ".pos_embed.pe"): frame_positions(config.max_positions, weight.shape[0])[
+            None
+        ].to(weight)
+        for key, weight in state.items()
+        if MOTION_KEY.match(key) and key.endswith(".attn1.to_q.weight")
+    }
+    save_tensors(file, state | tables, {**config_metadata(config), "format": "pt"})
+    return None
 
 
 def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
@@ -114,9 +156,21 @@ def find_rgb_encoder(model: str, folders: Iterable[Path]) -> Path | None:
 
 
 def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
-    """The entries of an encoder's file under internal names, position tables left out."""
+    """The entries of an encoder's file under internal names, position tables left out.
+
+    Copies for the A1111 WebUI have LDM's names in place of diffusers' for the image layers.
+    """
+    image = [key for key in entries if not MOTION_KEY.match(key)]
+    names: dict[str, str] = {}
+    if any(key.startswith("zero_convs.") for key in image):
+        plan, _ = ldm.controlnet_plan(image)
+        names = {source.key: target for target, source in plan.items()}
+        if "input_hint_block.2.weight" not in entries:  # one layer alone, as RGB encoders have it
+            names |= {
+                key: f"{CONDITIONING}{key.rpartition('.')[2]}" for key in image if key.startswith(LDM_CONDITIONING)
+            }
     return {
-        rename(key, TO_INTERNAL) if MOTION_KEY.match(key) else key: value
+        rename(key, TO_INTERNAL) if MOTION_KEY.match(key) else names.get(key, key): value
         for key, value in entries.items()
         if not POSITIONS.search(key)
     }
@@ -146,7 +200,8 @@ def config_of(found: Recognised, unet: UNet2DConditionModel | None = None) -> Sp
     if len(first) != 4:
         raise UserError(f"{header.path}: the first layer of its conditions has shape {list(first)}; is it whole?")
     stated = _stated(header)
-    image: Mapping[str, Any] | None = unet.config if unet is not None else stated.get("unet") or _folder_config(header)
+    own: Mapping[str, Any] | None = stated.get("unet") or _folder_config(header)
+    image: Mapping[str, Any] | None = own if unet is None else {**unet.config, **_untold(own or {})}
     # Without a statement, the published sizes of the base model version stand for what no shape tells.
     image = image if image is not None else unet_config(shapes, cast(Generation, found.base or "sd1"))
     if image.get("mid_block_type", "") is None and any(key.startswith("mid_block.attentions.") for key in shapes):
@@ -204,13 +259,22 @@ def diffusers_config(config: SparseConfig, path: Path) -> dict[str, Any]:
 def _folder_config(header: Header) -> dict[str, Any] | None:
     """The image part of the config.json beside a diffusers model's weights, in the words of a UNet."""
     beside = header.path.with_name("config.json")
-    if not beside.is_file():
+    if header.config is None and not beside.is_file():
         return None
-    config = read_json(beside)
+    config = read_json(beside) if header.config is None else header.config
     if config.get("_class_name") != "SparseControlNetModel":
         return None
     kinds = [kind.replace("Motion", "2D") for kind in config.get("down_block_types", ())]
-    return {"cross_attention_dim": 768, **config, **({"down_block_types": kinds} if kinds else {})}
+    # The number of heads, which UNets take by its older name alone.
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim", 8)
+    config = {"cross_attention_dim": 768, **config, "attention_head_dim": heads, "num_attention_heads": None}
+    return {**config, **({"down_block_types": kinds} if kinds else {})}
+
+
+def _untold(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of an encoder's own configuration that no shape tells, and that may differ from the base model's."""
+    found = {key: config[key] for key in UNTOLD if config.get(key) is not None}
+    return found
 
 
 def _stated(header: Header) -> dict[str, Any]:

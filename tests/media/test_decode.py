@@ -16,7 +16,8 @@ from support.videos import HEIGHT, WIDTH, number_of, numbered_frame, numbered_vi
 
 from animatediff.media import write_video
 from animatediff.media.decode import VideoFile
-from animatediff.media.kinds import BadMedia, read_image
+from animatediff.media.kinds import BadMedia
+from animatediff.media.stills import read_image
 from animatediff.training.data.clip import Draw, choose_frames, cut, draw, to_clip
 from animatediff.training.data.config import DataConfig
 

@@ -164,6 +164,28 @@ def test_chunks_and_single_frames_give_the_same_file(tmp_path: Path) -> None:
     assert whole == chunked
 
 
+@pytest.mark.parametrize(
+    ("suffix", "fps", "count"), [("gif", 60, 20), ("gif", 120, 10), ("webp", 120, 18), ("png", 240, 9)]
+)
+def test_frames_shorter_than_browsers_play_are_left_out_and_said(
+    tmp_path: Path, suffix: str, fps: int, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """24 frames at 60 a second last 0.4 s, as 20 frames of 20 ms do."""
+    path = write_video(clip(24, 24, 90), tmp_path / f"a.{suffix}", fps=fps)
+    assert f"a.{suffix}: browsers play frames of 10 ms" in caplog.text and f"of {fps} frames a second" in caplog.text
+    with Image.open(path) as picture:
+        lengths = []
+        for index in range(picture.n_frames):
+            picture.seek(index)
+            picture.load()
+            lengths.append(picture.info["duration"])
+    assert len(lengths) == count and min(lengths) > 10 and abs(sum(lengths) - 24_000 / fps) < 20
+    caplog.clear()
+    for name, rate in (("b.gif", 50), ("b.mp4", 60), ("b", 240)):
+        assert len(read_video(write_video(clip(24, 24, 90), tmp_path / name, fps=rate))[0]) == 24
+    assert "browsers" not in caplog.text
+
+
 def test_ticks_never_drift() -> None:
     for fps in (8, 12, 23.976, 30, 60):
         lengths = ticks(1000, Fraction(fps), 100)

@@ -295,6 +295,18 @@ def test_schedulers_that_sample_no_clip(kind: str, reason: str, folder: Any, cap
     same_as_diffusers(pipe)
 
 
+def test_flow_matching_keeps_its_own_sampler(folder: Any, caplog: Any) -> None:
+    path = folder("scheduler/scheduler_config.json")
+    config = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    (path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config), "utf-8")
+    pipe = AnimateDiffPipeline.from_pretrained(path, torch_dtype="float32")
+    pipe.load_motion_module(GOLDEN / "v3" / "motion_module.ckpt")
+    assert type(pipe.scheduler).__name__ == "UniPCMultistepScheduler" and pipe.scheduler.config.use_flow_sigmas
+    assert "scheduler ddim, recommended for the loaded weights, does not fit the base model" in caplog.text
+    with pytest.raises(UserError, match="'euler' cannot sample a base model trained by flow matching"):
+        pipe.set_scheduler("euler")
+
+
 def test_edm_folder_and_extras_of_sdxl_folders(sdxl: Any, tmp_path: Path) -> None:
     pipe = sdxl({})
     pipe.base.register_to_config(force_zeros_for_empty_prompt=False)

@@ -196,6 +196,16 @@ def test_a_controlnet_with_motion_goes_where_the_pipeline_goes(nets: list[Path])
     assert out.frames.isfinite().all()
 
 
+def test_a_controlnet_of_no_strength_is_said(still: AnimateDiffPipeline, nets: list[Path], caplog: Any) -> None:
+    still.load_controlnet(nets[0])
+    for scale in (0.0, 0.5):
+        caplog.clear()
+        given = ControlNetInput(frames=pictures(2), scale=scale)
+        still("a cat", num_frames=2, latents=LATENTS[:, :, :2], controlnet_inputs=[given], **SETTINGS)
+        assert ("ControlNet 1 has no effect" in caplog.text) == (scale == 0)
+    still.unload_controlnets()
+
+
 def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tmp_path: Path) -> None:
     pipe = AnimateDiffPipeline.from_bundled()
     (tmp_path / "empty").mkdir()
@@ -203,7 +213,7 @@ def test_folders_that_are_no_controlnet_or_of_another_model(nets: list[Path], tm
         (nets[0], "of another base model: cross_attention_dim is 32, of this model it is 128"),
         (tmp_path / "empty", "no config.json in this folder"),
         (tmp_path / "none", "no such file or folder"),
-        (bundled_path() / "unet", "holds a UNet2DConditionModel, expected a ControlNetModel"),
+        (bundled_path() / "unet", "an image UNet .*, not a ControlNet .*; give it to `model`"),
         (GOLDEN / "v3" / "motion_module.ckpt", "not a ControlNet .*; give it to `motion_module`"),
     ):
         with pytest.raises(UserError, match=message):
@@ -243,7 +253,7 @@ def test_single_files_that_are_not_for_this_model(nets: list[Path], tmp_path: Pa
     (tmp_path / "text.pth").write_text("hello")
     for name, message in (
         ("other.safetensors", "a ControlNet of another base model than this one: controlnet: "),
-        ("partial.safetensors", r"a Control-LoRA \(lora_controlnet\), which is not supported"),
+        ("partial.safetensors", r"a Control-LoRA .*not a ControlNet \(has lora_controlnet\)"),
         ("text.pth", "text.pth: "),
     ):
         with pytest.raises(UserError, match=message):
@@ -288,6 +298,42 @@ def test_a_clip_that_follows_two_and_its_repeat(place: Path) -> None:
     assert run("a fox", *SMALL, "--num-frames", "4", "--out", "plain.png")[0] == 0
     off, plain = read_video("off.png")[0], read_video("plain.png")[0]
     assert np.array_equal(off, plain) and relative(off, frames) > 1e-2
+
+
+def test_a_single_image_is_followed_by_every_frame(place: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(bundled_path(), subfolder="unet", torch_dtype=torch.float32)
+    save_controlnet(place / "net", unet, 0, (8, 16, 16))
+    Path("same").mkdir()
+    for number in range(3):
+        Path(f"same/{number}.png").write_bytes(Path("edges/0.png").read_bytes())
+    clips = []
+    for followed in ("edges/0.png", "same"):
+        net = ("--controlnet", "net", "--controlnet-video", followed)
+        code, _, err = run("a fox", *SMALL, *net, "--num-frames", "3", "--out", "a.png")
+        assert code == 0, err
+        clips.append(read_video("a.png")[0])
+    assert clips[0].shape == (3, 64, 64, 3) and np.array_equal(*clips)
+    moving = ("--controlnet", "net", "--controlnet-video", "walk.mp4")
+    assert (
+        run("a fox", *SMALL, "--controlnet", "net", "--controlnet-video", "edges/0.png", *moving, "--out", "b.mp4")[0]
+        == 0
+    )
+    frames, fps = read_video("b.mp4")
+    assert (len(frames), fps) == (6, 6), "length and rate are those of the one that moves"
+
+
+def test_damaged_images_are_refused_before_anything_is_loaded(place: Path) -> None:
+    Path("net").mkdir()
+    Path("net/config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
+    Path("net/diffusion_pytorch_model.safetensors").write_bytes(b"")
+    Path("edges/2.png").write_bytes(Path("edges/2.png").read_bytes()[:90])
+    for arguments in (
+        NET,
+        (*NET, "--controlnet-spread", "0.5"),
+        ("--video", "edges"),
+        ("--video", "edges", "--video-by-number"),
+    ):
+        assert "2.png: cannot be read as an image (is damaged" in is_one_message(place, "a fox", *SMALL, *arguments)
 
 
 def test_a_clip_with_pictures_at_single_frames(place: Path) -> None:

@@ -228,7 +228,7 @@ def test_settings_from_yaml(place: Path) -> None:
         (["--ip-adapter-image", "a.png"], "but no IP-Adapter"),
         (["--ip-adapter", "text.png"], "an IP-Adapter is given, but no image for it"),
         (["--ip-adapter", "text.png", "--image", "a.png"], "text.png: "),
-        (["--ip-adapter", str(motion_module_path()), "--image", "a.png"], "is no IP-Adapter"),
+        (["--ip-adapter", str(motion_module_path()), "--image", "a.png"], "not an IP-Adapter"),
         (["--image", "a.png", "--strength", "0.5"], "strength is a setting of video"),
     ],
 )

@@ -25,6 +25,7 @@ from animatediff.render.models import ModelSpec, load_model
 from animatediff.render.prepare import complete
 from animatediff.render.render import render
 from animatediff.render.renderer import Renderer, call_arguments
+from animatediff.render.request_inputs import WeightRef
 from animatediff.render.write import RunFolder
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.lora.load import lora_names
@@ -92,6 +93,16 @@ def by_hand(folder: Path) -> np.ndarray:
         guidance_scale=3, clip_skip=1, generator=torch.Generator().manual_seed(7),
     )  # fmt: skip
     return np.stack([np.asarray(frame) for frame in out.frames[0]])
+
+
+def test_loras_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks and brackets in the name of a file do not refuse it."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my style (v2).safetensors"
+    file.write_bytes((V2 / "style_lora_kohya.safetensors").read_bytes())
+    request = request_of(tmp_path).model_copy(update={"loras": (WeightRef(path=str(file)),), "motion_loras": ()})
+    pipe = load_model(ModelSpec.of(complete(request)))
+    assert lora_names([pipe.unet]) == ["domain_adapter", "lora_0_my_style__v2_"]
 
 
 def test_every_addition_of_a_configuration_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from animatediff.cli import animate
 from animatediff.cli.main import app
 from animatediff.errors import UserError
-from animatediff.media import images, numbered, source
+from animatediff.media import images, numbered, source, stills
 from animatediff.pipelines.arguments import RANGES, Arguments
 from animatediff.render import AnimateRequest, build_request, load_result, parse_config
 from animatediff.render.declare import Option
@@ -37,7 +37,7 @@ NAMES = [item.name for item in OPTIONS]
 _NETS = {"controlnet": ["c.safetensors"], "controlnet_video": ["v.mp4"]}
 _IMAGES = {"sparsectrl": "s.ckpt", "control_images": ["a.png"]}
 _GROUPS: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"video": "v.mp4"}, "strength audio video_fps video_start video_duration"),
+    ({"video": "v.mp4"}, "strength audio video_fps video_start video_duration video_by_number"),
     (_IMAGES, "sparsectrl control_images control_indices control_preprocess normalize_condition_images"),
     ({"image": "a.png"}, "image_mode ip_adapter"),
     ({"image": "a.png", "width": 32, "height": 32}, "resize"),
@@ -116,11 +116,16 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 class Film:
     """Stands for a video file: frames that depend on its name and on the part that is taken."""
 
-    path, size, has_audio = Path("v.mp4"), (60, 30), True
+    path, size, has_audio, held = Path("v.mp4"), (60, 30), True, False
     indices = tuple(range(40))
 
-    def __init__(self, given: Any, *, setting: str, fps: float | None, start: float, duration: float | None) -> None:
+    def __init__(
+        self, given: Any, *, setting: str, hold: bool, fps: float | None, start: float, duration: float | None
+    ) -> None:
         self.part, self.fps = f"{given} {fps} {start} {duration}", fps or 8.0
+
+    def check(self, num_frames: int) -> None:
+        """It is whole."""
 
     def read(self, num_frames: int, width: int, height: int, resize: str) -> np.ndarray:
         shade = sum(f"{self.part} {resize}".encode()) % 251
@@ -150,7 +155,9 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     """What the model is loaded from, what the pipeline is called with, and how the file is written."""
     monkeypatch.setattr(images, "as_image", drawn)
     monkeypatch.setattr(images, "open_image", drawn)
+    monkeypatch.setattr(stills, "check_image", lambda path: None)
     monkeypatch.setattr(source, "open_source", Film)
+    monkeypatch.setattr(numbered, "check_readable", lambda paths: None)
     monkeypatch.setattr(numbered, "numbered_images", lambda folder: {0: Path(folder) / "0000.png"})
     spec = ModelSpec.of(request)
     pipe: Any = FakePipeline()
@@ -158,7 +165,8 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     inputs = look_into(request)
     clip = with_defaults(request, inputs, pipe).clip(0)
     call = call_arguments(clip) | input_arguments(clip, inputs, "rgb")[0]
-    writer = {"fps": clip.fps, "quality": clip.quality, "loop": clip.loop, "sound": sound_of(clip), "out": clip.out}
+    writer = {"fps": clip.fps, "quality": clip.quality, "loop": clip.loop, "sound": sound_of(clip)}
+    writer |= {"out": clip.out, "name": clip.name}
     try:
         fetched = to_come("mm_sd_v14.ckpt", download=request.download)
     except UserError:

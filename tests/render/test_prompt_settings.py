@@ -106,6 +106,11 @@ def test_options_win_over_the_file() -> None:
     assert parse_config(text, {"prompt": ["other"]})[0].prompt_of() == "other"
 
 
+def texts_or_text(request: Any) -> Any:
+    prompt = request.prompt_of()
+    return prompt if isinstance(prompt, str) else dict(prompt.texts)
+
+
 JSON = {
     "name": "seasons", "path": "models/sd/base.safetensors", "motion_module": "models/motion-module/mm.ckpt",
     "vae_path": "", "seed": [3, -1], "scheduler": "k_dpmpp", "steps": 20, "guidance_scale": 8, "clip_skip": 2,
@@ -133,22 +138,9 @@ def test_a_json_file_of_prompt_travel(tmp_path: Path, caplog: pytest.LogCaptureF
         "num_frames": 24, "steps": 20, "guidance_scale": 8.0, "scheduler": "dpmpp_2m_karras", "clip_skip": 1,
         "fps": 12.0,
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"frame 12 is to show 'summer'.*13 frames or more"):
-        load_config(path, {"num_frames": 12})
-
-
-def test_frames_to_begin_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "frames").mkdir()
-    path = tmp_path / "seasons.json"
-    block = {"enable": True, "init_img_dir": "frames", "denoising_strength": 0.4, "save_init_image": True}
-    path.write_text(json.dumps(JSON | {"img2img_map": block}))
-    (request,) = load_config(path)
-    assert (request.video, request.strength) == (str(tmp_path / "frames"), 0.4) and caplog.text == ""
-    path.write_text(json.dumps(JSON | {"img2img_map": block | {"enable": False}}))
-    assert load_config(path)[0].video is None
-    path.write_text(json.dumps(JSON | {"img2img_map": {"enable": True}}))
-    with pytest.raises(UserError, match="img2img_map is on, but its init_img_dir is missing"):
-        load_config(path)
+    (short,) = load_config(path, {"num_frames": 12})
+    assert texts_or_text(short) == "a meadow, spring, oil painting"
+    assert "texts beyond the clip of 12 frames are left out, as there (at 12); `num_frames` 13" in caplog.text
 
 
 def numbered(folder: Path, *frames: int) -> Path:
@@ -156,6 +148,23 @@ def numbered(folder: Path, *frames: int) -> Path:
     for frame in frames:
         Image.new("RGB", (64, 64), (20 * frame, 90, 40)).save(folder / f"{frame:04d}.png")
     return folder
+
+
+def test_frames_to_begin_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    numbered(tmp_path / "frames", *range(16))
+    path = tmp_path / "seasons.json"
+    block = {"enable": True, "init_img_dir": "frames", "denoising_strength": 0.4, "save_init_image": True}
+    path.write_text(json.dumps(JSON | {"img2img_map": block}))
+    (request,) = load_config(path)
+    assert (request.video, request.strength) == (str(tmp_path / "frames"), 0.4) and caplog.text == ""
+    assert request.video_by_number
+    path.write_text(json.dumps(JSON | {"img2img_map": block | {"enable": False}}))
+    assert load_config(path)[0].video is None
+    for folder in ({}, {"init_img_dir": ""}, {"init_img_dir": "gone"}):
+        caplog.clear()
+        path.write_text(json.dumps(JSON | {"img2img_map": {"enable": True, **folder}}))
+        assert load_config(path)[0].video is None
+        assert "img2img_map: is switched on, but" in caplog.text
 
 
 def test_pictures_for_controlnets(
@@ -185,11 +194,13 @@ def test_pictures_for_controlnets(
     assert request.controlnet_scale == (0.7, 1.0)
     assert (request.controlnet_start, request.controlnet_end) == ((0.1, 0.0), (0.9, 1.0))
     assert request.controlnet_spread == ((0.5, 0.25), (0.0,))
-    for words in ("controlnet_openpose: its preprocessor", "controlnet_map (qr_code_monster_v1)"):
-        assert words in caplog.text
-    path.write_text(json.dumps(JSON | {"controlnet_map": {"controlnet_canny": {"enable": True}}}))
-    with pytest.raises(UserError, match="controlnet_map is on, but its input_image_dir is missing"):
-        load_config(path)
+    assert "controlnet_map (controlnet_openpose): its preprocessor is not here" in caplog.text
+    assert "controlnet_map (controlnet_depth, qr_code_monster_v1): is switched on, but off for want" in caplog.text
+    for folder in ({}, {"input_image_dir": ""}, {"input_image_dir": "gone"}):
+        caplog.clear()
+        path.write_text(json.dumps(JSON | {"controlnet_map": {"controlnet_canny": {"enable": True}, **folder}}))
+        assert load_config(path)[0].controlnet == ()
+        assert "controlnet_map: is switched on, but its folder of images is missing" in caplog.text
 
 
 def test_pictures_for_an_ip_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -200,17 +211,18 @@ def test_pictures_for_an_ip_adapter(tmp_path: Path, caplog: pytest.LogCaptureFix
     (request,) = load_config(path)
     assert request.ip_adapter == "models/IP-Adapter/ip-adapter-plus_sd15.safetensors"
     assert (request.image_mode, request.ip_adapter_scale) == ("ip-adapter", 0.4)
-    assert request.images == [(frame, str(tmp_path / "style" / f"{frame:04d}.png")) for frame in (0, 8)]
-    assert "prompt_fixed_ratio: the images blend all the way" in caplog.text
+    images = {frame: str(tmp_path / "style" / f"{image:04d}.png") for frame, image in ((0, 0), (4, 0), (8, 8))}
+    assert dict(request.images) == images and caplog.text == "", "the first image is held to frame 4"
     path.write_text(json.dumps(JSON | {"ip_adapter_map": block | {"is_plus": False}}))
     assert load_config(path)[0].ip_adapter == "models/IP-Adapter/ip-adapter_sd15.safetensors"
-    for more, message in (
-        ({"input_image_dir": "gone"}, "gone: no such folder; expected a folder of images named by their frames"),
-        ({"input_image_dir": ""}, "its input_image_dir is missing"),
-    ):
-        path.write_text(json.dumps(JSON | {"ip_adapter_map": block | more}))
-        with pytest.raises(UserError, match=message):
-            load_config(path)
+    path.write_text(json.dumps(JSON | {"ip_adapter_map": block | {"is_light": True}}))
+    assert load_config(path)[0].ip_adapter == "models/IP-Adapter/ip-adapter_sd15_light.safetensors"
+    for folder in ("gone", ""):
+        caplog.clear()
+        path.write_text(json.dumps(JSON | {"ip_adapter_map": block | {"input_image_dir": folder}}))
+        (request,) = load_config(path)
+        assert request.ip_adapter is None and request.images == []
+        assert "ip_adapter_map: is switched on, but" in caplog.text
 
 
 def test_what_such_a_file_asks_for_in_vain_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,7 @@ from animatediff.subjects import without_effect
 REFUSED = {
     "control_images", "image_mode", "ip_adapter_image", "ip_adapter_encoder", "controlnet", "controlnet_video",
     "strength", "video_fps", "video_start", "video_duration", "audio", "sparsectrl", "ip_adapter", "upscale_strength",
-    "upscale_steps",
+    "upscale_steps", "video_by_number",
 }  # fmt: skip
 """Options that a request without their subject refuses (`render.request_checks`)."""
 ALWAYS = {
@@ -29,7 +29,7 @@ ALWAYS = {
     "motion_loras", "domain_adapter", "embeddings", "download", "prompt", "prompt_travel", "prompt_head", "prompt_tail",
     "plain_prompts", "seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "clip_skip",
     "window", "motion_scale", "closed_loop", "freeinit", "image", "last_image", "keyframes", "video", "upscale",
-    "device", "dtype", "cpu_offload", "decode_chunk_size", "inference_config", "out", "fps",
+    "device", "dtype", "cpu_offload", "decode_chunk_size", "inference_config", "out", "fps", "name",
 }  # fmt: skip
 """Options that act by themselves, or that their loader judges."""
 ANOTHER: dict[str, Any] = {

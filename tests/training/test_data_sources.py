@@ -17,6 +17,8 @@ from support.videos import numbered_video, numbers, write_rows, write_shard
 
 from animatediff.errors import UserError
 from animatediff.training.data import DataConfig, check_data, open_dataset
+from animatediff.training.data.clip import Draw
+from animatediff.training.data.dataset import read_frames
 from animatediff.training.data.items import Item, ItemList
 from animatediff.training.data.sources import kind_of
 
@@ -335,3 +337,22 @@ def test_items_are_packed() -> None:
     assert list(items) == rows and items[500] == rows[500]
     with pytest.raises(IndexError):
         items[1001]
+
+
+def test_files_of_every_kind_are_read_as_elsewhere(tmp_path: Path) -> None:
+    """Training reads what `--video` shows: by content, on white, in time; what is left out or changed is noted."""
+    images = [Image.new("RGBA", (32, 32), (200, 0, 0, 0)) for _ in range(4)]
+    for number, image in enumerate(images):
+        image.paste((0, 0, 40 * number, 255), (8, 8, 24, 24))
+    lengths = [100, 300, 100, 100]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=lengths, disposal=2)
+    images[0].save(tmp_path / "b.webp", save_all=True, append_images=images[1:], duration=100, lossless=True)
+    (tmp_path / "b.webp").rename(tmp_path / "b.mp4")
+    (tmp_path / "._b.mp4").write_bytes(b"\0\x05\x16\x07")
+    config = DataConfig(path=str(tmp_path), num_frames=4, stride=1, height=32, width=32, resize="stretch")
+    report = check_data(config)
+    assert "hidden name, as macOS puts beside files (left out): ._b.mp4" in str(report)
+    for name, blues in (("a.gif", [0, 40, 40, 40]), ("b.mp4", [0, 40, 80, 120])):
+        frames = read_frames(str(tmp_path / name), name, config, Draw(start=0.0, x=0.5, y=0.5, mirrored=False))
+        assert frames[:, 2, 2].min() == 255, "white where it is transparent"
+        assert frames[:, 16, 16, 2].tolist() == blues, "each as long as it is shown"

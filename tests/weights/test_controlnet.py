@@ -140,14 +140,14 @@ TRUNK = {
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ({**TRUNK, "task_embedding": (6, 320), "transformer_layes.0.ln_1.weight": (320,)}, "a Union ControlNet"),
+        ({**TRUNK, "task_embedding": (6, 320), "transformer_layes.0.ln_1.weight": (320,)}, "a ControlNet Union"),
         ({"lora_controlnet": (0,), "input_blocks.1.0.in_layers.2.up": (8, 8)}, "a Control-LoRA"),
         ({"lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight": (8, 3)}, "LLLite"),
         ({"body.0.in_conv.weight": (8, 4), "conv_in.weight": (8, 192, 3, 3)}, "a T2I-Adapter"),
         ({"adapter.body.0.resnets.0.block1.weight": (8, 8, 3, 3)}, "a T2I-Adapter"),
         ({"control_model.enc_zero_convs_out.0.0.weight": (8, 8, 1, 1)}, "a ControlNet-XS"),
         ({"controlnet_blocks.0.weight": (8, 8), "transformer_blocks.0.norm1.linear.weight": (8, 8)}, "Flux or SD 3"),
-        ({**TRUNK, "controlnet_cond_embedding.conv_in.weight": (8, 4, 3, 3)}, "conditions of 4 channels"),
+        ({**TRUNK, "controlnet_cond_embedding.conv_in.weight": (8, 4, 3, 3)}, "conditions that are no RGB images"),
         (TRUNK, r"embeddings of width 768 \(SD 1.x\), those of this model have 2048 \(SDXL\)"),
     ],
 )

@@ -17,8 +17,10 @@ from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.prompts import PromptTravel
 from animatediff.prompts.words import spell_out
+from animatediff.weights.addons.embedding_files import read_embedding
 from animatediff.weights.addons.embeddings import check_embedding, load_embedding
 from animatediff.weights.base.single_file import tokenizers
+from animatediff.weights.convert import convert
 
 VECTORS = torch.arange(3 * 64, dtype=torch.float32).view(3, 64) / 100
 
@@ -252,3 +254,26 @@ def test_the_command_line_says_the_word_and_what_has_no_effect(tmp_path: Path, m
         assert ("badhand_v4.pt: has no effect: no prompt of this clip has its word" in err) == (name == "unused")
         frames[name] = torch.from_numpy(read_video(f"{name}.apng")[0].copy())
     assert torch.equal(frames["file"], frames["stored"]) and not torch.equal(frames["file"], frames["plain"])
+
+
+def test_a_bare_tensor_takes_the_name_of_its_file(tmp_path: Path) -> None:
+    vectors = torch.arange(768.0).view(1, 768)
+    torch.save(vectors, tmp_path / "my-face.pt")
+    found = read_embedding(tmp_path / "my-face.pt")
+    assert (found.title, [word.name for word in found.words]) == ("my-face", [None])
+    assert torch.equal(found.vectors(found.words[0].keys[0]), vectors)
+
+
+def test_the_word_survives_conversion_and_its_old_number_is_no_surplus(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Textual inversion's own program stored the token's number as a tensor, beside the word as text."""
+    source = tmp_path / "a.pt"
+    torch.save(
+        {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": VECTORS}, "name": "fox-style"}, source
+    )
+    for target in (tmp_path / "b.safetensors", tmp_path / "c.pt"):
+        convert(source, target)
+        source = target
+        assert [word.name for word in read_embedding(target).words] == ["fox-style"]
+    assert not caplog.text

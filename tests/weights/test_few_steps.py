@@ -33,7 +33,8 @@ def save_lora(path: Path, *, text: bool = False, metadata: dict[str, str] | None
     stem = f"unet.{key.removesuffix('.weight')}"
     state = {f"{stem}.lora_A.weight": torch.ones(2, inner), f"{stem}.lora_B.weight": torch.ones(out, 2)}
     if text:
-        state["text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"] = torch.ones(2, 8)
+        layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+        state |= {f"{layer}.lora_A.weight": torch.ones(2, 8), f"{layer}.lora_B.weight": torch.ones(8, 2)}
     save_file(state, path, metadata)
     return path
 
@@ -152,3 +153,37 @@ def test_an_lcm_lora_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Mon
         assert code == 0 and "takes scheduler lcm, 6 steps, guidance 1.5, unless told otherwise" in err
         stored = json.loads(Path("a.png.json").read_text())["request"]
         assert (stored["scheduler"], stored["steps"], stored["guidance_scale"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Hyper-SDXL-8steps-CFG-lora.safetensors", ("ddim_trailing", 8, 5.0)),
+        ("Hyper-SD15-1step-lora.safetensors", ("tcd", 1, 1.0)),
+        ("Hyper-SD15-4steps-lora.safetensors", ("ddim_trailing", 4, 1.0)),
+        ("sdxl_lightning_8step_lora.safetensors", ("euler_trailing", 8, 1.0)),
+        ("sd_xl_turbo_lora_v1.safetensors", ("euler_trailing", 4, 1.0)),
+        ("pcm_sd15_smallcfg_2step_converted.safetensors", ("ddim_trailing", 2, 1.0)),
+        ("pcm_sdxl_normalcfg_8step_converted.safetensors", ("ddim_trailing", 8, 7.5)),
+        ("pcm_sd15_lcmlike_lora_converted.safetensors", ("lcm", 4, 1.0)),
+        ("TCD-SD15-LoRA/pytorch_lora_weights.safetensors", ("tcd", 4, 1.0)),
+        ("dmd2_sdxl_4step_lora.safetensors", ("lcm", 4, 1.0)),
+        ("flash-sdxl/pytorch_lora_weights.safetensors", ("lcm", 4, 1.0)),
+        ("lightning_storm_style.safetensors", None),
+        ("turbo_car.safetensors", None),
+        ("flashlight.safetensors", None),
+    ],
+)
+def test_published_few_step_loras_by_their_names(
+    tmp_path: Path, name: str, expected: tuple[str, int, float] | None
+) -> None:
+    """Sampler, steps and guidance of their model cards."""
+    facts = describe(save_lora(tmp_path / name))
+    found = few_step_lora(read_header(tmp_path / name))
+    if expected is None:
+        assert found is None and "scheduler" not in facts["settings"]
+        return
+    assert found is not None and "by its name" in found.evidence
+    settings = facts["settings"]
+    assert (settings["scheduler"], settings["num_inference_steps"], settings["guidance_scale"]) == expected
+    assert found.title in facts["notes"][0]

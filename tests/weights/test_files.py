@@ -283,6 +283,15 @@ def test_targets_that_cannot_be_written(tmp_path: Path) -> None:
         save_tensors(tmp_path / "x" / "a.ckpt", tensors())
 
 
+def test_long_names_are_written_as_far_as_the_file_system_has_room(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 240 + ".ckpt")
+    save_tensors(path, tensors())
+    assert_same(load_tensors(path), tensors())
+    with pytest.raises(UserError, match="could not be written"):
+        save_tensors(tmp_path / ("a" * 400 + ".ckpt"), tensors())
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_loading_holds_one_copy(tmp_path: Path) -> None:
     """Tensors are filled in place: none of them shares memory with a mapped file that could change underneath."""
     path = tmp_path / "a.safetensors"

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from animatediff.cli.main import app
 from animatediff.errors import UserError
 from animatediff.weights.inspect import describe
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
@@ -249,6 +251,24 @@ def test_names_that_would_change_the_terminal_are_shown_as_escapes(tmp_path: Pat
         assert str(raised.value).startswith(f"{tmp_path}/{shown}: a GGUF file")
 
 
+def test_escape_sequences_of_a_file_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "a.safetensors", {"a\x1b[31m": torch.ones(2)}, {"note": "\x1b]0;title\x07"})
+    done = CliRunner().invoke(app, ["inspect", str(tmp_path / "a.safetensors")])
+    assert done.exit_code == 0 and "\x1b" not in done.output and r"a\x1b[31m [2]" in done.output
+    done = CliRunner().invoke(app, ["inspect", str(tmp_path / "b\x1b[31m.safetensors")])
+    assert done.exit_code == 2 and "\x1b" not in done.output and r"b\x1b[31m.safetensors: no such file" in done.output
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.ckpt", "a" * 400, "", "nothing.ckpt"])
+def test_one_message_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = [["inspect", name], ["convert", name, "o.safetensors"]]
+    for command in [*commands, ["animate", "a cat", "--motion-module", name]] if name else commands:
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 2, (command, done.output, done.exception)
+        assert "Traceback" not in done.output and done.output.strip()
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
 def test_files_and_folders_without_permission(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir()
@@ -257,6 +277,8 @@ def test_files_and_folders_without_permission(tmp_path: Path) -> None:
     try:
         with pytest.raises(UserError, match="permission denied"):
             read_header(tmp_path / "locked" / "a.ckpt")
+        with pytest.raises(UserError, match="permission denied; make the folder readable"):
+            describe(tmp_path / "locked")
     finally:
         (tmp_path / "locked").chmod(0o700)
 

@@ -72,7 +72,7 @@ def test_face_embeddings_are_asked_for_by_name(kind: str, tmp_path: Path) -> Non
     layers = {f"ip_adapter.{number}.to_{part}_ip.weight": (320, 768) for number in (1, 3) for part in "kv"}
     shapes = layers | {f"image_proj.{name}": shape for name, shape in FACES[kind].items()}
     write_hollow(tmp_path / "x.safetensors", shapes | {"ip_adapter.0.to_q_lora.down.weight": (128, 320)})
-    with pytest.raises(UserError, match=r"face embeddings of insightface .*plus-face"):  # no encoder is asked for
+    with pytest.raises(UserError, match=r"face embeddings of insightface.*plus-face"):  # no encoder is asked for
         check_ip_adapter(tmp_path / "x.safetensors")
 
 

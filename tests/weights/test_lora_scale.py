@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from support.unets import run, tiny_unet
 
 from animatediff.errors import UserError
 from animatediff.weights.convert import convert
+from animatediff.weights.inspect import describe
 from animatediff.weights.lora.load import load_lora
-from animatediff.weights.lora.pairs import read_pairs
+from animatediff.weights.lora.pairs import read_pairs, spell
 from animatediff.weights.lora.settings import PeftSettings, packed, unpacked
 from animatediff.weights.lora.source import lora_header
 from animatediff.weights.storage.files import load_tensors
@@ -80,6 +82,20 @@ def test_folders_of_peft(peft_folder: tuple[Path, torch.Tensor], tmp_path: Path)
     convert(folder, tmp_path / "diffusers", to="diffusers")
     convert(tmp_path / "kohya.safetensors", tmp_path / "again", to="diffusers")
     for name in ("same.safetensors", "same.ckpt", "kohya.safetensors", "diffusers", "again"):
+        assert relative(with_lora(tmp_path / name), wanted) < 5e-6, name
+
+
+@pytest.mark.parametrize("kind", ["use_dora", "lora_bias"])
+def test_other_kinds_of_peft_with_their_alpha(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(9)
+    model = trained({"r": 4, "lora_alpha": 16, "alpha_pattern": {"to_k": 2}, kind: True}, tiny_unet())
+    model.save_pretrained(str(tmp_path / "lora"))
+    with torch.inference_mode():
+        wanted = run(model.base_model.model)
+    assert relative(with_lora(tmp_path / "lora"), wanted) < 5e-6
+    convert(tmp_path / "lora", tmp_path / "same.safetensors")
+    convert(tmp_path / "lora", tmp_path / "same.ckpt", dtype=torch.float32)
+    for name in ("same.safetensors", "same.ckpt"):
         assert relative(with_lora(tmp_path / name), wanted) < 5e-6, name
 
 
@@ -181,6 +197,10 @@ def test_settings_that_are_more_than_pairs_refuse(tmp_path: Path, config: dict[s
     with pytest.raises(UserError, match=message):
         load_lora(folder, unet=unet)
     assert not hasattr(unet, "peft_config")
+    if not {"lora_alpha", "alpha_pattern"} & config.keys():
+        facts = describe(folder)
+        assert facts["kind"] == "lora_unsupported" and "give_it_to" not in facts
+        assert re.search(message, facts["evidence"][0])
 
 
 @pytest.mark.parametrize(
@@ -196,7 +216,7 @@ def test_what_settings_and_tensors_disagree_on_is_said(tmp_path: Path, caplog: p
     assert pair.alpha / pair.rank == 0.5
     assert "tensors of 1 layers have another rank than its settings state" in caplog.text
     (folder / "adapter_config.json").unlink()
-    lora_header(folder)
+    lora_header(folder, say=True)
     assert "no adapter_config.json beside it" in caplog.text
     assert unpacked({"lora_adapter_metadata": "{"}, label="LoRA") == {}
     assert "cannot be read" in caplog.text
@@ -220,6 +240,9 @@ def test_alpha_in_the_metadata_of_kohya_alone(caplog: pytest.LogCaptureFixture) 
     (pair,) = read_pairs(kohya(1.0), name="LoRA", metadata=metadata)
     assert pair.alpha == 1
     assert not caplog.text
+    other = {key.replace("to_k", "to_v"): value for key, value in kohya().items()}
+    assert [pair.alpha for pair in read_pairs(kohya(1.0) | other, name="LoRA", metadata=metadata)] == [1, 6]
+    assert "1 of 2 layers have no tensor of it" in caplog.text
     with pytest.raises(UserError, match=r"the alpha of .* is nan"):
         read_pairs(kohya(math.nan), name="LoRA")
 
@@ -273,3 +296,27 @@ def test_nothing_is_said_of_a_sound_file(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         load_lora(small_folder(tmp_path / "lora", {}), unet=tiny_unet(), adapter_name="a")
     assert not caplog.text
+
+
+def test_names_below_a_pipeline_in_peft_and_those_of_hotshotxl() -> None:
+    """PEFT puts `base_model.model.` before the names of whatever it wraps."""
+    for key, wanted in (
+        ("base_model.model.unet.mid_block.resnets.0.conv1", ("unet", "mid_block_resnets_0_conv1")),
+        ("base_model.model.text_encoder.encoder.layers.0.mlp.fc1", ("text_encoder", "encoder_layers_0_mlp_fc1")),
+        (
+            "unet.down_blocks.0.temporal_attentions.0.transformer_blocks.0.attention_blocks.1.to_q",
+            ("unet", "down_blocks_0_motion_modules_0_transformer_blocks_0_attn2_to_q"),
+        ),
+    ):
+        assert spell(key) == wanted
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_lora_of_no_numbers_is_named(number: float) -> None:
+    state = kohya()
+    up = list(state)[1]
+    state[up] = torch.full_like(state[up], number)
+    unet = tiny_unet()
+    with pytest.raises(UserError, match=r"are not finite .*take another LoRA"):
+        load_lora(state, unet=unet)
+    assert not hasattr(unet, "peft_config")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 import sys
 import zipfile
@@ -23,7 +24,8 @@ from animatediff.errors import UserError
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.inspect import describe
 from animatediff.weights.keys import POSITIONS
-from animatediff.weights.recognise import TITLES, Recognised, recognise
+from animatediff.weights.kinds import KINDS
+from animatediff.weights.recognise import Recognised, recognise
 
 
 def seen(tmp_path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str] | None = None) -> Recognised:
@@ -125,6 +127,25 @@ def test_golden_files_and_folders_are_described() -> None:
         describe("guoyww/animatediff-motion-adapter-v1-5-2")
 
 
+def test_files_that_no_setting_takes_though_their_kind_is_known_are_not_recommended(tmp_path: Path) -> None:
+    shapes = published("v3_sd15_mm")
+    query = next(key for key in shapes if key.endswith("to_q.weight"))
+    for changed, reason in (
+        ({key: shape for key, shape in shapes.items() if key != query}, "1 tensors missing"),
+        (shapes | {query: (7, 7)}, "has shape"),
+        (shapes | {query.replace("transformer_blocks.0", "transformer_blocks.1"): (320, 320)}, "more than one"),
+    ):
+        facts = describe(write_hollow(tmp_path / "file.safetensors", changed))
+        assert facts["kind"] == "motion_module" and "give_it_to" not in facts
+        assert facts["what_to_do"].startswith("it cannot be loaded: ") and reason in facts["what_to_do"]
+    folder = tmp_path / "sd"
+    shutil.copytree(GOLDEN / "v3" / "sd", folder)
+    assert describe(folder)["give_it_to"] == KINDS["base_model"].taken_by
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    facts = describe(folder)
+    assert "give_it_to" not in facts and "unet/diffusion_pytorch_model.safetensors: a Git LFS" in facts["what_to_do"]
+
+
 # Fuzzing. An audit hook cannot be removed, so one stands for the whole run and listens only while `WATCH` is set.
 WATCH = [False]
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "socket.connect")
@@ -158,7 +179,7 @@ def survives(path: Path, content: bytes, *, hole: int = 0) -> None:
         message = str(error)
     else:
         message = f"{path}: {found.evidence[0]}"
-        assert found.kind in TITLES
+        assert found.kind in KINDS
     assert str(path) in message
 
 

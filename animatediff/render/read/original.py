@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.render.prompts_form import normal_prompts
 from animatediff.render.request import FIELDS, AnimateRequest, unknown_key
+
+logger = logging.getLogger(__name__)
 
 TRAVEL = {
     "prompt_map": "prompt_travel",
@@ -28,6 +31,7 @@ RENAMED = {
     "controlnet_images": "control_images",
     "controlnet_image_indexs": "control_indices",
     "controlnet_image_indexes": "control_indices",
+    "init_image": "image",
     **TRAVEL,
 }
 """One key, one setting."""
@@ -37,8 +41,29 @@ ALIASES = {
     "context_overlap": "overlap",
     "context_stride": "stride",
     "fuse_method": "blend",
+    "frame_rate": "fps",
+    "loop_count": "loop",
+    "loop_number": "loop",
+    "video_length": "num_frames",
+    "video_path": "video",
+    "sampler_name": "scheduler",
+    "cfg_scale": "guidance_scale",
+    "freeinit_iters": "freeinit",
+    "prompts": "prompt",
+    "n_prompts": "negative_prompt",
+    "vae_path": "vae",
+    "num_inference_steps": "steps",
+    "controlnet_conditioning_scale": "control_scale",
+    "controlnet_frame_indices": "control_indices",
 }
-"""Names by which users of ComfyUI know our settings; read, not written."""
+"""Names by which users of ComfyUI, A1111's extension, animatediff-cli and diffusers know our settings; read, not
+written."""
+
+FORMER = {"domain_lora_scale": "adapter_lora_scale", "domain_lora_path": "adapter_lora_path"}
+"""Keys of earlier files of the original -> their later names."""
+
+EACH = ("motion_module", "guidance_scale", "steps")
+"""Settings whose lists give a run each."""
 
 BASE_KEYS = ("dreambooth_path", "ckpt_path", "model", "pretrained_model_path", "base_model_path")
 """Keys that name the image model; the first that is not empty counts: `dreambooth_path` replaces the weights."""
@@ -58,6 +83,7 @@ STRUCTURED = (
 RUN_KEYS = (
     *RENAMED,
     *ALIASES,
+    *FORMER,
     *BASE_KEYS,
     *STRUCTURED,
     "inference_config",
@@ -91,9 +117,9 @@ def settings_of(run: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
         if not isinstance(key, str) or key not in KNOWN:
             raise unknown_key(key, KNOWN, where)
         if value is not None and value != "":
-            given[key] = value
+            _put(given, FORMER.get(key, key), value, key, where)
     if "controlnet_path" not in given and "sparsectrl" not in given:
-        given = {key: value for key, value in given.items() if key not in OF_SPARSECTRL}
+        given = _without(given, OF_SPARSECTRL, "no SparseCtrl encoder is named (controlnet_path)", where)
 
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -111,6 +137,13 @@ def settings_of(run: Mapping[Any, Any], where: str = "") -> dict[str, Any]:
         raise UserError(f"{where}{error}") from error
 
 
+def _without(given: Mapping[str, Any], keys: Iterable[str], reason: str, where: str) -> dict[str, Any]:
+    """`given` without keys that have no effect, which is logged."""
+    if idle := [key for key in keys if key in given]:
+        logger.info("%s%s without effect: %s", where, ", ".join(idle), reason)
+    return {key: value for key, value in given.items() if key not in idle}
+
+
 def _put_models(values: dict[str, Any], given: Mapping[str, Any], where: str) -> None:
     candidates = [given[key] for key in BASE_KEYS if key in given]
     if "base" in given:  # 2023: `base` is the image model, `path` a LoRA on it
@@ -119,6 +152,8 @@ def _put_models(values: dict[str, Any], given: Mapping[str, Any], where: str) ->
         candidates.insert(0, given["path"])
     if candidates:
         _put(values, "model", candidates[0], "path", where)
+    if others := [name for name in dict.fromkeys(map(str, candidates)) if name != str(candidates[0])]:
+        logger.info("%s%s replaces %s, which is not needed", where, candidates[0], ", ".join(others))
 
 
 def _put_loras(values: dict[str, Any], given: Mapping[str, Any], where: str) -> None:
@@ -129,7 +164,11 @@ def _put_loras(values: dict[str, Any], given: Mapping[str, Any], where: str) -> 
     if paths:
         listed = [path for item in paths for path in (item if isinstance(item, list) else [item])]
         _put(values, "loras", [{"path": path, "scale": scale} for path in listed], "lora_model_path", where)
-    if "adapter_lora_path" in given:
+    else:
+        _without(given, ["lora_alpha"], "no LoRA is named (lora_model_path)", where)
+    if "adapter_lora_path" not in given:
+        _without(given, ["adapter_lora_scale"], "no adapter is named (adapter_lora_path)", where)
+    else:
         adapter = {"path": given["adapter_lora_path"], "scale": given.get("adapter_lora_scale", 1.0)}
         _put(values, "domain_adapter", adapter, "adapter_lora_path", where)
     if "motion_module_lora_configs" in given:

@@ -9,8 +9,9 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.files import HERE, Lines, Roots, parse_json, parse_yaml, read_text
 from animatediff.render.read.merge import merge, resolve
-from animatediff.render.read.original import ALIASES, RENAMED, is_run, settings_of
-from animatediff.render.read.travel_json import DATA, is_travel_json, settings_of_travel
+from animatediff.render.read.original import ALIASES, EACH, RENAMED, is_run, settings_of
+from animatediff.render.read.travel_file import data_folders
+from animatediff.render.read.travel_json import is_travel_json, settings_of_travel
 from animatediff.render.request import AnimateRequest, build_request
 
 
@@ -24,16 +25,19 @@ def load_config(
     """The requests of a configuration file, in order.
 
     Taken are the original's list of runs, its 2023 mapping of names to runs, and a mapping that is one run; keys are
-    the original's or those of AnimateRequest. A list under `motion_module` gives one request for each. JSON files of
-    animatediff-cli-prompt-travel give one.
+    the original's or those of AnimateRequest. A list under `motion_module`, `guidance_scale` or `steps` gives one
+    request for each. JSON files of animatediff-cli-prompt-travel and animatediff-cli give one.
     overrides: settings that win over the file's; pretrained_model_path: replaces the file's, not its dreambooth_path;
     roots: where files are looked for that are not beside this one.
     Raises UserError that names the file, the line, and the nearest known key.
     """
     path = Path(path)
-    if path.suffix.lower() == ".json" and is_travel_json(data := parse_json(read_text(path), str(path))):
-        folders = [path.parent, *(root / DATA for root in roots.files)]
-        values = resolve(settings_of_travel(data, str(path), folders, roots), folders, roots)
+    data: Any = parse_json(read_text(path), str(path)) if path.suffix.lower() == ".json" else None
+    _check_is_no_other(data, path)
+    if is_travel_json(data):
+        folders, length = data_folders(path, roots), (overrides or {}).get("num_frames")
+        settings = settings_of_travel(data, str(path), folders, roots, num_frames=length)
+        values = resolve(settings, folders, roots)
         if pretrained_model_path:
             values["model"] = pretrained_model_path
         return [build_request(merge(values, overrides or {}), str(path))]
@@ -64,10 +68,29 @@ def parse_config(
         values, known_lines = _settings(run, run_lines, place, pretrained_model_path)
         values = merge(resolve(values, [folder], roots), overrides or {})
         known_lines = {key: line for key, line in known_lines.items() if key not in (overrides or {})}
-        modules = values.pop("motion_module", None)
-        listed = modules if isinstance(modules, list) and modules else [modules]
-        requests += [build_request({**values, "motion_module": module}, place, known_lines) for module in listed]
+        requests += [build_request(one, place, known_lines) for one in _each(values)]
     return requests
+
+
+def _each(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run for each entry of a list of motion modules, steps or guidance scales."""
+    runs = [values]
+    for name in EACH:
+        if isinstance(listed := values.get(name), list) and listed:
+            runs = [{**run, name: one} for run in runs for one in listed]
+    return runs
+
+
+def _check_is_no_other(data: Any, path: Path) -> None:
+    """Raise UserError for JSON of another program, or of a result, naming what takes it."""
+    if not isinstance(data, Mapping):
+        return
+    if isinstance(data.get("request"), Mapping):
+        raise UserError(f"{path}: is the record of a result; `animatediff animate --from` repeats it")
+    if "last_node_id" in data or any(isinstance(node, Mapping) and "class_type" in node for node in data.values()):
+        raise UserError(f"{path}: is a workflow of ComfyUI, which cannot be read; give its settings as options")
+    if "alwayson_scripts" in data:
+        raise UserError(f"{path}: is a request to A1111's web page, which cannot be read; give its settings as options")
 
 
 def _runs(data: Any, lines: Lines, where: str) -> list[tuple[str, Mapping[Any, Any], dict[str, int]]]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from animatediff.errors import UserError
-from animatediff.media.decode import VideoFile
-from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia
-from animatediff.training.data.clip import Draw, choose_frames
+from animatediff.media.kinds import BadMedia
+from animatediff.media.open import open_media
+from animatediff.training.data.clip import Draw
 from animatediff.training.data.config import DataConfig, Kind
-from animatediff.training.data.dataset import read_frames
+from animatediff.training.data.dataset import chosen_frames
 from animatediff.training.data.items import Findings
 from animatediff.training.data.shards import list_shards, parts_of
 from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list_items
@@ -118,14 +118,14 @@ def check_fits(config: DataConfig, kind: Kind) -> None:
         raise UserError(f"data.camera: {config.camera} needs more than one frame, but data.num_frames=1")
 
 
-def open_frame(source: str | bytes, name: str, config: DataConfig) -> None:
-    """Decode the first frame of a video, or an image. Raises BadMedia, also where there are too few frames."""
-    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-        read_frames(source, name, config, FIRST)
-        return
-    with VideoFile(source) as video:
-        choose_frames(video.num_frames, config.num_frames, config.stride, FIRST.start)
-        video.read([0])
+def open_frame(source: str | bytes, name: str, config: DataConfig) -> list[str]:
+    """Decode the first frame of a video, or an image; returns what is to be known of it, such as HDR.
+
+    Raises BadMedia, also where there are too few frames.
+    """
+    with open_media(source) as media:
+        media.read(chosen_frames(media, name, config, FIRST.start)[:1])
+        return media.notes
 
 
 def _spread(total: int, at_most: int) -> list[int]:
@@ -143,23 +143,25 @@ def _check_files(config: DataConfig, report: DataReport) -> None:
     report.num_listed = len(listing.items) + len(listing.bad)
     chosen = _spread(len(listing.items), config.max_checked)
 
-    def check(index: int) -> BadMedia | None:
+    def check(index: int) -> BadMedia | list[str]:
         item = listing.items[index]
         try:
-            open_frame(item.path, item.path, config)
+            return open_frame(item.path, item.path, config)
         except BadMedia as error:
             return error
-        return None
 
     with ThreadPoolExecutor(THREADS) as pool:  # decoding lets other threads run
-        for index, error in zip(chosen, pool.map(check, chosen), strict=True):
-            _note(report, listing.items[index].name, error)
+        for index, found in zip(chosen, pool.map(check, chosen), strict=True):
+            _note(report, listing.items[index].name, found)
 
 
-def _note(report: DataReport, name: str, error: BadMedia | None) -> None:
+def _note(report: DataReport, name: str, found: BadMedia | list[str]) -> None:
     report.num_opened += 1
-    if error is not None:
-        report.bad_opened.add(error.kind, f"{name} ({error})")
+    if isinstance(found, BadMedia):
+        report.bad_opened.add(found.kind, f"{name} ({found})")
+        return
+    for note in found:
+        report.notes.add(f"opened {note}", name)
 
 
 def _check_shards(config: DataConfig, report: DataReport) -> None:
@@ -172,8 +174,8 @@ def _check_shards(config: DataConfig, report: DataReport) -> None:
             _note(report, shard, BadMedia("is empty (0 bytes)"))
             continue
         try:
-            for name, error in _first_samples(shard, min(SAMPLES_A_SHARD, left), config, report):
-                _note(report, f"{shard}: {name}", error)
+            for name, found in _first_samples(shard, min(SAMPLES_A_SHARD, left), config, report):
+                _note(report, f"{shard}: {name}", found)
                 left -= 1
         except BadMedia as error:
             _note(report, shard, error)
@@ -181,18 +183,18 @@ def _check_shards(config: DataConfig, report: DataReport) -> None:
 
 def _first_samples(
     shard: str, count: int, config: DataConfig, report: DataReport
-) -> Iterator[tuple[str, BadMedia | None]]:
+) -> Iterator[tuple[str, BadMedia | list[str]]]:
     found = False
     for sample in islice(read_samples(shard), count):
         found = True
         try:
             name, content, text = parts_of(sample)
-            open_frame(content, name, config)
+            notes = open_frame(content, name, config)
         except BadMedia as error:
             yield sample.name, error
             continue
         if not text:
             report.notes.add(NO_CAPTION, f"{shard}: {name}")
-        yield sample.name, None
+        yield sample.name, notes
     if not found and count:
         raise BadMedia("holds no samples (files that share a name, such as 0001.mp4 and 0001.txt)")

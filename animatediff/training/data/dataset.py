@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from animatediff.errors import UserError
-from animatediff.media.decode import VideoFile
-from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, read_image, reason
+from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, reason
+from animatediff.media.open import open_media
+from animatediff.media.reader import Reader
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
@@ -132,11 +133,20 @@ class FileClips(ClipDataset):
 def read_frames(source: str | bytes, name: str, config: DataConfig, drawn: Draw) -> np.ndarray:
     """Read the frames of a clip as they are in the file, uint8 (f, h, w, 3); an image gives one.
 
-    source: the file, or its bytes; name: its suffix tells images from videos. Raises BadMedia.
+    source: the file, or its bytes, whose content says what it is; name: of the file. Raises BadMedia.
     """
-    if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+    with open_media(source) as media:
+        return media.read(chosen_frames(media, name, config, drawn.start))
+
+
+def chosen_frames(media: Reader, name: str, config: DataConfig, start: float) -> list[int]:
+    """Numbers of the frames of a clip: of a single image the one, of a video those shown at a constant rate.
+
+    Raises BadMedia where there are too few.
+    """
+    if media.num_frames == 1 and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
         if config.num_frames > 1 and config.camera is None:
             raise BadMedia(f"is an image, one frame; {config.num_frames} are needed", "images, not clips")
-        return read_image(source)[None]
-    with VideoFile(source) as video:
-        return video.read(choose_frames(video.num_frames, config.num_frames, config.stride, drawn.start))
+        return [0]
+    shown = media.steady().indices
+    return [shown[number] for number in choose_frames(len(shown), config.num_frames, config.stride, start)]

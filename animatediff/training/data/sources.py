@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError, did_you_mean, nearest
-from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia, is_litter
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.items import Findings, Item, Listing, printable
 
@@ -22,6 +22,7 @@ WEBVID = ("videoid", "name")
 MISSING = "missing"
 NO_UTF8 = "with a caption that is not UTF-8"
 NO_CAPTION = "without a caption (an empty one is used)"
+HIDDEN = "with a hidden name, as macOS puts beside files (left out)"
 TWICE = "named again with the same caption (left out)"
 
 
@@ -85,23 +86,26 @@ def caption_of(content: bytes) -> str:
         raise BadMedia("caption is not UTF-8") from error
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, str]]:
-    """Walk all files below, sorted, without hidden ones: (file, suffix in lower case)."""
+def _walk(folder: Path, left_out: Findings | None = None) -> Iterator[tuple[str, str]]:
+    """Walk all files below, sorted: (file, suffix in lower case). Hidden ones with names of media go to `left_out`."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        folders[:] = sorted(f for f in folders if not f.startswith(".")) if real not in seen else []
+        folders[:] = sorted(f for f in folders if not is_litter(f)) if real not in seen else []
         if real in seen:  # a link back to a folder above
             continue
         seen.add(real)
         for name in sorted(files):
-            if not name.startswith("."):
-                yield os.path.join(root, name), os.path.splitext(name)[1].lower()
+            suffix = os.path.splitext(name)[1].lower()
+            if not is_litter(name):
+                yield os.path.join(root, name), suffix
+            elif left_out is not None and suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+                left_out.add(HIDDEN, os.path.relpath(os.path.join(root, name), folder))
 
 
 def _list_folder(folder: Path, suffixes: set[str]) -> Listing:
     listing, others = Listing(), Counter[str]()
-    for path, suffix in _walk(folder):
+    for path, suffix in _walk(folder, listing.notes):
         if suffix not in suffixes:
             others[suffix or "no suffix"] += 1
             continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
-from animatediff.weights.base.components import Component, empty_model, fill, planned_shapes
+from animatediff.weights.base.components import Component, are_weights_read, empty_model, fill, planned_shapes
 from animatediff.weights.base.text_width import in_words
 from animatediff.weights.base.text_width import text_width as width_of
 from animatediff.weights.fit import Fit, leave_out, some
-from animatediff.weights.recognise import recognise_header, wrong_kind
+from animatediff.weights.recognise import check_setting, recognise_header
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import folder_header, read_json
 
@@ -40,17 +41,6 @@ DIFFERENCE = "difference"
 """Marker tensor of a file whose copied layers are differences to those of the base model."""
 POOLED = re.compile(r"_shuffle(_fp16)?$")
 """End of the name of a single file whose conditions are pooled over the image, which no tensor tells."""
-RELATIVES = (
-    (r"(^|\.)(task_embedding$|transformer_layes\.|spatial_ch_projs\.|control_add_embedding\.)", "a Union ControlNet"),
-    (r"^lora_controlnet$|^(control_model\.)?(input|middle)_blocks?\..+\.(up|down)$", "a Control-LoRA"),
-    (r"^lllite_", "a ControlNet-LLLite"),
-    (r"^(adapter\.)?body\.\d+\.", "a T2I-Adapter"),
-    (r"(^|\.)(enc_zero_convs_(in|out)|(base_to_ctrl|ctrl_to_base|control_to_base)\w*)\.", "a ControlNet-XS"),
-    (r"^brushnet_", "a BrushNet"),
-    (r"^(controlnet_(blocks|x_embedder)|(single_)?transformer_blocks|double_blocks)\.", "a ControlNet of Flux or SD 3"),
-)
-"""Pattern of a tensor's name -> kind of network that conditions a UNet in another way than a ControlNet."""
-
 _LAYER = re.compile(r"((?:(?:down_blocks\.\d+|mid_block)\.[a-z]+\.|controlnet_down_blocks\.)\d+)\.")
 
 
@@ -97,7 +87,7 @@ def load_controlnet(path: str | Path, *, unet: UNet2DConditionModel, dtype: torc
     leave_out([*found.unknown, *(found.plan[name].key for name in fit.surplus)], path=path, model="ControlNet")
     component = Component(name="controlnet", header=found.header, plan=plan, config=config)
     fill(controlnet, component, dtype=None if found.is_difference else dtype)
-    if found.is_difference:
+    if found.is_difference and are_weights_read():
         _add_base(controlnet, unet, path)
         logger.info("%s: a difference to a base model: added to the weights of this one", path)
     return controlnet.to(dtype).eval().requires_grad_(False)
@@ -139,7 +129,7 @@ def _read(path: Path) -> _Found:
             "are not computed here; take another ControlNet"
         )
     config = None
-    if path.is_file():
+    if not path.is_dir() and os.path.lexists(path):  # of a pipe and a link to nothing, it says that
         header = read_header(path)
         beside = path.with_name("config.json")
         if beside.is_file() and (stated := read_json(beside)).get("_class_name") == CLASS:
@@ -162,6 +152,7 @@ def _folder_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {missing}; {EXPECTED}")
     config = read_json(path / "config.json")
     if (name := config.get("_class_name")) != CLASS:
+        check_setting(recognise_header(folder_header(path)), "controlnet")  # which says what it is, and what to do
         raise UserError(f"{path}: holds a {name or 'model without a name'}, expected a {CLASS}")
     return config
 
@@ -171,9 +162,7 @@ def _plan(header: Header) -> tuple[ldm.Plan, list[str]]:
 
     Raises UserError for what is no ControlNet.
     """
-    for pattern, kind in RELATIVES:
-        if key := next(filter(re.compile(pattern).search, header.tensors), None):
-            raise UserError(f"{header.path}: {kind} ({key}), which is not supported; take a ControlNet of one kind")
+    check_setting(recognise_header(header), "controlnet")
     prefixed = ldm.strip(header.tensors, ldm.CONTROL_PREFIX)
     prefix = ldm.CONTROL_PREFIX if prefixed else ""
     names = prefixed or [name for name in header.tensors if not ldm.IGNORED_TOP.match(name) and name != DIFFERENCE]
@@ -182,9 +171,6 @@ def _plan(header: Header) -> tuple[ldm.Plan, list[str]]:
     else:
         plan, unknown = ldm.controlnet_plan(names)
     if not {"conv_in.weight", f"{EMBEDDING}conv_in.weight", "controlnet_mid_block.weight"} <= plan.keys():
-        found = recognise_header(header)
-        if found.kind != "controlnet":
-            raise wrong_kind(found, "controlnet")
         raise UserError(f"{header.path}: not a whole ControlNet; is the download complete?")
     others = [name for name in header.tensors if not name.startswith(prefix) and name != DIFFERENCE] if prefix else []
     return ldm.with_prefix(plan, prefix), [prefix + name for name in unknown] + others

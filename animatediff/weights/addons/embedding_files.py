@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from animatediff.errors import UserError
 from animatediff.weights.fit import leave_out
-from animatediff.weights.recognise import recognise_header, wrong_kind
+from animatediff.weights.recognise import check_setting, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header
+from animatediff.weights.storage.unwrap import BARE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +23,8 @@ FOLDER_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 """Files in folders of the hub, as diffusers names them."""
 IMAGES = (".png", ".webp", ".jxl", ".avif", ".jpg", ".jpeg")
 A1111 = re.compile(r"string_to_param\.(.+)")
+TOKEN_NUMBER = re.compile(r"string_to_token\.")
+"""Numbers that the words had in the vocabulary of the training; they get others here."""
 SDXL = (("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1"))
 """Keys for the two text encoders of SDXL."""
 PLAIN = ("emb_params", "emb", "<concept>", "clip_l", "clip_h", "text_encoders_0")
@@ -88,13 +91,8 @@ def read_embedding(source: str | Path | Mapping[str, Tensor], *, name: str | Non
         return EmbeddingFile(label=label, title=name, words=words, header=None, tensors=source)
     file = embedding_file(source)
     header = read_header(file)
-    try:
-        words = _words(header.shapes, header.metadata.get("name"), str(file))
-    except UserError:
-        found = recognise_header(header)
-        if found.kind not in ("unknown", "textual_inversion"):
-            raise wrong_kind(found, "textual_inversion") from None
-        raise
+    check_setting(recognise_header(header), "embeddings")
+    words = _words(header.shapes, header.metadata.get("name"), str(file))
     title = name or (file.stem if file.name not in FOLDER_FILES else None)
     if title is None and Path(source).expanduser().is_dir():
         title = Path(source).expanduser().resolve().name
@@ -112,7 +110,8 @@ def _words(shapes: Mapping[str, Shape], named: str | None, label: str) -> tuple[
             f"{label}: not a textual inversion: expected vectors for one word or several, or clip_l and clip_g; found "
             f"{len(shapes)} tensors{', first ' + some if some else ''}"
         )
-    leave_out(shapes.keys() - set(keys), path=label, model="textual inversion for this model")
+    rest = [key for key in shapes if key not in keys and not TOKEN_NUMBER.match(key)]
+    leave_out(rest, path=label, model="textual inversion for this model")
     return words
 
 
@@ -131,4 +130,5 @@ def _found(shapes: Mapping[str, Shape], named: str | None) -> tuple[Word, ...]:
         return (Word(name=named, keys=(plain[0],)),) if len(plain) == 1 else ()
     if len(shapes) > 1 and any("." in key for key in shapes):  # layers of some network
         return ()
-    return tuple(Word(name=key, keys=(key,)) for key in shapes)
+    # a bare tensor of a pickle is called so here, and has no word
+    return tuple(Word(name=None if key == BARE else key, keys=(key,)) for key in shapes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from animatediff.errors import UserError
 from animatediff.weights.addons.image_encoder import Width, find_encoder, load_encoder
 from animatediff.weights.base.text_width import in_words
 from animatediff.weights.fit import leave_out
+from animatediff.weights.recognise import check_setting, recognise_header
 from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header
 
@@ -24,8 +25,6 @@ PARTS = {
 }
 """Part of an adapter, as diffusers names it -> its prefixes in files: of the release, and of training checkpoints."""
 LAYER = re.compile(r"(\d+)\.to_[kv]_ip\.weight")
-FACE_WIDTH = 512
-"""Width of the face embeddings of insightface."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ def adapter_file(path: str | Path) -> Path:
     if not path.is_dir():
         return path
     folders = [path, *(path / name for name in ("models", "sdxl_models") if (path / name).is_dir())]
-    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix in WEIGHT_SUFFIXES]
+    files = [file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in WEIGHT_SUFFIXES]
     by_stem = {file.with_suffix(""): file for file in sorted(files, key=lambda file: file.suffix == ".safetensors")}
     if len(by_stem) == 1:
         return next(iter(by_stem.values()))
@@ -140,6 +139,7 @@ def load_ip_adapter(
 def _read(path: Path) -> _Adapter:
     """Say which IP-Adapter a file is. Raises UserError for what is none, and for one that cannot run here."""
     header = read_header(path)
+    check_setting(recognise_header(header), "ip_adapter")
     parts = {part: _part(header.tensors, prefixes) for part, prefixes in PARTS.items()}
     projection = {name: header.tensors[key].shape for name, key in parts["image_proj"].items()}
     layers = {name: header.tensors[key].shape for name, key in parts["ip_adapter"].items() if LAYER.fullmatch(name)}
@@ -149,9 +149,9 @@ def _read(path: Path) -> _Adapter:
             "is"
         )
     kind = next((kind for kind in _KINDS if {kind.mark, kind.width} <= projection.keys()), None)
-    if reason := _refusal(projection, kind):
-        raise UserError(f"{path}: {reason}")
-    assert kind is not None, "refused before"
+    if kind is None:
+        first = ", ".join(list(projection)[:3])
+        raise UserError(f"{path}: an IP-Adapter of an unknown kind: its image projection has {first}")
     # a layer has an odd number, self attentions between them have the even ones
     numbers = range(1, max(int(name.partition(".")[0]) for name in layers) + 1, 2)
     wanted = [f"{number}.to_{part}_ip.weight" for number in numbers for part in "kv"]
@@ -173,23 +173,6 @@ def _read(path: Path) -> _Adapter:
 def _part(keys: Iterable[str], prefixes: Iterable[str]) -> dict[str, str]:
     """Name in the part -> key of the file."""
     return {key.removeprefix(prefix): key for prefix in prefixes for key in keys if key.startswith(prefix)}
-
-
-def _refusal(projection: Mapping[str, tuple[int, ...]], kind: _Kind | None) -> str | None:
-    """The reason why an adapter of this image projection cannot run here; None if it can."""
-    face = (
-        "which are not computed here; ip-adapter-plus-face and ip-adapter-full-face read a face from the image itself"
-    )
-    if any(name.startswith("perceiver_resampler.") for name in projection):
-        return f"a FaceID Plus IP-Adapter: it reads face embeddings of insightface beside the image, {face}"
-    if "proj.0.weight" in projection and "proj.3.weight" not in projection:
-        return f"a FaceID IP-Adapter: it reads face embeddings of insightface in place of an image, {face}"
-    if kind is None:
-        first = ", ".join(list(projection)[:3])
-        return f"an IP-Adapter of an unknown kind: its image projection has {first}"
-    if kind.mark == "latents" and projection[kind.width][1] == FACE_WIDTH:
-        return f"an IP-Adapter of InstantID: it reads face embeddings of insightface in place of an image, {face}"
-    return None
 
 
 def _check_base(found: _Adapter, base: Sequence[tuple[int, ...]], *, exact: bool = False) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -39,6 +41,24 @@ CLASSES = {
 OF_TRANSFORMERS = ("text_encoder", "text_encoder_2")
 QUIET_ENDINGS = ("position_ids", "logit_scale", "num_batches_tracked")
 """Ends of surplus names that tell nothing: buffers of older libraries."""
+
+
+_WITHOUT_WEIGHTS: ContextVar[bool] = ContextVar("animatediff_without_weights", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Let components be made and checked in full, but for their weights: parameters stay on the meta device."""
+    token = _WITHOUT_WEIGHTS.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_WEIGHTS.reset(token)
+
+
+def are_weights_read() -> bool:
+    """Whether weights are read here, outside of `without_weights`."""
+    return not _WITHOUT_WEIGHTS.get()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +212,9 @@ def fill(model: nn.Module, component: Component, *, dtype: torch.dtype | None) -
     """
     if (kind := quantization(component.header, [source.key for source in component.plan.values()])) is not None:
         raise UserError(f"{component.header.path}: {kind}")
+    if not are_weights_read():
+        model.eval()
+        return
     dtype = dtype or main_dtype(component)
     names = _targets(model)
     shapes = {name: value.shape for name, value in model.state_dict().items()}

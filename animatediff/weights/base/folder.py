@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from animatediff.errors import UserError
 from animatediff.weights.base import ldm
 from animatediff.weights.base.components import TITLES, Component, build, folder_component
 from animatediff.weights.base.model_configs import Generation
+from animatediff.weights.base.motion_unet import image_config, is_motion_unet
 from animatediff.weights.base.replacements import (
     check_parts,
     located_in,
@@ -22,7 +23,8 @@ from animatediff.weights.base.replacements import (
 )
 from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.hub import fetch_folder
-from animatediff.weights.storage.folders import preferred_weights, read_json, say_variants, variants
+from animatediff.weights.keys import MOTION_KEY
+from animatediff.weights.storage.folders import folder_header, preferred_weights, read_json, say_variants, variants
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
+BESIDE = ("motion_adapter", "controlnet")
+"""Parts that a folder of an AnimateDiff pipeline has beside the image model, fetched with it."""
 SMALL_FILES = ("model_index.json", "*/*.json", "tokenizer*/*.txt")
 
 
@@ -41,6 +45,13 @@ def _half(dtype: torch.dtype | None) -> bool:
 
 def _unet(folder: Path, *, half: bool, variant: str | None) -> Component:
     config = read_json(folder / "config.json")
+    if is_motion_unet(config):
+        header = folder_header(folder, half=half, variant=variant)
+        plan = {key: ldm.Source(key=key) for key in header.tensors if not MOTION_KEY.match(key)}
+        config = image_config(config, str(folder))
+        if reason := unet_refusal(config):
+            raise UserError(f"{folder}: {reason}")
+        return Component(name="unet", header=header, plan=plan, config=config)
     if reason := unet_refusal(config):
         raise UserError(f"{folder}: {reason}")
     return folder_component(folder, "unet", half=half, variant=variant)
@@ -79,19 +90,27 @@ def load_base_folder(
     vae: Supplied = None,
     text_encoder: Supplied = None,
     text_encoder_2: Supplied = None,
+    unet: Supplied = None,
+    tokenizer: Any = None,
+    tokenizer_2: Any = None,
+    scheduler: Any = None,
 ) -> dict[str, Any]:
     """The components of a Stable Diffusion folder in the diffusers layout, named as there. Never the network.
 
     Takes .safetensors or .bin, in one file or in several (shards), 16-bit variants (preferred when `dtype` is one;
     `variant="fp16"` requires that one, where any part has it), old key names; needs no safety checker. `vae`,
-    `text_encoder`, `text_encoder_2` replace the folder's. Raises UserError that says which file is missing or damaged.
+    `text_encoder`, `text_encoder_2`, `unet` (paths or modules), `tokenizer`, `tokenizer_2`, `scheduler` (objects)
+    replace the folder's. A UNet saved with motion modules in it is read without them. Raises UserError that says which
+    file is missing or damaged.
     """
     folder = Path(path).expanduser()
     index = _index(folder)
     generation: Generation = "sdxl" if "text_encoder_2" in index else "sd1"
-    supplied = {"vae": vae, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2}
+    supplied = {"vae": vae, "text_encoder": text_encoder, "text_encoder_2": text_encoder_2, "unet": unet}
+    objects = {"tokenizer": tokenizer, "tokenizer_2": tokenizer_2, "scheduler": scheduler}
     wanted = MODELS if generation == "sdxl" else MODELS[:-1]
-    if unused := [name for name, value in supplied.items() if value is not None and name not in wanted]:
+    given = [name for name, value in (supplied | objects).items() if value is not None]
+    if unused := [name for name in given if name not in (*wanted, *_small_names(generation))]:
         raise UserError(f"{folder}: this model has no {unused[0]}; leave {unused[0]} out")
     if generation == "sdxl" and index.get("text_encoder", [None])[0] is None and text_encoder is None:
         raise UserError(f"{folder}: without a first text encoder: the SDXL refiner; give the SDXL base model")
@@ -106,7 +125,8 @@ def load_base_folder(
     for name in wanted:
         source, chosen = supplied.get(name), variant if name in have else None
         if name == "unet":
-            parts[name] = _unet(folder / name, half=half, variant=chosen)
+            place = folder / name if source is None else source
+            parts[name] = _unet(Path(place), half=half, variant=chosen) if isinstance(place, str | Path) else place
         elif source is None:
             parts[name] = _own(folder, name, generation, half=half, variant=chosen)
         elif name == "vae":
@@ -115,7 +135,10 @@ def load_base_folder(
             parts[name] = text_component(None, source, name, generation=generation, config=None)
     check_parts(parts)
     components = {name: part for name, part in parts.items() if not isinstance(part, Component)}
-    small = {name: _small(folder, name, index) for name in _small_names(generation)}
+    small = {
+        name: _small(folder, name, index) if objects[name] is None else objects[name]
+        for name in _small_names(generation)
+    }
     components |= build([part for part in parts.values() if isinstance(part, Component)], dtype=dtype)
     if generation == "sdxl" and "force_zeros_for_empty_prompt" in index:
         small["force_zeros_for_empty_prompt"] = bool(index["force_zeros_for_empty_prompt"])
@@ -195,12 +218,25 @@ def _scheduler(place: Path, index: dict[str, Any]) -> Any:
         raise UserError(f"{place}: a {kind} cannot be made with these settings ({str(error)[:160]})") from error
 
 
-def download_base(name: str, *, dtype: torch.dtype | None = None, variant: str | None = None) -> Path:
+def download_base(
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    subfolder: str = "",
+    hub: Mapping[str, Any] | None = None,
+) -> Path:
     """Fetch what is needed of the model `name` on the hub (only here is the network used); returns its local folder.
 
-    A model that was fetched before is taken from the cache when the hub cannot be reached.
+    A model that was fetched before is taken from the cache when the hub cannot be reached. `hub`: as `fetch_folder`.
     """
-    return fetch_folder(name, lambda files: [*SMALL_FILES, *wanted_weights(files, dtype=dtype, variant=variant)])
+
+    def wanted(files: Sequence[str]) -> list[str]:
+        inside = ldm.strip(files, f"{subfolder}/") if subfolder else files
+        chosen = [*SMALL_FILES, *wanted_weights(inside, dtype=dtype, variant=variant)]
+        return [f"{subfolder}/{file}" if subfolder else file for file in chosen]
+
+    return fetch_folder(name, wanted, **(hub or {})) / subfolder
 
 
 def wanted_weights(files: Sequence[str], *, dtype: torch.dtype | None = None, variant: str | None = None) -> list[str]:
@@ -209,7 +245,7 @@ def wanted_weights(files: Sequence[str], *, dtype: torch.dtype | None = None, va
     Shards come with their index. A component without the variant asked for is taken as it is, if another has it.
     """
     wanted: list[str] = []
-    named = {component: ldm.strip(files, f"{component}/") for component in MODELS}
+    named = {component: ldm.strip(files, f"{component}/") for component in (*MODELS, *BESIDE)}
     anywhere = any(variant in variants(names) for names in named.values())
     for component, names in named.items():
         chosen = preferred_weights(names, half=_half(dtype), variant=variant)

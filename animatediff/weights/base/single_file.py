@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
-from animatediff.weights.base.components import Component, build, planned_shapes
+from animatediff.weights.base.components import Component, are_weights_read, build, planned_shapes
 from animatediff.weights.base.folder import download_base, load_base_folder
 from animatediff.weights.base.generation import generation_of
 from animatediff.weights.base.model_configs import CONFIGS, Generation, shipped_config, unet_config
@@ -111,7 +111,8 @@ def load_base_single_file(
                 components[name] = part.to(dtype)
     prediction_type = prediction_type or facts.prediction_type
     if prediction_type is None:
-        prediction_type = probe_prediction(components["unet"], header.path) if generation == "sd2" else "epsilon"
+        probed = generation == "sd2" and are_weights_read()
+        prediction_type = probe_prediction(components["unet"], header.path) if probed else "epsilon"
     if generation == "sd2" and prediction_type == "epsilon":
         components["unet"].register_to_config(sample_size=SD2_BASE_SIZE)
     components["scheduler"] = scheduler(
@@ -275,13 +276,26 @@ def load_base(name: str | Path, *, dtype: torch.dtype | None = None, **supplied:
     """The components of a base model: a single file, a diffusers folder, or a hub id (only that uses the network).
 
     `supplied`: `vae`, `text_encoder`, `text_encoder_2`, for a single file also `prediction_type`, `use_ema`, `config`,
-    for a folder or id also `variant`.
+    for a folder or id also `variant`, `unet`, `tokenizer`, `tokenizer_2`, `scheduler`.
     """
-    path = Path(name).expanduser()
+    path = located_base(name, dtype=dtype, variant=supplied.get("variant"))
     if path.is_dir():
         return load_base_folder(path, dtype=dtype, **supplied)
+    return load_base_single_file(path, dtype=dtype, **supplied)
+
+
+def located_base(
+    name: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    subfolder: str = "",
+    hub: Mapping[str, Any] | None = None,
+) -> Path:
+    """The file or folder of a base model here; that of a hub id is fetched (only then the network is used)."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path / subfolder
     if path.is_file() or not is_hub_id(str(name)):
-        return load_base_single_file(path, dtype=dtype, **supplied)
-    return load_base_folder(
-        download_base(str(name), dtype=dtype, variant=supplied.get("variant")), dtype=dtype, **supplied
-    )
+        return path
+    return download_base(str(name), dtype=dtype, variant=variant, subfolder=subfolder, hub=hub)

@@ -11,7 +11,7 @@ from animatediff.errors import UserError
 from animatediff.weights.addons.embeddings import LoadedEmbedding, load_embedding
 from animatediff.weights.lora.methods import sort_keys
 from animatediff.weights.lora.source import lora_header
-from animatediff.weights.storage.files import load_tensors
+from animatediff.weights.storage.files import Header, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +20,14 @@ _PARTS = {1: (("string_to_param.*",), ("clip_l",)), 2: (("clip_l", "clip_g"),)}
 
 
 def load_bundled_words(
-    path: str | Path, *, tokenizers: Sequence[Any], text_encoders: Sequence[Any]
+    path: str | Path | Header, *, tokenizers: Sequence[Any], text_encoders: Sequence[Any]
 ) -> list[LoadedEmbedding]:
     """Add the words that the LoRA file at `path` brings; those that do not fit are left out, and a warning says why.
 
     The words stay when the LoRA is removed, as other textual inversions do.
     """
     header = lora_header(path)
-    path = header.path
+    path = str(header.path)
     added = []
     for word, parts in sort_keys(header.tensors).embeddings.items():
         names = next((names for names in _PARTS[len(text_encoders)] if all(name in parts for name in names)), None)

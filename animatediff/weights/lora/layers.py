@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -88,14 +88,46 @@ def inject(model: nn.Module, changes: list[LayerChange], name: str, scale: float
         _activate(layer)
 
 
-def set_scale(model: nn.Module, name: str, scale: float) -> None:
-    """Set the strength of a LoRA on every layer of `model` that it changes."""
-    for _, layer in lora_layers(model):
+def set_scale(model: nn.Module, name: str, strength: Callable[[str], float]) -> None:
+    """Set the strength of a LoRA on every layer of `model` that it changes; `strength` takes the layer's path."""
+    for path, layer in lora_layers(model):
         if name in layer.lora_A:
-            layer.set_scale(name, scale)
+            layer.set_scale(name, strength(path))
+    for path, norm in model.named_modules():
+        if isinstance(norm, _ChangedNorm) and name in (changes := getattr(norm, NORMS)):
+            changes[name].scale = strength(path)
+
+
+def rescale(model: nn.Module, names: Collection[str], factor: float) -> None:
+    """Multiply the strengths of LoRAs on every layer of `model`."""
+    for _, layer in lora_layers(model):
+        for name in names:
+            if name in layer.scaling:
+                layer.scaling[name] *= factor
+
+
+def acts(model: nn.Module, name: str) -> bool:
+    """Whether a LoRA changes any layer of `model` as it is now."""
+    layers = (layer for _, layer in lora_layers(model) if name in layer.lora_A and not layer.disable_adapters)
+    norms = (norm for norm in _changed_norms(model) if name in getattr(norm, NORMS) and norm.loras_on)
+    return any(layer.scaling[name] for layer in layers) or any(getattr(norm, NORMS)[name].scale for norm in norms)
+
+
+def switch(model: nn.Module, on: bool) -> None:
+    """Switch all LoRAs of `model` off or on; strengths stay."""
+    for _, layer in lora_layers(model):
+        layer._disable_adapters = not on
     for norm in _changed_norms(model):
-        if name in (changes := getattr(norm, NORMS)):
-            changes[name].scale = scale
+        norm.loras_on = on
+
+
+def more_than_pairs(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of these LoRAs that are more than low-rank pairs here, so that PEFT cannot merge them."""
+    odd = {name for norm in _changed_norms(model) for name in getattr(norm, NORMS)}
+    for _, layer in lora_layers(model):
+        odd |= {name for name, up in layer.lora_B.items() if isinstance(up, nn.Identity) or up.bias is not None}
+        odd |= set(layer.lora_variant)
+    return [name for name in names if name in odd]
 
 
 @contextmanager
@@ -135,7 +167,9 @@ def remove(model: nn.Module, name: str) -> None:
             del changes[name]
         if not changes:
             delattr(norm, NORMS)
-            norm.__class__ = next(plain for plain, changed in _CHANGED.items() if type(norm) is changed)
+            norm.__dict__.pop("loras_on", None)
+            plain: Any = next(plain for plain, changed in _CHANGED.items() if type(norm) is changed)
+            norm.__class__ = plain
 
 
 def lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
@@ -268,9 +302,13 @@ class _NormChange(nn.Module):
 class _ChangedNorm(nn.Module):
     """A normalisation of which LoRAs change weight and bias."""
 
+    loras_on = True
+
     def changed(self) -> tuple[Tensor, Tensor]:
         """Weight and bias, (c,) each, with the changes of all LoRAs."""
         weight, bias = self.weight, self.bias
+        if not self.loras_on:
+            return weight, bias  # type: ignore[return-value]
         for change in getattr(self, NORMS).values():
             weight, bias = change(weight, bias)
         return weight, bias  # type: ignore[return-value]
@@ -301,7 +339,7 @@ def _change_norm(norm: nn.Module, change: LayerChange, name: str, scale: float) 
     getattr(norm, NORMS)[name] = _NormChange(norm, change, scale)
 
 
-def _changed_norms(model: nn.Module) -> Iterator[nn.Module]:
+def _changed_norms(model: nn.Module) -> Iterator[_ChangedNorm]:
     yield from [module for module in model.modules() if isinstance(module, _ChangedNorm)]
 
 

@@ -16,7 +16,8 @@ from animatediff.errors import UserError, did_you_mean
 from animatediff.weights.lora.methods import is_lora, refusal, sort_keys
 from animatediff.weights.lora.pairs import Kind, Place, kind_of
 from animatediff.weights.lora.source import check_settings, lora_header
-from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.lora.strengths import Strength, layer_strength
+from animatediff.weights.storage.files import Header, check_loadable, load_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,7 @@ class LoadedLora:
 
 
 def load_lora(
-    path_or_state: str | Path | Mapping[str, Tensor],
+    path_or_state: str | Path | Header | Mapping[str, Tensor],
     *,
     unet: nn.Module,
     text_encoders: Sequence[nn.Module] = (),
@@ -94,10 +95,11 @@ def load_lora(
     )
 
 
-def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, float]) -> None:
+def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, Strength]) -> None:
     """Set the strength of loaded LoRAs by name (1.0 as trained, 0.0 off); those not named keep theirs.
 
-    Raises UserError for a name that no model has, before any strength is changed.
+    A strength may differ between models and blocks (`strengths.py`). Raises UserError for a name that no model has, and
+    for a strength that cannot be read, before any strength is changed.
     """
     from animatediff.weights.lora.layers import set_scale
 
@@ -107,9 +109,30 @@ def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, float]) ->
         if name not in known:
             loaded = ", ".join(known) or "none"
             raise UserError(f"no LoRA named {name!r} is loaded; {did_you_mean(name, known)}loaded are {loaded}")
+    places: tuple[Place, ...] = ("unet", "text_encoder", "text_encoder_2")
+    wanted = [
+        (model, name, layer_strength(scale, place, model))
+        for place, model in zip(places, models, strict=False)
+        for name, scale in scales.items()
+    ]
+    for model, name, strength in wanted:
+        set_scale(model, name, strength)
+
+
+def active_loras(models: Sequence[nn.Module]) -> list[str]:
+    """The names of the LoRAs that act: switched on, at a strength that is not 0 in every layer."""
+    from animatediff.weights.lora.layers import acts
+
+    models = [uncompiled(model) for model in models]
+    return [name for name in lora_names(models) if any(acts(model, name) for model in models)]
+
+
+def switch_loras(models: Sequence[nn.Module], on: bool) -> None:
+    """Switch all LoRAs off, or on again at the strengths that they had."""
+    from animatediff.weights.lora.layers import switch
+
     for model in models:
-        for name, scale in scales.items():
-            set_scale(model, name, scale)
+        switch(uncompiled(model), on)
 
 
 def lora_names(models: Sequence[nn.Module]) -> list[str]:
@@ -141,10 +164,10 @@ def uncompiled(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
-def _read(source: str | Path | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
+def _read(source: str | Path | Header | Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, str], str]:
     if isinstance(source, Mapping):
         return source, {}, "LoRA"
-    header = lora_header(source)
+    header = lora_header(source, say=True)
     check_lora(header)  # before a motion module of gigabytes is read
     return load_tensors(header), header.metadata, str(header.path)
 
@@ -154,6 +177,7 @@ def check_lora(source: str | Path | Header) -> None:
     header = source if isinstance(source, Header) else lora_header(source)
     check_lora_keys(list(header.tensors), str(header.path))
     check_settings(header)
+    check_loadable(header, header.tensors)
 
 
 def check_lora_keys(keys: list[str], label: str) -> None:

@@ -134,6 +134,12 @@ def _modules(model: nn.Module, place: Place) -> dict[str, tuple[str, Any]]:
 
 def _change(layer: FileLayer, path: str, module: Any, label: str) -> LayerChange:
     """What the layer of the file does to `module`. Raises UserError if the sizes differ."""
+    halves = () if layer.pair is None else (layer.pair.down, layer.pair.up)
+    if not all(_finite(tensor) for tensor in (*halves, *layer.parts.values())):
+        raise UserError(
+            f"{label}: the tensors of {layer.key} are not finite (NaN or infinite), as after a training that diverged; "
+            "take another LoRA"
+        )
     try:
         with torch.no_grad():
             return _built(layer, path, module)
@@ -147,6 +153,10 @@ def _change(layer: FileLayer, path: str, module: Any, label: str) -> LayerChange
             f"{label}: {layer.key} has {sizes}, but the layer it is for has {tuple(module.weight.shape)}; "
             "the LoRA is for another base model"
         ) from error
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
 
 
 def _built(layer: FileLayer, path: str, module: Any) -> LayerChange:

@@ -55,6 +55,7 @@ _OTHER_METHODS = (
 _SPELLING = (  # on the underscored path: what older formats put between or instead
     (re.compile(r"_processor(?=_|$)"), ""),
     (re.compile(r"_temporal_transformer(?=_)"), ""),
+    (re.compile(r"_temporal_attentions_(?=\d)"), "_motion_modules_"),  # HotshotXL's
     (re.compile(r"_attention_blocks_([01])(?=_)"), lambda found: f"_attn{int(found[1]) + 1}"),
     (re.compile(r"_to_out$"), "_to_out_0"),
 )
@@ -89,10 +90,11 @@ class Pair:
 
 def named_place(module: str) -> tuple[Place | None, str]:
     """The model that a LoRA key names before the path of the module, None where it names none, and that path."""
+    module = module.removeprefix(_PEFT_PREFIX)
     for prefix, of in _PLACES:
         if found := prefix.match(module):
             return of, module[found.end() :].removeprefix(_PEFT_PREFIX)
-    return None, module.removeprefix(_PEFT_PREFIX)
+    return None, module
 
 
 def split_place(module: str) -> tuple[Place, str]:
@@ -155,8 +157,8 @@ def read_pairs(
     elif odd_keys:
         raise UserError(f"{name}: {len(odd_keys)} keys are of no LoRA, first {', '.join(odd_keys[:3])}")
     settings = unpacked(metadata or {}, label=name)
-    if not alphas and not settings:
-        _say_unread_alpha(metadata or {}, name)
+    if (without := len(halves.keys() - alphas.keys())) and not settings:
+        _say_unread_alpha(metadata or {}, name, f"{without} of {len(halves)}")
     pairs = []
     for module, keys in halves.items():
         if len(keys) != 2:
@@ -182,12 +184,21 @@ def read_pairs(
     return pairs
 
 
-def _say_unread_alpha(metadata: Mapping[str, str], name: str) -> None:
-    """Warn where training stated an alpha that the weights lack: kohya and the WebUI take the rank for it then."""
+def _say_unread_alpha(metadata: Mapping[str, str], name: str, without: str) -> None:
+    """Warn where training stated an alpha that the weights lack: kohya and the WebUI take the rank for it then.
+
+    without: the number of layers that have none, for the message.
+    """
     alpha, rank = (metadata.get(f"ss_network_{key}") for key in ("alpha", "dim"))
     if alpha and rank and alpha != "None" and rank.isdigit() and _number(alpha) not in (None, float(rank)):
-        text = "%s: its metadata states alpha %s for rank %s, but no tensor does; alpha counts as the rank, as in kohya"
-        logger.warning(text, name, alpha, rank)
+        logger.warning(
+            "%s: its metadata states alpha %s for rank %s, but %s layers have no tensor of it; alpha counts as the "
+            "rank there, as in kohya",
+            name,
+            alpha,
+            rank,
+            without,
+        )
 
 
 def _number(text: str) -> float | None:

@@ -59,17 +59,19 @@ class LoraFile:
     """Model that it changes, where its folder says so."""
 
 
-def lora_header(source: str | Path) -> Header:
+def lora_header(source: str | Path | Header, *, say: bool = False) -> Header:
     """The header of the LoRA in a file or folder, with PEFT's settings in its metadata as diffusers writes them.
 
-    Of a folder with one file for each model, the names begin with the model's. Raises UserError where no file or
-    several LoRAs are, and as `files.read_header`.
+    Of a folder with one file for each model, the names begin with the model's. `say` warns of what is not read, and of
+    an alpha that nothing states. Raises UserError where no file or several LoRAs are, and as `files.read_header`.
     """
+    if isinstance(source, Header):
+        return source
     path = expanded(source)
-    files = lora_files(path)
+    files = lora_files(path, say=say)
     if len(files) == 1:
-        return _header(files[0])
-    headers = [_header(file, named=True) for file in files]
+        return _header(files[0], say=say)
+    headers = [_header(file, named=True, say=say) for file in files]
     settings: dict[str, Mapping[str, Any]] = {}
     for header in headers:
         settings |= {place: own.values for place, own in unpacked(header.metadata, label=str(path)).items()}
@@ -87,7 +89,7 @@ def lora_header(source: str | Path) -> Header:
     )
 
 
-def lora_files(source: str | Path) -> list[LoraFile]:
+def lora_files(source: str | Path, *, say: bool = False) -> list[LoraFile]:
     """The files of a LoRA: `source` itself, or those in the folder `source`.
 
     A folder without LoRA, but with one other weight file, is that file, so that its kind can be said. Raises UserError
@@ -96,7 +98,7 @@ def lora_files(source: str | Path) -> list[LoraFile]:
     path = expanded(source)
     if not os.path.isdir(path):
         return [LoraFile(path)]
-    if found := _in_folder(path):
+    if found := _in_folder(path, say):
         return found
     if (path / "model_index.json").is_file():
         raise UserError(f"{path}: a whole image model, not a LoRA; give it as base model (`model`)")
@@ -107,10 +109,17 @@ def lora_files(source: str | Path) -> list[LoraFile]:
     raise UserError(f"{path}: no weights in this folder, so no LoRA; expected {KNOWN_NAMES[0]} or the like")
 
 
-def lora_in_folder(folder: str | Path) -> Header | None:
-    """The header of the LoRA in a folder as `lora_header` has it; None for a folder of something else."""
+def lora_in_folder(folder: str | Path, *, say: bool = False) -> Header | None:
+    """The header of the LoRA in a folder as `lora_header` has it; None for a folder of something else.
+
+    A model with a LoRA beside it, as AnimateLCM is published, is the model.
+    """
     folder = expanded(folder)
-    return lora_header(folder) if os.path.isdir(folder) and _in_folder(folder) else None
+    if not os.path.isdir(folder) or not _in_folder(folder):
+        return None
+    if (folder / "config.json").is_file() and not all(_has_lora_keys(file) for file in _weights(folder)):
+        return None
+    return lora_header(folder, say=say)
 
 
 def check_settings(header: Header) -> None:
@@ -119,17 +128,17 @@ def check_settings(header: Header) -> None:
         raise UserError(f"{header.path}: {reason}")
 
 
-def _in_folder(folder: Path) -> list[LoraFile]:
+def _in_folder(folder: Path, say: bool = False) -> list[LoraFile]:
     place = COMPONENTS.get(folder.name)
     if known := [folder / name for name in KNOWN_NAMES if (folder / name).is_file()]:
-        if others := [file.name for file in known[1:] if file.stem != known[0].stem]:
+        if say and (others := [file.name for file in known[1:] if file.stem != known[0].stem]):
             logger.warning("%s: %s is read; give %s itself to load that", folder, known[0].name, others[0])
         return [LoraFile(known[0], place)]
     parts: dict[Place, LoraFile] = {}
     for name, of in COMPONENTS.items():
         if not (folder / name).is_dir():
             continue
-        for file in _in_folder(folder / name):
+        for file in _in_folder(folder / name, say):
             if of in parts:
                 raise UserError(f"{folder}: two LoRAs of the same model, {parts[of].path} and {file.path}; give one")
             parts[of] = LoraFile(file.path, of)
@@ -144,7 +153,7 @@ def _in_folder(folder: Path) -> list[LoraFile]:
     adapters = sorted(child.parent for child in folder.glob(f"*/{CONFIG}"))
     if len(adapters) > 1:
         raise UserError(f"{folder}: {len(adapters)} LoRAs ({some(child.name for child in adapters)}); give one folder")
-    return [LoraFile(file.path, file.place or place) for file in _in_folder(adapters[0])] if adapters else []
+    return [LoraFile(file.path, file.place or place) for file in _in_folder(adapters[0], say)] if adapters else []
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -171,14 +180,14 @@ def _one_of_a_kind(files: list[Path]) -> list[Path]:
     return list(first.values())
 
 
-def _header(file: LoraFile, *, named: bool = False) -> Header:
+def _header(file: LoraFile, *, named: bool = False, say: bool = False) -> Header:
     """The header of one file; `named` puts the name of the model it changes before keys that have none."""
     header = read_header(file.path)
     if not _is_lora(header.tensors):
         return header
-    if (header := with_names(header)).format == "pickle":
-        _say_companions(header.path)
-    config = _config(header)
+    header, config = with_names(header), _config(header)
+    if say:
+        _say_neighbours(header, config)
     settings = {place: own.values for place, own in unpacked(header.metadata, label=str(file.path)).items()}
     place = file.place or _place(header, config or {})
     if config is not None and not settings:
@@ -198,8 +207,11 @@ def _under(place: Place, key: str, named: bool) -> str:
     return f"{place}.{path}"
 
 
-def _say_companions(path: Path) -> None:
-    """Mention the files that cloneofsimo's trainer writes beside one for the UNet."""
+def _say_neighbours(header: Header, config: Mapping[str, Any] | None) -> None:
+    """Warn of PEFT's weights without their settings; mention what cloneofsimo's trainer writes beside a UNet's file."""
+    path = header.path
+    if config is None and _is_of_peft(header) and ADAPTER_METADATA not in header.metadata:
+        logger.warning("%s: no %s beside it, which states alpha; it acts with alpha = rank", path, CONFIG)
     others = [path.with_name(f"{path.stem}.{part}.pt") for part in ("text_encoder", "ti")]
     if path.suffix == ".pt" and (found := [other.name for other in others if other.is_file()]):
         logger.info("%s: %s beside it belongs to it and is given by itself", path, " and ".join(found))
@@ -208,15 +220,11 @@ def _say_companions(path: Path) -> None:
 def _config(header: Header) -> Mapping[str, Any] | None:
     """PEFT's settings beside a file of its layout; None for other files, or where there are none."""
     path = header.path.parent / CONFIG
-    of_peft = any(key.startswith(_PEFT_KEYS) for key in header.tensors)
-    if not path.is_file():
-        if of_peft:
-            text = "%s: no %s beside it, which states alpha; it acts with alpha = rank"
-            logger.warning(text, header.path, CONFIG)
-        return None
-    if of_peft or header.path.stem == _PEFT_NAME:
-        return read_json(path)
-    return None
+    return read_json(path) if path.is_file() and (_is_of_peft(header) or header.path.stem == _PEFT_NAME) else None
+
+
+def _is_of_peft(header: Header) -> bool:
+    return any(key.startswith(_PEFT_KEYS) for key in header.tensors)
 
 
 def _place(header: Header, config: Mapping[str, Any]) -> Place:

@@ -47,6 +47,8 @@ class TensorInfo:
     """The reason why it cannot be loaded, to follow its name and the word `is`; empty if it can."""
     stamp: tuple[int, int] | None = field(repr=False, compare=False, default=None)
     """Size of its file in bytes and time of its last change in nanoseconds, by which a later change is noticed."""
+    value: torch.Tensor | None = field(repr=False, compare=False, default=None)
+    """The tensor itself, of weights that are in memory (`memory.memory_header`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class Header:
     metadata: dict[str, str]
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What the file holds beside these, or is named like without being it."""
+    config: Mapping[str, Any] | None = field(default=None, compare=False)
+    """Configuration of weights that are in memory; that of files lies beside them."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -230,24 +234,30 @@ def load_tensors(
     if missing := [key for key in wanted if key not in header.tensors]:
         hint = did_you_mean(missing[0], header.tensors)
         raise UserError(f"{header.path}: has no tensor {missing[0]!r}; {hint}`animatediff inspect` tells what it has")
-    _check_loadable(header, wanted)
+    check_loadable(header, wanted)
     by_file: dict[Path, list[str]] = {}
-    for key in wanted:
-        by_file.setdefault(header.tensors[key].file or header.path, []).append(key)
     tensors: dict[str, torch.Tensor] = {}
+    for key in wanted:
+        if (value := header.tensors[key].value) is not None:
+            tensors[key] = value.to(device=device, dtype=dtype if value.is_floating_point() else None)
+        else:
+            by_file.setdefault(header.tensors[key].file or header.path, []).append(key)
     for path, keys in by_file.items():
         try:
             with path.open("rb") as file:
                 _check_unchanged(path, file, header.tensors[keys[0]])
+                compressed = any(header.tensors[key].place.member for key in keys)
+                archive = zipfile.ZipFile(file) if compressed else None
                 for key in keys:
-                    tensor = _read(file, header.tensors[key])
+                    tensor = _read(file, archive, header.tensors[key])
                     tensors[key] = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{shown(path)}: cannot be read to the end: {error}") from error
     return {key: tensors[key] for key in wanted}
 
 
-def _check_loadable(header: Header, keys: list[str]) -> None:
+def check_loadable(header: Header, keys: Iterable[str]) -> None:
+    """Raise UserError for a tensor among `keys` that `load_tensors` would refuse."""
     import torch
 
     for key in keys:
@@ -258,6 +268,8 @@ def _check_loadable(header: Header, keys: list[str]) -> None:
         nbytes = prod(info.shape) * ITEM_SIZES.get(info.dtype, 0)
         if not reason and info.place.stride is not None and nbytes > max(MAX_EXPANDED_BYTES, 4 * info.place.nbytes):
             reason = f"a view of {info.place.nbytes:,} bytes that claims to be {nbytes:,}"
+        if not reason and prod(side for side in info.shape if side) >= 2**60:  # more than strides can count
+            reason = f"of a shape that no tensor has, {list(info.shape)[:8]}"
         if reason:
             raise UserError(f"{shown(header.path)}: its tensor {key!r} is {reason}")
 
@@ -268,7 +280,7 @@ def _check_unchanged(path: Path, file: BinaryIO, info: TensorInfo) -> None:
         raise UserError(f"{shown(path)}: has changed since it was looked at; run this again when it is whole")
 
 
-def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
+def _read(file: BinaryIO, archive: zipfile.ZipFile | None, info: TensorInfo) -> torch.Tensor:
     import torch
 
     dtype, place = getattr(torch, info.dtype), info.place
@@ -276,11 +288,11 @@ def _read(file: BinaryIO, info: TensorInfo) -> torch.Tensor:
     if flat.numel():
         # As bytes, because numpy has no bfloat16. That arrays are buffers, its stubs say only from Python 3.12 on.
         target = memoryview(flat.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
-        if place.member is None:
+        if place.member is None or archive is None:
             file.seek(place.offset)
             filled = file.readinto(target)  # type: ignore[attr-defined]
         else:
-            with zipfile.ZipFile(file) as archive, archive.open(place.member) as part:
+            with archive.open(place.member) as part:
                 part.seek(place.offset)
                 filled = part.readinto(target)  # type: ignore[attr-defined]
         if filled != place.nbytes:
@@ -309,11 +321,11 @@ def save_tensors(
     suffix = path.suffix.lower()
     if suffix not in WEIGHT_SUFFIXES:
         raise UserError(f"{path}: the name must end in .safetensors (recommended) or .ckpt")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{path}: a folder has this name; choose another name")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
     try:
         _write(temporary, suffix, _separate(tensors), dict(metadata or {}), wrapper)
         os.replace(temporary, path)

@@ -174,9 +174,8 @@ def _no_weights(folder: Path, names: list[str], variant: str | None) -> UserErro
     wanted = f"{STEMS[0]}{'.' + variant if variant else ''}.safetensors"
     others = sorted({OTHER_PROGRAMS[end] for name in names if (end := Path(name).suffix) in OTHER_PROGRAMS})
     hint = f"; weights for {', '.join(others)} cannot be read, get the .safetensors" if others else ""
-    return UserError(
-        f"{folder}: no weights found (expected {wanted} or the like), only {', '.join(names) or 'nothing'}{hint}"
-    )
+    instead = f"only {', '.join(names)}" if names else "the folder is empty"
+    return UserError(f"{folder}: no weights found (expected {wanted} or the like), {instead}{hint}")
 
 
 def _merged(folder: Path, chosen: WeightSet) -> Header:

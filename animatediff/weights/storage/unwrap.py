@@ -14,6 +14,8 @@ from animatediff.weights.storage.pickled import AnyTensor, PickledStorage
 from animatediff.weights.storage.pickles import PickleContents, module_tensors
 from animatediff.weights.storage.unpickle import Inert
 
+BARE = "tensor"
+"""Name of the tensor of a pickle that is nothing but one."""
 WRAPPERS = ("state_dict", "controlnet", "module", "model")
 """Entries of a checkpoint that hold the weights; they may be nested."""
 METADATA_ENTRY = "animatediff_metadata"
@@ -34,7 +36,7 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
     """The tensors in a pickle. Raises UserError if it is of another kind than named tensors."""
     root, found = contents.root, Unwrapped()
     if isinstance(root, AnyTensor):
-        found.tensors["tensor"] = root
+        found.tensors[BARE] = root
         return found
     if isinstance(root, list) and root and all(isinstance(item, AnyTensor) for item in root):
         found.tensors |= {str(index): item for index, item in enumerate(root)}  # LoRAs of 2022 have no names
@@ -67,7 +69,9 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
         found.tensors |= taken
         if (count := _count(value) - len(taken)) > 0:
             beside[str(key)] = count
-    if beside:
+    if not found.tensors:  # networks by their number, states of optimizers: names of more parts
+        found.tensors |= dict(_nested(root))
+    elif beside:
         found.notes.append(_passed_over(sum(beside.values()), "without a name of their own", beside))
     others = Counter({name: count for name, count in contents.met.items() if not name.startswith("torch.")})
     if isinstance(root, Inert):
@@ -75,6 +79,19 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
     if others:
         found.notes.append(_classes(others))
     return found
+
+
+def _nested(root: object) -> Iterator[tuple[str, AnyTensor]]:
+    """The tensors in dictionaries and lists within each other, by the names and numbers on the way to them."""
+    seen, waiting = set[int](), [("", root)]
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, AnyTensor):
+            yield name, value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += reversed([(f"{name}.{key}" if name else str(key), item) for key, item in items])
 
 
 def _wraps(value: object) -> bool:

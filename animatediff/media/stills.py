@@ -1,0 +1,109 @@
+"""Single images in files: upright, in RGB, and whether they are whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from animatediff.errors import UserError
+from animatediff.media.kinds import BadMedia, head_of, is_heic, reason, sniff
+from animatediff.media.pixels import PILLOW_ERRORS, in_srgb, on_white, upright
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM", "PSD", "TGA", "ICO")
+"""Those of Pillow that are read; others start programs (EPS) or are no images."""
+
+
+def rgb(source: str | Path | bytes) -> Image.Image:
+    """Read an image file, RGB of 8 bits, upright, transparent pixels white. Raises BadMedia for what is no image."""
+    with opened(source) as image, reading(source):
+        image.load()
+        return decoded(image, source)
+
+
+def decoded(image: Image.Image, source: str | Path | bytes) -> Image.Image:
+    """An image that Pillow has loaded, as `rgb` gives it."""
+    name = "image" if isinstance(source, bytes) else str(source)
+    return on_white(in_srgb(upright(image, name), name), name)
+
+
+def read_image(source: str | Path | bytes) -> np.ndarray:
+    """The same as uint8 (h, w, 3)."""
+    return np.array(rgb(source))
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file as `rgb` does. Raises UserError, naming the file."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected an image")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; expected an image (png, jpg, webp, ...)")
+    try:
+        return rgb(path)
+    except BadMedia as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def check_image(path: Path) -> None:
+    """Raise BadMedia for a file that is no image, or damaged, in less time than it takes to read it."""
+    with opened(path) as image, reading(path):
+        if image.format == "PNG":
+            image.verify()  # checksums, without decompression
+        else:
+            if image.format == "JPEG":
+                image.draft("RGB", (image.width // 8, image.height // 8))
+            image.load()
+
+
+@contextmanager
+def reading(source: str | Path | bytes) -> Iterator[None]:
+    """Turn Pillow's errors about a damaged file into BadMedia."""
+    try:
+        yield
+    except BadMedia:
+        raise
+    except PILLOW_ERRORS as error:
+        raise BadMedia(f"is damaged or cut off: {reason(error)}") from error
+
+
+@contextmanager
+def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
+    """A context with the opened image file, not yet decoded. Raises BadMedia for what is no image that is read here."""
+    head = head_of(source)
+    if is_heic(head):
+        yield _heic(source)
+        return
+    try:
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except PILLOW_ERRORS as error:
+        raise BadMedia(sniff(source) or _unknown(head, error)) from error
+    with image:
+        yield image
+
+
+def _unknown(head: bytes, error: BaseException) -> str:
+    if b"avif" in head[4:32] or b"avis" in head[4:32]:
+        return "is an AVIF image, or cut off; AVIF takes Pillow 11.3 or newer"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is no image, or damaged"
+    return f"is damaged or cut off: {reason(error)}"
+
+
+def _heic(source: str | Path | bytes) -> Image.Image:
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise BadMedia(
+            "is a HEIC photo; `pip install pillow-heif` lets it be read, or save it as JPEG or PNG first"
+        ) from None
+    try:
+        image = pillow_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else str(source)).to_pillow()
+    except PILLOW_ERRORS as error:
+        raise BadMedia(f"is a HEIC photo, damaged or cut off: {reason(error)}") from error
+    image.info.pop("exif", None)  # turned by its decoder: turning it by EXIF as well would be once too often
+    return image
