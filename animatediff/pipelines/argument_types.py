@@ -85,13 +85,14 @@ def check_types(call: Any) -> None:
         if not any(fits(value) for _, fits in wanted):
             names = " or ".join(dict.fromkeys(name for name, _ in wanted))
             hint = "; leave it out for the default" if value is None else ""
-            raise UserError(f"`{item.name}` is {names}, got {_told(value)}{hint}")
+            raise UserError(f"`{item.name}` is {names}, got {told(value)}{hint}")
         if isinstance(value, Sequence) and not isinstance(value, str) and not len(value):
             raise UserError(f"`{item.name}` is empty; give at least one value, or leave it out")
 
 
-def _told(value: Any) -> str:
-    kind, text = type(value).__name__, "" if _is("Tensor", value) else repr(value)
+def told(value: Any) -> str:
+    """A value and its type, short, in one line."""
+    kind, text = type(value).__name__, "" if _is("Tensor", value) else " ".join(repr(value).split())
     if _is("Tensor", value):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}" + (
             "" if _finite(value) else " with values that are not finite"
@@ -137,6 +138,14 @@ def _pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(map(_whole, value))
 
 
+def _curve(value: Any) -> bool:
+    return isinstance(value, str | Mapping | list | tuple) or _number(value)
+
+
+def _input(value: Any) -> bool:
+    return type(value).__name__ == "ControlNetInput"
+
+
 _Kind = tuple[str, Callable[[Any], bool]]
 _KINDS: tuple[tuple[str, _Kind], ...] = (
     (r"^int\b", ("a whole number", _whole)),
@@ -153,5 +162,8 @@ _KINDS: tuple[tuple[str, _Kind], ...] = (
     (r"Sequence\[torch.Generator\]", ("a list of them", _some(lambda value: _is("Generator", value)))),
     (r"^Mapping\[str, Any\]", ("a dictionary", lambda value: isinstance(value, Mapping))),
     (r"^Callable", ("a function", callable)),
+    (r"^Curve", ("a number, numbers at frames, or one a frame", _curve)),
+    (r"^ControlNetInput", ("a ControlNetInput", _input)),
+    (r"\bSequence\[ControlNetInput\]", ("a list of them", _some(_input))),
 )
 """Pattern of an annotation -> a type that it takes. Others are checked where they are used."""

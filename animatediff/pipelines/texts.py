@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from animatediff.errors import UserError
+from animatediff.pipelines.argument_types import told
 from animatediff.pipelines.arguments import Arguments
 from animatediff.prompts import PromptTravel
 
@@ -117,7 +118,7 @@ def _prompts(call: Arguments) -> list[str | PromptTravel]:
     listed: list[Any] = [prompt] if single else [*prompt]
     for one in listed:
         if not isinstance(one, (str, Mapping, PromptTravel)):
-            raise UserError(f"a prompt is a text, or a mapping of frames to texts; got {one!r:.80}")
+            raise UserError(f"a prompt is a text, or a mapping of frames to texts; got {told(one)}")
     if not listed:
         raise UserError("there is no prompt: give a text, or a list of at least one")
     return [PromptTravel(one) if isinstance(one, Mapping) else one for one in listed]

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.frames import neighbours
+from animatediff.pipelines.argument_types import told
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, at_frames
@@ -113,8 +115,12 @@ def by_adapter(images: Any, adapters: int) -> list[Any]:
     given = list(images) if isinstance(images, Sequence) else [images]
     if adapters == 1:
         given = [given[0] if len(given) == 1 and isinstance(given[0], list) else given]
-    if len(given) != adapters or not given[0]:
+    if len(given) != adapters or (isinstance(given[0], Sequence) and not given[0]):
         raise UserError(f"{adapters} IP-Adapters want ip_adapter_image with as many entries, got {len(given)}")
+    for one in given:
+        for image in one if isinstance(one, list) else [one]:
+            if not isinstance(image, Image.Image | np.ndarray | Tensor):
+                raise UserError(f"ip_adapter_image takes PIL images, arrays and tensors, got {told(image)}")
     return given
 
 
