@@ -118,7 +118,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
 
     def _sample(self, job: Job, callbacks: Callbacks) -> Tensor:
         device, call = self.base._execution_device, job.call
-        noise = job.draw() if call.latents is None else call.latents
+        init_latents = self._noiseless(job, device)
+        noise = job.draw() if call.latents is None or init_latents is not None else call.latents
         scheduler: Any = self.base.scheduler
         steps_of = partial(job.free_init.steps, job.steps)
         schedule = schedule_of(call, scheduler, job.steps, job.strength, device, steps_of=steps_of)
@@ -160,8 +161,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 schedule=schedule,
                 step_arguments=self.base.prepare_extra_step_kwargs(job.generators, call.eta),
                 device=device,
-                init_latents=self._init_latents(job, conditions, device),
-                as_given=call.latents is not None and job.strength < 1 and not call.enforce_inference_steps,
+                init_latents=conditions.init_latents if init_latents is None else init_latents,
+                as_given=call.latents is not None and job.strength < 1 and init_latents is None,
                 keep=conditions.keep,
                 after_step=after_step,
                 stopped=lambda: self.interrupt,
@@ -208,12 +209,12 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             for clips, made in encoded
         ]
 
-    def _init_latents(self, job: Job, conditions: PreparedConditions, device: torch.device) -> Tensor | None:
-        """Latents that are noised to the first step: of a video, or given to a call that makes every step."""
+    def _noiseless(self, job: Job, device: torch.device) -> Tensor | None:
+        """Latents of the call that are to be noised to the first step, as in diffusers where all steps are made."""
         given = job.call.latents
-        if given is not None and job.strength < 1 and job.call.enforce_inference_steps:
-            return given.to(device, torch.float32)
-        return conditions.init_latents
+        if given is None or job.strength == 1 or not job.call.enforce_inference_steps:
+            return None
+        return given.to(device, torch.float32)
 
     def _predict(self, job: Job, groups: list[Conditioning], conditions: PreparedConditions) -> Predict:
         """Compose the prediction of a step: the UNet on clips, with guidance, over context windows."""
