@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,8 @@ class Schedule:
     def begin(self, iteration: int = 0) -> Tensor:
         """Lay out the timesteps of the n-th time that the clip is sampled. Raises UserError where none is left."""
         steps = self.steps_of(iteration) or self.num_steps
+        if steps < self.num_steps:  # of which one is made at least
+            steps = min(self.num_steps, max(steps, math.ceil(1 / self.strength)))
         if self.exactly:
             check_strength(self.strength)
             steps = int(steps / self.strength)

@@ -310,6 +310,22 @@ def test_conditioning_frames_of_controlnets_and_guess_mode(still: AnimateDiffPip
         still.unload_controlnets()
 
 
+def test_clips_of_prompts_of_other_lengths_have_their_own_images(tmp_path: Path) -> None:
+    pipe = stilled(AnimateDiffPipeline.from_pretrained(GOLDEN / "v3" / "sd", torch_dtype=torch.float32))
+    unet = UNet2DConditionModel.from_pretrained(GOLDEN / "v3" / "sd", subfolder="unet")
+    pipe.load_controlnet(save_controlnet(tmp_path / "net", unet, 0, (8, 16)))
+    pipe.load_ip_adapter_file(save_ip_adapter(tmp_path, pipe.unet))
+    texts, videos = ["a cat, " * 60, "a dog", "a house, " * 60], torch.rand(3, 2, 3, 32, 32, generator=seeded(5)[0])
+    embeds = torch.randn(6, 1, 24, generator=seeded(6)[0])
+    settings: dict[str, Any] = {**ONE, "num_frames": 2, "num_inference_steps": 2}
+    given = {"conditioning_frames": list(videos), "ip_adapter_image_embeds": [embeds]}
+    three = pipe(texts, generator=seeded(1, 2, 3), **given, **settings).frames
+    for clip, text in enumerate(texts):
+        own = {"conditioning_frames": videos[clip], "ip_adapter_image_embeds": [embeds[[clip, clip + 3]]]}
+        alone = pipe(text, generator=seeded(clip + 1), **own, **settings).frames
+        assert relative(three[clip], alone[0]) < 5e-5
+
+
 # -- callbacks -------------------------------------------------------------------------------------------------------
 
 
