@@ -162,6 +162,9 @@ class TemporalAttention(nn.Module):
         self.to_k = nn.Linear(dim, dim, bias=False)
         self.to_v = nn.Linear(dim, dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, because files name it `to_out.0`
+        self.identity_part = (
+            0  # n > 0: in the last n-th of the sequences each frame sees itself alone (`sampling.perturbed`)
+        )
         self.table: Tensor | None
         # (L, d): position codes of a module that was trained with others than the sinusoid; no published one was.
         self.register_buffer("table", None, persistent=False)
@@ -175,6 +178,12 @@ class TemporalAttention(nn.Module):
         return self.table[:num_frames].to(sinusoid)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.identity_part:
+            alone = len(x) // self.identity_part
+            return torch.cat([self._attended(x[:-alone]), self.to_out[0](self.to_v(x[-alone:]))])
+        return self._attended(x)
+
+    def _attended(self, x: Tensor) -> Tensor:
         q, k, v = (
             rearrange(project(x), "n f (heads head_dim) -> n heads f head_dim", heads=self.num_heads)
             for project in (self.to_q, self.to_k, self.to_v)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, signature
 from typing import Any, Concatenate, ParamSpec
 
@@ -11,19 +11,24 @@ import torch
 from torch import Tensor
 
 from animatediff.errors import UserError
+from animatediff.pipelines.argument_types import bound, check_order
 from animatediff.pipelines.arguments import Arguments
+from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
+from animatediff.pipelines.extras import check_masks, loras_times, on_unet
 from animatediff.pipelines.habits import Habits
-from animatediff.pipelines.job import Job
+from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.loading import Loading
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
-from animatediff.pipelines.prompts import PromptEmbeds, encode_prompts
+from animatediff.pipelines.prompts import encode_groups
+from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.subjects import warn_of_no_effect
 from animatediff.pipelines.upscale import enlarged, tiling
 from animatediff.pipelines.vae import decode_images, wide_enough
-from animatediff.sampling import ClipPredictor, begin_at, free_init, guided, set_steps, windowed
+from animatediff.sampling import ClipPredictor, GuidedClips, free_init, windowed
+from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.predict import Predict
 from animatediff.sampling.sample import ClipSampler
 from animatediff.sampling.schedulers import last_alpha_cumprod
@@ -35,11 +40,14 @@ def _takes(arguments: Callable[P, Arguments]) -> Callable[[Callable[..., Any]], 
     """Let a method take the arguments of `Arguments`, written once there, and hand them over as one object."""
 
     def decorate(method: Callable[[Any, Arguments], Any]) -> Callable[Concatenate[Any, P], Any]:
+        own = signature(arguments)
+
         @wraps(method)
         def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return method(self, arguments(*args, **{**self.call_settings, **kwargs}))
+            given = bound(own, args, kwargs)
+            check_order(self, args)
+            return method(self, arguments(**{**self.call_settings, **given}))  # pyright: ignore
 
-        own = signature(arguments)
         first = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
         call.__signature__ = own.replace(parameters=[first, *own.parameters.values()])  # pyright: ignore
         return call
@@ -47,7 +55,7 @@ def _takes(arguments: Callable[P, Arguments]) -> Callable[[Callable[..., Any]], 
     return decorate
 
 
-class AnimateDiffPipeline(Loading, Habits):
+class AnimateDiffPipeline(CallState, Loading, Habits):
     """Text to animation with any Stable Diffusion 1.x, 2.x or SDXL model.
 
     `base` is the `StableDiffusionPipeline` or `StableDiffusionXLPipeline` that is animated; its other methods
@@ -55,8 +63,8 @@ class AnimateDiffPipeline(Loading, Habits):
     """
 
     @_takes(Arguments)
-    def __call__(self, call: Arguments) -> AnimateDiffOutput:
-        """Render one clip a prompt. `Arguments` has the arguments; all but `prompt` are given by name.
+    def __call__(self, call: Arguments) -> AnimateDiffOutput | tuple[Any]:
+        """Render one clip a prompt. `Arguments` has the arguments, the first ones in the order of diffusers.
 
         A prompt is a text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`) or a `PromptTravel`, which has
         more to set. With SparseCtrl loaded, the clip shows `conditioning_frames` at `controlnet_frame_indices`; loaded
@@ -68,12 +76,13 @@ class AnimateDiffPipeline(Loading, Habits):
         job = self._job(call)
         callbacks = Callbacks(call.on_progress, call.cancel)
         latents = self.sample(job, callbacks)
-        if call.output_type == "latent":
+        output_type = call.output_type or "pil"
+        if output_type == "latent":
             frames: Any = latents
         else:
-            frames = gathered(self.decode(latents, job, callbacks), job.clip.num_clips, call.output_type)
+            frames = gathered(self.decode(latents, job, callbacks), job.clip.num_clips, output_type)
         self.base.maybe_free_model_hooks()
-        return AnimateDiffOutput(frames)
+        return AnimateDiffOutput(frames) if call.return_dict else (frames,)
 
     @_takes(Arguments)
     def job(self, call: Arguments) -> Job:
@@ -90,6 +99,7 @@ class AnimateDiffPipeline(Loading, Habits):
 
     def _job(self, call: Arguments) -> Job:
         job = Job.of(call, self)
+        check_tensor_inputs(call.callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         warn_of_no_effect(job, self)
         return job
 
@@ -99,28 +109,35 @@ class AnimateDiffPipeline(Loading, Habits):
         callbacks = callbacks or Callbacks()
         if job.call.upscale is not None:
             return self._sample_twice(job, callbacks)
+        try:
+            with loras_times(job.lora_factor, self._lora_models):
+                return self._sample(job, callbacks)
+        finally:
+            if self.attachment is not None:  # `base` draws still images with the same UNet
+                self.attachment.frames.num_frames = 1
+
+    def _sample(self, job: Job, callbacks: Callbacks) -> Tensor:
         device, call = self.base._execution_device, job.call
-        noise = job.draw() if call.latents is None else call.latents
-        prompts = encode_prompts(
-            self.base,
-            job.prompts,
-            job.negatives,
-            num_frames=job.clip.num_frames,
-            guidance=job.guidance,
-            clip_skip=call.clip_skip,
-            plain=call.plain_prompts,
-            size=(job.clip.height, job.clip.width),
-            device=device,
-        )
+        init_latents = self._noiseless(job, device)
+        noise = job.draw() if call.latents is None or init_latents is not None else call.latents
         scheduler: Any = self.base.scheduler
-        set_steps(scheduler, job.steps, device)
-        timesteps = begin_at(scheduler, job.steps, job.strength) if job.strength < 1 else scheduler.timesteps
-        total_steps = len(timesteps) * job.free_init.iterations
+        steps_of = partial(job.free_init.steps, job.steps)
+        schedule = schedule_of(call, scheduler, job.steps, job.strength, device, steps_of=steps_of)
+        total_steps = schedule.total(job.free_init.iterations)
+        self._begin(job, total_steps)
+        groups = self._conditionings(job, device)
+        notify = None
+        if call.callback_on_step_end is not None:
+            notify = StepCallback(
+                pipe=self,
+                function=call.callback_on_step_end,
+                names=call.callback_on_step_end_tensor_inputs,
+                groups=groups,
+                num_frames=job.clip.num_frames,
+            )
 
         def after_step(index: int, timestep: Tensor, latents: Tensor, estimate: Tensor) -> Tensor:
-            if call.callback_on_step_end is not None:
-                changed = call.callback_on_step_end(self, index, timestep, {"latents": latents})
-                latents = changed.get("latents", latents)
+            latents = latents if notify is None else notify(index, timestep, latents)
             callbacks.step("denoise", index + 1, total_steps, estimate)
             return latents
 
@@ -128,23 +145,27 @@ class AnimateDiffPipeline(Loading, Habits):
             setting = Setting(
                 parts=self,
                 clip=job.clip,
-                timesteps=timesteps,
+                schedule=schedule,
                 noise=noise,
                 guidance=job.guidance,
                 device=device,
                 callbacks=callbacks,
             )
             conditions = prepare_all(job.conditions, setting)
+            check_masks(job.attention, conditions.image_embeds)
+            for group in groups:
+                of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]
+                group.image_embeds = [part[of_clips] for part in conditions.image_embeds]
             sampler = ClipSampler(
-                predict=self._predict(job, prompts, conditions),
-                scheduler=scheduler,
-                num_steps=job.steps,
-                timesteps=timesteps,
+                predict=self._predict(job, groups, conditions),
+                schedule=schedule,
                 step_arguments=self.base.prepare_extra_step_kwargs(job.generators, call.eta),
                 device=device,
-                init_latents=conditions.init_latents,
+                init_latents=conditions.init_latents if init_latents is None else init_latents,
+                as_given=call.latents is not None and job.strength < 1 and init_latents is None,
                 keep=conditions.keep,
                 after_step=after_step,
+                stopped=lambda: self.interrupt,
             )
             latents = free_init(
                 sampler,
@@ -152,6 +173,7 @@ class AnimateDiffPipeline(Loading, Habits):
                 settings=job.free_init,
                 draw=job.draw,
                 alpha_cumprod=last_alpha_cumprod(scheduler),
+                stopped=lambda: self.interrupt,
             )
         if not latents.isfinite().all():
             reason = (
@@ -163,24 +185,57 @@ class AnimateDiffPipeline(Loading, Habits):
             raise UserError(f"the latents are not finite: {reason}")
         return latents
 
-    def _predict(self, job: Job, prompts: PromptEmbeds, conditions: PreparedConditions) -> Predict:
+    def _conditionings(self, job: Job, device: torch.device) -> list[Conditioning]:
+        """Prompts of the clips as the UNet takes them, clips of one length together."""
+        encoded = encode_groups(
+            self.base,
+            job.texts,
+            job.call,
+            num_frames=job.clip.num_frames,
+            guidance=job.guidance,
+            size=(job.clip.height, job.clip.width),
+            device=device,
+        )
+        guidance = self._guidance_embeds(job)
+        return [
+            Conditioning(
+                clips=clips * (1 + job.guidance),
+                num_negative=len(clips) * job.guidance,
+                embeddings=made.embeddings,
+                pooled=made.pooled,
+                time_ids=made.time_ids,
+                guidance_embeds=None if guidance is None else guidance[clips],
+            )
+            for clips, made in encoded
+        ]
+
+    def _noiseless(self, job: Job, device: torch.device) -> Tensor | None:
+        """Latents of the call that are to be noised to the first step, as in diffusers where all steps are made."""
+        given = job.call.latents
+        if given is None or job.strength == 1 or not job.call.enforce_inference_steps:
+            return None
+        return given.to(device, torch.float32)
+
+    def _predict(self, job: Job, groups: list[Conditioning], conditions: PreparedConditions) -> Predict:
         """Compose the prediction of a step: the UNet on clips, with guidance, over context windows."""
         assert self.attachment is not None, "checked when the job was made"
-        predict: Predict = ClipPredictor(
-            self.unet,
-            self.attachment.frames,
-            prompts.embeddings,
-            prompts.pooled,
-            prompts.time_ids,
-            conditions.controls,
+        predictor = ClipPredictor(
+            unet=self.unet,
+            frames=self.attachment.frames,
+            controls=conditions.controls,
             windows=job.windows.in_motion,
             motion_scale=job.motion_scale,
-            guidance_embeds=self._guidance_embeds(job),
-            image_embeds=conditions.image_embeds,
+            attention=on_unet(job.attention, self.unet),
         )
-        if job.guidance:
-            predict = guided(predict, job.guidance_scale, job.call.guidance_rescale)
-        return windowed(predict, job.windows.over_unet)
+        guided = GuidedClips(
+            predictor=predictor,
+            groups=groups,
+            scale=lambda: self._guidance_scale,
+            rescale=job.call.guidance_rescale,
+            inside=job.guidance_inside,
+            pag=job.pag,
+        )
+        return windowed(guided, job.windows.over_unet)
 
     def _guidance_embeds(self, job: Job) -> Tensor | None:
         """The guidance scale, embedded (b, d) for a UNet that takes it so; None for others."""

@@ -6,10 +6,11 @@ Front ends read defaults, ranges and vocabularies from here, so that each is wri
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from animatediff.frames import Curve
+from animatediff.pipelines.argument_types import check_types
 from animatediff.ranges import Range, needing, ranged
 
 if TYPE_CHECKING:
@@ -31,27 +32,72 @@ UPSCALE_STRENGTH = 0.5
 class Arguments:
     """Arguments of `AnimateDiffPipeline.__call__`. None is the value in `pipe.defaults`.
 
-    Raises UserError for values out of range.
+    The first ones stand in the order of diffusers' `AnimateDiffPipeline`. Raises UserError for values of another type
+    and values out of range.
     """
 
-    prompt: Prompt | Sequence[Prompt]
-    """One clip each."""
-    _: KW_ONLY
-    negative_prompt: str | Sequence[str] | None = needing(None, "guidance")
-    """One for all clips, or one a clip; without effect where `guidance_scale` is at most 1."""
+    prompt: Prompt | Sequence[Prompt] | None = None
+    """One clip each; None where there are `prompt_embeds`."""
     num_frames: int | None = ranged(None, ge=1)
     height: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
     width: int | None = ranged(None, ge=8, multiple_of=8, unit="pixels")
     num_inference_steps: int | None = ranged(None, ge=1, le=1000)
     guidance_scale: float | None = ranged(None, ge=0, le=1000)
     """At most 1 renders without negative prompts, at half the cost."""
-    guidance_rescale: float = ranged(0.0, ge=0, le=1, needs="guidance")
-    """Share of the guided prediction that gets the standard deviation of the unguided one (arXiv 2305.08891, section
-    3.4), against overexposed images."""
+    negative_prompt: str | Sequence[str] | None = needing(None, "guidance")
+    """One for all clips, or one a clip; without effect where `guidance_scale` is at most 1."""
+    num_videos_per_prompt: int | None = ranged(1, ge=1, le=1000)
+    """Clips of each prompt, one behind the other."""
+    eta: float = ranged(0.0, ge=0, le=1, needs="eta")
+    """Of the DDIM sampler."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None
     """One, or one a clip; noise is drawn on its device."""
     latents: Tensor | None = None
-    """(b, 4, f, h, w) noise to start from."""
+    """(b, 4, f, h, w) noise to start from. With `strength`, latents with as much noise as its first step expects, or
+    without noise where `enforce_inference_steps` is on."""
+    prompt_embeds: Tensor | None = None
+    """(b, n, d) prompt embeddings in place of `prompt`."""
+    negative_prompt_embeds: Tensor | None = field(default=None, metadata={"needs": "guidance"})
+    """(b, n, d) in place of `negative_prompt`."""
+    ip_adapter_image: Any = None
+    """Images for a loaded IP-Adapter; None is `images`."""
+    ip_adapter_image_embeds: Sequence[Tensor] | None = None
+    """Image embeddings in place of them, one tensor an IP-Adapter: (1 or b, images, ...), with guidance behind as many
+    negative ones."""
+    output_type: str | None = ranged("pil", choices="animatediff.pipelines.vae.OUTPUT_TYPES")
+    return_dict: bool = True
+    """False returns a tuple of the frames alone."""
+    _: KW_ONLY
+    prompt_2: str | Sequence[str] | None = needing(None, "sdxl")
+    """Other prompts for SDXL's second text encoder."""
+    negative_prompt_2: str | Sequence[str] | None = needing(None, "sdxl")
+    pooled_prompt_embeds: Tensor | None = field(default=None, metadata={"needs": "sdxl"})
+    """(b, d), beside `prompt_embeds`."""
+    negative_pooled_prompt_embeds: Tensor | None = field(default=None, metadata={"needs": "sdxl"})
+    original_size: tuple[int, int] | None = needing(None, "sdxl")
+    """(height, width) that SDXL is told; None is the clip's."""
+    crops_coords_top_left: tuple[int, int] = needing((0, 0), "sdxl")
+    target_size: tuple[int, int] | None = needing(None, "sdxl")
+    negative_original_size: tuple[int, int] | None = needing(None, "sdxl")
+    """The same for negative prompts; None is as for prompts."""
+    negative_crops_coords_top_left: tuple[int, int] | None = needing(None, "sdxl")
+    negative_target_size: tuple[int, int] | None = needing(None, "sdxl")
+    guidance_rescale: float = ranged(0.0, ge=0, le=1, needs="guidance")
+    """Share of the guided prediction that gets the standard deviation of the unguided one (arXiv 2305.08891, section
+    3.4), against overexposed images."""
+    pag_scale: float | None = ranged(None, ge=0, le=1000)
+    """Perturbed-attention guidance (arXiv 2403.17377), 0 is off; None is 3 after `set_pag_applied_layers`, else off."""
+    pag_adaptive_scale: float = ranged(0.0, ge=0, le=1000, needs="pag")
+    """How much of it is taken away with each timestep below 1000."""
+    timesteps: Sequence[float] | None = None
+    """Timesteps of the sampler in place of `num_inference_steps`, where it takes them."""
+    sigmas: Sequence[float] | None = None
+    """Noise levels, likewise."""
+    denoising_end: float | None = ranged(None, gt=0, le=1)
+    """Fraction of the noise levels after which sampling ends; what is left is noise for another model."""
+    cross_attention_kwargs: Mapping[str, Any] | None = None
+    """`scale`: factor of all LoRAs; `ip_adapter_masks`: where IP-Adapters act; others for attention processors of your
+    own."""
     clip_skip: int | None = ranged(None, ge=0, le=23)
     """Layers of the text encoder passed over at the end, as diffusers counts."""
     plain_prompts: bool = False
@@ -77,6 +123,10 @@ class Arguments:
     freeinit: int = ranged(1, ge=1, le=20, why="a clip is sampled at least once, with FreeInit 2 to 5 times")
     """Times that the clip is sampled, each time from noise with the low frequencies of the time before (arXiv
     2312.07537)."""
+    freeinit_fast: bool = needing(False, "freeinit")
+    """Fewer steps in the first of these times."""
+    freeinit_order: int = ranged(4, ge=1, le=100, needs="freeinit")
+    """Of the Butterworth filter."""
     freeinit_filter: str = ranged("butterworth", choices="animatediff.sampling.free_init.FILTERS", needs="freeinit")
     freeinit_ds: float = ranged(0.25, gt=0, le=1, needs="freeinit")
     """Stop frequency over space, as a share of all."""
@@ -84,14 +134,18 @@ class Arguments:
     """Stop frequency over frames."""
     decode_chunk_size: int | None = ranged(None, ge=1)
     """Frames that the VAE decodes at once."""
-    eta: float = needing(0.0, "eta")
-    """Of the DDIM sampler."""
     conditioning_frames: Any = None
-    """Images for the SparseCtrl encoder: PIL, arrays, tensors in 0..1, or latents (a tensor of 4 channels)."""
+    """Images for the SparseCtrl encoder: PIL, arrays, tensors in 0..1, or latents (a tensor of 4 channels); a list of
+    such lists is one a clip. Where ControlNets are loaded instead, one image a frame, for several a list of them."""
     controlnet_frame_indices: Sequence[int] = needing((0,), "conditioning_frames")
     """Frames of the conditioning frames, one each; negatives count from the end."""
-    controlnet_conditioning_scale: float = ranged(1.0, needs="sparse_condition")
-    """Strength of SparseCtrl."""
+    controlnet_conditioning_scale: float | Sequence[float] = ranged(1.0, needs="sparse_condition")
+    """Strength of SparseCtrl; of ControlNets one for all or one each."""
+    control_guidance_start: float | Sequence[float] | None = ranged(None, ge=0, le=1, needs="sparse_condition")
+    """`control_start` by diffusers' name; of ControlNets one for all or one each."""
+    control_guidance_end: float | Sequence[float] | None = ranged(None, ge=0, le=1, needs="sparse_condition")
+    guess_mode: bool = needing(False, "controls")
+    """Negative prompts do not see the images, and deeper layers act more than outer ones."""
     control_start: float = ranged(0.0, ge=0, le=1, needs="sparse_condition")
     """Fraction of the steps from which on SparseCtrl acts."""
     control_end: float = ranged(1.0, ge=0, le=1, needs="sparse_condition")
@@ -101,13 +155,13 @@ class Arguments:
     """
     strength: float | None = ranged(None, gt=0, le=1)
     """Fraction of the steps by which the video is changed; at 1 nothing of it is left."""
+    enforce_inference_steps: bool = needing(False, "strength")
+    """Make `num_inference_steps` steps whatever the strength."""
     images: Any = None
     """An image for frame 0, or {frame: image}, negatives counted from the end."""
     image_mode: str | None = ranged(None, choices="animatediff.pipelines.conditions.image.ROUTES")
     """Route by which the images are shown; None is the first that has its weights loaded."""
-    ip_adapter_image: Any = None
-    """Images for a loaded IP-Adapter; None is `images`."""
-    controlnet_inputs: Sequence[ControlNetInput] | None = None
+    controlnet_inputs: ControlNetInput | Sequence[ControlNetInput] | None = None
     """Inputs of the loaded ControlNets, one each."""
     upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")
     """Sample again, so many times as large."""
@@ -115,18 +169,21 @@ class Arguments:
     """Fraction of the steps of the second pass."""
     upscale_steps: int | None = ranged(None, ge=1, le=1000, needs="upscale")
     """Steps of the whole schedule of the second pass; None is as many as the first."""
-    output_type: str = ranged("pil", choices="animatediff.pipelines.vae.OUTPUT_TYPES")
-    callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None
-    """`(pipe, step, timestep, {"latents": ...})`; may return changed latents."""
+    callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None] | None = None
+    """`(pipe, step, timestep, tensors)`; may return changed tensors. `pipe._interrupt = True` ends sampling."""
+    callback_on_step_end_tensor_inputs: Sequence[str] = needing(("latents",), "callback")
+    """Names of these tensors; `pipe._callback_tensor_inputs` has all."""
     on_progress: Callable[[Progress], None] | None = None
     cancel: Callable[[], bool] | None = None
     """Asked after each step."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, within in RANGES.items():
             value = getattr(self, name)
-            if value is not None:
-                within.check(name, value)
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if one is not None:
+                    within.check(name, one)
 
 
 RANGES: dict[str, Range] = {item.name: item.metadata["range"] for item in fields(Arguments) if "range" in item.metadata}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,14 +20,15 @@ from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions import Condition, Suggestion, conditions_of
 from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
+from animatediff.pipelines.extras import attention_arguments, pag_of
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.parts import LoadedParts, check_parts, guidance_width, is_sdxl
+from animatediff.pipelines.texts import Texts
 from animatediff.pipelines.upscale import check_upscale
 from animatediff.pipelines.windows import ContextWindows
-from animatediff.prompts import PromptTravel
-from animatediff.sampling import FreeInit, draw_noise, one_generator_each
+from animatediff.sampling import FreeInit, Schedule, draw_noise, one_generator_each
+from animatediff.sampling.perturbed import PAG
 from animatediff.sampling.schedulers import check_scheduler
-from animatediff.sampling.timesteps import check_beginning
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +42,8 @@ class Job:
     call: Arguments
     """Arguments of the call as they were given; values that it left open are resolved in the fields below."""
     clip: ClipShape
-    prompts: Sequence[str | PromptTravel]
+    texts: Texts
     """One a clip."""
-    negatives: Sequence[str] | None
-    """One a clip; None where the call has none."""
     windows: ContextWindows
     free_init: FreeInit
     motion_scale: Tensor | None
@@ -56,6 +57,12 @@ class Job:
     """Whether the UNet takes the guidance scale as an embedding, without negative prompts (models distilled by LCM)."""
     strength: float
     """Fraction of the steps that are made: 1 begins at pure noise."""
+    pag: PAG | None
+    """Perturbed-attention guidance; None is off."""
+    lora_factor: float
+    """Factor of all LoRAs in this call."""
+    attention: Mapping[str, Any] | None
+    """Further arguments of the attention processors."""
     decode_chunk_size: int
 
     @classmethod
@@ -64,12 +71,14 @@ class Job:
         motion = _attached(parts)
         _check_base(parts)
         defaults = parts.defaults
-        prompts, negatives = _prompts(call), _negatives(call)
+        texts = Texts.of(call, sdxl=is_sdxl(parts.base))
         conditions = conditions_of(call, parts)
-        clip = _clip_shape(call, parts, defaults, [c.suggestion for c in conditions], num_clips=len(prompts))
+        suggestions = [_of_latents(call, parts.base.vae_scale_factor), *(c.suggestion for c in conditions)]
+        clip = _clip_shape(call, parts, defaults, suggestions, num_clips=texts.num_clips)
         steps = defaults.num_inference_steps if call.num_inference_steps is None else call.num_inference_steps
-        _check_texts(prompts, negatives, clip.num_frames)
+        texts.check(clip.num_frames)
         check_clip_skip(call.clip_skip, parts)
+        _check_steps(call)
         conditions = [condition.fitted(clip) for condition in conditions]
         limits = [condition.max_frames for condition in conditions if condition.max_frames is not None]
         windows = ContextWindows.of(
@@ -78,31 +87,36 @@ class Job:
             default_length=defaults.window,
             max_positions=min([motion.adapter.numerics.max_positions, *limits]),
         )
-        check_scheduler(parts.base.scheduler, steps)
-        strength = min((c.strength for c in conditions), default=1.0)
-        check_beginning(parts.base.scheduler, steps, strength)
+        check_scheduler(parts.base.scheduler, steps, timesteps=call.timesteps, sigmas=call.sigmas)
+        strength = _strength(call, conditions)
+        schedule_of(call, copy.deepcopy(parts.base.scheduler), steps, strength, "cpu").begin()
         _check_latents(call, clip)
         check_upscale(call, steps, parts.base.scheduler)
+        lora_factor, attention = attention_arguments(call, parts.unet)
         scales = torch.tensor(frame_curve(call.motion_scale, clip.num_frames, "motion_scale"))
         return cls(
             call=call,
             clip=clip,
-            prompts=prompts,
-            negatives=negatives * len(prompts) if negatives is not None and len(negatives) == 1 else negatives,
+            texts=texts,
             windows=windows,
             free_init=FreeInit(
                 iterations=call.freeinit,
                 filter=call.freeinit_filter,
+                order=call.freeinit_order,
+                fast=call.freeinit_fast,
                 spatial_stop=call.freeinit_ds,
                 temporal_stop=call.freeinit_dt,
             ),
             motion_scale=None if scales.eq(1).all() else scales,
             conditions=conditions,
-            generators=one_generator_each(call.generator, len(prompts)),
+            generators=one_generator_each(call.generator, texts.num_clips),
             steps=steps,
             guidance_scale=defaults.guidance_scale if call.guidance_scale is None else call.guidance_scale,
             guidance_inside=_guidance_inside(call, parts),
             strength=strength,
+            pag=pag_of(call, parts),
+            lora_factor=lora_factor,
+            attention=attention,
             decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZE,
         )
 
@@ -137,6 +151,9 @@ class Job:
             height=height,
             width=width,
             latents=None,
+            timesteps=None,
+            sigmas=None,
+            enforce_inference_steps=False,
             freeinit=1,  # it is about pure noise, which this pass does not begin with
         )
 
@@ -164,29 +181,53 @@ def _guidance_inside(call: Arguments, parts: LoadedParts) -> bool:
     return inside
 
 
-def _prompts(call: Arguments) -> list[str | PromptTravel]:
-    """Prompts as a list, with mappings of frames to texts as `PromptTravel`."""
-    prompt: Any = call.prompt
-    listed = [prompt] if isinstance(prompt, (str, Mapping, PromptTravel)) else list(prompt)
-    for one in listed:
-        if not isinstance(one, (str, Mapping, PromptTravel)):
-            raise UserError(f"a prompt is a text, or a mapping of frames to texts; got {one!r}")
-    if not listed:
-        raise UserError("there is no prompt: give a text, or a list of at least one")
-    return [PromptTravel(one) if isinstance(one, Mapping) else one for one in listed]
+def _strength(call: Arguments, conditions: Sequence[Condition]) -> float:
+    """Fraction of the steps that are made: of a video, or of latents that are noised already."""
+    if call.latents is not None and call.strength is not None:
+        return call.strength
+    return min((condition.strength for condition in conditions), default=1.0)
 
 
-def _negatives(call: Arguments) -> list[str] | None:
-    given = call.negative_prompt
-    return None if given is None else [given] if isinstance(given, str) else list(given)
+def schedule_of(call: Arguments, scheduler: Any, steps: int, strength: float, device: Any, **more: Any) -> Schedule:
+    """The timesteps of a call."""
+    return Schedule(
+        scheduler=scheduler,
+        num_steps=steps,
+        device=device,
+        strength=strength,
+        exactly=call.enforce_inference_steps,
+        end=call.denoising_end or 1.0,
+        own_timesteps=call.timesteps,
+        own_sigmas=call.sigmas,
+        **more,
+    )
 
 
-def _check_texts(prompts: Sequence[str | PromptTravel], negatives: Sequence[str] | None, num_frames: int) -> None:
-    if negatives is not None and len(negatives) not in (1, len(prompts)):
-        raise UserError(f"{len(prompts)} prompts want 1 or {len(prompts)} negative prompts, got {len(negatives)}")
-    for prompt in prompts:
-        if isinstance(prompt, PromptTravel):
-            prompt.check(num_frames)
+def _of_latents(call: Arguments, factor: int) -> Suggestion | None:
+    """Length and size of latents that are given."""
+    if call.latents is None or call.latents.ndim != 5:
+        return None
+    *_, num_frames, height, width = call.latents.shape
+    return Suggestion((width * factor, height * factor), num_frames, exact=True)
+
+
+def _check_steps(call: Arguments) -> None:
+    for name in ("timesteps", "sigmas"):
+        given = getattr(call, name)
+        if given is not None and any(a <= b for a, b in pairwise(given)):
+            raise UserError(f"`{name}` fall from step to step, got {list(given)}")
+        if given is not None and call.freeinit > 1 and call.freeinit_fast:
+            raise UserError(
+                f"`freeinit_fast` takes fewer steps at first, and `{name}` name them; leave one of them out"
+            )
+    if call.upscale is not None and call.denoising_end is not None:
+        raise UserError(
+            "`denoising_end` leaves noise in the latents, and `upscale` decodes them; leave one of them out"
+        )
+    if call.timesteps is not None and call.sigmas is not None:
+        raise UserError("`timesteps` and `sigmas` are given; give one of the two")
+    if call.enforce_inference_steps and (call.timesteps is not None or call.sigmas is not None):
+        raise UserError("`enforce_inference_steps` lays out a longer schedule; leave `timesteps` and `sigmas` out")
 
 
 def _clip_shape(
@@ -200,6 +241,8 @@ def _clip_shape(
     suggestion = next((found for found in suggestions if found is not None), None)
     if suggestion is not None:
         area = defaults.width * defaults.height
+        if suggestion.exact:
+            width, height = width or suggestion.size[0], height or suggestion.size[1]
         width, height = size_like(suggestion.size, area, width=width, height=height)
         num_frames = suggestion.num_frames if num_frames is None else num_frames
     return ClipShape(
@@ -221,6 +264,12 @@ def _check_latents(call: Arguments, clip: ClipShape) -> None:
         raise UserError(
             f"latents must be (b, c, f, h, w) = {clip.latents} for this call, got {tuple(call.latents.shape)}"
         )
+    if call.video is not None and call.strength != 1:
+        raise UserError("`latents` and `video` are given, and both are where sampling begins; give one of the two")
+    if call.strength is not None and call.strength < 1 and call.freeinit > 1:
+        raise UserError(
+            "FreeInit begins with noise alone, and `latents` with a `strength` do not; leave one of them out"
+        )
 
 
 def check_clip_skip(clip_skip: int | None, parts: LoadedParts) -> None:
@@ -229,6 +278,10 @@ def check_clip_skip(clip_skip: int | None, parts: LoadedParts) -> None:
     SDXL reads the last layer but one in any case, SD 1.x the last.
     """
     configs: list[Any] = [encoder.config for encoder in parts.text_encoders]
+    if not configs:
+        if clip_skip is not None:
+            raise UserError("`clip_skip` is of the text encoder, and this pipeline has none")
+        return
     fewest = min(config.num_hidden_layers for config in configs)
     most = fewest - 1 - int(is_sdxl(parts.base))
     if clip_skip is not None and not 0 <= clip_skip <= most:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,20 @@ class AnimateDiffOutput:
     """
 
     frames: Any
+
+    def __getitem__(self, place: int | str) -> Any:
+        """`out[0]` and `out["frames"]`, as of diffusers' outputs."""
+        return self.frames if place == "frames" else (self.frames,)[place]  # pyright: ignore
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.frames,))
+
+    def __len__(self) -> int:
+        return 1
+
+    def to_tuple(self) -> tuple[Any]:
+        """The frames alone in a tuple."""
+        return (self.frames,)
 
 
 def gathered(chunks: Iterable[Tensor], num_clips: int, output_type: str) -> Any:

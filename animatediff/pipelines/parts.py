@@ -59,6 +59,8 @@ class LoadedParts:
     sampler: SamplerChoice
     call_settings: dict[str, Any]
     """Arguments of calls that were set once for all, as by `enable_free_init`."""
+    pag_applied_layers: list[str] | None
+    """Layers of perturbed-attention guidance (`set_pag_applied_layers`)."""
 
     def __init__(self, base: BasePipeline) -> None:
         self.base = base
@@ -66,6 +68,7 @@ class LoadedParts:
         self.controlnets = []
         self.embeddings = []
         self.call_settings = {}
+        self.pag_applied_layers = None
         if hasattr(base, "maybe_convert_prompt"):
             base.maybe_convert_prompt = spell_out
         self.sampler = SamplerChoice(base.scheduler, distilled=guidance_width(base.unet) is not None)
@@ -270,7 +273,12 @@ def base_pipeline(components: Mapping[str, Any]) -> BasePipeline:
     if parts.get("tokenizer_2") is not None or parts.get("text_encoder_2") is not None:
         return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
     parts = {"safety_checker": None, "feature_extractor": None, **parts}
-    return diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    scheduler: Any = parts.get("scheduler")
+    stated = getattr(scheduler, "_internal_dict", None)
+    made = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    if stated is not None:
+        scheduler._internal_dict = stated  # diffusers changes steps_offset and clip_sample, whatever is given
+    return made
 
 
 def check_parts(unet: Any, vae: Any, text_encoder_2: Any, *, ip_adapter: bool = False) -> None:

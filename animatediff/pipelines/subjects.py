@@ -9,7 +9,9 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from animatediff.pipelines.arguments import NEEDS, Arguments
+from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
+from animatediff.pipelines.parts import is_sdxl
 from animatediff.prompts.unread import unread
 from animatediff.prompts.words import spell_out, words_in
 from animatediff.subjects import Subject, without_effect
@@ -42,8 +44,33 @@ SUBJECTS: dict[str, Subject[_Call]] = {
         lacking="FreeInit is off; it acts where `freeinit` is 2 or more",
     ),
     "sparse_condition": Subject(
-        is_there=lambda call: any(isinstance(each, SparseCtrlCondition) for each in call.job.conditions),
+        is_there=lambda call: any(
+            isinstance(each, SparseCtrlCondition) or (isinstance(each, ControlNetCondition) and each.by_frames)
+            for each in call.job.conditions
+        ),
         lacking="no SparseCtrl encoder acts on this clip; it takes `sparsectrl`, and images for it",
+    ),
+    "controls": Subject(
+        is_there=lambda call: any(
+            isinstance(each, SparseCtrlCondition | ControlNetCondition) for each in call.job.conditions
+        ),
+        lacking="neither a ControlNet nor SparseCtrl acts on this clip",
+    ),
+    "sdxl": Subject(
+        is_there=lambda call: is_sdxl(call.parts.base),
+        lacking="it is of SDXL, and the base model has one text encoder and is told no sizes",
+    ),
+    "pag": Subject(
+        is_there=lambda call: call.job.pag is not None,
+        lacking="perturbed-attention guidance is off; it acts where `pag_scale` is above 0",
+    ),
+    "strength": Subject(
+        is_there=lambda call: call.job.strength < 1,
+        lacking="all steps are made; it acts where a `video`, or `latents` with a `strength`, begin part of the way",
+    ),
+    "callback": Subject(
+        is_there=lambda call: call.job.call.callback_on_step_end is not None,
+        lacking="there is no callback; add `callback_on_step_end`",
     ),
     "conditioning_frames": Subject(
         is_there=lambda call: call.job.call.conditioning_frames is not None,
@@ -70,17 +97,19 @@ def warn_of_no_effect(job: Job, parts: LoadedParts) -> None:
     ]
     texts = [
         text
-        for prompt in job.prompts
+        for prompt in job.texts.prompts
         for text in ([prompt] if isinstance(prompt, str) else [prompt.head, *prompt.texts.values(), prompt.tail])
     ]
     tokenizer = getattr(parts.base, "tokenizer", None)
-    spelled = [spell_out(text, tokenizer) for text in [*texts, *(job.negatives or ())]]
+    texts += job.texts.prompts_2 or ()
+    negatives = [*(job.texts.negatives or ()), *(job.texts.negatives_2 or ())]
+    spelled = [spell_out(text, tokenizer) for text in [*texts, *negatives]]
     signs = dict.fromkeys(sentence for text in spelled for sentence in unread(text))
-    unused = unused_words(parts.embeddings, [*texts, *(job.negatives or () if job.guidance else ())], tokenizer)
+    unused = unused_words(parts.embeddings, [*texts, *(negatives if job.guidance else ())], tokenizer)
     off = [
         f"ControlNet {number} has no effect: its strength (`controlnet_scale`) is 0"
-        for number, given in enumerate(job.call.controlnet_inputs or (), 1)
-        if given.scale == 0
+        for number, net in enumerate((one for one in job.conditions if isinstance(one, ControlNetCondition)), 1)
+        if net.given.scale == 0
     ]
     for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs, *unused, *off]:
         logger.warning("%s", sentence)

@@ -39,14 +39,27 @@ def is_plain(image: Any, text: str) -> bool:
     )
 
 
-def chunks_needed(image: Any, texts: Sequence[str], *, plain: bool = False) -> int:
+Text = str | tuple[str, str]
+"""A text, or two: for the first text encoder and the second."""
+
+
+def chunks_needed(image: Any, texts: Sequence[Text], *, plain: bool = False) -> int:
     """Count the chunks of the longest of these texts."""
-    return max(len(chunks_of(image, tokenizer, text, plain=plain)) for tokenizer, _ in _parts(image) for text in texts)
+    return max(
+        len(chunks_of(image, tokenizer, text, plain=plain))
+        for place, (tokenizer, _) in enumerate(_parts(image))
+        for text in _for(place, texts)
+    )
+
+
+def _for(place: int, texts: Sequence[Text]) -> list[str]:
+    """The texts for an encoder, 0 the first."""
+    return [text if isinstance(text, str) else text[place] for text in texts]
 
 
 def encode(
     image: Any,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     num_chunks: int,
     clip_skip: int | None,
@@ -61,8 +74,8 @@ def encode(
     sdxl = getattr(image, "text_encoder_2", None) is not None
     states: list[Tensor] = []
     pooled: Tensor | None = None
-    for tokenizer, encoder in parts:
-        chunks = [chunks_of(image, tokenizer, text, plain=plain) for text in texts]
+    for place, (tokenizer, encoder) in enumerate(parts):
+        chunks = [chunks_of(image, tokenizer, text, plain=plain) for text in _for(place, texts)]
         found, first = _through(encoder, tokenizer, chunks, num_chunks, clip_skip, sdxl, device)
         states.append(found)
         pooled = first if first is not None else pooled

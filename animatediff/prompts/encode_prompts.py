@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from animatediff.prompts.encode import Encoded, chunks_needed, encode
+from animatediff.prompts.encode import Encoded, Text, chunks_needed, encode
 from animatediff.prompts.travel import Blend, PromptTravel
 from animatediff.prompts.travel_states import FrameStates
 
@@ -25,16 +25,23 @@ def encode_clips(
     clip_skip: int | None,
     plain: bool,
     device: torch.device,
+    prompts_2: Sequence[str] | None = None,
+    negatives_2: Sequence[str] | None = None,
 ) -> tuple[States, States | None]:
     """Encode prompts, one a clip, behind the negative ones: prompt embeddings and, of SDXL, pooled prompt embeddings.
 
     negatives: one a clip, None without guidance. nothing_is_zero: take zeros in their place, as SDXL was trained. All
     are padded to as many chunks as the longest needs, negative or not. Tensors (b, n, d) and (b, d) where no prompt
-    travels, else `FrameStates`, which make them frame by frame.
+    travels, else `FrameStates`, which make them frame by frame. prompts_2, negatives_2: other texts for SDXL's second
+    text encoder, one a clip.
     """
-    clips = [_blends(prompt, num_frames) for prompt in prompts]
+    clips = [
+        [_Pair(_with(blend.first, prompts_2, clip), _with(blend.second, prompts_2, clip), blend.share) for blend in row]
+        for clip, row in enumerate(_blends(prompt, num_frames) for prompt in prompts)
+    ]
     texts = list(dict.fromkeys(text for clip in clips for blend in clip for text in (blend.first, blend.second)))
-    avoided = list(dict.fromkeys(negatives or ()))
+    less_wanted = [_with(text, negatives_2, clip) for clip, text in enumerate(negatives or ())]
+    avoided = list(dict.fromkeys(less_wanted))
     length = chunks_needed(image, [*texts, *([] if nothing_is_zero else avoided)], plain=plain)
     found = encode(image, texts, num_chunks=length, clip_skip=clip_skip, plain=plain, device=device)
     rows = [[(texts.index(b.first), texts.index(b.second), b.share) for b in clip] for clip in clips]
@@ -47,10 +54,22 @@ def encode_clips(
             skip = clip_skip if found.pooled is None else None
             less = encode(image, avoided, num_chunks=length, clip_skip=skip, plain=plain, device=device)
         found = _joined(found, less)
-        places = [len(texts) + (0 if nothing_is_zero else avoided.index(text)) for text in negatives]
+        places = [len(texts) + (0 if nothing_is_zero else avoided.index(text)) for text in less_wanted]
         rows = [[(place, place, 0.0)] * num_frames for place in places] + rows
         arcs = [False] * len(places) + arcs
     return _by_frame(found.states, rows, arcs), None if found.pooled is None else _by_frame(found.pooled, rows, arcs)
+
+
+class _Pair(NamedTuple):
+    """A `Blend` of texts for both encoders."""
+
+    first: Text
+    second: Text
+    share: float
+
+
+def _with(text: str, others: Sequence[str] | None, clip: int) -> Text:
+    return text if others is None else (text, others[clip])
 
 
 def _blends(prompt: str | PromptTravel, num_frames: int) -> list[Blend]:

@@ -34,6 +34,17 @@ class FrameStates:
         """Prompt embeddings of these frames of every clip, (b*f, ...)."""
         return torch.cat([self._clip(row, list(frames)) for row in range(len(self.along_arc))])
 
+    def rows(self, rows: Sequence[int]) -> FrameStates:
+        """Those of some of the b clips."""
+        chosen = list(rows)
+        return FrameStates(
+            self.states,
+            self.first[chosen],
+            self.second[chosen],
+            self.share[chosen],
+            [self.along_arc[row] for row in chosen],
+        )
+
     def _clip(self, row: int, frames: list[int]) -> Tensor:
         first = self.states[self.first[row, frames]]
         share = self.share[row, frames].to(first.device)

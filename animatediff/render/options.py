@@ -5,6 +5,7 @@ Ranges and defaults of options that are arguments of the pipeline are read from 
 
 from __future__ import annotations
 
+from dataclasses import MISSING
 from typing import TYPE_CHECKING
 
 from animatediff.prompts.travel import DEFAULT_HOLD
@@ -90,7 +91,7 @@ class AnimateOptions:
 
     prompt: tuple[str, ...] = option(
         "What to show; each makes a clip.",
-        panel=PROMPTS, flag="PROMPT", metavar="PROMPT", per_clip=True, prepared=True,
+        panel=PROMPTS, flag="PROMPT", metavar="PROMPT", per_clip=True, prepared=True, default=MISSING,
     )
     negative_prompt: tuple[str, ...] = option(
         "What to avoid; once, or once a clip.", panel=PROMPTS, short="-n", per_clip=True, prepared=True, default=("",),

@@ -35,14 +35,9 @@ def check_clips(request: AnimateOptions) -> None:
 
 
 def check_windows(request: AnimateOptions) -> None:
-    """Windows that advance, and FreeInit where nothing of a video is left."""
+    """Windows that advance."""
     if request.window is not None and request.overlap is not None and request.overlap >= request.window:
         raise UserError(f"overlap={request.overlap} must be less than window={request.window}")
-    if request.freeinit > 1 and request.video is not None and (request.strength is None or request.strength < 1):
-        raise UserError(
-            f"freeinit={request.freeinit} samples from noise alone, but a strength below 1 leaves something of the "
-            "video; take one of the two"
-        )
 
 
 def check_frames_exist(request: AnimateOptions) -> None:

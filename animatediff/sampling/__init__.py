@@ -4,9 +4,11 @@ from animatediff.errors import Cancelled
 from animatediff.models.residuals import Residuals
 from animatediff.sampling.controls import Control, UNetInputs, active_timesteps
 from animatediff.sampling.free_init import FreeInit, free_init
+from animatediff.sampling.guidance import GuidedClips
 from animatediff.sampling.loop import clip_noise, denoise, one_generator_each
 from animatediff.sampling.noise import NOISES, draw_noise
-from animatediff.sampling.predict import ClipPredictor, guided, windowed
+from animatediff.sampling.predict import ClipPredictor, windowed
+from animatediff.sampling.schedule import Schedule
 from animatediff.sampling.schedulers import SCHEDULERS, make_scheduler, scheduler_name, set_steps
 from animatediff.sampling.timesteps import begin_at, check_strength, noised
 
@@ -17,7 +19,9 @@ __all__ = [
     "ClipPredictor",
     "Control",
     "FreeInit",
+    "GuidedClips",
     "Residuals",
+    "Schedule",
     "UNetInputs",
     "active_timesteps",
     "begin_at",
@@ -26,7 +30,6 @@ __all__ = [
     "denoise",
     "draw_noise",
     "free_init",
-    "guided",
     "make_scheduler",
     "noised",
     "one_generator_each",

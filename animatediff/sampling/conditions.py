@@ -2,13 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-FrameEmbeddings = Callable[[Sequence[int]], Tensor]
-"""f frames of a clip -> embeddings at each of them, (b*f, ...): for prompts that change from frame to frame."""
+
+class FrameEmbeddings(Protocol):
+    """Embeddings of b rows that change from frame to frame."""
+
+    def __call__(self, frames: Sequence[int], /) -> Tensor:
+        """Embeddings of these f frames, (b*f, ...)."""
+        ...
+
+    def rows(self, rows: Sequence[int], /) -> FrameEmbeddings:
+        """Those of some of the b rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class EachFrame:
+    """Embeddings of each frame of a clip, as they are."""
+
+    states: Tensor
+    """(b, f, ...)."""
+
+    def __call__(self, frames: Sequence[int]) -> Tensor:
+        """Embeddings of these frames, (b*f, ...)."""
+        return self.states[:, list(frames)].flatten(0, 1)
+
+    def rows(self, rows: Sequence[int]) -> EachFrame:
+        """Those of some of the b rows."""
+        return EachFrame(self.states[list(rows)])
+
+
+@dataclass(kw_only=True)
+class Conditioning:
+    """All that the UNet takes of clips beside their latents: one row a clip, with guidance two.
+
+    Rows of negative prompts come first.
+    """
+
+    clips: Sequence[int]
+    """Which clip of the call each of the r rows is."""
+    num_negative: int = 0
+    """Rows of negative prompts."""
+    embeddings: Tensor | FrameEmbeddings
+    """(r, n, d) prompt embeddings; or an object that gives (r*f, n, d) where frames differ."""
+    pooled: Tensor | FrameEmbeddings | None = None
+    """(r, d) pooled prompt embeddings of SDXL, likewise."""
+    time_ids: Tensor | None = None
+    """(r, 6) sizes and crops of SDXL."""
+    image_embeds: Sequence[Tensor] = ()
+    """Image embeddings of IP-Adapters, one each: (r, 1, ...) for all frames alike, or (r, f, ...) for all frames."""
+    guidance_embeds: Tensor | None = None
+    """(r, d) embedding of the guidance scale, of UNets that take it (LCM, arXiv 2310.04378)."""
+
+    @property
+    def own(self) -> Sequence[int]:
+        """Which clips of the call these are."""
+        return self.clips[self.num_negative :]
+
+    def of(self, rows: Sequence[int]) -> Conditioning:
+        """Some of the rows, in this order."""
+        chosen = list(rows)
+        if chosen == list(range(len(self.clips))):
+            return self
+        return Conditioning(
+            clips=[self.clips[row] for row in chosen],
+            num_negative=sum(row < self.num_negative for row in chosen),
+            embeddings=_chosen(self.embeddings, chosen),
+            pooled=None if self.pooled is None else _chosen(self.pooled, chosen),
+            time_ids=None if self.time_ids is None else self.time_ids[chosen],
+            image_embeds=[part[chosen] for part in self.image_embeds],
+            guidance_embeds=None if self.guidance_embeds is None else self.guidance_embeds[chosen],
+        )
+
+
+def _chosen(embeddings: Tensor | FrameEmbeddings, rows: list[int]) -> Tensor | FrameEmbeddings:
+    return embeddings[rows] if isinstance(embeddings, Tensor) else embeddings.rows(rows)
 
 
 def per_frame(embeddings: Tensor | FrameEmbeddings, frames: Sequence[int]) -> Tensor:
@@ -31,13 +105,23 @@ def added_conditions(
     return {"text_embeds": per_frame(pooled, frames), "time_ids": per_frame(time_ids, frames)}
 
 
-def size_time_ids(size: tuple[int, int], num_clips: int, *, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+def size_time_ids(
+    size: tuple[int, int],
+    num_clips: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    original: tuple[int, int] | None = None,
+    crop: tuple[int, int] = (0, 0),
+    target: tuple[int, int] | None = None,
+) -> Tensor:
     """SDXL's sizes and crops (b, 6), for clips of `size` (height, width) pixels that are not cut from larger ones.
 
-    SDXL (arXiv 2307.01952), section 2.2: original size, place of the crop, target size.
+    original, crop, target: other values than these. SDXL (arXiv 2307.01952), section 2.2: original size, place of the
+    crop, target size.
 
     >>> size_time_ids((64, 32), 1, dtype=torch.float32, device="cpu")
     tensor([[64., 32.,  0.,  0., 64., 32.]])
     """
-    ids = torch.tensor([[*size, 0, 0, *size]], dtype=dtype)
+    ids = torch.tensor([[*(original or size), *crop, *(target or size)]], dtype=dtype)
     return ids.to(device).repeat(num_clips, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.frames import frame_indices
-from animatediff.media.images import as_tensor
-from animatediff.sampling.controls import Residuals, UNetInputs, added
+from animatediff.media.batches import clips_of, for_clips, stacked
+from animatediff.sampling.controls import Residuals, UNetInputs, added, for_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,14 @@ class ControlNetControl:
     images: Tensor
     """(1 or b, 3, f, H, W) in 0..1, on the CPU."""
     scale: float
-    active: frozenset[float]
+    active: Container[float]
     """Timesteps at which it acts."""
     weights: Tensor | None = None
     """(n, f) where n images are at some frames: how strongly each acts on each frame; None for one image per frame."""
     spares_negatives: bool = False
-    """Whether the first half of the clips, with guidance those of the negative prompts, is not conditioned."""
+    """Whether clips of negative prompts are not conditioned."""
+    guess: bool = False
+    """Guess mode: as well, and deeper layers act more than outer ones."""
 
     def residuals(self, inputs: UNetInputs) -> Residuals | None:
         """Residuals for these frames; None at other timesteps."""
@@ -69,20 +71,22 @@ class ControlNetControl:
 
     def _conditioned(self, inputs: UNetInputs, images: Sequence[int]) -> Residuals:
         """Residuals for the frames of `inputs`, each conditioned by the image in the same place of `images`."""
-        chosen = self.images[:, :, list(images)].repeat(inputs.num_clips // len(self.images), 1, 1, 1, 1)
-        down, mid = self.controlnet(
-            inputs.latents,
-            inputs.timestep,
-            encoder_hidden_states=inputs.embeddings,
-            controlnet_cond=chosen.transpose(1, 2).flatten(0, 1).to(inputs.latents.device, inputs.latents.dtype),
-            conditioning_scale=self.scale,
-            added_cond_kwargs=None if inputs.conditions is None else dict(inputs.conditions),
-            return_dict=False,
-        )
-        if self.spares_negatives:
-            for part in (*down, mid):
-                part[: len(part) // 2] = 0
-        return Residuals(tuple(down), mid)
+
+        def ask(inputs: UNetInputs) -> Residuals:
+            chosen = inputs.images(self.images[:, :, list(images)])
+            down, mid = self.controlnet(
+                inputs.latents,
+                inputs.timestep,
+                encoder_hidden_states=inputs.embeddings,
+                controlnet_cond=chosen.transpose(1, 2).flatten(0, 1).to(inputs.latents.device, inputs.latents.dtype),
+                conditioning_scale=self.scale,
+                guess_mode=self.guess,
+                added_cond_kwargs=None if inputs.conditions is None else dict(inputs.conditions),
+                return_dict=False,
+            )
+            return Residuals(tuple(down), mid)
+
+        return for_positive(inputs, ask) if self.spares_negatives or self.guess else ask(inputs)
 
 
 def frame_weights(given: ControlNetInput, num_frames: int, *, loop: bool = False) -> Tensor | None:
@@ -107,10 +111,11 @@ def frame_weights(given: ControlNetInput, num_frames: int, *, loop: bool = False
     return weights
 
 
-def controlnet_images(controlnet: Any, given: ControlNetInput, shape: tuple[int, ...]) -> Tensor:
+def controlnet_images(controlnet: Any, given: ControlNetInput, shape: tuple[int, ...], each: int = 1) -> Tensor:
     """Return `ControlNetControl.images` for latents of `shape` (b, c, f, h, w), at the size the ControlNet takes.
 
-    Raises UserError for too few images, for another number of clips, and for fractions of the steps out of range.
+    each: clips of each prompt, which may share their images. Raises UserError for too few images, for another number
+    of clips, and for fractions of the steps out of range.
     """
     num_clips, _, num_frames, height, width = shape
     if not 0 <= given.start <= given.end <= 1:
@@ -120,7 +125,7 @@ def controlnet_images(controlnet: Any, given: ControlNetInput, shape: tuple[int,
         )
     # each layer of the conditioning embedding but the first halves the image
     factor = 2 ** (len(controlnet.config["conditioning_embedding_out_channels"]) - 1)
-    images = as_tensor(given.frames, width * factor, height * factor, "frames of a ControlNet")
+    images = stacked(clips_of(given.frames), width * factor, height * factor, "frames of a ControlNet", num_frames)
     if images.shape[1] != 3:
         raise UserError(f"frames of a ControlNet are images of 3 channels, got {tuple(images.shape)}")
     if given.at is not None:
@@ -129,6 +134,4 @@ def controlnet_images(controlnet: Any, given: ControlNetInput, shape: tuple[int,
         num_frames = len(given.at)
     if images.shape[2] < num_frames:
         raise UserError(f"a ControlNet has {images.shape[2]} frames, but the clip has {num_frames}; give one for each")
-    if images.shape[0] not in (1, num_clips):
-        raise UserError(f"{num_clips} clips want frames for 1 or {num_clips} of them, got {images.shape[0]}")
-    return images[:, :, :num_frames]
+    return for_clips(images, num_clips, each, "frames")[:, :, :num_frames]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,6 +26,10 @@ class UNetInputs:
     """SDXL's `text_embeds` and `time_ids`, (b*f, ...)."""
     frames: Sequence[int]
     """Frames of the clip that the latents belong to."""
+    clips: Sequence[int] | None = None
+    """Which clip of the call each of the b is, from 0; None is all in order, with guidance twice."""
+    num_negative: int | None = None
+    """How many of the b, the first ones, have negative prompts; None is half with guidance."""
 
     @property
     def num_clips(self) -> int:
@@ -42,7 +46,30 @@ class UNetInputs:
             embeddings=self.embeddings[rows],
             conditions=None if given is None else {name: value[rows] for name, value in given.items()},
             frames=[self.frames[place] for place in places],
+            clips=self.clips,
+            num_negative=self.num_negative,
         )
+
+    def positive(self) -> UNetInputs | None:
+        """Return the inputs of the clips that have no negative prompts; None without guidance, where all are such."""
+        negative = self.num_clips // 2 if self.num_negative is None else self.num_negative
+        if not negative:
+            return None
+        rows, given = slice(negative * len(self.frames), None), self.conditions
+        return replace(
+            self,
+            latents=self.latents[rows],
+            embeddings=self.embeddings[rows],
+            conditions=None if given is None else {name: value[rows] for name, value in given.items()},
+            clips=None if self.clips is None else self.clips[negative:],
+            num_negative=0,
+        )
+
+    def images(self, given: Tensor) -> Tensor:
+        """Return what is given for 1 or each clip of the call, (1 or n, ...), for each of the b."""
+        if len(given) == 1 or self.clips is None:
+            return given.repeat(self.num_clips // len(given), *[1] * (given.ndim - 1))
+        return given[list(self.clips)]
 
     def rows(self, places: Sequence[int]) -> Tensor:
         """Return the rows of the frames at these places in a batch of (b f), for every clip."""
@@ -81,6 +108,18 @@ def blended_residuals(controls: Sequence[Control], inputs: UNetInputs, windows: 
         if residuals is not None:
             total = added(total, residuals, inputs, window.frames, window.share)
     return total
+
+
+def for_positive(inputs: UNetInputs, ask: Callable[[UNetInputs], Residuals]) -> Residuals:
+    """Ask for residuals of the clips that have no negative prompts; zeros for those that have."""
+    positive = inputs.positive()
+    if positive is None:
+        return ask(inputs)
+    found, num_images = ask(positive), len(inputs.latents)
+    whole = [
+        torch.cat([part.new_zeros(num_images - len(part), *part.shape[1:]), part]) for part in (*found.down, found.mid)
+    ]
+    return Residuals(tuple(whole[:-1]), whole[-1])
 
 
 def added(

@@ -50,13 +50,17 @@ def denoise(
     timesteps: Tensor,
     step_arguments: dict[str, object],
     after_step: AfterStep,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Tensor:
     """Run `scheduler` over `timesteps`, from noise (b, c, f, h, w) to clean latents of that shape.
 
-    after_step: see `AfterStep`; an exception that it raises ends sampling.
+    after_step: see `AfterStep`; an exception that it raises ends sampling. stopped: asked before each step; True ends
+    sampling with the latents as they are.
     """
     frames = range(latents.shape[2])
     for index, timestep in enumerate(timesteps):
+        if stopped():
+            break
         scaled = scheduler.scale_model_input(latents, timestep)
         prediction = predict(scaled, timestep, frames)
         output = scheduler.step(prediction, timestep, latents, **step_arguments)

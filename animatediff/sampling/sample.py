@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from animatediff.sampling.keep_frames import KeepFrames
 from animatediff.sampling.loop import AfterStep, denoise
 from animatediff.sampling.predict import Predict
-from animatediff.sampling.schedulers import set_steps
+from animatediff.sampling.schedule import Schedule
 from animatediff.sampling.timesteps import noised
 
 
@@ -21,45 +21,50 @@ class ClipSampler:
     """Samples a clip, once or, for FreeInit, several times."""
 
     predict: Predict
-    scheduler: Any
-    num_steps: int
-    """Steps of the whole schedule."""
-    timesteps: Tensor
-    """Timesteps of this call: all of the schedule, or with `init_latents` the last of them."""
+    schedule: Schedule
+    """Timesteps of this call, laid out for the first time already."""
     step_arguments: Mapping[str, Any]
     """Further arguments of the scheduler's `step`."""
     device: torch.device
     init_latents: Tensor | None = None
     """(b, c, f, h, w), noised to the first of the timesteps; None begins at pure noise."""
+    as_given: bool = False
+    """Whether the noise is what the first step takes: latents with as much noise as that step expects."""
     keep: KeepFrames | None = None
     """Latent replacement at known frames."""
     after_step: AfterStep
     """(steps made before, over all times; timestep; latents) -> latents to go on with."""
+    stopped: Callable[[], bool] = lambda: False
+    """Whether no further step is to be made."""
+    _made: list[int] = field(default_factory=list, init=False)
 
     def __call__(self, iteration: int, noise: Tensor) -> Tensor:
         """Clean latents from noise (b, c, f, h, w); `iteration` is how often the clip has been sampled before."""
-        if iteration:
-            set_steps(self.scheduler, self.num_steps, self.device)  # samplers remember what they did
+        timesteps = self.schedule.begin(iteration) if iteration else self.schedule.timesteps
+        scheduler, before = self.schedule.scheduler, sum(self._made)
+        self._made.append(len(timesteps))
         noise = noise.to(self.device, torch.float32)
         keep = None if self.keep is None else replace(self.keep, noise=noise)
 
         def kept(index: int, latents: Tensor) -> Tensor:
-            return latents if keep is None else keep.before_step(index, latents, self.scheduler, self.timesteps)
+            return latents if keep is None else keep.before_step(index, latents, scheduler, timesteps)
 
         def after_step(index: int, timestep: Tensor, latents: Tensor, estimate: Tensor) -> Tensor:
-            made_before = iteration * len(self.timesteps) + index
-            return self.after_step(made_before, timestep, kept(index + 1, latents), estimate)
+            return self.after_step(before + index, timestep, kept(index + 1, latents), estimate)
 
         return denoise(
-            kept(0, self._start(noise)),
+            kept(0, self._start(noise, timesteps)),
             predict=self.predict,
-            scheduler=self.scheduler,
-            timesteps=self.timesteps,
+            scheduler=scheduler,
+            timesteps=timesteps,
             step_arguments=dict(self.step_arguments),
             after_step=after_step,
+            stopped=self.stopped,
         )
 
-    def _start(self, noise: Tensor) -> Tensor:
+    def _start(self, noise: Tensor, timesteps: Tensor) -> Tensor:
+        if self.as_given:
+            return noise
         if self.init_latents is None:
-            return noise * self.scheduler.init_noise_sigma
-        return noised(self.scheduler, self.init_latents, noise, self.timesteps)
+            return noise * self.schedule.scheduler.init_noise_sigma
+        return noised(self.schedule.scheduler, self.init_latents, noise, timesteps)

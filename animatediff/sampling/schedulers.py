@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -247,8 +247,11 @@ def last_alpha_cumprod(scheduler: Any) -> float:
     return float(scheduler.alphas_cumprod[-1])
 
 
-def check_scheduler(scheduler: Any, num_inference_steps: int) -> None:
-    """Raise UserError unless a copy of `scheduler` lays out the steps of a clip and makes the first of them."""
+def check_scheduler(scheduler: Any, num_inference_steps: int, **steps: Sequence[float] | None) -> None:
+    """Raise UserError unless a copy of `scheduler` lays out the steps of a clip and makes the first of them.
+
+    steps: `timesteps` or `sigmas`, as for `set_steps`.
+    """
     import torch
 
     name = type(scheduler).__name__
@@ -257,7 +260,7 @@ def check_scheduler(scheduler: Any, num_inference_steps: int) -> None:
         reason = why_not(full_config(scheduler)) or f"it has no {lacking[0]}"
         raise UserError(f"{name} cannot sample Stable Diffusion: {reason}; choose another `scheduler`, such as euler")
     trial = copy.deepcopy(scheduler)
-    set_steps(trial, num_inference_steps, "cpu")
+    set_steps(trial, num_inference_steps, "cpu", **steps)
     timestep = trial.timesteps[0]
     latents = torch.ones(1, 4, 1, 1, 1) * trial.init_noise_sigma
     reason = None
@@ -275,15 +278,36 @@ def check_scheduler(scheduler: Any, num_inference_steps: int) -> None:
         raise UserError(f"{name} cannot sample this base model ({settings}): {reason}; choose another `scheduler`")
 
 
-def set_steps(scheduler: Any, num_inference_steps: int, device: torch.device | str) -> None:
-    """Lay out the steps of a clip. Raises UserError for a number of steps that the scheduler cannot make."""
+def set_steps(
+    scheduler: Any,
+    num_inference_steps: int,
+    device: torch.device | str,
+    *,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> int:
+    """Lay out the steps of a clip, or these timesteps or sigmas; returns how many steps there are.
+
+    Raises UserError for steps that the scheduler cannot make.
+    """
+    name, given = next(((n, v) for n, v in (("timesteps", timesteps), ("sigmas", sigmas)) if v is not None), ("", None))
+    told = f"num_inference_steps={num_inference_steps}"
     reason = None
     try:
-        scheduler.set_timesteps(num_inference_steps, device=device)
-    except (ValueError, IndexError) as error:
+        if given is None:
+            scheduler.set_timesteps(num_inference_steps, device=device)
+        else:
+            told = f"`{name}` of {len(given)} steps"
+            if name not in inspect.signature(scheduler.set_timesteps).parameters:
+                reason = f"it takes no `{name}`; give `num_inference_steps`, or choose another `scheduler`"
+            else:
+                scheduler.set_timesteps(device=device, **{name: list(given)})
+                num_inference_steps = len(scheduler.timesteps) // getattr(scheduler, "order", 1)
+    except (ValueError, IndexError, TypeError, AssertionError) as error:
         reason = error
     # diffusers lets some numbers through and then reads beyond the table of noise levels
     if reason is None and float(scheduler.timesteps.max()) >= scheduler.config.num_train_timesteps:
         reason = f"the model was trained on {scheduler.config.num_train_timesteps} noise levels; take fewer steps"
     if reason is not None:
-        raise UserError(f"num_inference_steps={num_inference_steps}: not with {type(scheduler).__name__} ({reason})")
+        raise UserError(f"{told}: not with {type(scheduler).__name__} ({reason})")
+    return num_inference_steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import SparseCtrl
-from animatediff.sampling.controls import Residuals, UNetInputs
+from animatediff.sampling.controls import Residuals, UNetInputs, for_positive
 
 TITLES = {"rgb": "images (RGB encoder)", "scribble": "sketches (scribble encoder)"}
 
@@ -29,8 +29,10 @@ class SparseControl:
     keyframes: Sequence[int]
     """Frames of the n images."""
     scale: float
-    active: frozenset[float]
+    active: Container[float]
     """Timesteps at which it acts."""
+    guess: bool = False
+    """Guess mode: clips of negative prompts are not conditioned, and deeper layers act more than outer ones."""
 
     def residuals(self, inputs: UNetInputs) -> Residuals | None:
         """Return residuals for these frames; None at other timesteps, and for windows without an image."""
@@ -42,14 +44,22 @@ class SparseControl:
         if min(found) == none:
             return None
         embedded = self.embedded.index_select(2, torch.tensor(found, device=self.embedded.device))
-        embedded = embedded.repeat(inputs.num_clips // embedded.shape[0], 1, 1, 1, 1)
-        return self.encoder.residuals(
-            rearrange(embedded, "b d f h w -> (b f) d h w"),
-            inputs.timestep,
-            inputs.embeddings,
-            len(inputs.frames),
-            conditions=inputs.conditions,
-        ).scaled(self.scale)
+
+        def ask(inputs: UNetInputs) -> Residuals:
+            return self.encoder.residuals(
+                rearrange(inputs.images(embedded), "b d f h w -> (b f) d h w"),
+                inputs.timestep,
+                inputs.embeddings,
+                len(inputs.frames),
+                conditions=inputs.conditions,
+            )
+
+        if not self.guess:
+            return ask(inputs).scaled(self.scale)
+        residuals = for_positive(inputs, ask)
+        scales = torch.logspace(-1, 0, len(residuals.down) + 1).tolist()  # as of a ControlNet
+        down = [part * (self.scale * scale) for part, scale in zip(residuals.down, scales[:-1], strict=True)]
+        return Residuals(tuple(down), residuals.mid * (self.scale * scales[-1]))
 
 
 def check_images(encoder: SparseCtrl, images: Tensor, latent_size: tuple[int, int], num_clips: int) -> None:

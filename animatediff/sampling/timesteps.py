@@ -31,6 +31,11 @@ def begin_at(scheduler: Any, steps: int, strength: float, name: str = "strength"
     skipped = steps - int(steps * strength + NEAR)
     if skipped == steps:
         raise UserError(f"{name}={strength:g} of {steps} steps is not one whole step; take more of either")
+    return begin_behind(scheduler, skipped)
+
+
+def begin_behind(scheduler: Any, skipped: int) -> Tensor:
+    """The timesteps behind the first `skipped` steps, and the scheduler set to begin there."""
     if skipped == 0:
         return scheduler.timesteps
     timesteps = scheduler.timesteps

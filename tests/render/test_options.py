@@ -258,6 +258,15 @@ def test_defaults_and_ranges_are_those_of_the_pipeline() -> None:
         assert argument not in RANGES or BY_NAME[name].range is RANGES[argument]
     # every argument that is a setting is an option, or is made of options
     own = {"latents", "eta", "output_type", "callback_on_step_end", "on_progress", "cancel"}
+    # those that users of diffusers write in a call
+    own |= {
+        "num_videos_per_prompt", "prompt_embeds", "negative_prompt_embeds", "ip_adapter_image_embeds", "return_dict",
+        "prompt_2", "negative_prompt_2", "pooled_prompt_embeds", "negative_pooled_prompt_embeds", "original_size",
+        "crops_coords_top_left", "target_size", "negative_original_size", "negative_crops_coords_top_left",
+        "negative_target_size", "pag_scale", "pag_adaptive_scale", "timesteps", "sigmas", "denoising_end",
+        "cross_attention_kwargs", "freeinit_fast", "freeinit_order", "control_guidance_start", "control_guidance_end",
+        "guess_mode", "enforce_inference_steps", "callback_on_step_end_tensor_inputs",
+    }  # fmt: skip
     assert set(arguments) - own - {item.argument for item in OPTIONS} == set()
 
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
 
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines import subjects as of_calls
@@ -50,8 +51,17 @@ IN_CALLS = {
     "negative_prompt": "fog", "guidance_rescale": 0.5, "overlap": 1, "stride": 2, "blend": "flat",
     "long_mode": "motion", "noise": "freenoise", "freeinit_filter": "ideal", "freeinit_ds": 0.5, "freeinit_dt": 0.5,
     "controlnet_conditioning_scale": 0.5, "control_start": 0.1, "control_end": 0.5, "controlnet_frame_indices": (3,),
-    "eta": 0.5,
+    "eta": 0.5, "freeinit_fast": True, "freeinit_order": 2, "pag_adaptive_scale": 0.1,
 }  # fmt: skip
+OF_OTHERS: dict[str, Any] = {
+    "negative_prompt_embeds": torch.zeros(1, 77, 128), "control_guidance_start": 0.1, "control_guidance_end": 0.5,
+    "guess_mode": True, "enforce_inference_steps": True, "callback_on_step_end_tensor_inputs": ["prompt_embeds"],
+    "prompt_2": "a dog", "negative_prompt_2": "fog", "pooled_prompt_embeds": torch.zeros(1, 128),
+    "negative_pooled_prompt_embeds": torch.zeros(1, 128), "original_size": (8, 8), "crops_coords_top_left": (1, 1),
+    "target_size": (8, 8), "negative_original_size": (8, 8), "negative_crops_coords_top_left": (1, 1),
+    "negative_target_size": (8, 8),
+}  # fmt: skip
+"""Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback)."""
 OF_OPTIONS = [item for item in OPTIONS if item.needs in of_requests.SUBJECTS]
 
 
@@ -87,17 +97,17 @@ def test_formats_say_what_they_do_not_hold(name: str, idle: str, active: str, ca
 def test_a_call_says_which_of_its_arguments_do_nothing(caplog: pytest.LogCaptureFixture) -> None:
     pipe = AnimateDiffPipeline.from_bundled()
     pipe.set_scheduler("euler")
-    for name, value in IN_CALLS.items():
+    for name, value in (IN_CALLS | OF_OTHERS).items():
         caplog.clear()
         pipe.job("a fox", num_frames=8, guidance_scale=1.0, **{name: value})
         assert [line.startswith(f"`{name}` has no effect: ") for line in caplog.messages] == [True], name
     caplog.clear()
     pipe.set_scheduler("ddim")
     acting = {name: value for name, value in IN_CALLS.items() if not name.startswith("control")}
-    pipe.job("a fox", num_frames=8, window=4, guidance_scale=3.0, freeinit=2, **acting)
+    pipe.job("a fox", num_frames=8, window=4, guidance_scale=3.0, freeinit=2, pag_scale=2.0, **acting)
     assert caplog.messages == []
     needing = {name for name, subject in NEEDS.items() if subject}
-    assert needing == {*IN_CALLS, "upscale_strength", "upscale_steps"}
+    assert needing == {*IN_CALLS, *OF_OTHERS, "upscale_strength", "upscale_steps"}
 
 
 def test_upscaling_without_a_factor_is_said(caplog: pytest.LogCaptureFixture) -> None:

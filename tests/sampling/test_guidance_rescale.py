@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from support.close import relative
@@ -9,7 +11,8 @@ from support.commands import run, watched
 from support.pipelines import SMALL, pipeline, seeded
 
 from animatediff.render import build_request, parse_config
-from animatediff.sampling import guided
+from animatediff.sampling import GuidedClips
+from animatediff.sampling.conditions import Conditioning
 
 
 def test_numbers_are_those_of_diffusers_and_each_clip_has_its_own() -> None:
@@ -17,11 +20,11 @@ def test_numbers_are_those_of_diffusers_and_each_clip_has_its_own() -> None:
     batch[0] *= 3  # clips of unlike contrast
     negative, positive = batch.chunk(2)
 
-    def predict(latents: torch.Tensor, timestep: torch.Tensor, frames: object) -> torch.Tensor:
-        return batch
-
+    predictor: Any = lambda latents, timestep, frames, given, perturbed: batch  # noqa: E731
+    both = Conditioning(clips=[0, 1, 0, 1], num_negative=2, embeddings=torch.zeros(4, 1, 1))
     for rescale in (0.0, 0.3, 0.7, 1.0):
-        found = guided(predict, 9.0, rescale)(negative, torch.tensor(1), range(3))
+        guided = GuidedClips(predictor=predictor, groups=[both], scale=lambda: 9.0, rescale=rescale)
+        found = guided(negative, torch.tensor(1), range(3))
         plain = negative + 9.0 * (positive - negative)
         expected = rescale_noise_cfg(plain, positive, guidance_rescale=rescale) if rescale else plain
         assert relative(found, expected) < 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,24 @@ def test_filters_let_low_frequencies_through(name: str) -> None:
     assert passes[0, 4, 6] < 0.01, "the highest frequency is stopped"
     assert torch.allclose(passes[4, 0, 0], passes[0, 1, 0], atol=1e-6), "stops: half the frequencies, and a quarter"
     # the filter treats a frequency and its mirror alike, so that real noise stays real
-    assert torch.allclose(passes[1:], passes[1:].flip(0)) and torch.allclose(passes[:, 1:], passes[:, 1:].flip(1))
+    assert torch.allclose(passes, passes.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2)))
+    if name != "box":  # whose authors take one frequency more on one side
+        assert torch.allclose(passes[1:], passes[1:].flip(0)) and torch.allclose(passes[:, 1:], passes[:, 1:].flip(1))
+
+
+def test_filters_are_those_of_the_authors() -> None:
+    """Cut-offs of `freeinit_utils.py` of TianxingWu/FreeInit, along time, height and width from the middle."""
+    lows = {name: FreeInit(filter=name).low_pass(16, 8, 8) for name in FILTERS}
+    squares = [(2 * step / 16) ** 2 for step in range(8)]
+    assert lows["ideal"][:8, 0, 0].tolist() == [float(square <= 0.5) for square in squares]
+    ends = {"gaussian": [math.exp(-8 * square) for square in squares]}
+    ends["butterworth"] = [1 / (1 + (16 * square) ** 4) for square in squares]
+    ends["box"] = [1, 1, 0.5, 0, 0, 0, 0, 0]  # from -2 to 1, of which the real part is half at both ends
+    for name, wanted in ends.items():
+        assert torch.allclose(lows[name][:8, 0, 0], torch.tensor(wanted, dtype=torch.float32), atol=1e-6), name
+    assert FreeInit(order=1).low_pass(16, 8, 8)[2, 0, 0] == pytest.approx(0.5)
+    odd = FreeInit(filter="ideal").low_pass(5, 4, 4)[:, 0, 0]  # of odd sizes the middle lies between two frequencies
+    assert odd.tolist() == [1, 1, 0.5, 0.5, 1]
 
 
 def test_mixing_is_exact_at_both_ends_and_keeps_unit_variance() -> None:
@@ -115,7 +133,7 @@ def test_free_noise_in_the_pipeline(pipe: AnimateDiffPipeline) -> None:
         ({"freeinit": 0}, "freeinit=0: a clip is sampled at least once"),
         ({"freeinit": 2, "freeinit_filter": "gauss"}, "unknown freeinit_filter 'gauss'; did you mean 'gaussian'"),
         ({"freeinit": 2, "freeinit_dt": 0.0}, "freeinit_dt=0: expected more than 0 and at most 1"),
-        ({"freeinit": 2, "video": torch.zeros(1, 4, 4, 8, 8)}, "freeinit=2 samples from noise alone, and strength=0.6"),
+        ({"freeinit": 2, "latents": torch.zeros(1, 4, 4, 8, 8), "strength": 0.5}, "FreeInit begins with noise alone"),
     ],
 )
 def test_settings_out_of_range(pipe: AnimateDiffPipeline, settings: dict[str, Any], message: str) -> None:
@@ -132,4 +150,4 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {name: given[name] for name in wanted} == wanted
     assert load_result("a.gif").freeinit == 3
     assert "freeinit=0" in run("a fox", "--freeinit", "0")[2]
-    assert "freeinit=3 samples from noise alone" in run("a fox", "--freeinit", "3", "--video", "a.gif")[2]
+    assert run("a fox", "--freeinit", "3", "--video", "a.gif", "--out", "b.gif")[0] == 0

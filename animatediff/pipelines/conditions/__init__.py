@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.conditions.base import (
     Condition,
@@ -39,10 +41,13 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
     images = ImageCondition.of(call, parts)
     shown = None if images is None else images.images
     by_sparsectrl = dict(images.images) if images is not None and images.route == "sparsectrl" else {}
+    controlnets = ControlNetCondition.all_of(call, parts.controlnets, sparsectrl=parts.sparsectrl is not None)
+    if any(condition.by_frames for condition in controlnets):  # they take what else is for SparseCtrl
+        call = replace(call, conditioning_frames=None)
     found: list[Condition | None] = [
         VideoCondition.of(call, parts.base.vae_scale_factor),
         images,
-        *ControlNetCondition.all_of(call, parts.controlnets),
+        *controlnets,
         SparseCtrlCondition.of(call, parts.sparsectrl, by_sparsectrl),
         IPAdapterCondition.of(call, parts.unet, shown),
     ]

@@ -14,7 +14,7 @@ from animatediff.frames import frame_indices
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
-from animatediff.sampling import Control
+from animatediff.sampling import Control, Schedule
 from animatediff.sampling.keep_frames import KeepFrames
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Suggestion:
     size: tuple[int, int]
     """(width, height) in pixels whose proportions the clip takes."""
     num_frames: int | None = None
+    exact: bool = False
+    """Whether the size itself is taken, not its proportions alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Setting:
 
     parts: LoadedParts
     clip: ClipShape
-    timesteps: Tensor
+    schedule: Schedule
     """Timesteps that will be sampled."""
     noise: Tensor
     """(b, c, f, h, w)."""

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.frames import frame_indices
-from animatediff.media.images import LATENT_CHANNELS, as_tensor
+from animatediff.media.batches import clips_of, for_clips, stacked
+from animatediff.media.images import LATENT_CHANNELS
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting
+from animatediff.pipelines.conditions.controlnet import acting
 from animatediff.pipelines.vae import encode_images
-from animatediff.sampling import active_timesteps
 from animatediff.sampling.sparsectrl import SparseControl, check_images, embed
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ class SparseCtrlCondition(Condition):
     scale: float
     start: float
     end: float
+    guess: bool = False
+    each: int = 1
+    """Clips of each prompt."""
     max_frames: int | None = None
     images: Tensor | None = None
     """(1 or b, c, n, H, W) in 0..1, or latents; set when fitted."""
@@ -59,20 +63,19 @@ class SparseCtrlCondition(Condition):
             given, indices = [*listed, *shown.values()], [*indices, *shown]
         if encoder is None:
             raise UserError(
-                "conditioning_frames are given, but no SparseCtrl encoder that reads them; call load_sparsectrl"
+                "conditioning_frames are given, but no SparseCtrl encoder that reads them; call load_sparsectrl, or "
+                "load_controlnet for ControlNets"
             )
-        if call.control_start > call.control_end:
-            raise UserError(
-                "control_start and control_end are fractions of the steps, 0 <= start <= end <= 1; got "
-                f"{call.control_start}, {call.control_end}"
-            )
+        (start, end, scale), *_ = acting(call, 1, "one SparseCtrl encoder")
         return cls(
             encoder=encoder,
             given=given,
             indices=indices,
-            scale=float(call.controlnet_conditioning_scale),
-            start=call.control_start,
-            end=call.control_end,
+            scale=scale,
+            start=start,
+            end=end,
+            guess=call.guess_mode,
+            each=call.num_videos_per_prompt or 1,
             max_frames=encoder.sparse_config.max_positions,
         )
 
@@ -80,15 +83,12 @@ class SparseCtrlCondition(Condition):
         height, width = clip.height, clip.width
         if self.encoder.kind == "scribble":
             height, width = (side * self.encoder.sparse_config.factor for side in clip.latent_size)
-        images = as_tensor(self.given, width, height)
+        images = stacked(clips_of(self.given), width, height, "conditioning_frames")
+        images = for_clips(images, clip.num_clips, self.each, "images")
         frames = frame_indices(self.indices, images.shape[2], clip.num_frames)
         fitted = replace(self, images=images, frames=frames)
         if not fitted._wants_encoding:
             check_images(self.encoder, images, clip.latent_size, clip.num_clips)
-        elif images.shape[0] not in (1, clip.num_clips):
-            raise UserError(
-                f"{clip.num_clips} clips want images for 1 or {clip.num_clips} of them, got {images.shape[0]}"
-            )
         return fitted
 
     def networks(self) -> Sequence[nn.Module]:
@@ -105,7 +105,8 @@ class SparseCtrlCondition(Condition):
             embedded=embed(self.encoder, images),
             keyframes=self.frames,
             scale=self.scale,
-            active=active_timesteps(setting.timesteps, self.start, self.end),
+            active=setting.schedule.between(self.start, self.end),
+            guess=self.guess,
         )
         return Prepared(controls=(control,))
 

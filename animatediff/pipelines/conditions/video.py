@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.media.images import LATENT_CHANNELS, as_tensor
+from animatediff.media.batches import clips_of, for_clips, stacked
+from animatediff.media.images import LATENT_CHANNELS
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion
@@ -31,23 +32,26 @@ class VideoCondition(Condition):
 
     video: Any
     strength: float
+    each: int = 1
+    """Clips of each prompt."""
     suggestion: Suggestion | None = None
     frames: Tensor | None = None
     """(1 or b, 3, f, height, width) in 0..1, or latents; set when fitted, None where nothing of them is left."""
 
     @classmethod
     def of(cls, call: Arguments, vae_scale_factor: int) -> VideoCondition | None:
-        """The video of a call, if there is one. Raises UserError for a strength without a video, or with FreeInit."""
-        strength = video_strength(call.video, call.strength, freeinit=call.freeinit)
+        """The video of a call, if there is one. Raises UserError for a strength without a video."""
+        strength = video_strength(call)
         if call.video is None:
             return None
-        num_frames, size = video_size(call.video, vae_scale_factor)
-        return cls(video=call.video, strength=strength, suggestion=Suggestion(size, num_frames))
+        num_frames, size = video_size(clips_of(call.video)[0], vae_scale_factor)
+        each = call.num_videos_per_prompt or 1
+        return cls(video=call.video, strength=strength, each=each, suggestion=Suggestion(size, num_frames))
 
     def fitted(self, clip: ClipShape) -> Self:
         if self.strength >= 1:
             return self
-        return replace(self, frames=video_tensor(self.video, clip.latents, (clip.height, clip.width)))
+        return replace(self, frames=video_tensor(self.video, clip.latents, (clip.height, clip.width), self.each))
 
     def prepare(self, setting: Setting) -> Prepared:
         if self.frames is None:
@@ -60,20 +64,11 @@ class VideoCondition(Condition):
         )
 
 
-def video_strength(video: Any, strength: float | None, *, freeinit: int) -> float:
-    """Fraction of the steps by which a video is changed.
-
-    Raises UserError for one without a video, or less than 1 where the clip is sampled several times.
-    """
-    if strength is not None and video is None:
-        raise UserError(f"strength={strength:g} is of a video to start from, and none is given; add `video`")
-    strength = VIDEO_STRENGTH if strength is None else strength
-    if video is not None and strength < 1 and freeinit > 1:
-        raise UserError(
-            f"freeinit={freeinit} samples from noise alone, and strength={strength} leaves something of the video in "
-            "it; take freeinit=1 or strength=1"
-        )
-    return strength
+def video_strength(call: Arguments) -> float:
+    """Fraction of the steps by which a video is changed. Raises UserError for one without a video or latents."""
+    if call.strength is not None and call.video is None and call.latents is None:
+        raise UserError(f"strength={call.strength:g} is of a video to start from, and none is given; add `video`")
+    return VIDEO_STRENGTH if call.strength is None else call.strength
 
 
 def video_size(video: Any, vae_scale_factor: int) -> tuple[int, tuple[int, int]]:
@@ -99,17 +94,16 @@ def video_size(video: Any, vae_scale_factor: int) -> tuple[int, tuple[int, int]]
     )
 
 
-def video_tensor(video: Any, shape: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+def video_tensor(video: Any, shape: tuple[int, ...], size: tuple[int, int], each: int = 1) -> Tensor:
     """The frames of a clip of `shape` (b, c, f, h, w): (1 or b, 3, f, height, width) in 0..1, or latents.
 
-    size: (height, width). Raises UserError for too few frames, or latents of another size.
+    size: (height, width); each: clips of each prompt. Raises UserError for too few frames, or latents of another size.
     """
     num_clips, channels, num_frames, *latent_size = shape
-    given = as_tensor(video, size[1], size[0], "video")[:, :, :num_frames]
+    given = stacked(clips_of(video), size[1], size[0], "video", num_frames)[:, :, :num_frames]
     if given.shape[2] < num_frames:
         raise UserError(f"the video has {given.shape[2]} frames, but num_frames={num_frames}; leave it out, or fewer")
-    if given.shape[0] not in (1, num_clips):
-        raise UserError(f"{num_clips} clips want a video for all of them, or {num_clips}; got {given.shape[0]}")
+    given = for_clips(given, num_clips, each, "a video")
     if given.shape[1] == channels and list(given.shape[-2:]) != latent_size:
         raise UserError(f"latents of a video must be {tuple(latent_size)} for this clip, got {tuple(given.shape[-2:])}")
     return given

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,26 @@ def more_than_pairs(model: nn.Module, names: Iterable[str]) -> list[str]:
         odd |= {name for name, up in layer.lora_B.items() if isinstance(up, nn.Identity) or up.bias is not None}
         odd |= set(layer.lora_variant)
     return [name for name in names if name in odd]
+
+
+@contextmanager
+def lora_factor(models: Iterable[nn.Module], factor: float) -> Iterator[None]:
+    """Multiply the strengths of all LoRAs on the models for a while; they are then exactly what they were."""
+    layers = [layer for model in models for _, layer in lora_layers(model)] if factor != 1 else []
+    norms = [change for model in models for norm in _changed_norms(model) for change in getattr(norm, NORMS).values()]
+    before = [(layer, dict(layer.scaling)) for layer in layers]
+    norms_before = [(change, change.scale) for change in norms] if factor != 1 else []
+    for layer, scaling in before:
+        layer.scaling.update({name: scale * factor for name, scale in scaling.items()})
+    for change, scale in norms_before:
+        change.scale = scale * factor
+    try:
+        yield
+    finally:
+        for layer, scaling in before:
+            layer.scaling.update(scaling)
+        for change, scale in norms_before:
+            change.scale = scale
 
 
 def remove(model: nn.Module, name: str) -> None:
