@@ -40,6 +40,7 @@ class Adapters(LoadedParts):
         from animatediff.weights.lora.few_steps import few_steps
         from animatediff.weights.motion import load_motion_module
 
+        self._check_in_memory()
         path = motion_module_path() if path == "bundled" else path
         adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
         self.set_motion_adapter(adapter, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Keywords:
     dtype: torch.dtype
     dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
     """Part -> its number format, where it is not `dtype`."""
+    dtype_is_given: bool = False
     device: torch.device | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Those of `weights.base`: parts that replace the model's, and how to read it."""
@@ -90,6 +91,7 @@ class Keywords:
                 logger.info("`%s` makes no difference here: %s", name, NO_EFFECT[name])
         _say_unused(given)
         dtype, dtypes = _dtypes(given)
+        stated = any(given.get(name) is not None for name in ("dtype", "torch_dtype"))
         parts = {name: given[name] for name in (*MODELS, *SMALL) if given.get(name) is not None}
         for name in SMALL:
             if isinstance(parts.get(name), str | Path):
@@ -97,6 +99,7 @@ class Keywords:
         return cls(
             dtype=dtype,
             dtypes=dtypes,
+            dtype_is_given=stated,
             device=_device(given.get("device_map")),
             settings=parts | {name: given[name] for name in OF_FILES if given.get(name) is not None},
             later={name: given[name] for name in (*LATER, *OF_PIPELINES) if given.get(name) is not None},
@@ -106,6 +109,13 @@ class Keywords:
             family=given.get("family"),
             use_safetensors=given.get("use_safetensors"),
         )
+
+    def as_saved(self, dtypes: Mapping[str, str] | None) -> Keywords:
+        """With the number formats that a saved pipeline had, part by part, unless some are given."""
+        if self.dtype_is_given or not dtypes:
+            return self
+        dtype, others = _dtypes({"dtype": {"default": dtypes.get("unet"), **dtypes}})
+        return replace(self, dtype=dtype, dtypes={name: value for name, value in others.items() if value != dtype})
 
     def check_format(self, path: Path) -> None:
         """Raise UserError where `use_safetensors` is asked for and a part of the model is there as a pickle alone."""

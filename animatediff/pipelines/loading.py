@@ -77,9 +77,10 @@ class Loading(Adapters, Loras):
 
         A folder of a whole AnimateDiff pipeline, diffusers' or saved by `save_pretrained`, comes with its motion
         modules and ControlNets; `motion_adapter` takes their place, None leaves them out. `torch_dtype` (or `dtype`)
-        None is the best that the hardware has; it may be a mapping of parts to formats. Other keywords are those of
-        diffusers, and `family`, `prediction_type`, `use_ema` (`keywords.py`). Raises UserError for anything that is not
-        a complete Stable Diffusion model, and for keywords that cannot be followed.
+        None is that of a pipeline saved by us, else the best that the hardware has; it may be a mapping of parts to
+        formats. Other keywords are those of diffusers, and `family`, `prediction_type`, `use_ema` (`keywords.py`).
+        Raises UserError for anything that is not a complete Stable Diffusion model, and for keywords that cannot be
+        followed.
         """
         from animatediff.bundled import named
         from animatediff.weights.base.single_file import load_base, located_base
@@ -94,6 +95,7 @@ class Loading(Adapters, Loras):
         )
         asked.check_format(path)
         index = read_json(path / "model_index.json") if (path / "model_index.json").is_file() else {}
+        asked = asked.as_saved((index.get(RECORD) or {}).get("dtypes"))
         settings = dict(asked.settings)
         inside = _motion_in(settings.get("unet"))
         if inside is not None:

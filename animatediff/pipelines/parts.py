@@ -138,6 +138,10 @@ class LoadedParts:
             setattr(self, name, part)
 
     def _check_in_memory(self) -> None:
+        if self.unet is None:
+            raise UserError(
+                "this pipeline has no UNet, so that it can encode prompts alone; make it with all its parts"
+            )
         if self.unet.device.type == "meta":
             raise UserError("load motion modules and LoRAs before enable_sequential_cpu_offload hides the weights")
 
@@ -292,7 +296,7 @@ def check_parts(unet: Any, vae: Any, text_encoder_2: Any, *, ip_adapter: bool = 
 
 def guidance_width(unet: Any) -> int | None:
     """Width of the guidance embedding that a UNet takes, as models distilled by LCM do; None for others."""
-    return getattr(unet.config, "time_cond_proj_dim", None)
+    return getattr(getattr(unet, "config", None), "time_cond_proj_dim", None)
 
 
 def is_sdxl(base: BasePipeline) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from animatediff.errors import UserError, unknown
 from animatediff.pipelines.parts import LoadedParts, base_pipeline, is_sdxl
+from animatediff.pipelines.precision import DTYPES
 from animatediff.weights.lora.load import lora_names, uncompiled
 from animatediff.weights.silence import quiet_loading
 
@@ -30,6 +31,8 @@ def save(pipe: LoadedParts, folder: Path, settings: Mapping[str, Any]) -> None:
         if "push_to_hub" in odd:
             raise UserError("nothing is uploaded here; save to a folder, and upload that (`hf upload`)")
         raise unknown("keyword of save_pretrained", min(odd), SETTINGS)
+    if absent := [name for name in ("unet", "vae", "text_encoder") if getattr(pipe, name) is None]:
+        raise UserError(f"a pipeline without {absent[0]} is not saved; make it with all its parts")
     if pipe.unet.device.type == "meta":
         raise UserError("save before enable_sequential_cpu_offload hides the weights")
     if folder.is_file():
@@ -127,7 +130,7 @@ def _save_additions(pipe: LoadedParts, folder: Path, variant: str | None) -> dic
         index["controlnet"] = ["diffusers", "SparseControlNetModel"]
     if pipe.sparsectrl is not None:
         place = folder / ("sparsectrl" if pipe.controlnets else "controlnet")
-        if reason := save_sparsectrl_folder(pipe.sparsectrl, place):
+        if reason := save_sparsectrl_folder(pipe.sparsectrl, place, variant=variant):
             logger.warning("%s: diffusers cannot load this SparseCtrl encoder: %s", place, reason)
     if attachment is not None:
         index["_class_name"] = f"AnimateDiff{kind}Pipeline"
@@ -145,6 +148,12 @@ def _record(pipe: LoadedParts) -> dict[str, Any]:
             "config": json.loads(json.dumps(dict(full_config(sampler.base)), default=list)),
             "name": sampler.name,
             "by_hand": sampler.by_hand,
+        },
+        "dtypes": {
+            name: dtype
+            for name in ("unet", "vae", "text_encoder", "text_encoder_2")
+            if (part := getattr(pipe.base, name, None)) is not None
+            and (dtype := str(part.dtype).removeprefix("torch.")) in DTYPES
         },
         "embeddings": words,
         "sparsectrl": "sparsectrl" if pipe.sparsectrl is not None and pipe.controlnets else None,

@@ -107,13 +107,14 @@ def save_sparsectrl(
     save_tensors(path, tensors, {**config_metadata(encoder.sparse_config), **(metadata or {})}, wrapper=WRAPPER)
 
 
-def save_sparsectrl_folder(encoder: SparseCtrl, folder: Path) -> str | None:
+def save_sparsectrl_folder(encoder: SparseCtrl, folder: Path, *, variant: str | None = None) -> str | None:
     """Write an encoder as a folder that diffusers' `SparseControlNetModel.from_pretrained` reads.
 
     One that diffusers has no place for is written in the original's names, and the reason is returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file, config = folder / "diffusion_pytorch_model.safetensors", encoder.sparse_config
+    file = folder / f"diffusion_pytorch_model.{f'{variant}.' if variant else ''}safetensors"
+    config = encoder.sparse_config
     try:
         described = diffusers_config(config, folder)
     except UserError as error:

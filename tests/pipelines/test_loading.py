@@ -313,3 +313,18 @@ def test_exchanging_parts(wanted: torch.Tensor) -> None:
     own.unet = other.unet
     assert own.attachment is None, "another UNet has no motion modules"
     assert relative(latents(fresh()), wanted) == 0
+
+
+def test_a_pipeline_that_only_encodes_prompts(tmp_path: Path) -> None:
+    """As users make to keep the UNet out of memory."""
+    own = fresh(motion_adapter=None)
+    parts = {**dict.fromkeys(own.components), "tokenizer": own.tokenizer, "text_encoder": own.text_encoder}
+    pipe = AnimateDiffPipeline(**parts)
+    wanted, *_ = own.encode_prompt("a cat", "cpu", 1, False)
+    assert torch.equal(pipe.encode_prompt("a cat", "cpu", 1, False)[0], wanted)
+    assert pipe.attachment is None and pipe.motion_adapter is None
+    for action in (lambda: pipe.load_motion_module(MODULE), lambda: pipe.load_lora_weights({})):
+        with pytest.raises(UserError, match="this pipeline has no UNet"):
+            action()
+    with pytest.raises(UserError, match="a pipeline without unet is not saved"):
+        pipe.save_pretrained(tmp_path)

@@ -103,8 +103,10 @@ def test_networks_beside_it(tmp_path: Path) -> None:
     for number in range(2):
         net = save_controlnet(tmp_path / f"net{number}", load_unet("v3"), number, (8, 16))
         pipe.load_controlnet(net)
-    pipe.save_pretrained(tmp_path / "both")
-    found = again(tmp_path / "both")
+    pipe.save_pretrained(tmp_path / "both", variant="fp32")
+    written = [*(tmp_path / "both").glob("*/*model*.safetensors")]
+    assert len(written) == 7 and all(".fp32." in file.name for file in written)
+    found = again(tmp_path / "both", variant="fp32")
     assert len(found.controlnets) == 2 and found.sparsectrl is not None
     for net, other in zip(pipe.controlnets, found.controlnets, strict=True):
         assert all(torch.equal(other.state_dict()[key], value) for key, value in net.state_dict().items())
@@ -157,3 +159,19 @@ def test_the_module_alone_knows_its_family(tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path / "pipe")
     _, family = load_motion_module(tmp_path / "pipe" / "motion_adapter")
     assert family == pipe.family
+
+
+@pytest.mark.parametrize("formats", [{}, {"default": torch.bfloat16, "vae": torch.float32}])
+def test_number_formats_are_those_that_were_saved(formats: dict[str, torch.dtype], tmp_path: Path) -> None:
+    """Whatever the hardware would be loaded in."""
+    pipe = AnimateDiffPipeline.from_pretrained(
+        GOLDEN / "v2" / "sd",
+        torch_dtype=formats or torch.float32,
+        motion_adapter=GOLDEN / "v2" / "motion_module.ckpt",
+    )
+    pipe.save_pretrained(tmp_path / "pipe")
+    found = AnimateDiffPipeline.from_pretrained(tmp_path / "pipe")
+    for name in ("unet", "vae", "text_encoder"):
+        assert getattr(found, name).dtype == getattr(pipe, name).dtype
+    assert torch.equal(latents(found), latents(pipe))
+    assert AnimateDiffPipeline.from_pretrained(tmp_path / "pipe", dtype="fp16").unet.dtype == torch.float16
