@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -18,14 +17,12 @@ from animatediff.media.reader import Reader
 from animatediff.media.stills import check_image, read_image
 from animatediff.media.timing import DEFAULT_FPS
 
-logger = logging.getLogger(__name__)
-
 NAMED = 3
 """Files that a message names, of those left out."""
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The images of a folder in natural order (2.png comes before 10.png); says which other files are left out.
+def images_in(folder: Path) -> tuple[list[Path], str | None]:
+    """The images of a folder in natural order (2.png comes before 10.png), and what is left out, in words.
 
     Raises UserError where the folder cannot be read.
     """
@@ -34,11 +31,12 @@ def images_in(folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({reason(error)})") from error
     images = [e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and not is_litter(e.name) and not e.is_dir()]
-    others = [entry.name for entry in entries if entry not in images]
-    if images and others:
-        names = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
-        logger.warning("%s: %d images are read; left out, as no images: %s", folder, len(images), names)
-    return images
+    taken = set(images)
+    others = [entry.name for entry in entries if entry not in taken]
+    if not images or not others:
+        return images, None
+    names = ", ".join(others[:NAMED]) + (f" and {len(others) - NAMED} more" if len(others) > NAMED else "")
+    return images, f"{len(images)} images are read; left out, as no images: {names}"
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -59,7 +57,8 @@ class ImageFolder(Reader):
 
     def __init__(self, folder: Path, fps: float | None = None) -> None:
         super().__init__()
-        self.files = images_in(folder)
+        self.files, left_out = images_in(folder)
+        self.notes += [left_out] if left_out else []
         if not self.files:
             inside = next((entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()), None)
             hint = f"; it holds a folder {inside}: is that the one?" if inside else ""

@@ -25,7 +25,8 @@ LATENT_CHANNELS = 4
 def as_image(given: Any, setting: str = "image") -> Image.Image:
     """An image in RGB, from a file's path or from memory: PIL, an array (h, w), (h, w, 3 or 4), a tensor (c, h, w).
 
-    Arrays and tensors are uint8, or in 0..1. `setting` is what messages call them. Raises UserError for anything else.
+    Arrays and tensors are uint8, uint16, bool, or in 0..1. `setting` is what messages call them. Raises UserError for
+    anything else.
     """
     if isinstance(given, (str, Path)):
         return open_image(given)
@@ -37,10 +38,14 @@ def as_image(given: Any, setting: str = "image") -> Image.Image:
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    if pixels.dtype == np.uint16:
+        pixels = pixels / 65_535
     fits = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
     if not fits or not (pixels.dtype == np.uint8 or pixels.dtype.kind == "f"):
         raise UserError(
-            f"`{setting}` takes files, PIL images, arrays (h, w, 3) and tensors (3, h, w), uint8 or in 0..1, not "
+            f"`{setting}` takes files, PIL images, arrays (h, w, 3) and tensors (3, h, w), 8 or 16 bits or 0..1, not "
             f"{type(given).__name__} {pixels.dtype} {tuple(np.shape(given))}"
         )
     if pixels.dtype.kind == "f":

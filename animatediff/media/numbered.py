@@ -27,13 +27,16 @@ def find_numbered(folder: Path) -> dict[int, Path]:
     """Frame -> image of a folder, in order; empty where no image is named so. Raises UserError as `numbered_images`."""
     found: dict[int, Path] = {}
     others = []
-    for path in sorted(images_in(folder)):
+    images, left_out = images_in(folder)
+    for path in sorted(images):
         if not (path.stem.isascii() and path.stem.isdigit()):
             others.append(path.name)
             continue
         if (frame := int(path.stem)) in found:
             raise UserError(f"{folder}: {found[frame].name} and {path.name} are both for frame {frame}; keep one")
         found[frame] = path
+    if found and left_out:
+        logger.warning("%s: %s", folder, left_out)
     if found and others:
         logger.warning(
             "%s: images whose names are no numbers of frames are left out: %d, such as %s",

@@ -80,7 +80,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        files = images_in(path)
+        files, _ = images_in(path)
         if not files:
             raise UserError(f"{path}: no images in this folder")
         path = files[0]

@@ -33,7 +33,9 @@ def test_16_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
     Image.fromarray(DEEP).save(tmp_path / name)
     assert grey(tmp_path / name) == [0, 1, 128, 255]
     with Image.open(tmp_path / name) as image:
-        assert np.asarray(as_image(image))[0, :, 0].tolist() == [0, 1, 128, 255], "from memory as well"
+        for given in (image, DEEP, np.stack([DEEP] * 3, -1)):
+            assert np.asarray(as_image(given))[0, :, 0].tolist() == [0, 1, 128, 255], "from memory as well"
+    assert np.asarray(as_image(DEEP > 1000))[0, :, 0].tolist() == [0, 0, 255, 255]
 
 
 def test_16_bits_of_big_endian_of_32_bits_and_with_a_transparent_grey(tmp_path: Path) -> None:
