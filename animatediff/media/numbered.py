@@ -26,13 +26,21 @@ FPS = 8.0
 def find_numbered(folder: Path) -> dict[int, Path]:
     """Frame -> image of a folder, in order; empty where no image is named so. Raises UserError as `numbered_images`."""
     found: dict[int, Path] = {}
+    others = []
     for path in sorted(images_in(folder)):
         if not (path.stem.isascii() and path.stem.isdigit()):
-            logger.warning("%s: left out, as its name is no number of a frame", path)
+            others.append(path.name)
             continue
         if (frame := int(path.stem)) in found:
             raise UserError(f"{folder}: {found[frame].name} and {path.name} are both for frame {frame}; keep one")
         found[frame] = path
+    if found and others:
+        logger.warning(
+            "%s: images whose names are no numbers of frames are left out: %d, such as %s",
+            folder,
+            len(others),
+            others[0],
+        )
     return dict(sorted(found.items()))
 
 
@@ -57,7 +65,7 @@ def check_readable(paths: Iterable[Path]) -> None:
     from animatediff.media.stills import check_image
 
     for path in paths:
-        with naming(path):
+        with naming(path, "cannot be read as an image ({})"):
             check_image(path)
 
 

@@ -37,7 +37,7 @@ def _takes(arguments: Callable[P, Arguments]) -> Callable[[Callable[..., Any]], 
     def decorate(method: Callable[[Any, Arguments], Any]) -> Callable[Concatenate[Any, P], Any]:
         @wraps(method)
         def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
-            return method(self, arguments(*args, **{**self.call_defaults, **kwargs}))
+            return method(self, arguments(*args, **{**self.call_settings, **kwargs}))
 
         own = signature(arguments)
         first = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)

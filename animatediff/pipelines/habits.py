@@ -51,7 +51,7 @@ class Habits(LoadedParts):
     @property
     def free_init_enabled(self) -> bool:
         """Whether every clip is sampled several times by FreeInit."""
-        return "freeinit" in self.call_defaults
+        return "freeinit" in self.call_settings
 
     def enable_free_noise(
         self,
@@ -91,7 +91,7 @@ class Habits(LoadedParts):
     @property
     def free_noise_enabled(self) -> bool:
         """Whether long clips are sampled by FreeNoise."""
-        return "noise" in self.call_defaults
+        return "noise" in self.call_settings
 
     def enable_free_noise_split_inference(self, spatial_split_size: int = 256, temporal_split_size: int = 16) -> None:
         """Say that this has no effect: frames are the same, and memory is bounded by `long_mode`="unet" instead."""
@@ -116,6 +116,25 @@ class Habits(LoadedParts):
         """Let the VAE take frames whole again."""
         self.vae.disable_tiling()
 
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """Keep each model on the CPU until it is needed. Raises UserError where there is no GPU."""
+        self._offload("enable_model_cpu_offload", gpu_id, device)
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        """Keep each layer on the CPU until it is needed, at the least memory, slowly. Raises UserError without a GPU.
+
+        Load motion modules and LoRAs before.
+        """
+        self._offload("enable_sequential_cpu_offload", gpu_id, device)
+
+    def _offload(self, method: str, gpu_id: int | None, device: Any) -> None:
+        try:
+            getattr(self.base, method)(gpu_id, **({} if device is None else {"device": device}))
+        except (RuntimeError, ImportError, ValueError) as error:
+            raise UserError(
+                f"{method} cannot be used here ({str(error).splitlines()[0][:160]}); on the CPU leave it out"
+            ) from error
+
     def enable_xformers_memory_efficient_attention(self, attention_op: Callable[..., Any] | None = None) -> None:
         """Use the attention of xformers in the image layers. Raises UserError where it is not installed."""
         try:
@@ -133,8 +152,8 @@ class Habits(LoadedParts):
                 raise UserError(f"`{name}` is not supported; leave it at its default")
             if name in RANGES:
                 RANGES[name].check(name, value)
-        self.call_defaults |= settings
+        self.call_settings |= settings
 
     def _unset(self, names: tuple[str, ...]) -> None:
         for name in names:
-            self.call_defaults.pop(name, None)
+            self.call_settings.pop(name, None)

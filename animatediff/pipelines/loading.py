@@ -43,6 +43,7 @@ class Loading(Adapters, Loras):
         motion_adapter: Motion | None = None,
         controlnet: Any = None,
         family: str | None = None,
+        pag_applied_layers: Any = None,
         **components: Any,
     ) -> None:
         """Animate `base`, a pipeline of diffusers; or the components of one, named as there.
@@ -64,6 +65,8 @@ class Loading(Adapters, Loras):
         if scheduler is not None:
             self.scheduler = scheduler
         self._add_controlnets(controlnet)
+        if pag_applied_layers is not None:
+            self._set_pag_layers(pag_applied_layers)
 
     @classmethod
     def from_pretrained(
@@ -98,7 +101,7 @@ class Loading(Adapters, Loras):
         dtype = None if asked.dtypes else asked.dtype  # as in the file, until each part has its own
         if odd := [name for name in OF_FILES if name in settings and path.is_dir()]:
             raise UserError(f"{path}: `{odd[0]}` is about single files, and this is a folder; leave it out")
-        if path.is_file():
+        if not path.is_dir():  # a file, or nothing, of which its reader says so
             if odd := [name for name in ("unet", "variant") if settings.get(name) is not None]:
                 raise UserError(f"{path}: a single file, which takes no `{odd[0]}`; give a folder, or leave it out")
             parts = _of_file(path, dtype, settings)
@@ -166,7 +169,7 @@ class Loading(Adapters, Loras):
             pipe.sparsectrl, pipe.controlnets = pipeline.sparsectrl, list(pipeline.controlnets)
             pipe.embeddings = list(pipeline.embeddings)
             pipe.base.scheduler = components["scheduler"]
-            pipe.call_defaults = dict(pipeline.call_defaults)
+            pipe.call_settings = dict(pipeline.call_settings)
         elif inside is not None or motion is not None:
             scheduler = own if scheduler is None else scheduler  # of a pipeline that animates, it is a choice
         if motion is not None:

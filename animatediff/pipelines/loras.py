@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 class Loras(LoadedParts):
     """LoRAs on the UNet, its motion modules, and the text encoders."""
 
+    _fuse_scale: float = 1.0
+    _in_weights: frozenset[str] = frozenset()
+    """Names of LoRAs that were fused and then unloaded, so that they act for good."""
+
     def load_lora_weights(
         self,
         path: str | Path | Mapping[str, Tensor],
@@ -88,9 +92,11 @@ class Loras(LoadedParts):
             name: 1.0 if weight is None else weight for name, weight in zip(names, weights, strict=True)
         }
         off = dict.fromkeys(lora_names(self._lora_models), 0.0)
-        set_lora_scales(self._lora_models, off | given)
-        if fused := sorted(set(off) & self.base.fused_loras):
-            logger.warning("%s: fused into the weights, so strengths do not act; call `unfuse_lora` first", fused[0])
+        fused = set(off) & self.base.fused_loras
+        scales = {name: scale for name, scale in (off | given).items() if name not in fused}
+        set_lora_scales(self._lora_models, scales)
+        if fused:  # PEFT takes a LoRA out of the weights at the strength that it has then
+            logger.warning("%s: fused into the weights at its strength; call `unfuse_lora` first", min(fused))
         self._follow_few_steps()
 
     def unload_lora_weights(
@@ -102,11 +108,17 @@ class Loras(LoadedParts):
         """
         from animatediff.weights.lora.load import lora_names, remove_lora
 
-        for name in [adapter_name] if adapter_name is not None else lora_names(self._lora_models):
+        known = lora_names(self._lora_models)
+        fused = self.base.fused_loras & set(known)
+        if adapter_name in fused and len(known) > 1:
+            raise UserError(f"{adapter_name}: fused into the weights beside others; call `unfuse_lora`, or unload all")
+        for name in known if adapter_name is None else [adapter_name]:
             remove_lora(self._lora_models, name)
-            fused = name in self.base.fused_loras
-            if not fused and self.sampler.few_steps.pop(name, None) is not None:
+            if name in fused:
+                self._in_weights = self._in_weights | {name}
+            elif self.sampler.few_steps.pop(name, None) is not None:
                 self._disable(self.sampler.disabled - {name})
+        self.base._merged_adapters = self.base.fused_loras & set(lora_names(self._lora_models))
 
     def delete_adapters(self, adapter_names: Sequence[str] | str) -> None:
         """Remove LoRAs by name. Raises UserError, with none removed, for a name that is not loaded."""
@@ -155,11 +167,17 @@ class Loras(LoadedParts):
         `unload_lora_weights` then frees their memory, and `unfuse_lora` takes them out again, to rounding. Raises
         UserError for LoRAs that are more than low-rank pairs.
         """
-        from animatediff.weights.lora.layers import more_than_pairs
+        from animatediff.weights.lora.layers import more_than_pairs, rescale
         from animatediff.weights.lora.load import lora_names, uncompiled
 
         known = lora_names(self._lora_models)
         names = known if adapter_names is None else list(adapter_names)
+        if not lora_scale > 0:
+            raise UserError(f"`lora_scale` is above 0, got {lora_scale}; `disable_lora` switches LoRAs off")
+        if self.base.fused_loras & set(known):
+            raise UserError(
+                "LoRAs are fused already; call `unfuse_lora` first, or `unload_lora_weights` to keep them so"
+            )
         if not names:
             raise UserError("there is no LoRA to fuse; load one with `load_lora_weights`")
         for name in names:
@@ -172,9 +190,12 @@ class Loras(LoadedParts):
                     "are not fused; it acts as it is, leave `fuse_lora` out"
                 )
         places = [place for place in self.get_list_adapters() if components is None or place in components]
+        for model in self._lora_models:
+            rescale(uncompiled(model), names, lora_scale)
+        self._fuse_scale = lora_scale
         self.base.fuse_lora(
             components=places,
-            lora_scale=lora_scale,
+            lora_scale=1.0,
             safe_fusing=safe_fusing,
             adapter_names=None if adapter_names is None else names,
             **settings,
@@ -182,12 +203,19 @@ class Loras(LoadedParts):
 
     def unfuse_lora(self, components: Sequence[str] | None = None, **settings: Any) -> None:
         """Take fused LoRAs out of the weights again; they go on acting at run time."""
+        from animatediff.weights.lora.layers import rescale
+        from animatediff.weights.lora.load import uncompiled
+
+        if self._in_weights:
+            gone = min(self._in_weights)
+            logger.warning("%s: was fused and then unloaded, so it stays in the weights; load the model again", gone)
+        fused = frozenset(self.base.fused_loras)
         places = [place for place in self.get_list_adapters() if components is None or place in components]
-        if gone := sorted(
-            self.base.fused_loras - {name for names in self.get_list_adapters().values() for name in names}
-        ):
-            logger.warning("%s: was fused and then unloaded, so it stays in the weights; load the model again", gone[0])
+        if not places or not fused:
+            return
         self.base.unfuse_lora(components=places, **settings)
+        for model in self._lora_models:
+            rescale(uncompiled(model), fused - self.base.fused_loras, 1 / self._fuse_scale)
 
     def _switch(self, on: bool) -> None:
         from animatediff.weights.lora.load import switch_loras
@@ -197,7 +225,7 @@ class Loras(LoadedParts):
 
     def _follow_few_steps(self) -> None:
         """Let the sampler be that of the few-step LoRAs that act."""
-        acting = {*self.get_active_adapters(), *self.base.fused_loras}
+        acting = {*self.get_active_adapters(), *self.base.fused_loras, *self._in_weights}
         self._disable(set(self.sampler.few_steps) - acting)
 
 

@@ -57,7 +57,7 @@ class LoadedParts:
     controlnets: list[ControlNetModel]
     embeddings: list[LoadedEmbedding]
     sampler: SamplerChoice
-    call_defaults: dict[str, Any]
+    call_settings: dict[str, Any]
     """Arguments of calls that were set once for all, as by `enable_free_init`."""
 
     def __init__(self, base: BasePipeline) -> None:
@@ -65,7 +65,7 @@ class LoadedParts:
         self.sparsectrl = None
         self.controlnets = []
         self.embeddings = []
-        self.call_defaults = {}
+        self.call_settings = {}
         if hasattr(base, "maybe_convert_prompt"):
             base.maybe_convert_prompt = spell_out
         self.sampler = SamplerChoice(base.scheduler, distilled=guidance_width(base.unet) is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def save(pipe: LoadedParts, folder: Path, settings: Mapping[str, Any]) -> None:
     if folder.is_file():
         raise UserError(f"{folder}: a file has this name; give a folder")
     _say_left_out(pipe, folder)
-    plain = base_pipeline(_components(pipe))
+    # diffusers changes settings of the scheduler that a pipeline is made of
+    plain = base_pipeline({**_components(pipe), "scheduler": deepcopy(pipe.base.scheduler)})
     plain.register_modules(scheduler=pipe.base.scheduler)
     try:
         with quiet_loading():

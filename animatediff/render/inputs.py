@@ -64,7 +64,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
     `check` is called between them, and may raise.
     """
     from animatediff.media.images import as_image
-    from animatediff.media.numbered import NumberedFrames, check_readable, numbered_images
+    from animatediff.media.numbered import NumberedFrames, numbered_images
 
     def opened(given: Any, setting: str) -> Image.Image:
         check()
@@ -85,23 +85,25 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
         sources.append(open_source(given, setting=setting, hold=setting == "controlnet_video", **part))
         return sources[-1]
 
-    def opened_numbered(given: Any) -> dict[int, Path]:
-        check()
-        images = numbered_images(given)
-        check_readable(images.values())
-        return images
-
     if request.video is not None:
         check()
-        by_number = request.video_by_number
-        inputs.video = NumberedFrames.of(request.video) if by_number else source(request.video, "video")
+        if request.video_by_number:
+            inputs.video = numbered = NumberedFrames.of(request.video)
+            _check_numbered(numbered.images, request)
+        else:
+            inputs.video = source(request.video, "video")
     found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets
     for index in range(len(request.controlnet)):
         given = request.of_controlnet("controlnet_video", index)
         spread = request.of_controlnet("controlnet_spread", index) is not None
         key = (given if isinstance(given, str) else id(given), spread)
         if key not in found:
-            found[key] = opened_numbered(given) if spread else source(given, "controlnet_video")
+            if spread:
+                check()
+                found[key] = images = numbered_images(given)
+                _check_numbered(images, request)
+            else:
+                found[key] = source(given, "controlnet_video")
         inputs.controlnet_videos.append(found[key])
     _check_lengths(request, sources)
     if inputs.video is not None and request.audio:
@@ -123,6 +125,14 @@ def _check_lengths(request: AnimateRequest, sources: list[Source]) -> None:
             )
     for given in sources:
         given.check(wanted)
+
+
+def _check_numbered(images: Mapping[int, Path], request: AnimateRequest) -> None:
+    """Raise UserError for a damaged image that stands inside the clip."""
+    from animatediff.media.numbered import check_readable
+
+    inside = request.num_frames
+    check_readable(path for frame, path in images.items() if inside is None or frame < inside)
 
 
 def _check_audio(request: AnimateRequest, source: Source | NumberedFrames) -> None:

@@ -14,7 +14,7 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, frame_positions
 from animatediff.weights.convert import ADAPTER_FILE, adapter_config
 from animatediff.weights.families import FAMILIES, Family
-from animatediff.weights.keys import MOTION_KEY
+from animatediff.weights.keys import MOTION_KEY, below_loras
 from animatediff.weights.motion import save_motion_module, tables_in
 from animatediff.weights.storage.files import Header, save_tensors
 from animatediff.weights.storage.memory import memory_header
@@ -55,7 +55,7 @@ def diffusers_state(adapter: MotionAdapter) -> dict[str, Tensor]:
 
     Raises UserError where the two attentions of a block have different tables.
     """
-    state = {key: value.detach() for key, value in adapter.state_dict().items()}
+    state = {key: value.detach() for key, value in below_loras(adapter.state_dict()).items()}
     own, length = tables_in(adapter), adapter.numerics.max_positions
     tables: dict[str, Tensor] = {}
     for key, weight in state.items():

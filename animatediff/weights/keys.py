@@ -68,6 +68,15 @@ def without_prefix(entries: Mapping[str, T], prefix: str) -> dict[str, T]:
     return short | {key: value for key, value in entries.items() if not key.startswith(prefix) and key not in short}
 
 
+def below_loras(state: Mapping[str, T]) -> dict[str, T]:
+    """The entries of a model without the LoRAs on it, under the names that they have without."""
+    return {
+        key.replace(".base_layer.", "."): value
+        for key, value in state.items()
+        if not any(part.startswith("lora_") for part in key.split("."))
+    }
+
+
 def rename(key: str, rules: Rules) -> str:
     """One key by a table of rules."""
     for pattern, by in rules:

@@ -24,6 +24,7 @@ from animatediff.weights.keys import (
     POSITIONS,
     TO_INTERNAL,
     TO_ORIGINAL,
+    below_loras,
     layout_of,
     rename,
     to_internal,
@@ -140,7 +141,7 @@ def save_motion_module(
 
     `convert.convert` makes diffusers folders of it.
     """
-    state = {key: value.detach().to("cpu", dtype) for key, value in adapter.state_dict().items()}
+    state = {key: value.detach().to("cpu", dtype) for key, value in below_loras(adapter.state_dict()).items()}
     tensors = original_tensors(state, family.numerics.max_positions, tables_in(adapter))
     save_tensors(path, tensors, {**family.metadata(), **(metadata or {})})
 

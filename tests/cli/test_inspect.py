@@ -104,6 +104,7 @@ def test_whole_models_in_folders(place: Path, index: dict, kind: str, advice: st
     channels = 9 if kind == "base_unsuited" else 4
     config = {"_class_name": "UNet2DConditionModel", "in_channels": channels, "cross_attention_dim": 768}
     (place / "model" / "unet" / "config.json").write_text(json.dumps(config))
+    save_file({"conv_in.weight": torch.zeros(8, channels, 3, 3)}, place / "model" / "unet" / "model.safetensors")
     code, out, _ = inspect("--json", "model")
     facts = json.loads(out)
     assert (code, facts["kind"], "give_it_to" in facts) == (0, kind, advice is None)

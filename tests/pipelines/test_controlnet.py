@@ -300,6 +300,42 @@ def test_a_clip_that_follows_two_and_its_repeat(place: Path) -> None:
     assert np.array_equal(off, plain) and relative(off, frames) > 1e-2
 
 
+def test_a_single_image_is_followed_by_every_frame(place: Path) -> None:
+    unet = UNet2DConditionModel.from_pretrained(bundled_path(), subfolder="unet", torch_dtype=torch.float32)
+    save_controlnet(place / "net", unet, 0, (8, 16, 16))
+    Path("same").mkdir()
+    for number in range(3):
+        Path(f"same/{number}.png").write_bytes(Path("edges/0.png").read_bytes())
+    clips = []
+    for followed in ("edges/0.png", "same"):
+        net = ("--controlnet", "net", "--controlnet-video", followed)
+        code, _, err = run("a fox", *SMALL, *net, "--num-frames", "3", "--out", "a.png")
+        assert code == 0, err
+        clips.append(read_video("a.png")[0])
+    assert clips[0].shape == (3, 64, 64, 3) and np.array_equal(*clips)
+    moving = ("--controlnet", "net", "--controlnet-video", "walk.mp4")
+    assert (
+        run("a fox", *SMALL, "--controlnet", "net", "--controlnet-video", "edges/0.png", *moving, "--out", "b.mp4")[0]
+        == 0
+    )
+    frames, fps = read_video("b.mp4")
+    assert (len(frames), fps) == (6, 6), "length and rate are those of the one that moves"
+
+
+def test_damaged_images_are_refused_before_anything_is_loaded(place: Path) -> None:
+    Path("net").mkdir()
+    Path("net/config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
+    Path("net/diffusion_pytorch_model.safetensors").write_bytes(b"")
+    Path("edges/2.png").write_bytes(Path("edges/2.png").read_bytes()[:90])
+    for arguments in (
+        NET,
+        (*NET, "--controlnet-spread", "0.5"),
+        ("--video", "edges"),
+        ("--video", "edges", "--video-by-number"),
+    ):
+        assert "2.png: cannot be read as an image (is damaged" in is_one_message(place, "a fox", *SMALL, *arguments)
+
+
 def test_a_clip_with_pictures_at_single_frames(place: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(bundled_path(), subfolder="unet", torch_dtype=torch.float32)
     net = ControlNetModel.from_pretrained(save_controlnet(place / "folder", unet, 0, (8, 16, 16)))

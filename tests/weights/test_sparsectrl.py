@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import SparseControlNetModel, UNet2DConditionModel
 from support import ldm_files
+from support.close import relative
 from support.paths import GOLDEN
 from support.unets import SD15, SDXL
 from support.weight_files import published, write_hollow
@@ -204,3 +205,33 @@ def test_ldm_names_of_copies_for_the_webui(kind: str, tmp_path: Path) -> None:
     expected = load_sparsectrl(golden_file(kind), unet=golden_unet()).state_dict()
     for key, value in load_sparsectrl(seen.header.path, unet=golden_unet()).state_dict().items():
         assert torch.equal(value, expected[key]), key
+
+
+def test_heads_and_norm_groups_of_config_json(tmp_path: Path) -> None:
+    """No tensor tells them. Of one frame diffusers computes the same: its norms over frames are of that frame then."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 32}
+    theirs: Any = SparseControlNetModel(
+        **sizes,
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        norm_num_groups=8,
+        norm_eps=1e-3,
+        num_attention_heads=4,
+        motion_num_attention_heads=2,
+    )
+    for value in theirs.parameters():
+        torch.nn.init.normal_(value, std=0.2)
+    theirs.save_pretrained(tmp_path)
+    unet = UNet2DConditionModel(
+        **sizes,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    noise, text, images = torch.randn(2, 4, 1, 8, 8), torch.randn(2, 5, 32), torch.randn(2, 4, 1, 8, 8)
+    mask = torch.ones(2, 1, 1, 8, 8)
+    with torch.no_grad():
+        down, mid = theirs(noise, 7, text, images, conditioning_mask=mask, return_dict=False)
+        for encoder in (load_sparsectrl(tmp_path, unet=unet), load_sparsectrl(tmp_path)):
+            found = encoder(images[:, :, 0], mask[:, :, 0], torch.tensor(7), text, 1)
+            for one, other in zip([*found.down, found.mid], [*down, mid], strict=True):
+                assert relative(one, other) < 1e-5

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,14 @@ def set_scale(model: nn.Module, name: str, strength: Callable[[str], float]) -> 
     for path, norm in model.named_modules():
         if isinstance(norm, _ChangedNorm) and name in (changes := getattr(norm, NORMS)):
             changes[name].scale = strength(path)
+
+
+def rescale(model: nn.Module, names: Collection[str], factor: float) -> None:
+    """Multiply the strengths of LoRAs on every layer of `model`."""
+    for _, layer in lora_layers(model):
+        for name in names:
+            if name in layer.scaling:
+                layer.scaling[name] *= factor
 
 
 def acts(model: nn.Module, name: str) -> bool:
