@@ -15,6 +15,7 @@ from animatediff.bundled import bundled_path
 from animatediff.errors import UserError
 from animatediff.frames import frame_indices
 from animatediff.render.defaults import call_arguments, check_travels, with_defaults, with_seeds
+from animatediff.render.derived import warn_of_contradictions
 from animatediff.render.events import silent
 from animatediff.render.inputs import Inputs, images_within, input_arguments
 from animatediff.render.models import BASE_SETTINGS, BUNDLED, ModelSpec, compare_configs, motion_module_of
@@ -33,13 +34,14 @@ class DryRuns:
         self._given = given
 
     def check(self, request: AnimateRequest, inputs: Inputs) -> None:
-        """Raise UserError for a complete request that could not be rendered; says nothing else."""
+        """Raise UserError for a complete request that could not be rendered; warns of settings that disagree."""
         from animatediff.pipelines import AnimateDiffPipeline
 
         with silent():
             pipe = self._model(request)
             if isinstance(pipe, AnimateDiffPipeline):
                 check_clips(pipe, request, inputs)
+        warn_of_contradictions(request, inputs, pipe)
 
     def _model(self, request: AnimateRequest) -> Any:
         if self._given is not None:
@@ -73,7 +75,7 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
             pipe.set_scheduler(settings.scheduler)
         pipe.sampler.check()
         _put_motion_module(pipe, module, settings)
-        _put_few_steps(pipe, settings)
+        _put_loras(pipe, settings)
         if settings.sparsectrl is not None:
             from animatediff.weights.sparsectrl import empty_sparsectrl
 
@@ -89,7 +91,8 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
 def _files(settings: AnimateRequest) -> list[str]:
     """Files that a dry run looks into, besides image model and motion module."""
     one = [settings.vae, settings.text_encoder, settings.text_encoder_2, settings.sparsectrl, *settings.controlnet]
-    return [path for path in (*one, *(ref.path for ref in settings.loras)) if path is not None]
+    refs = (*settings.loras, *settings.motion_loras, settings.domain_adapter)
+    return [path for path in (*one, *(ref.path for ref in refs if ref is not None)) if path is not None]
 
 
 def _put_motion_module(pipe: AnimateDiffPipeline, module: str | Path, settings: AnimateRequest) -> None:
@@ -105,16 +108,22 @@ def _put_motion_module(pipe: AnimateDiffPipeline, module: str | Path, settings: 
             ) from error
         raise
     pipe.note_motion_adapter(adapter, facts)
+    for name, modules in adapter.modules_by_block():  # where LoRAs of motion look for their layers
+        pipe.unet.get_submodule(name).motion_modules = modules
 
 
-def _put_few_steps(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> None:
-    """The sampler, steps and guidance that few-step LoRAs bring."""
+def _put_loras(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> None:
+    """Check that LoRAs fit the model, and take the sampler, steps and guidance that few-step ones bring."""
     from animatediff.weights.lora.few_steps import few_step_lora
+    from animatediff.weights.lora.load import check_lora_fits
     from animatediff.weights.lora.source import lora_header
 
-    for number, ref in enumerate(settings.loras):
+    adapter = () if settings.domain_adapter is None else (settings.domain_adapter,)
+    for ref in (*adapter, *settings.loras, *settings.motion_loras):
+        check_lora_fits(ref.path, unet=pipe.unet, text_encoders=pipe.text_encoders)
+    for ref in settings.loras:
         if ref.scale != 0 and (few := few_step_lora(lora_header(ref.path))) is not None:
-            pipe.sampler.few_steps[f"lora_{number}"] = few.recommended
+            pipe.sampler.few_steps[ref.path] = few.recommended
     pipe.renew_scheduler()
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 KARRAS = {"use_karras_sigmas": True}
 ODE, SDE = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
+SINGLE = ODE | {"lower_order_final": True}  # as diffusers sets it itself, with a warning
 # Lightning and other few-step models were distilled at the ends of equal parts of the schedule.
 TRAILING = {"timestep_spacing": "trailing"}
 
@@ -44,8 +45,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", ODE | KARRAS),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", SDE),
     "dpmpp_2m_sde_karras": ("DPMSolverMultistepScheduler", SDE | KARRAS),
-    "dpmpp_2s": ("DPMSolverSinglestepScheduler", ODE),
-    "dpmpp_2s_karras": ("DPMSolverSinglestepScheduler", ODE | KARRAS),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", SINGLE),
+    "dpmpp_2s_karras": ("DPMSolverSinglestepScheduler", SINGLE | KARRAS),
 }
 """Our name -> diffusers class and settings on top of the model's own configuration."""
 
@@ -79,7 +80,7 @@ def scheduler_name(name: str) -> str:
     if wanted in SCHEDULERS:
         return wanted
     for short, (class_name, settings) in SCHEDULERS.items():
-        if not settings.keys() - {"skip_prk_steps", "algorithm_type"} and class_name.lower() in (
+        if not settings.keys() - {"skip_prk_steps", "algorithm_type", "lower_order_final"} and class_name.lower() in (
             wanted,
             f"{wanted}scheduler",
         ):

@@ -18,8 +18,12 @@ from support.paths import GOLDEN
 from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.render import OneFile, Renderer, RunFolder, build_request
+from animatediff.render.derived import warn_of_contradictions
 from animatediff.render.dry_run import dry_model
+from animatediff.render.inputs import Inputs, look_into
 from animatediff.render.models import ModelSpec, load_model
+from animatediff.weights.families import FAMILIES
+from animatediff.weights.lora.few_steps import LCM
 
 V2, V3, SDXL = GOLDEN / "v2", GOLDEN / "v3", GOLDEN / "sdxl"
 GOOD: dict[str, Any] = {"prompt": "a fox", "seed": 1, "num_frames": 2, "steps": 1, "width": 32, "height": 32}
@@ -71,6 +75,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
         {**OF_V3, "text_encoder": "bundled"}, "takes prompt embeddings of width 32, and .* makes 128",
     ),
     "second text encoder": ({**OF_V3, "text_encoder_2": str(V3 / "sd")}, "this model has no text_encoder_2"),
+    "LoRA": (
+        {"loras": str(V3 / "style_lora_kohya.safetensors")}, "style_lora_kohya.safetensors.*another base model",
+    ),
+    "MotionLoRA": ({"motion_loras": str(V2 / "motion_lora.ckpt")}, "motion_lora.ckpt"),
     "configuration": ({"inference_config": "broken.yaml"}, "broken.yaml.*not valid YAML"),
     "images at frames": (
         {"video": "frames", "video_by_number": True, "num_frames": 2, "steps": 4, "overlap": 9}, "overlap must be",
@@ -108,7 +116,7 @@ def test_images_of_controlnets(tmp_path: Path) -> None:
     other = {"model": "bundled", "controlnet": "net", "controlnet_video": "frames", "controlnet_spread": [[0.5]]}
     assert "another base model" in refused(**other, num_frames=2)
     Path("frames/0001.png").write_bytes(Path("frames/0001.png").read_bytes()[:60])
-    assert "frames/0001.png: cannot be read as an image" in refused(**net, controlnet_video="frames", num_frames=2)
+    assert "damaged or cut off" in refused(**net, controlnet_video="frames", num_frames=2)
     assert "frames/0001.png" in refused(video="frames", video_by_number=True, num_frames=2, steps=4)
 
 
@@ -161,6 +169,54 @@ def test_a_dry_model_recommends_what_the_loaded_one_does(settings: dict[str, Any
     assert dry.unet.device.type == "meta" and not dict(loaded.unet.named_parameters())["conv_in.weight"].is_meta
     shapes: Callable[[Any], Any] = lambda pipe: {k: v.shape for k, v in pipe.vae.state_dict().items()}  # noqa: E731
     assert shapes(dry) == shapes(loaded)
+
+
+def said(caplog: pytest.LogCaptureFixture, **settings: Any) -> list[str]:
+    caplog.clear()
+    Renderer(load=unloadable).prepare([build_request(GOOD | settings)])
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_inputs_that_disagree_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    for name, size in (("wide", (64, 32)), ("wider", (129, 64)), ("tall", (32, 64))):
+        Image.new("RGB", size).save(f"{name}.png")
+    ends = {"width": None, "height": None, "image": "wide.png"}
+    assert said(caplog, **ends, last_image="wider.png") == []
+    (line,) = said(caplog, **ends, last_image="tall.png")
+    assert line.startswith("the image of frame -1 is 32 x 64, but the image of frame 0 is 64 x 32")
+    (line,) = said(caplog, **ends, video="frames", steps=4)
+    assert line.startswith("the image of frame 0 is 64 x 32, but `video` is 32 x 32: the clip has the shape of `video`")
+    assert said(caplog, **ends | {"width": 32, "height": 32}, video="frames", steps=4) == []
+
+
+def test_rates_that_disagree_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    from animatediff.media import write_video
+
+    for name, fps in (("slow", 8), ("fast", 12)):
+        write_video(np.zeros((4, 32, 32, 3), np.uint8), f"{name}.mp4", fps=fps)
+    inputs = look_into(build_request(GOOD | {"video": "slow.mp4"}))
+    inputs.controlnet_videos = [look_into(build_request(GOOD | {"video": "fast.mp4"})).video]  # pyright: ignore
+    warn_of_contradictions(build_request(GOOD), inputs, None)
+    (line,) = caplog.messages
+    assert line.startswith("`controlnet_video` has 12 frames a second, but `video` has 8")
+
+
+def test_few_step_weights_that_disagree_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    pipe: Any = AnimateDiffPipeline.from_bundled()
+    pipe.sampler.few_steps["lcm"] = LCM
+    call = {"prompt": "a", "scheduler": "euler"}
+    warn_of_contradictions(build_request(call), Inputs(), pipe)
+    (line,) = caplog.messages
+    assert line.startswith("`scheduler` is euler, but lcm was made for scheduler lcm, 6 steps, guidance 1.5")
+    caplog.clear()
+    for more in ({"steps": 20, "guidance_scale": 5}, {"scheduler": "lcm"}):
+        warn_of_contradictions(build_request(call | more), Inputs(), pipe)
+    assert caplog.messages == []
+    pipe.attachment.adapter.family = FAMILIES["lightning"]
+    warn_of_contradictions(build_request({"prompt": "a"}), Inputs(), pipe)
+    (line,) = caplog.messages
+    assert "the motion module (AnimateDiff-Lightning) takes scheduler euler_trailing, 4 steps" in line
+    assert "but lcm scheduler lcm, 6 steps, guidance 1.5: the latter counts" in line
 
 
 def test_a_dry_run_says_nothing_and_changes_no_frame(caplog: pytest.LogCaptureFixture) -> None:

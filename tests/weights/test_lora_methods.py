@@ -19,7 +19,7 @@ from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.render.prepare import complete
 from animatediff.render.request import AnimateRequest
 from animatediff.training.stages.lora_weights import check_kind
-from animatediff.weights.lora.load import check_lora, load_lora, remove_lora, set_lora_scales
+from animatediff.weights.lora.load import check_lora, check_lora_fits, load_lora, remove_lora, set_lora_scales
 from animatediff.weights.lora.methods import is_lora, method_names, refusal
 from animatediff.weights.lora.source import lora_header
 
@@ -78,6 +78,28 @@ def test_every_method_equals_the_merged_weights(name: str, caplog: pytest.LogCap
     assert all(torch.equal(value, weights[key]) for key, value in unet.state_dict().items())
     assert all(dict(unet.named_modules())[path] is module for path, module in modules.items())
     assert not caplog.records
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_header_alone_tells_whether_a_lora_fits(name: str, tmp_path: Path) -> None:
+    unet = tiny_unet()
+    state, _ = made(METHODS[name], unet)
+    path = tmp_path / "lora.safetensors"
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    check_lora_fits(path, unet=unet.to("meta"))
+    empty = torch.nn.Module()
+    empty.linear = torch.nn.Linear(3, 3, device="meta")
+    with pytest.raises(UserError, match="5 of 5 layers have no place in this model"):
+        check_lora_fits(path, unet=empty)
+
+
+def test_a_header_alone_tells_sizes_that_do_not_fit(tmp_path: Path) -> None:
+    unet, path = tiny_unet(), tmp_path / "lora.safetensors"
+    state, _ = made(pair, unet)
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    unet.to("meta").get_submodule(CROSS).weight = torch.nn.Parameter(torch.empty(7, 5, device="meta"))
+    with pytest.raises(UserError, match=r"the layer it is for has \(7, 5\)"):
+        check_lora_fits(path, unet=unet)
 
 
 def merged_of(weights: State, changes: dict[str, Tensor], scale: float) -> torch.nn.Module:

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -192,6 +193,33 @@ def check_lora_keys(keys: list[str], label: str) -> None:
         raise UserError(f"{label}: a whole image model, not a LoRA; give it as base model (`model`)")
     first = ", ".join(keys[:3]) or "nothing"
     raise UserError(f"{label}: not a LoRA: no key has `lora` in it (found {first})")
+
+
+def check_lora_fits(source: str | Path, *, unet: nn.Module, text_encoders: Sequence[nn.Module] = ()) -> None:
+    """Raise UserError for a LoRA that `load_lora` would refuse for these models, by its header; no weights are read.
+
+    The models may be without weights (on the meta device).
+    """
+    from animatediff.weights.lora.match import match, read_layers
+
+    header = lora_header(source)
+    check_lora(header)
+    tensors = _placeholders(header)
+    layers_per_block = getattr(getattr(unet, "config", None), "layers_per_block", 2)
+    per_block = layers_per_block if isinstance(layers_per_block, int) else 2
+    layers = read_layers(tensors, name=str(header.path), metadata=header.metadata, layers_per_block=per_block)
+    kind = kind_of(layers, list(tensors))
+    match(layers, _models(unet, text_encoders), kind=kind, label=str(header.path))
+
+
+def _placeholders(header: Header) -> dict[str, Tensor]:
+    """Tensors of the shapes that a file states, without memory; single numbers, such as alpha, are 1."""
+    import torch
+
+    return {
+        key: torch.ones(info.shape) if prod(info.shape) == 1 else torch.empty(info.shape, device="meta")
+        for key, info in header.tensors.items()
+    }
 
 
 def _default_name(kind: Kind, label: str) -> str:

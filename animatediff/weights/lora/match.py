@@ -156,7 +156,8 @@ def _change(layer: FileLayer, path: str, module: Any, label: str) -> LayerChange
 
 
 def _finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
+    """Whether all values are finite; of a tensor without values (on the meta device) nothing is known."""
+    return tensor.is_meta or not tensor.is_floating_point() or bool(tensor.float().isfinite().all())
 
 
 def _built(layer: FileLayer, path: str, module: Any) -> LayerChange:
@@ -192,7 +193,8 @@ def _built(layer: FileLayer, path: str, module: Any) -> LayerChange:
             up_bias = up_bias.float() * ((alpha or 0) / pair.rank)
     if magnitude is not None:
         parts["dora_scale"] = magnitude
-    delta = layer_delta(parts, alpha, weight)
+    # without values there is no change to make, and its sizes are checked when there are
+    delta = None if weight.is_meta else layer_delta(parts, alpha, weight)
     delta = None if delta is None else delta.to(weight.dtype)  # as large as the layer: not kept in float32
     return LayerChange(path=path, weight=delta, bias=_sum(up_bias, own_bias))
 
