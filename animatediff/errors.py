@@ -28,8 +28,11 @@ class UserError(ValueError):
     """A mistake in a file, a setting or an argument; its message names the finding and the remedy.
 
     Messages name settings as Python does, in backquotes (`num_frames`); a front end that has other names for them puts
-    those in their place by `renamed`.
+    those in their place by `renamed`. Control characters in them, which names in files may hold, become escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class Cancelled(Exception):  # noqa: N818 - a request that was granted, not an error
