@@ -215,5 +215,5 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
             num_heads=int(stated.get("num_heads", 8)),  # not in files of version 0.1
             recommended=Recommended(**stated["recommended"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{label}: its metadata {NUMERICS_KEY} cannot be read ({error}); was it edited?") from error

@@ -9,6 +9,7 @@ import random
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,18 +154,18 @@ def _result(path: Path) -> Any:
 
 def _clip(path: Path) -> Any:
     from animatediff.errors import UserError
+    from animatediff.limits import limits
     from animatediff.media import read_metadata
     from animatediff.media.read import open_clip
     from animatediff.media.source import open_source
 
-    for read in (read_metadata, lambda given: open_source(given, fps=8.0)):
-        try:
-            read(path)
-        except UserError as error:
-            str(error)
-    with open_clip(path) as clip:
-        for _ in clip.frames:
-            pass
+    with limits(max_pixels=2**22, max_animation_pixels=2**24, max_video_frames=10_000):
+        for read in (read_metadata, lambda given: open_source(given, fps=8.0)):
+            with suppress(UserError):
+                read(path)
+        with open_clip(path) as clip:
+            for _ in clip.frames:
+                pass
 
 
 def _image(path: Path) -> Any:
