@@ -1,6 +1,6 @@
 """Files: found by name, read as text, YAML or JSON, and written whole or not at all.
 
-What is written stands under another name beside its place until it is complete, and is then renamed.
+What is written stands under another name beside its place until it is complete, and is then renamed (`unfinished.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import yaml
 
 from animatediff.errors import UserError
+from animatediff.unfinished import Unfinished
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The root of a source checkout; the folder of packages where installed."""
@@ -264,7 +264,8 @@ class AtomicFile:
     def __init__(self, path: str | Path, *, overwrite: bool = True) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
-        self.temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._unfinished = Unfinished(self.path)
+        self.temporary = self._unfinished.path
         self._made: list[Path] = []
 
     def __enter__(self) -> AtomicFile:
@@ -288,7 +289,7 @@ class AtomicFile:
             self._clean()
 
     def _clean(self) -> None:
-        self._remove()
+        self._unfinished.remove()
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
@@ -300,13 +301,10 @@ class AtomicFile:
             raise UserError(f"{self.path}: is a folder, expected a file name")
 
     def _create(self) -> None:
-        self.temporary.touch(exist_ok=False)
+        self._unfinished.create()
 
     def _publish(self) -> None:
         self.path = _publish(self.temporary, self.path, self.overwrite)
-
-    def _remove(self) -> None:
-        self.temporary.unlink(missing_ok=True)
 
 
 class AtomicFolder(AtomicFile):
@@ -316,15 +314,12 @@ class AtomicFolder(AtomicFile):
         check_folder(self.path)
 
     def _create(self) -> None:
-        self.temporary.mkdir()
+        self._unfinished.create(folder=True)
 
     def _publish(self) -> None:
         if self.path.exists():
             shutil.rmtree(self.path)
         os.replace(self.temporary, self.path)
-
-    def _remove(self) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
