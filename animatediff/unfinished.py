@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +40,9 @@ class Unfinished:
     """
 
     def __init__(self, path: Path) -> None:
-        name = path.name.encode("utf-8", "surrogateescape")[:NAME_BYTES].decode("utf-8", "ignore")
+        name = path.name
+        if len(encoded := os.fsencode(name)) > NAME_BYTES:
+            name = encoded[:NAME_BYTES].decode(sys.getfilesystemencoding(), "ignore")
         self.path = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         self._lock: int | None = None
 

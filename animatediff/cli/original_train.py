@@ -11,6 +11,7 @@ import typer
 
 from animatediff.cli.errors import reporting
 from animatediff.cli.original import QuietParser, check_flags
+from animatediff.cli.terminal import ending, prepare
 
 LAUNCHERS = {
     "pytorch": "torchrun says what it needs by itself",
@@ -34,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     from animatediff.cli.train import run
 
+    prepare()
     try:
-        with reporting():
+        with ending(), reporting():
             given = sys.argv[1:] if arguments is None else list(arguments)
             given = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), item) for item in given]
             parser = _parser()

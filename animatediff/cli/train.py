@@ -10,10 +10,9 @@ from typing import Annotated, Optional
 import typer
 
 from animatediff.cli.errors import reports_errors
+from animatediff.cli.terminal import SIGNAL_BASE
 from animatediff.errors import UserError, renamed
 
-SIGNAL_BASE = 128
-"""A process that ends by signal N has exit code 128 + N, as shells count."""
 FLAGS = {"resume": "--resume", "settings": "--set"}
 """Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
