@@ -27,6 +27,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 """The root of a source checkout; the folder of packages where installed."""
 
 
+SHIPPED = (Path(__file__).resolve().parent, REPOSITORY)
+"""Folders in which configs/ may stand: the package where installed, a source checkout."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Roots:
     """Folders in which models are looked for and results are written; relative ones are those of the command line."""
@@ -172,6 +176,15 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
             yield Path(os.path.normpath(folder / path))
     if kind and path.suffix:
         yield from (place for models in roots.models if (place := models / kind / path.name).is_file())
+
+
+def config_file(path: str | Path) -> Path:
+    """A configuration file as it is named; where it is not here, the one that ships under this name, `configs/...`."""
+    path = Path(path)
+    parts = Path(str(path).replace("\\", "/")).parts
+    if path.exists() or parts[:1] != ("configs",) or ".." in parts:
+        return path
+    return next((place for root in SHIPPED if (place := root.joinpath(*parts)).is_file()), path)
 
 
 def write_error(path: Path, error: BaseException) -> UserError:

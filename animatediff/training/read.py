@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from animatediff.errors import UserError
-from animatediff.files import find, parse_yaml, read_text
+from animatediff.files import config_file, find, parse_yaml, read_text
 from animatediff.render.request import unknown_key
 from animatediff.training.config import OLD_NAMES, ONLY_FOR, TrainConfig, current_names, warn_old_names
 from animatediff.training.original import from_original, is_original
@@ -41,7 +41,7 @@ def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainCo
     Relative file names are tried beside the file, then in the working directory. Raises UserError that names the file,
     the line, and the nearest known key.
     """
-    path = Path(path)
+    path = config_file(path)
     values, lines = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path}: expected settings as `key: value`, found {type(values).__name__}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.files import HERE, Lines, Roots, parse_json, parse_yaml, read_text
+from animatediff.files import HERE, Lines, Roots, config_file, parse_json, parse_yaml, read_text
 from animatediff.render.read.merge import merge, resolve
 from animatediff.render.read.original import ALIASES, EACH, RENAMED, is_run, settings_of
 from animatediff.render.read.travel_file import data_folders
@@ -31,7 +31,7 @@ def load_config(
     roots: where files are looked for that are not beside this one.
     Raises UserError that names the file, the line, and the nearest known key.
     """
-    path = Path(path)
+    path = config_file(path)
     data: Any = parse_json(read_text(path), str(path)) if path.suffix.lower() == ".json" else None
     _check_is_no_other(data, path)
     if is_travel_json(data):
