@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from animatediff.errors import Cancelled, UserError, printable, renamed
+from animatediff.cli.show import show
+from animatediff.errors import Cancelled, UserError, renamed
+from animatediff.limits import FLAGS as LIMIT_FLAGS
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -31,7 +33,7 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
 
     flags: setting -> its flag, which stands in messages in place of the setting.
     """
-    flags = flags or {}
+    flags = LIMIT_FLAGS | dict(flags or {})
     try:
         yield
     except KeyboardInterrupt:
@@ -66,7 +68,7 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
 
 
 def _fail(message: str, code: int = USER_ERROR) -> NoReturn:
-    print(f"animatediff: {printable(message)}", file=sys.stderr)  # names of files and keys may hold escape sequences
+    show(f"animatediff: {message}", file=sys.stderr)
     raise typer.Exit(code)
 
 

@@ -13,6 +13,7 @@ from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
+from animatediff.cli.show import show
 from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
 
@@ -41,7 +42,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from animatediff import __version__
 
-        print(f"animatediff {__version__}")
+        show(f"animatediff {__version__}")
         raise typer.Exit
 
 

@@ -11,6 +11,7 @@ import typer
 
 from animatediff.cli.errors import reporting
 from animatediff.cli.original import QuietParser, check_flags
+from animatediff.cli.show import show
 from animatediff.cli.terminal import ending, prepare
 
 LAUNCHERS = {
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_flags(parser, given)
             flags = parser.parse_args(given)
             if flags.launcher:
-                print(f"--launcher is not needed: {LAUNCHERS[flags.launcher]}", file=sys.stderr)
+                show(f"--launcher is not needed: {LAUNCHERS[flags.launcher]}", file=sys.stderr)
             settings = [*(["log=[wandb]"] if flags.wandb else []), *(flags.set or [])]
             run(flags.config, settings, resume=False if flags.fresh else None, quiet=flags.quiet)
     except typer.Exit as end:

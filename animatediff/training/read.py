@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, brief
 from animatediff.files import config_file, find, parse_yaml, read_text
 from animatediff.render.request import unknown_key
 from animatediff.training.config import OLD_NAMES, ONLY_FOR, TrainConfig, current_names, warn_old_names
@@ -139,4 +138,4 @@ def _sentence(item: Any, where: str, lines: Mapping[tuple[Any, ...], int]) -> st
         return f"{prefix}{name} is missing"
     if not location or item["type"] == "value_error":
         return f"{prefix}{f'{name}: ' if name else ''}{text}"
-    return f"{prefix}{name}={reprlib.repr(item['input'])}: {text[:1].lower()}{text[1:]}"
+    return f"{prefix}{name}={brief(item['input'])}: {text[:1].lower()}{text[1:]}"
