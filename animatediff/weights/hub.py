@@ -106,10 +106,10 @@ def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **
     if settings.get("local_files_only") or not _allowed.get():
         if (cached := cached_folder(name, **of_cache)) is not None:
             return cached
-        how = "`local_files_only`; leave that out" if settings.get("local_files_only") else "without `download`; add it"
+        remedy = "leave out `local_files_only`" if settings.get("local_files_only") else "add `download` to fetch it"
         raise UserError(
-            f"{name}: no such file or folder here, and it is not in the hub's local cache, which alone is looked at "
-            f"{how}, or give a local file or folder"
+            f"{name}: no such file or folder here, and it is not in the hub's local cache; {remedy}, or give a local "
+            "file or folder"
         )
     repository = current_id(name)
     try:
