@@ -112,9 +112,11 @@ def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **
             "file or folder"
         )
     repository = current_id(name)
+    logger.info("%s: looked for on the hub", name)
     try:
-        files = HfApi().list_repo_files(repository, **of_list)
-        return Path(snapshot_download(repository, allow_patterns=[*wanted(files)], **settings))
+        with _quiet_hub():
+            files = HfApi().list_repo_files(repository, **of_list)
+            return Path(snapshot_download(repository, allow_patterns=[*wanted(files)], **settings))
     except (UserError, Cancelled):
         raise
     except RepositoryNotFoundError as error:
@@ -129,6 +131,18 @@ def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **
             f"{name}: no such file or folder here, the hub cannot be reached ({_reason(error)}), and it is not in the "
             "hub's local cache; give a local single file or folder"
         ) from error
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Leave out the hub library's lines about each attempt: the error says what came of them."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _reason(error: Exception) -> str:
@@ -283,7 +297,8 @@ def _download(known: KnownFile, name: str, place: Path, on_bytes: OnBytes | None
         bar: dict[str, Any] = {}
         if on_bytes is not None and "tqdm_class" in signature(hf_hub_download).parameters:  # not in old versions
             bar["tqdm_class"] = _bar(on_bytes)
-        return Path(hf_hub_download(known.repository, name, endpoint=endpoint, **bar))
+        with _quiet_hub():
+            return Path(hf_hub_download(known.repository, name, endpoint=endpoint, **bar))
     except (UserError, Cancelled):
         raise
     except Exception as error:  # errors of the network are of another library with each generation of the hub's
