@@ -28,6 +28,8 @@ def with_files(values: Mapping[str, Any], change: Callable[[str, str, str], Any]
     """
 
     def changed(value: Any, setting: str, place: str) -> Any:
+        if isinstance(value, bytes):  # of YAML; a request would take them as text
+            value = value.decode(errors="replace")
         if isinstance(value, str):
             return change(value, setting, place) if value else value
         if isinstance(value, list | tuple):

@@ -48,7 +48,7 @@ def complete(
         from animatediff.sampling.schedulers import scheduler_class
 
         scheduler_class(request.scheduler)
-    _check_device(request.device)
+    check_device(request.device)
     own = request.motion_module in (None, BUNDLED)
     model = request.model or (BUNDLED if own else default_base(request.download, roots))
     of_bundled = is_bundled(model)
@@ -113,14 +113,15 @@ def _dtype(request: AnimateRequest) -> Any:
     return as_dtype(request.dtype, request.device or str(default_device()))
 
 
-def _check_device(device: str | None) -> None:
+def check_device(device: Any) -> None:
+    """Raise UserError for a device that this machine does not have; None is none in particular."""
     if device is None:
         return
     import torch
 
     try:
         kind = torch.device(device).type
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UserError(f"device={device!r}: is no device; expected cpu, cuda, cuda:1, mps, ...") from error
     if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
         raise UserError(f"device={device!r}: this machine, or this build of PyTorch, has none; leave `device` out")

@@ -17,8 +17,9 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
 from animatediff.render.fingerprint import fingerprint
-from animatediff.render.options import IN_MEMORY, PATH_FIELDS
+from animatediff.render.options import BY_NAME, IN_MEMORY, PATH_FIELDS
 from animatediff.render.portable import bundled_name, with_files
+from animatediff.render.request_inputs import is_note
 from animatediff.weights.storage.paths import shown
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Lookup:
         Raises UserError for a name that leads out of the folders. Names of which there is no file here stay, as they
         may be hub ids or published files; whoever opens them says so otherwise.
         """
-        found = with_files(values, self.find)
+        found = with_files({name: _in_full(name, value) for name, value in values.items()}, self.find)
         return {name: value for name, value in found.items() if value is not None or values[name] is None}
 
     def find(self, name: str, setting: str = "", place: str = "") -> str | None:
@@ -134,6 +135,17 @@ class Lookup:
         return any(os.path.lexists(place) for place in places) or not any(
             _is_in(os.path.abspath(place), folder) for place in places for folder in own
         )
+
+
+def _in_full(setting: str, value: Any) -> Any:
+    """A value without its short forms, in which a name of a file may stand among other things (`8=c.png`)."""
+    option = BY_NAME.get(setting)
+    if option is None or option.folder is None or option.convert is None or is_note(value):
+        return value
+    try:
+        return option.convert(value)
+    except (UserError, ValueError, TypeError):  # which the request says too
+        return value
 
 
 def _is_in(path: str, folder: str) -> bool:

@@ -49,6 +49,8 @@ def load_result(path: str | Path, overrides: Mapping[str, Any] | None = None, *,
         values = normal_prompts(values)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    if "device" not in overrides:
+        values = _on_this_machine(values, where)
     asked = {name: value for name, value in values.items() if name not in overrides}
     found = Lookup(str(path), [path.parent], roots, _hashes(content)).resolve(asked)
     logger.info("%s", _listing(where, asked, found))
@@ -78,6 +80,18 @@ def _content(path: Path) -> Mapping[str, Any]:
             f"{path}: carries no request; expected a file made by `animatediff animate`, or the .json beside it"
         )
     return content
+
+
+def _on_this_machine(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """`values` without a device that is not here, which is said: the best there is takes its place."""
+    from animatediff.render.prepare import check_device
+
+    try:
+        check_device(values.get("device"))
+    except UserError:
+        logger.warning("%s: was made on %s, which is not here; left out", where, shown(str(values["device"])))
+        return {name: value for name, value in values.items() if name != "device"}
+    return values
 
 
 def _hashes(content: Mapping[str, Any]) -> dict[str, str]:
