@@ -119,17 +119,18 @@ def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **
             return Path(snapshot_download(repository, allow_patterns=[*wanted(files)], **settings))
     except (UserError, Cancelled):
         raise
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            f"{name}: no such file or folder here, and no such model on the hub (or it is private)"
-        ) from error
     except Exception as error:  # errors of the network are of another library with each generation of the hub's
+        is_gone = isinstance(error, RepositoryNotFoundError)
+        failure = "no such model on the hub (or it is private)"
+        failure = failure if is_gone else f"the hub cannot be reached ({_reason(error)})"
         if (cached := cached_folder(name, **of_cache)) is not None:
-            logger.warning("%s: the hub cannot be reached (%s); taken as it was fetched before", name, _reason(error))
+            logger.warning("%s: %s; taken as it was fetched before", name, failure)
             return cached
+        if is_gone:
+            raise UserError(f"{name}: no such file or folder here, and {failure}") from error
         raise UserError(
-            f"{name}: no such file or folder here, the hub cannot be reached ({_reason(error)}), and it is not in the "
-            "hub's local cache; give a local single file or folder"
+            f"{name}: no such file or folder here, {failure}, and it is not in the hub's local cache; give a local "
+            "single file or folder"
         ) from error
 
 
