@@ -40,6 +40,8 @@ class Roots:
     samples: Path = Path("samples")
     files: tuple[Path, ...] = (Path(), REPOSITORY)
     """Folders that relative names of files are tried in."""
+    named: tuple[Path, ...] = ()
+    """Further folders that the user named, in which the files that a result or a configuration names may be."""
 
 
 HERE = Roots()

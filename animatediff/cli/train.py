@@ -16,7 +16,7 @@ from animatediff.cli.terminal import SIGNAL_BASE
 from animatediff.errors import UserError, renamed
 from animatediff.limits import CONFIG, DATA, MEDIA, WEIGHTS
 
-FLAGS = {"resume": "--resume", "settings": "--set"}
+FLAGS = {"resume": "--resume", "settings": "--set", "download": "--download"}
 """Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
 
@@ -35,11 +35,17 @@ def train(
             help="Insist on a checkpoint to go on from, or start over; otherwise a run that was stopped goes on.",
         ),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a hub id that is not in the hub's cache.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only look through the configuration and the data.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
 ) -> None:
     """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
-    run(config, set_ or [], resume=resume, check=check, quiet=quiet)
+    from animatediff.weights.hub import network
+
+    with network(download):
+        run(config, set_ or [], resume=resume, check=check, quiet=quiet)
 
 
 def run(

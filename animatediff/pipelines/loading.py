@@ -199,8 +199,9 @@ class Loading(Adapters, Loras):
         try:
             found: Any = DiffusionPipeline.load_config(str(path), **settings)
             return dict(found)
-        except OSError as error:
-            raise UserError(f"{path}: has no model_index.json ({str(error).splitlines()[0][:160]})") from error
+        except Exception as error:  # of the network, whose errors are of another library with each generation
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{path}: has no model_index.json ({reason[:160]})") from error
 
     @classmethod
     def from_config(cls, config: Any, **_: Any) -> Self:
