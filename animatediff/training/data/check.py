@@ -14,9 +14,10 @@ from animatediff.media.open import open_media
 from animatediff.training.data.clip import Draw
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.dataset import chosen_frames
+from animatediff.training.data.folder import NO_CAPTION, STILLS
 from animatediff.training.data.items import Findings
 from animatediff.training.data.shards import list_shards, parts_of
-from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list_items
+from animatediff.training.data.sources import MISSING, kind_of, list_items
 from animatediff.training.data.tar import is_remote, read_samples
 
 CHECKED_SHARDS = 4
@@ -101,7 +102,12 @@ def check_data(config: DataConfig) -> DataReport:
 
 
 def _hint(report: DataReport) -> str:
-    """A hint where most of the files are missing."""
+    """A hint where most of the files are missing, or single images are among clips."""
+    if STILLS in report.bad_listed.counts or STILLS in report.bad_opened.counts:
+        return (
+            "\nImages are single frames: data.num_frames: 1 (the stages adapter and image set it) takes them together "
+            "with videos, data.camera makes clips of them; otherwise keep them elsewhere."
+        )
     if report.bad_listed.counts.get(MISSING, 0) <= report.num_listed / 2:
         return ""
     return f"\nAre the videos elsewhere? They were looked for in {report.config.base()}; data.video_folder says where."

@@ -18,6 +18,7 @@ from animatediff.media.reader import Reader
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
+from animatediff.training.data.frames import identity_of
 from animatediff.training.data.items import Item, Listing
 
 MAX_TRIES = 10
@@ -118,11 +119,11 @@ class FileClips(ClipDataset):
     def clip(self, index: int, epoch: int) -> tuple[str, str, tuple[Item, Draw]]:
         item = self.items[index]
         try:
-            status = os.stat(item.path)
+            identity = identity_of(item.path)
         except OSError as error:
             raise BadMedia(f"cannot be opened ({reason(error)})") from error
         drawn = draw(self.config, epoch, index, item.name)
-        key = clip_key(self.config, drawn, item.name, f"{status.st_size} {status.st_mtime_ns}")
+        key = clip_key(self.config, drawn, item.name, identity)
         return key, item.text, (item, drawn)
 
     def frames(self, what: tuple[Item, Draw]) -> Tensor:

@@ -64,6 +64,13 @@ class Findings:
         if len(listed) < EXAMPLES:
             listed.append(printable(example))
 
+    def update(self, other: Findings) -> None:
+        """Count those of `other` as well."""
+        for what, count in other.counts.items():
+            self.counts[what] = self.counts.get(what, 0) + count
+            listed = self.examples.setdefault(what, [])
+            listed += other.examples.get(what, [])[: EXAMPLES - len(listed)]
+
     def __len__(self) -> int:
         return sum(self.counts.values())
 

@@ -21,11 +21,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from animatediff.errors import UserError
 from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
 from animatediff.training.data.cache import LatentCache
+from animatediff.training.data.captions import TEXT_KEYS, caption_of
 from animatediff.training.data.clip import clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
 from animatediff.training.data.dataset import MAX_TRIES, ClipItem, read_frames
-from animatediff.training.data.sources import TEXT_KEYS, caption_of
-from animatediff.training.data.tar import Sample, expand, is_remote, read_samples
+from animatediff.training.data.tar import SHARD_SUFFIXES, Sample, expand, is_remote, read_samples
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def list_shards(config: DataConfig) -> list[str]:
 def _local(name: str) -> list[str]:
     path = Path(name)
     if path.is_dir():
-        names = sorted(str(p) for p in path.iterdir() if p.name.lower().endswith((".tar", ".tar.gz", ".tgz")))
+        names = sorted(str(p) for p in path.iterdir() if p.name.lower().endswith(SHARD_SUFFIXES))
         if not names:
             raise UserError(f"{path}: holds no .tar shards")
         return names

@@ -22,6 +22,7 @@ from animatediff.media.kinds import BadMedia, reason, sniff
 
 logger = logging.getLogger(__name__)
 
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TIMEOUT_S = 60
 PAUSES_S = (1, 4, 16)
 """Pauses before a broken connection is tried again, one for each try."""
