@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from animatediff.media.kinds import BadMedia
@@ -163,17 +164,25 @@ def choose_caption(files: Iterable[tuple[str, bytes]]) -> Caption:
     counts. Raises BadMedia where two texts differ, or one cannot be read.
     """
     texts: dict[str, Caption] = {}
+    records: list[tuple[str, bytes]] = []
     for name, content in files:
-        if (caption := read_caption(name, content)).text:
+        if name.lower().endswith("json"):
+            records.append((name, content))
+        elif (caption := read_caption(name, content)).text:
             texts[name] = caption
-    plain = {name: caption for name, caption in texts.items() if not name.lower().endswith("json")}
-    distinct = {caption.text: name for name, caption in reversed((plain or texts).items())}
-    if len(distinct) > 1:
-        named = ", ".join(sorted(distinct.values()))
-        raise BadMedia(f"{named} differ; keep one of them", DIFFERING)
-    if not texts:
-        return Caption("")
-    chosen = next(iter((plain or texts).values()))
-    if any(caption.text != chosen.text for caption in texts.values()):
-        return Caption(chosen.text, "with another caption in .json (the text file is used)")
-    return chosen
+    _must_agree(texts)
+    if texts:
+        chosen = next(iter(texts.values()))
+        for name, content in records:
+            with suppress(BadMedia):
+                if read_caption(name, content).text not in ("", chosen.text):
+                    return Caption(chosen.text, "with another caption in .json (the text file is used)")
+        return chosen
+    found = {name: caption for name, content in records if (caption := read_caption(name, content)).text}
+    _must_agree(found)
+    return next(iter(found.values()), Caption(""))
+
+
+def _must_agree(captions: Mapping[str, Caption]) -> None:
+    if len({caption.text for caption in captions.values()}) > 1:
+        raise BadMedia(f"{', '.join(sorted(captions))} differ; keep one of them", DIFFERING)

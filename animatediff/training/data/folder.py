@@ -132,7 +132,8 @@ class _Lister:
     """Goes through one folder."""
 
     def __init__(self, config: DataConfig, kind: Kind) -> None:
-        self.folder, self.kind = Path(config.path), kind
+        self.folder = Path(config.path)
+        self.kind: Kind = kind
         self.with_stills = kind == "pictures" or config.num_frames == 1 or config.camera is not None
         self.listing = Listing()
         self.found: dict[str, str | None] = {}
