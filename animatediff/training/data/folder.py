@@ -177,15 +177,14 @@ class _Lister:
     def _add_frames(self, root: str, frames: list[str], texts: _Texts) -> None:
         """Add a folder of frames; its caption lies beside it, or in it."""
         parent, name = os.path.split(os.path.abspath(root))
+        if len({later - earlier for earlier, later in pairwise(frame_numbers(frames))}) > 1:
+            self.listing.notes.add(GAPS, self.name(root))
         with suppress(OSError):
             outer = _Texts(parent, sorted(os.listdir(parent)), [])
             if own := outer.of(name):
                 used = {os.path.join(os.path.dirname(root), file) for file in own}
                 self.orphans = [path for path in self.orphans if path not in used]
                 return self._add(root, outer, own)
-        numbers = frame_numbers(frames)
-        if len({later - earlier for earlier, later in pairwise(numbers)}) > 1:
-            self.listing.notes.add(GAPS, self.name(root))
         self._add(root, texts, [file for file in texts.files if suffix_of(file) in TEXT_SUFFIXES])
 
     def _add_files(self, root: str, media: list[str], texts: _Texts) -> None:

@@ -144,6 +144,11 @@ def _resolved(values: Mapping[str, Any], base: Path) -> tuple[str, Path] | None:
     return None
 
 
+def _is_torn(folder: str, base: Path) -> bool:
+    """Whether the name of a folder is rather the end of a caption."""
+    return len(folder.split()) > 1 or folder != folder.strip() if not (base / folder.strip()).is_dir() else False
+
+
 def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) -> Item | None:
     """The item of one row, or None, with the reason among the findings."""
     candidates = _candidates(values, base)
@@ -154,6 +159,9 @@ def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) ->
     try:
         if not path.exists():
             listing.bad.add(MISSING, str(path))
+            return None
+        if (folder := values.get("page_dir")) and _is_torn(str(folder), base):
+            listing.bad.add("rows unusable: page_dir is no folder (a comma in a caption without quotes?)", where)
             return None
         caption = Caption("")
         if not any(values.get(key) for key in FILE_KEYS):

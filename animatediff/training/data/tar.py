@@ -171,7 +171,8 @@ def _index(file: BinaryIO) -> tuple[list[Member], int, Exception | None]:
             file.seek(end)
             mark = file.read(tarfile.BLOCKSIZE)
             if len(mark) < tarfile.BLOCKSIZE or any(mark):
-                raise EOFError("the mark of its end is missing" if mark else f"it is damaged at byte {end}")
+                whole = len(mark) == tarfile.BLOCKSIZE
+                raise EOFError(f"it is damaged at byte {end}" if whole else "the mark of its end is missing")
             at = _next_archive(file)
     except (tarfile.TarError, EOFError) as error:
         size = file.seek(0, os.SEEK_END)
@@ -265,17 +266,17 @@ class _Sorted:
 
     def check(self, draft: Draft) -> None:
         """Raise UserError where a caption lies apart from its clip."""
+        names = {draft.name} if draft.is_bare else set[str]()
         mine, others = self._bare, self._alone
-        if not draft.has_media and any(member.is_caption for member in draft.members):
+        if not draft.has_media:
+            names = {stem for member in draft.members if member.is_caption for stem in member.stems()}
             mine, others = others, mine
-        elif not draft.is_bare:
-            return
-        if draft.name in others:
+        if found := names & others:
             raise UserError(
-                f"{self._shard}: the caption of {draft.name} lies apart from it; in a shard that is compressed or "
+                f"{self._shard}: the caption of {found.pop()} lies apart from it; in a shard that is compressed or "
                 "remote the files of a clip must be neighbours: pack it anew with `tar --sort=name`"
             )
-        mine.add(draft.name)
+        mine |= names
 
 
 def _check_end(tar: tarfile.TarFile, plain: bool) -> None:
