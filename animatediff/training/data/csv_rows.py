@@ -188,8 +188,8 @@ def _check_columns(path: Path, header: Sequence[str]) -> None:
         raise UserError(f"{path}: has two columns {twice[0][:40]}; rename or remove one")
     if _has_columns(header):
         return
-    expected = f"videoid, name and, where videos lie in folders, page_dir; or one of {', '.join(FILE_KEYS)}" + (
-        f" with one of {', '.join(TEXT_KEYS)}"
+    expected = f"videoid, name and, where videos lie in folders, page_dir; or one of {', '.join(FILE_KEYS[:6])}" + (
+        f" with one of {', '.join(TEXT_KEYS[:3])}"
     )
     if not header:
         raise UserError(f"{path}: is empty; expected a first line with the columns {expected}")

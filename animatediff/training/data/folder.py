@@ -144,6 +144,7 @@ class _Lister:
         """Caption files that belong to no clip."""
         self.others = Counter[str]()
         self.tables: list[Listing] = []
+        self.names_of_tables: list[str] = []
         self.failed: dict[str, str] = {}
         """Files of rows that are no tables of captions, and why."""
 
@@ -264,12 +265,15 @@ class _Lister:
                 continue
             texts.free.discard(name)
             self.tables.append(table)
+            self.names_of_tables.append(os.path.join(root, name))
 
     def finish(self) -> Listing:
         """Everything found. Raises UserError where that is nothing."""
         if not self.listing.num_listed:
-            others = self.others + Counter(suffix_of(path) for path in self.stills)
-            raise UserError(_empty(self.folder, self.kind, others))
+            others = self.others + Counter(suffix_of(path) for path in (*self.stills, *self.failed))
+            named = self.names_of_tables[:1]
+            hint = f"; {named[0]} names clips elsewhere: is that the path you mean?" if named else ""
+            raise UserError(_empty(self.folder, self.kind, others) + hint)
         tabled = self._tabled() if self.tables else {}
         bare = [path for path, text in self.found.items() if text is None and path not in tabled]
         lonely = self._match(bare)

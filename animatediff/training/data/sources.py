@@ -113,12 +113,14 @@ def list_rows(path: Path, base: Path, kind: Kind, rows: Iterable[Row] | None = N
         listing.items.append(found)
     if not listing.num_listed:
         raise UserError(f"{path}: holds no rows")
+    if not keys and len(listing.bad):
+        raise UserError(f"{path}: no row can be read: {'; '.join(listing.bad.lines())}")
     if not keys.keys() & {*FILE_KEYS, *WEBVID}:
         shown = ", ".join(name[:30] for name, _ in keys.most_common(6)) or "none"
         raise UserError(
             f"{path}: no line names a video; expected JSON objects such as "
-            f'{{"video": "a.mp4", "text": "a fox runs"}}, with one of {", ".join(FILE_KEYS)} '
-            f"and one of {', '.join(TEXT_KEYS)}; keys found: {shown}"
+            f'{{"video": "a.mp4", "text": "a fox runs"}}, with one of {", ".join(FILE_KEYS[:6])} '
+            f"and one of {', '.join(TEXT_KEYS[:3])}; keys found: {shown}"
         )
     for key in sorted(keys.keys() - COLUMNS):
         listing.notes.add(NOT_USED, key[:40])
