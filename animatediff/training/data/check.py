@@ -58,6 +58,11 @@ class DataReport:
         opened = len(self.bad_opened) / max(self.num_opened, 1)
         return 1 - (1 - listed) * (1 - opened)
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether there is nothing to be said beside the numbers."""
+        return not (len(self.bad_listed) or len(self.bad_opened) or len(self.notes))
+
     def __str__(self) -> str:
         config = self.config
         unit = "shards" if self.kind == "webdataset" else "clips" if self.kind == "sprites" else "items"

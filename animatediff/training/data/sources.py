@@ -157,11 +157,11 @@ def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) ->
     if not candidates:
         listing.bad.add("rows name no file", where)
         return None
-    name, path = _resolved(values, base) or candidates[0]
+    if (found := _resolved(values, base)) is None:
+        listing.bad.add(MISSING, str(candidates[0][1]))
+        return None
+    name, path = found
     try:
-        if not path.exists():
-            listing.bad.add(MISSING, str(path))
-            return None
         if (folder := values.get("page_dir")) and _is_torn(str(folder), base):
             listing.bad.add("rows unusable: page_dir is no folder (a comma in a caption without quotes?)", where)
             return None
