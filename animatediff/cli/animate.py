@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from animatediff.cli.errors import reporting
+from animatediff.cli.limits import given_limits, limit_parameters
+from animatediff.cli.show import show
 from animatediff.errors import UserError, renamed
+from animatediff.limits import CONFIG, MEDIA, WEIGHTS
 
 if TYPE_CHECKING:
     from animatediff.render.declare import Option
@@ -27,11 +30,11 @@ def command() -> Any:
     from animatediff.render.options import FLAGS, OPTIONS, OUTPUT
 
     def animate(*, config: str | None, result: str | None, list_words: bool, quiet: bool, **given: Any) -> None:
-        with reporting(FLAGS):
+        with reporting(FLAGS), given_limits(given) as asked:
             if list_words:
                 _print_words()
             else:
-                run(settings(given), config=config, result=result, quiet=quiet)
+                run(settings(asked), config=config, result=result, quiet=quiet)
 
     instead = "In place of prompts"
     own = [
@@ -53,7 +56,7 @@ def command() -> Any:
         ),
     ]  # fmt: skip
     parameters = [_parameter(option) for option in (*own[:-1], *OPTIONS, own[-1])]
-    vars(animate)["__signature__"] = Signature(parameters)
+    vars(animate)["__signature__"] = Signature([*parameters, *limit_parameters(MEDIA, CONFIG, WEIGHTS)])
     app = typer.Typer(add_completion=False)
     app.command("animate", help=HELP)(animate)
     return typer.main.get_command(app)
@@ -139,23 +142,23 @@ def run(
             done = render(requests[0], on_progress=on_progress)
     for file, request, seam in zip(done.files, done.requests, done.seams, strict=True):
         of_loop = "" if seam is None else f"; loop seam {seam:.2f}, 1 is seamless"
-        print(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
+        show(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
     for sheet in [] if quiet else done.sheets:
-        print(sheet)
+        show(sheet)
     if done.grid is not None:
-        print(done.grid)
+        show(done.grid)
 
 
 def _print_words() -> None:
     from animatediff.sprites import words
 
-    print("objects:     " + ", ".join(words.OBJECTS))
-    print("backgrounds: " + ", ".join(words.BACKGROUNDS))
-    print("motions:     " + ", ".join(words.MOTIONS))
+    show("objects:     " + ", ".join(words.OBJECTS))
+    show("backgrounds: " + ", ".join(words.BACKGROUNDS))
+    show("motions:     " + ", ".join(words.MOTIONS))
     for motion, phrases in words.MOTION_PHRASES.items():
         said = sorted({text for text in phrases if text and "{" not in text} - {motion})
-        print(f"  {motion} is also said as: " + ", ".join(said))
-    print("also with verbs, as in `a fox runs to the right`:")
+        show(f"  {motion} is also said as: " + ", ".join(said))
+    show("also with verbs, as in `a fox runs to the right`:")
     for name, verbs in words.VERBS.items():
-        print(f"  {name}: " + ", ".join(verbs))
-    print("for example: " + "\n             ".join(words.EXAMPLES))
+        show(f"  {name}: " + ", ".join(verbs))
+    show("for example: " + "\n             ".join(words.EXAMPLES))

@@ -94,6 +94,7 @@ CSV: dict[str, tuple[str | bytes, dict[str, str], str]] = {
     "two captions": ("file_name,text,prompt\na.mp4,box,ball\n",
         {"a.mp4": "box"}, "1 with several captions (`text` is used, not `prompt`): a.mp4"),
     "two files": ("video,image,text\na.mp4,b.mp4,ball\n", {"a.mp4": "ball"}, "name several files (the first is used)"),
+    "a caption for a name": ("videoid,name\n" + "word " * 100 + ",x\na,ball\n", {"a": "ball"}, "1 missing: "),
     "very long": (f'videoid,name\na,"{LONG}\nb,ball\n', {"b": "ball"}, "a quote that is never closed: line 2"),
 }  # fmt: skip
 
@@ -108,7 +109,7 @@ def test_csv(case: str, make: Callable[..., Path]) -> None:
     report = said(given)
     assert (
         word in report
-        and ("bad:" in report) == ("unusable" in report)
+        and ("bad:" in report) == ("unusable" in report or "missing" in report)
         and ("cannot be used" in report) == ("bad:" in report)
     )
     assert word or "note:" not in report

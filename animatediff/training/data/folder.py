@@ -70,7 +70,7 @@ def sidecars(path: Path) -> Iterator[tuple[str, bytes]]:
     for suffix in (*CAPTION_SUFFIXES, *(suffix.upper() for suffix in CAPTION_SUFFIXES)):
         for base in bases(path.name):
             file = path.with_name(base + suffix)
-            if file.is_file():
+            if os.path.isfile(file):
                 yield file.name, file.read_bytes()
 
 

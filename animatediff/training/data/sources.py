@@ -141,14 +141,15 @@ def _candidates(values: Mapping[str, Any], base: Path) -> list[tuple[str, Path]]
 def _resolved(values: Mapping[str, Any], base: Path) -> tuple[str, Path] | None:
     """The first name in a row whose file, or folder of frames, is there."""
     for name, path in _candidates(values, base):
-        if path.is_file() or (path.is_dir() and images_in(path)[0]):
+        if os.path.isfile(path) or (os.path.isdir(path) and images_in(path)[0]):
             return name, path
     return None
 
 
 def _is_torn(folder: str, base: Path) -> bool:
     """Whether the name of a folder is rather the end of a caption."""
-    return len(folder.split()) > 1 or folder != folder.strip() if not (base / folder.strip()).is_dir() else False
+    odd = len(folder.split()) > 1 or folder != folder.strip()
+    return odd and not os.path.isdir(base / folder.strip())  # these two take names of any length
 
 
 def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) -> Item | None:
@@ -181,6 +182,6 @@ def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) ->
         return None
     if caption.note:
         listing.notes.add(caption.note, name)
-    if any(other != name and place.is_file() for other, place in candidates):
+    if any(other != name and os.path.isfile(place) for other, place in candidates):
         listing.notes.add("that name several files (the first is used)", f"{name} ({where})")
     return Item(str(path), caption.text, printable(name))
