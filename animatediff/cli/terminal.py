@@ -22,7 +22,7 @@ def prepare() -> None:
     # Of its many notes none is for those who render; whoever wants them sets the variable.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not everything that stands in for a terminal has it
+        if isinstance(stream, TextIOWrapper):  # not everything that stands in for a terminal has it
             stream.reconfigure(errors="backslashreplace")
 
 
