@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from animatediff.errors import UserError
 from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, head_of, is_animation, is_litter
 from animatediff.media.open import open_media
 
@@ -72,6 +73,8 @@ def is_animated(path: str | Path) -> bool:
             return media.num_frames > 1
     except BadMedia:
         return False
+    except UserError:  # beyond a limit: the check of clips names it
+        return True
 
 
 def has_clips(folder: Path) -> bool:
