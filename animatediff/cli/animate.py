@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from animatediff.cli.errors import reporting
+from animatediff.cli.limits import given_limits, limit_parameters
+from animatediff.cli.show import show
 from animatediff.errors import UserError, renamed
+from animatediff.limits import CONFIG, MEDIA, WEIGHTS
 
 if TYPE_CHECKING:
     from animatediff.files import Roots
@@ -34,11 +37,11 @@ def command() -> Any:
     def animate(
         *, config: str | None, result: str | None, folder: list[str] | None, list_words: bool, quiet: bool, **given: Any
     ) -> None:
-        with reporting({**FLAGS, "folder": "--folder"}):
+        with reporting({**FLAGS, "folder": "--folder"}), given_limits(given) as asked:
             if list_words:
                 _print_words()
             else:
-                run(settings(given), config=config, result=result, folders=folder or (), quiet=quiet)
+                run(settings(asked), config=config, result=result, folders=folder or (), quiet=quiet)
 
     instead = "In place of prompts"
     own = [
@@ -64,7 +67,7 @@ def command() -> Any:
         ),
     ]  # fmt: skip
     parameters = [_parameter(option) for option in (*own[:-1], *OPTIONS, own[-1])]
-    vars(animate)["__signature__"] = Signature(parameters)
+    vars(animate)["__signature__"] = Signature([*parameters, *limit_parameters(MEDIA, CONFIG, WEIGHTS)])
     app = typer.Typer(add_completion=False)
     app.command("animate", help=HELP)(animate)
     return typer.main.get_command(app)
@@ -156,11 +159,11 @@ def run(
             done = render(requests[0], on_progress=on_progress, roots=recorded)
     for file, request, seam in zip(done.files, done.requests, done.seams, strict=True):
         of_loop = "" if seam is None else f"; loop seam {seam:.2f}, 1 is seamless"
-        print(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
+        show(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
     for sheet in [] if quiet else done.sheets:
-        print(sheet)
+        show(sheet)
     if done.grid is not None:
-        print(done.grid)
+        show(done.grid)
 
 
 def roots_of(folders: Sequence[str]) -> Roots:
@@ -180,13 +183,13 @@ def roots_of(folders: Sequence[str]) -> Roots:
 def _print_words() -> None:
     from animatediff.sprites import words
 
-    print("objects:     " + ", ".join(words.OBJECTS))
-    print("backgrounds: " + ", ".join(words.BACKGROUNDS))
-    print("motions:     " + ", ".join(words.MOTIONS))
+    show("objects:     " + ", ".join(words.OBJECTS))
+    show("backgrounds: " + ", ".join(words.BACKGROUNDS))
+    show("motions:     " + ", ".join(words.MOTIONS))
     for motion, phrases in words.MOTION_PHRASES.items():
         said = sorted({text for text in phrases if text and "{" not in text} - {motion})
-        print(f"  {motion} is also said as: " + ", ".join(said))
-    print("also with verbs, as in `a fox runs to the right`:")
+        show(f"  {motion} is also said as: " + ", ".join(said))
+    show("also with verbs, as in `a fox runs to the right`:")
     for name, verbs in words.VERBS.items():
-        print(f"  {name}: " + ", ".join(verbs))
-    print("for example: " + "\n             ".join(words.EXAMPLES))
+        show(f"  {name}: " + ", ".join(verbs))
+    show("for example: " + "\n             ".join(words.EXAMPLES))

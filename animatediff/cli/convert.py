@@ -7,9 +7,13 @@ from typing import Annotated, Optional, cast
 import typer
 
 from animatediff.cli.errors import reporting, reports_errors
+from animatediff.cli.limits import takes_limits
+from animatediff.cli.show import show
+from animatediff.limits import CONFIG, WEIGHTS
 
 
 @reports_errors
+@takes_limits(WEIGHTS, CONFIG)
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A weight file, or a diffusers folder.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="A .safetensors or .ckpt file, or a folder.")],
@@ -44,4 +48,4 @@ def convert(
 
     precision = None if dtype is None else getattr(torch, dtype)
     with reporting({"family": "--family", "download": "--download"}), network(download):
-        print(convert_file(source, target, to=cast(Layout, to), dtype=precision, family=family))
+        show(convert_file(source, target, to=cast(Layout, to), dtype=precision, family=family))

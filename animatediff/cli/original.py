@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import typer
 
 from animatediff.cli.errors import reporting
+from animatediff.cli.show import show
+from animatediff.cli.terminal import ending, prepare
 from animatediff.errors import UserError, unknown
 
 UNNEEDED = {
@@ -102,12 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from animatediff.cli.animate import run
     from animatediff.render import resolve
 
+    prepare()
     try:
-        with reporting(FLAGS):
+        with ending(), reporting(FLAGS):
             flags = parse(sys.argv[1:] if arguments is None else arguments)
             for flag, reason in UNNEEDED.items():
                 if getattr(flags, flag.removeprefix("--").replace("-", "_")):
-                    print(f"{flag} is not needed: {reason}", file=sys.stderr)
+                    show(f"{flag} is not needed: {reason}", file=sys.stderr)
             base = resolve({"model": flags.pretrained_model_path})["model"]
             run(
                 overrides(flags),

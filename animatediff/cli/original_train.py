@@ -11,6 +11,8 @@ import typer
 
 from animatediff.cli.errors import reporting
 from animatediff.cli.original import QuietParser, check_flags
+from animatediff.cli.show import show
+from animatediff.cli.terminal import ending, prepare
 
 LAUNCHERS = {
     "pytorch": "torchrun says what it needs by itself",
@@ -36,15 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from animatediff.cli.train import run
     from animatediff.weights.hub import network
 
+    prepare()
     try:
-        with reporting({"download": "--download"}):
+        with ending(), reporting({"download": "--download"}):
             given = sys.argv[1:] if arguments is None else list(arguments)
             given = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), item) for item in given]
             parser = _parser()
             check_flags(parser, given)
             flags = parser.parse_args(given)
             if flags.launcher:
-                print(f"--launcher is not needed: {LAUNCHERS[flags.launcher]}", file=sys.stderr)
+                show(f"--launcher is not needed: {LAUNCHERS[flags.launcher]}", file=sys.stderr)
             settings = [*(["log=[wandb]"] if flags.wandb else []), *(flags.set or [])]
             with network(flags.download):
                 run(flags.config, settings, resume=False if flags.fresh else None, quiet=flags.quiet)

@@ -10,15 +10,18 @@ from typing import Annotated, Optional
 import typer
 
 from animatediff.cli.errors import reports_errors
+from animatediff.cli.limits import takes_limits
+from animatediff.cli.show import show
+from animatediff.cli.terminal import SIGNAL_BASE
 from animatediff.errors import UserError, renamed
+from animatediff.limits import CONFIG, DATA, MEDIA, WEIGHTS
 
-SIGNAL_BASE = 128
-"""A process that ends by signal N has exit code 128 + N, as shells count."""
 FLAGS = {"resume": "--resume", "settings": "--set", "download": "--download"}
 """Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
 
 @reports_errors
+@takes_limits(MEDIA, CONFIG, WEIGHTS, DATA)
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML: a recipe of configs/training, or your own.")],
     set_: Annotated[
@@ -58,7 +61,7 @@ def run(
         if check:
             from animatediff.training.data import check_data
 
-            print(check_data(asked.clips()))
+            show(check_data(asked.clips()))
             return
         # imported here: it takes seconds, and mistakes in the settings are reported before
         from animatediff.training.loop import train as train_run
@@ -67,13 +70,13 @@ def run(
     if not _is_first_process():
         return
     if done.signal is not None:
-        print(
+        show(
             f"animatediff: stopped after step {done.step} of {done.steps}, which is saved in {done.folder}; "
             "the same command goes on from there",
             file=sys.stderr,
         )
         raise typer.Exit(SIGNAL_BASE + done.signal)
-    print(done.weights)
+    show(done.weights)
 
 
 @contextmanager

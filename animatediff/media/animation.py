@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from animatediff.limits import MAX_ANIMATION_PIXELS, MAX_FRAMES
 from animatediff.media.kinds import BadMedia
 from animatediff.media.reader import Reader
-from animatediff.media.stills import decoded, opened, reading
+from animatediff.media.stills import check_size, decoded, opened, reading
 from animatediff.media.timing import DEFAULT_FPS, whole
 
 ANIMATED = {"GIF", "WEBP", "PNG", "AVIF", "TIFF"}
@@ -41,6 +42,14 @@ class AnimatedImage(Reader):
         # An APNG may begin with an image for programs that know no APNG, which is no part of the animation.
         self._first = 1 if count > 1 and getattr(self._image, "default_image", False) else 0
         self.num_frames = count - self._first
+        try:
+            pixels = count * self._image.width * self._image.height
+            MAX_FRAMES.check(count, f"has {count:,} frames", BadMedia)
+            if count > 1:
+                MAX_ANIMATION_PIXELS.check(pixels, f"has {pixels:,} pixels in {count:,} frames", BadMedia)
+        except BaseException:
+            self.close()
+            raise
         self.tick = TICKS_S.get(self._image.format, 0.001)
         self._ends: list[float] = [1 / DEFAULT_FPS]
         if self.num_frames > 1:
@@ -61,6 +70,7 @@ class AnimatedImage(Reader):
         try:
             with reading(self._source):
                 self._image.seek(index + self._first)
+                check_size(*self._image.size)  # pages of a TIFF have a size each
                 self._image.load()
         except BadMedia as error:
             if self.num_frames == 1:

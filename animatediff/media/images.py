@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
+from animatediff.limits import MAX_ASPECT
 from animatediff.media.pixels import on_white
 from animatediff.media.stills import open_image
 
@@ -83,7 +84,8 @@ def size_like(
 ) -> tuple[int, int]:
     """(width, height) of a clip in the shape of an image of `size` (width, height): about `area` pixels.
 
-    Multiples of 8. A side that is given is kept, and the other follows.
+    Multiples of 8. A side that is given is kept, and the other follows. Raises UserError for a shape beyond
+    `max_aspect` that would be followed.
 
     >>> size_like((1920, 1080), 512 * 512)
     (680, 384)
@@ -91,6 +93,8 @@ def size_like(
     if width is not None and height is not None:
         return width, height
     ratio = size[0] / size[1]
+    slim = max(ratio, 1 / ratio)
+    MAX_ASPECT.check(slim, f"an image of {size[0]} x {size[1]} has a shape of {slim:,.0f} to 1")
     if width is None and height is None:
         width, height = _multiple((area * ratio) ** 0.5), _multiple((area / ratio) ** 0.5)
     elif width is None:

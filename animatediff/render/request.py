@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError, model_validator
 
-from animatediff.errors import UserError, nearest, unknown
+from animatediff.errors import UserError, brief, nearest, unknown
 from animatediff.pipelines.clip import larger
 from animatediff.prompts.travel import PromptTravel, joined
 from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY, PATH_FIELDS, PER_CLIP, AnimateOptions
@@ -127,7 +126,7 @@ class AnimateRequest(_Options):
 
 def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:
     """The error for a setting that does not exist, with the nearest one that does."""
-    found = reprlib.repr(key)
+    found = brief(key)
     close = nearest(key, known) if isinstance(key, str) else None
     if close is None and isinstance(key, str):
         close = nearest(key, [word.lower() for word in known])
@@ -174,5 +173,5 @@ def _sentences(error: ValidationError, where: str, lines: Mapping[str, int]) -> 
         elif not name:
             sentences.append(f"{place}{text}")
         else:
-            sentences.append(f"{place}{setting}={reprlib.repr(item['input'])}: {text}")
+            sentences.append(f"{place}{setting}={brief(item['input'])}: {text}")
     return sentences

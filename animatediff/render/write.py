@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -249,8 +250,7 @@ def slug(text: str, words: int = 10) -> str:
     >>> slug("A fox, moving right / on a green background")
     'A-fox-moving-right-on-a-green-background'
     """
-    joined = "-".join(re.findall(r"\w+", text)[:words])
-    return joined.encode()[:120].decode(errors="ignore") or "clip"
+    return _name("-".join(re.findall(r"\w+", text)[:words]))
 
 
 def _default_name(request: AnimateRequest) -> str:
@@ -264,7 +264,13 @@ def file_stem(title: str) -> str:
     >>> file_stem("my clip/2: mistoonAnime_v2.0")
     'my-clip-2-mistoonAnime_v2.0'
     """
-    return re.sub(r"[^\w.-]+", "-", title).strip("-.").encode()[:120].decode(errors="ignore") or "clip"
+    return _name(re.sub(r"[^\w.-]+", "-", title).strip("-."))
+
+
+def _name(text: str) -> str:
+    """The letters of a name that this system's files can have, in at most 120 bytes."""
+    encoding = sys.getfilesystemencoding()
+    return text.encode(encoding, "ignore")[:120].decode(encoding, "ignore").strip("-") or "clip"
 
 
 def new_folder(root: Path, stem: str, now: datetime | None = None) -> Path:
@@ -320,7 +326,10 @@ def record(request: AnimateRequest, roots: Roots = HERE) -> dict[str, Any]:
 def write_sidecar(path: Path, content: dict[str, Any]) -> Path:
     """Write `content` as readable JSON beside a result."""
     sidecar = sidecar_of(path)
-    write_text(sidecar, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    if any("\ud800" <= char <= "\udfff" for char in text):  # of file names that are no UTF-8
+        text = json.dumps(content, indent=2)
+    write_text(sidecar, text + "\n")
     return sidecar
 
 

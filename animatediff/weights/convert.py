@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
+from animatediff.unfinished import Unfinished
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
@@ -305,9 +305,10 @@ def _without_settings(header: Header) -> dict[str, str]:
 
 def _write_folder(target: Path, result: _Result) -> None:
     """Write a diffusers folder; it appears whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unfinished = Unfinished(target)
+    temporary = unfinished.path
     try:
-        temporary.mkdir()
+        unfinished.create(folder=True)
         if result.config is not None:
             (temporary / "config.json").write_text(json.dumps(result.config, indent=2) + "\n", encoding="utf-8")
         save_tensors(temporary / result.folder_file, result.tensors, result.metadata)
@@ -317,4 +318,4 @@ def _write_folder(target: Path, result: _Result) -> None:
             f"{target}: could not be written ({error.strerror or error}); check free space and permissions"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        unfinished.remove()

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.files import HERE, Lines, Roots, parse_json, parse_yaml, read_text
+from animatediff.files import HERE, Lines, Roots, config_file, parse_json, parse_yaml, read_text
+from animatediff.limits import MAX_RUNS
 from animatediff.render.options import PATH_FIELDS
 from animatediff.render.read.lookup import Lookup
 from animatediff.render.read.merge import merge
@@ -36,7 +37,7 @@ def load_config(
     file below the working directory or left out, and files that it names lie in the folders of `Lookup`.
     Raises UserError that names the file, the line, and the nearest known key.
     """
-    path = Path(path)
+    path = config_file(path)
     data: Any = parse_json(read_text(path), str(path)) if path.suffix.lower() == ".json" else None
     _check_is_no_other(data, path)
     if is_travel_json(data):
@@ -74,7 +75,9 @@ def parse_config(
         users = {"model": pretrained_model_path} if is_users else {}
         values = _merged(values, Lookup(place, [folder], roots), {**users, **(overrides or {})})
         known_lines = {key: line for key, line in known_lines.items() if key not in (overrides or {})}
-        requests += [build_request(one, place, known_lines) for one in _each(values)]
+        runs = _each(values)
+        MAX_RUNS.check(len(requests) + len(runs), f"{where}: holds {len(requests) + len(runs):,} runs or more")
+        requests += [build_request(one, place, known_lines) for one in runs]
     return requests
 
 
@@ -90,6 +93,8 @@ def _each(values: dict[str, Any]) -> list[dict[str, Any]]:
     runs = [values]
     for name in EACH:
         if isinstance(listed := values.get(name), list) and listed:
+            count = len(runs) * len(listed)
+            MAX_RUNS.check(count, f"lists of {', '.join(EACH)} come to {count:,} runs or more")
             runs = [{**run, name: one} for run in runs for one in listed]
     return runs
 

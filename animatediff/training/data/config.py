@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from animatediff.errors import UserError, unknown
+from animatediff.errors import UserError, brief, unknown
 from animatediff.render.request import unknown_key
 from animatediff.sprites.words import MOTIONS
 
@@ -115,5 +114,5 @@ def build_data_config(values: Mapping[str, Any]) -> DataConfig:
         sentences = []
         for item in error.errors(include_url=False):
             name, text = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")
-            sentences.append(f"{name}={reprlib.repr(item['input'])}: {text[:1].lower()}{text[1:]}" if name else text)
+            sentences.append(f"{name}={brief(item['input'])}: {text[:1].lower()}{text[1:]}" if name else text)
         raise UserError("\n".join(sentences)) from error
