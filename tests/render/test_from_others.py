@@ -20,6 +20,8 @@ from animatediff.bundled import bundled_path, motion_module_path, set_path
 from animatediff.errors import UserError
 from animatediff.files import Roots
 from animatediff.media import write_video
+from animatediff.media.kinds import BadMedia
+from animatediff.media.open import open_media
 from animatediff.media.read import read_metadata
 from animatediff.render import build_request, load_config, load_result, parse_config
 from animatediff.render.fingerprint import WHOLE, fingerprint
@@ -179,6 +181,16 @@ def test_links_beside_a_strangers_file_lead_to_no_image(place: Path) -> None:
     for name in ("link.png", "folder/photo.png"):
         with pytest.raises(UserError, match="none of the folders"):
             load_result(result(place / "theirs", image=name))
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4"])
+def test_playlists_lead_to_no_video(place: Path, name: str) -> None:
+    write_video(np.zeros((2, 16, 16, 3), np.uint8), place / "private" / "own.mp4", fps=8)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{place / 'private' / 'own.mp4'}\n#EXT-X-ENDLIST\n"
+    (place / "theirs" / name).write_text(playlist)
+    for source in (place / "theirs" / name, playlist.encode()):
+        with pytest.raises(BadMedia, match=r"is a playlist|is a text file"), open_media(source):
+            pass
 
 
 def test_folders_of_images_of_travel_files(place: Path) -> None:
