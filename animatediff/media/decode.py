@@ -107,9 +107,12 @@ class VideoFile(Reader):
             raise BadMedia("holds no video")
         # the cover of a song or a film is a video stream as well
         self._stream: Any = next((s for s in streams if not _is_cover(s)), streams[0])
-        self._stream.codec_context.thread_count = 1  # loader workers are the parallelism
+        codec = self._stream.codec_context
+        if codec is None:
+            self._container.close()
+            raise BadMedia("holds video in a codec that is not known here, or is damaged")
+        codec.thread_count = 1  # loader workers are the parallelism
         try:
-            codec = self._stream.codec_context
             check_size(*square_size(codec.width or 0, codec.height or 0, self._aspect()))
         except BadMedia:
             self._container.close()
