@@ -182,6 +182,9 @@ class TrainConfig(_Frozen):
 
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """The target of the model's prediction; None is that of the image model."""
+    zero_terminal_snr: bool | None = None
+    """Whether the last noise level has no signal left (arXiv 2305.08891); None is as the image model says. Wants
+    `prediction` v_prediction."""
     schedule: Literal["linear", "scaled_linear"] | None = None
     """Noise schedule (0.00085 to 0.012); None is the motion module's, else the image model's."""
     noise_offset: Finite = 0.0
@@ -276,6 +279,6 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
 SAME_ON_RESUME = (
     *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
     *("image_norm_over_frames", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha", "condition"),
-    *("optimizer", "prediction", "schedule", "seed"),
+    *("optimizer", "prediction", "zero_terminal_snr", "schedule", "seed"),
 )
 """Settings that a run cannot change halfway: the weights or what they mean would be others."""

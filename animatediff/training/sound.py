@@ -58,7 +58,7 @@ class Overflows:
 
 
 def unsound(weights: Mapping[str, Tensor], saved: Mapping[str, Tensor], dtype: str) -> str | None:
-    """The reason why trained weights, or those of them to be saved in `dtype`, are of no use; None if they are sound."""
+    """The reason why trained weights, or those to be saved in `dtype`, are of no use; None if they are sound."""
     if name := not_finite(weights):
         return f"the weights are not finite (first {name}); a lower `learning_rate` or `warmup_steps` may help"
     if name := not_finite(saved):
@@ -84,6 +84,6 @@ def _finite(tensor: Tensor, dtype: torch.dtype | None) -> bool:
 def check_start(parameters: Mapping[str, Tensor], source: str) -> None:
     """Raise UserError where the weights that a run begins with, from `source`, are not finite: no step mends them."""
     for name, parameter in parameters.items():
-        part = parameter.to_local() if hasattr(parameter, "to_local") else parameter  # this process's, with FSDP
-        if not _finite(part, None):  # pyright: ignore[reportArgumentType]
+        local = getattr(parameter, "to_local", None)  # this process's part, with FSDP
+        if not _finite(parameter if local is None else local(), None):
             raise UserError(f"{source}: the weights to begin with are not finite (first {name}); take others")
