@@ -344,8 +344,8 @@ def test_the_forms_of_motion_director(tmp_path: Path, caplog: pytest.LogCaptureF
         ({"train_batch_size": 0}, r"training.yaml, line \d+: train_batch_size=0: input should be greater"),
         ({"lr_warmup_steps": 100}, r"lr_warmup_steps=100 must be less than max_train_steps=100"),
         ({"train_data": ORIGINAL["train_data"] | {"sample_stride": "x"}}, r"line \d+: train_data\.sample_stride='x'"),
-        ({"train_data": ORIGINAL["train_data"] | {"sample_n_frames": 30}}, r"train_data\.sample_n_frames=30 is more than "
-         r"unet_additional_kwargs\.motion_module_kwargs\.temporal_position_encoding_max_len=24"),
+        ({"train_data": ORIGINAL["train_data"] | {"sample_n_frames": 30}},
+         r"train_data\.sample_n_frames=30 is more than unet_additional_kwargs\..*_encoding_max_len=24"),
         ({"lr_scheduler": "sometimes"}, "lr_scheduler='sometimes': input should be"),
     ],
 )  # fmt: skip
