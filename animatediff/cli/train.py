@@ -55,6 +55,7 @@ def run(
     from animatediff.cli.progress import messages
 
     with messages(quiet or not _is_first_process()), _flags_in_messages():
+        from animatediff.training.original import as_written
         from animatediff.training.read import load_train_config
 
         asked = load_train_config(config, settings)
@@ -66,7 +67,10 @@ def run(
         # imported here: it takes seconds, and mistakes in the settings are reported before
         from animatediff.training.loop import train as train_run
 
-        done = train_run(asked, resume=resume, quiet=quiet)
+        try:
+            done = train_run(asked, resume=resume, quiet=quiet)
+        except UserError as error:
+            raise UserError(as_written(str(error), asked.written)) from error
     if not _is_first_process():
         return
     if done.signal is not None:

@@ -112,6 +112,8 @@ class Loading(Adapters, Loras):
             parts = load_base(path, dtype=dtype, **{**settings, "scheduler": deepcopy(settings.get("scheduler"))})
         _cast(parts, asked)
         pipe = cls(base_pipeline(parts))
+        if settings.get("prediction_type") is not None:
+            pipe.sampler.asked = {"prediction_type": settings["prediction_type"]}
         if motion_adapter is AUTO:
             motion_adapter = _motion_of_folder(path, index) if inside is None else inside
         if motion_adapter is not None:
@@ -166,6 +168,7 @@ class Loading(Adapters, Loras):
             pipe.sampler = replace(
                 pipeline.sampler,
                 few_steps=dict(pipeline.sampler.few_steps),
+                trained_with=dict(pipeline.sampler.trained_with),
                 disabled=set(pipeline.sampler.disabled),
                 distilled=pipe.sampler.distilled,
             )

@@ -206,7 +206,7 @@ def check_files(request: AnimateRequest) -> None:
     bases = _bases(request.model)
     if not Path(request.model or "").is_file():
         for name in ("use_ema", "prediction_type"):
-            if getattr(request, name):
+            if getattr(request, name) and not (name == "prediction_type" and states_sampling(request)):
                 raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
     _check_motion_module(request, bases)
     adapter = () if request.domain_adapter is None else (request.domain_adapter,)
@@ -243,6 +243,19 @@ def check_files(request: AnimateRequest) -> None:
 def _is_to_come(path: str) -> bool:
     """Whether a completed name has yet to be fetched."""
     return not Path(path).exists() and (path in KNOWN_FILES or (is_hub_id(path) and not os.path.lexists(path)))
+
+
+def states_sampling(request: AnimateRequest) -> bool:
+    """Whether weights of a request state that they were trained to another prediction, which a user may overrule."""
+    from animatediff.weights.lora.source import lora_header
+    from animatediff.weights.motion import find_header
+    from animatediff.weights.trained_with import trained_with
+
+    adapter = () if request.domain_adapter is None else (request.domain_adapter,)
+    loras = [ref.path for ref in (*adapter, *request.loras, *request.motion_loras) if Path(ref.path).exists()]
+    others = [path for path in (request.motion_module, request.sparsectrl) if path is not None and Path(path).exists()]
+    headers = [*map(find_header, others), *map(lora_header, loras)]
+    return any(trained_with(header.metadata, str(header.path)) for header in headers)
 
 
 def _bases(model: str | None) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import told, trained_with
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
 LORA_NAMES: dict[str, Callable[[str], str]] = {
@@ -112,6 +113,8 @@ def convert(
         save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
     what = f"{found.title}{f' ({result.title})' if result.title else ''}"
+    if settings := trained_with(header.metadata, str(header.path)):
+        result.note += f"; trained with {told(settings)}, which other programs have to be told"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 
 
