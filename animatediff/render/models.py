@@ -102,9 +102,9 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
     from animatediff.pipelines.precision import as_dtype
 
     assert settings.model is not None
-    if settings.model == BUNDLED:
-        return AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32")
     parts = {name: value for name in BASE_SETTINGS if (value := getattr(settings, name))}
+    if settings.model == BUNDLED:
+        return AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32", **parts)
     return AnimateDiffPipeline.from_pretrained(
         settings.model, torch_dtype=as_dtype(settings.dtype, device), motion_adapter=None, **parts
     )
