@@ -114,8 +114,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 with loras_times(job.lora_factor, self._lora_models):
                     return self._sample(job, callbacks)
             finally:
-                if self.attachment is not None:  # `base` draws still images with the same UNet
-                    self.attachment.frames.num_frames = 1
+                if self.attachment is not None:  # `base`, and others around the same UNet, draw images
+                    self.attachment.frames.num_frames = 0
 
     def _sample(self, job: Job, callbacks: Callbacks) -> Tensor:
         device, call = self.base._execution_device, job.call

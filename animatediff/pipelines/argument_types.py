@@ -141,7 +141,7 @@ def _pair(value: Any) -> bool:
 
 
 def _curve(value: Any) -> bool:
-    return isinstance(value, str | Mapping | list | tuple) or _number(value)
+    return isinstance(value, str | float | Mapping | list | tuple) or _number(value)  # frame_curve names what is wrong
 
 
 def _input(value: Any) -> bool:
