@@ -135,13 +135,15 @@ class Loading(Adapters, Loras):
         return cls.from_pretrained(path, motion_adapter=motion_adapter, **keywords)
 
     @classmethod
-    def from_bundled(cls, *, torch_dtype: torch.dtype | str | None = "float32") -> Self:
-        """The small model that ships with the package, with its motion module; needs no download and no GPU."""
+    def from_bundled(cls, *, torch_dtype: torch.dtype | str | None = "float32", **keywords: Any) -> Self:
+        """The small model that ships with the package, with its motion module; needs no download and no GPU.
+
+        Keywords as of `from_pretrained`, such as `vae`.
+        """
         from animatediff.bundled import bundled_path, motion_module_path
 
-        pipe = cls.from_pretrained(bundled_path(), torch_dtype=torch_dtype, motion_adapter=None)
-        pipe.load_motion_module(motion_module_path())
-        return pipe
+        keywords = {"torch_dtype": torch_dtype, "motion_adapter": motion_module_path(), **keywords}
+        return cls.from_pretrained(bundled_path(), **keywords)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **changed: Any) -> Self:

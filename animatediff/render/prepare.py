@@ -207,7 +207,9 @@ def check_files(request: AnimateRequest) -> None:
     if not Path(request.model or "").is_file():
         for name in ("use_ema", "prediction_type"):
             if getattr(request, name) and not (name == "prediction_type" and states_sampling(request)):
-                raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
+                raise UserError(
+                    f"`{name}` is a setting of single files, but the model is {request.model}; leave it out"
+                )
     _check_motion_module(request, bases)
     adapter = () if request.domain_adapter is None else (request.domain_adapter,)
     loras = (("loras", request.loras), ("motion_loras", request.motion_loras), ("domain_adapter", adapter))
