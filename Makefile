@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?= a fox moving right on a green background
 
-.PHONY: animate test lint format dev bench bundled clean help
+.PHONY: animate test lint format dev bench bench-gpu bundled clean help
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 animate: $(VENV)/.installed  ## set up, then render PROMPT with the bundled model
 	@$(BIN)/animatediff animate "$(PROMPT)"
@@ -28,6 +28,9 @@ dev: $(VENV)/.dev  ## set up for development, with the checks before each commit
 
 bench: $(VENV)/.dev  ## measure against the installed diffusers
 	@$(BIN)/python benchmarks/compare_diffusers.py
+
+bench-gpu: $(VENV)/.dev  ## the same on a GPU: parity with the golden tensors, a bundled clip, time and memory
+	@$(BIN)/python benchmarks/gpu.py
 
 bundled: $(VENV)/.dev  ## train the bundled model again (hours); every step resumes
 	@sh recipes/bundled/train.sh $(BIN)/python outputs/bundled

@@ -1,6 +1,6 @@
 """Files: found by name, read as text, and written whole or not at all.
 
-What is written stands under another name beside its place until it is complete, and is then renamed.
+What is written stands under another name beside its place until it is complete, and is then renamed (`unfinished.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import codecs
 import errno
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,9 +21,14 @@ from animatediff.limits import MAX_CONFIG_BYTES
 from animatediff.parse import Lines as Lines  # they read what `read_text` returns
 from animatediff.parse import parse_json as parse_json
 from animatediff.parse import parse_yaml as parse_yaml
+from animatediff.unfinished import Unfinished
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The root of a source checkout; the folder of packages where installed."""
+
+
+SHIPPED = (Path(__file__).resolve().parent, REPOSITORY)
+"""Folders in which configs/ may stand: the package where installed, a source checkout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class Roots:
     samples: Path = Path("samples")
     files: tuple[Path, ...] = (Path(), REPOSITORY)
     """Folders that relative names of files are tried in."""
+    named: tuple[Path, ...] = ()
+    """Further folders that the user named, in which the files that a result or a configuration names may be."""
 
 
 HERE = Roots()
@@ -91,6 +97,15 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
             yield Path(os.path.normpath(folder / path))
     if kind and path.suffix:
         yield from (place for models in roots.models if (place := models / kind / path.name).is_file())
+
+
+def config_file(path: str | Path) -> Path:
+    """A configuration file as it is named; where it is not here, the one that ships under this name, `configs/...`."""
+    path = Path(path)
+    parts = Path(str(path).replace("\\", "/")).parts
+    if path.exists() or parts[:1] != ("configs",) or ".." in parts:
+        return path
+    return next((place for root in SHIPPED if (place := root.joinpath(*parts)).is_file()), path)
 
 
 def write_error(path: Path, error: BaseException) -> UserError:
@@ -183,7 +198,8 @@ class AtomicFile:
     def __init__(self, path: str | Path, *, overwrite: bool = True) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
-        self.temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._unfinished = Unfinished(self.path)
+        self.temporary = self._unfinished.path
         self._made: list[Path] = []
 
     def __enter__(self) -> AtomicFile:
@@ -207,7 +223,7 @@ class AtomicFile:
             self._clean()
 
     def _clean(self) -> None:
-        self._remove()
+        self._unfinished.remove()
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
@@ -219,13 +235,10 @@ class AtomicFile:
             raise UserError(f"{self.path}: is a folder, expected a file name")
 
     def _create(self) -> None:
-        self.temporary.touch(exist_ok=False)
+        self._unfinished.create()
 
     def _publish(self) -> None:
         self.path = _publish(self.temporary, self.path, self.overwrite)
-
-    def _remove(self) -> None:
-        self.temporary.unlink(missing_ok=True)
 
 
 class AtomicFolder(AtomicFile):
@@ -235,15 +248,12 @@ class AtomicFolder(AtomicFile):
         check_folder(self.path)
 
     def _create(self) -> None:
-        self.temporary.mkdir()
+        self._unfinished.create(folder=True)
 
     def _publish(self) -> None:
         if self.path.exists():
             shutil.rmtree(self.path)
         os.replace(self.temporary, self.path)
-
-    def _remove(self) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

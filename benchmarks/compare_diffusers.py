@@ -1,6 +1,7 @@
 """Our pipeline against the installed diffusers `AnimateDiffPipeline`: same random weights, same sizes, one run.
 
-`make bench`, or `python benchmarks/compare_diffusers.py [--steps 2] [--frames 8] [--size 256] [--dtype float32]`.
+`make bench`, or `python benchmarks/compare_diffusers.py [--steps 2] [--frames 8] [--size 256] [--dtype float32]`;
+`make bench-gpu` measures on a GPU (`--device cuda`), where memory is what PyTorch allocated there at most.
 SD 1.5 and mm_sd_v15_v2 shapes, guidance on; bfloat16 where the CPU computes in it, else float32 (emulated bfloat16 is a
 hundred times slower). Each side runs in a process of its own. Ratios below 1 are in our favour.
 """
@@ -104,14 +105,19 @@ def measure(side: str, args: argparse.Namespace) -> dict[str, float]:
 
     from animatediff.pipelines.precision import as_dtype
 
-    pipe = build(side, as_dtype(args.dtype, "cpu"))
+    gpu = args.device != "cpu"
+    pipe = build(side, as_dtype(args.dtype, args.device)).to(args.device)
     pipe.set_progress_bar_config(disable=True)
     if side == "diffusers":
         pipe.vae.disable_slicing()
-    before = rss_mib()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() / 2**20 if gpu else rss_mib()
     moments: list[float] = []
 
     def note(pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if gpu:
+            torch.cuda.synchronize()
         moments.append(time.perf_counter())
         return values
 
@@ -124,6 +130,8 @@ def measure(side: str, args: argparse.Namespace) -> dict[str, float]:
     end = time.perf_counter()
     steps = [b - a for a, b in itertools.pairwise(moments)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if gpu:
+        peak = torch.cuda.max_memory_allocated() / 2**20
     return {"step": statistics.median(steps), "decode": end - moments[-1], "memory": peak - before}
 
 
@@ -143,7 +151,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="steps that are timed, after one that is not")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=256, help="pixels, both ways")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"))
+    parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda")
     parser.add_argument("--quick", action="store_true", help="only the times of import and --help")
     args = parser.parse_args()
     if args.side:
@@ -158,6 +167,7 @@ def main() -> None:
         for side in SIDES:
             command = [python, __file__, "--side", side, "--steps", str(args.steps)]
             command += ["--frames", str(args.frames), "--size", str(args.size), "--dtype", args.dtype]
+            command += ["--device", args.device]
             out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
             found[side] |= json.loads(out.splitlines()[-1])
     units = {"import": "s", "step": "s", "decode": "s", "memory": "MiB beyond the weights"}

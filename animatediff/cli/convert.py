@@ -28,6 +28,7 @@ def convert(
         Optional[str],  # noqa: UP045 - read by typer at run time
         typer.Option("--family", metavar="NAME", help="Family to write into DST, in place of the recognised one."),
     ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch SRC, a hub id, if it is not here.")] = False,
 ) -> None:
     """Convert motion modules, SparseCtrl encoders and LoRAs between the original's, diffusers' and kohya's layout.
 
@@ -43,7 +44,8 @@ def convert(
 
     from animatediff.weights.convert import Layout
     from animatediff.weights.convert import convert as convert_file
+    from animatediff.weights.hub import network
 
     precision = None if dtype is None else getattr(torch, dtype)
-    with reporting({"family": "--family"}):
+    with reporting({"family": "--family", "download": "--download"}), network(download):
         show(convert_file(source, target, to=cast(Layout, to), dtype=precision, family=family))

@@ -50,6 +50,13 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
         if isinstance(error, _OF_PATHS) or error.errno in _OF_STORAGE:
             _fail(f"{error.filename}: {error.strerror}")
         raise
+    except UnicodeEncodeError as error:
+        if error.encoding.replace("-", "") == "utf8":
+            _fail(f"{error.object[:200]!r}: holds bytes that are no UTF-8, which only names of files may have")
+        _fail(
+            f"{error.object[:200]}: cannot be written in this system's {error.encoding}; set the environment variable "
+            "PYTHONUTF8=1, or a locale of UTF-8"
+        )
     except Cancelled:
         _fail("cancelled", INTERRUPTED)
     except Exception as error:  # by name, so that torch need not be imported to report a missing file

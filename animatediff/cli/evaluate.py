@@ -82,7 +82,8 @@ def evaluate(
 def _print(reports: list[Report]) -> None:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    # names of files are no markup, and hold no emoji
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, markup=False, emoji=False, highlight=False)
     console.print(_table(reports))
     if any(report.classification for report in reports):
         console.print()
@@ -99,8 +100,9 @@ def _table(reports: list[Report]) -> Table:
     )
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=note, caption_justify="left", padding=0)
     table.add_column("file\n\ncamera", overflow="fold", min_width=len("RollingAnticlockwise*"))
+    roll = f"roll\n\n{_degrees()}"
     for name in (
-        "pan\npx\n%", "tilt\npx\n%", "zoom\n\n%", "roll\n\n°", "confi-\ndence", "motion\npx\n%", "own\npx\n%",
+        "pan\npx\n%", "tilt\npx\n%", "zoom\n\n%", roll, "confi-\ndence", "motion\npx\n%", "own\npx\n%",
         "warp\nerror\n%", "loop\nseam",
     ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
@@ -142,9 +144,18 @@ def _sprites(reports: list[Report]) -> Table:
                 f"{_signed(reading.travel[0], 1)} px",
                 f"{_signed(reading.travel[1], 1)} px",
                 f"x {reading.growth:.2f}",
-                f"{_signed(reading.turn, 0)}°",
+                f"{_signed(reading.turn, 0)}{_degrees()}",
             )
     return table
+
+
+def _degrees() -> str:
+    """The sign for degrees, or, where the terminal's encoding has none, their abbreviation."""
+    try:
+        "°".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return "deg"
+    return "°"
 
 
 def _plain(text: str) -> Text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
 from animatediff.cli.show import show
+from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
 
 
@@ -69,10 +69,9 @@ app.command()(evaluate)
 
 def main() -> None:
     """Entry point of the `animatediff` command."""
-    # Of its many notes none is for those who render; whoever wants them sets the variable.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    prepare()
     try:
-        with reporting():
+        with ending(), reporting():
             app()
     except typer.Exit as end:
         raise SystemExit(end.exit_code) from None

@@ -12,12 +12,11 @@ import typer
 from animatediff.cli.errors import reports_errors
 from animatediff.cli.limits import takes_limits
 from animatediff.cli.show import show
+from animatediff.cli.terminal import SIGNAL_BASE
 from animatediff.errors import UserError, renamed
 from animatediff.limits import CONFIG, DATA, MEDIA, WEIGHTS
 
-SIGNAL_BASE = 128
-"""A process that ends by signal N has exit code 128 + N, as shells count."""
-FLAGS = {"resume": "--resume", "settings": "--set"}
+FLAGS = {"resume": "--resume", "settings": "--set", "download": "--download"}
 """Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
 
@@ -36,11 +35,17 @@ def train(
             help="Insist on a checkpoint to go on from, or start over; otherwise a run that was stopped goes on.",
         ),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a hub id that is not in the hub's cache.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Only look through the configuration and the data.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
 ) -> None:
     """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
-    run(config, set_ or [], resume=resume, check=check, quiet=quiet)
+    from animatediff.weights.hub import network
+
+    with network(download):
+        run(config, set_ or [], resume=resume, check=check, quiet=quiet)
 
 
 def run(
@@ -50,6 +55,7 @@ def run(
     from animatediff.cli.progress import messages
 
     with messages(quiet or not _is_first_process()), _flags_in_messages():
+        from animatediff.training.original import as_written
         from animatediff.training.read import load_train_config
 
         asked = load_train_config(config, settings)
@@ -61,7 +67,10 @@ def run(
         # imported here: it takes seconds, and mistakes in the settings are reported before
         from animatediff.training.loop import train as train_run
 
-        done = train_run(asked, resume=resume, quiet=quiet)
+        try:
+            done = train_run(asked, resume=resume, quiet=quiet)
+        except UserError as error:
+            raise UserError(as_written(str(error), asked.written)) from error
     if not _is_first_process():
         return
     if done.signal is not None:

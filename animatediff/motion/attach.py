@@ -36,7 +36,7 @@ _ATTACHMENT = "motion_attachment"
 
 @dataclass(frozen=True)
 class Attachment:
-    """A UNet with motion modules in it. Set `frames.num_frames` before each call of the UNet."""
+    """A UNet with motion modules in it. Set `frames.num_frames` before each call of the UNet; until then they rest."""
 
     unet: UNet2DConditionModel
     adapter: MotionAdapter
@@ -61,7 +61,7 @@ class NormOverFrames:
 
     def pre_hook(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
         """Forward pre-hook: (b*f, c, h, w) -> (b, c, f, h, w)."""
-        return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames)
+        return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames or 1)
 
     def hook(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Forward hook: (b, c, f, h, w) -> (b*f, c, h, w)."""

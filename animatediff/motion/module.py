@@ -34,8 +34,8 @@ class FrameContext:
     It must still hold in the backward pass, where gradient checkpointing runs the modules again.
     """
 
-    num_frames: int = 1
-    """Images of the batch that follow each other in one clip."""
+    num_frames: int = 0
+    """Images of the batch that follow each other in one clip; 0 where the UNet draws images, without motion modules."""
     windows: Sequence[Window] = ()
     """Where not empty, frames attend to each other inside these windows alone, and the residuals are blended."""
     scale: Tensor | None = None
@@ -87,6 +87,8 @@ class MotionModule(nn.Module):
         The layer's output is a tensor, a tuple that starts with one, or an object of diffusers with a `sample`.
         """
         context = self.frames
+        if not context.num_frames:
+            return output
 
         def moved(x: Tensor) -> Tensor:
             return self(x, context.num_frames, windows=context.windows, scale=context.scale)

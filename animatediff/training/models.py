@@ -43,9 +43,6 @@ def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
         pipe.unet = type(pipe.unet).from_config(pipe.unet.config)
     if config.unet is not None:
         load_unet(pipe.unet, config.unet)
-    if config.prediction is not None:
-        schedule: Any = pipe.scheduler
-        pipe.scheduler = type(schedule).from_config(schedule.config, prediction_type=config.prediction)
     if guidance_width(pipe.unet) is not None:
         logger.warning("%s: distilled by LCM; it is trained without its guidance embedding", config.model)
     pipe.set_progress_bar_config(disable=True)

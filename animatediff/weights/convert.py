@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, frame_positions
+from animatediff.unfinished import Unfinished
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
@@ -35,6 +35,7 @@ from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import told, trained_with
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
 LORA_NAMES: dict[str, Callable[[str], str]] = {
@@ -112,6 +113,8 @@ def convert(
         save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
     what = f"{found.title}{f' ({result.title})' if result.title else ''}"
+    if settings := trained_with(header.metadata, str(header.path)):
+        result.note += f"; trained with {told(settings)}, which other programs have to be told"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 
 
@@ -305,9 +308,10 @@ def _without_settings(header: Header) -> dict[str, str]:
 
 def _write_folder(target: Path, result: _Result) -> None:
     """Write a diffusers folder; it appears whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unfinished = Unfinished(target)
+    temporary = unfinished.path
     try:
-        temporary.mkdir()
+        unfinished.create(folder=True)
         if result.config is not None:
             (temporary / "config.json").write_text(json.dumps(result.config, indent=2) + "\n", encoding="utf-8")
         save_tensors(temporary / result.folder_file, result.tensors, result.metadata)
@@ -317,4 +321,4 @@ def _write_folder(target: Path, result: _Result) -> None:
             f"{target}: could not be written ({error.strerror or error}); check free space and permissions"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        unfinished.remove()

@@ -119,7 +119,7 @@ def test_original_layout(place: Path) -> None:
         (["x", "--out", "."], "holds other files"),
         (["x", "y", "--out", "."], "has no name to number 2 clips by"),
         (["x", "--model", "file.txt", "--motion-module", "file.txt"], "file.txt: text that begins"),
-        (["x", "--use-ema"], "use_ema is a setting of single files, but the model is bundled"),
+        (["x", "--use-ema"], "--use-ema is a setting of single files, but the model is bundled"),
         (["x", "--device", "gpu"], "no device"),
         (["--config", "typo.yaml"], "did you mean 'guidance_scale'"),
     ],

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from animatediff import errors
+
 EXAMPLES = 5
 """Examples of each finding that are kept and shown."""
 
@@ -58,11 +60,18 @@ class Findings:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, example: str) -> None:
-        """Count one more finding; unprintable bytes of `example` are written out."""
+        """Count one more finding; unprintable letters and bytes of `example` are written out."""
         self.counts[what] = self.counts.get(what, 0) + 1
         listed = self.examples.setdefault(what, [])
         if len(listed) < EXAMPLES:
-            listed.append(printable(example))
+            listed.append(errors.printable(printable(example)))
+
+    def update(self, other: Findings) -> None:
+        """Count those of `other` as well."""
+        for what, count in other.counts.items():
+            self.counts[what] = self.counts.get(what, 0) + count
+            listed = self.examples.setdefault(what, [])
+            listed += other.examples.get(what, [])[: EXAMPLES - len(listed)]
 
     def __len__(self) -> int:
         return sum(self.counts.values())

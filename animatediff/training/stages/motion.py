@@ -28,6 +28,7 @@ class MotionStage(Stage):
         recommended = self._recommended()
         if config.start_from is not None:
             found = pipe.load_motion_module(config.start_from)
+            self.module_betas = found.betas
             self.betas = self.betas or found.betas
             self.family = replace(found, betas=self.betas, recommended=recommended)
             assert pipe.attachment is not None
@@ -49,6 +50,7 @@ class MotionStage(Stage):
                 f"data.num_frames={config.data.num_frames}: {config.start_from} knows {limit} frame positions; "
                 "train on at most as many frames"
             )
+        self.module_betas = self.betas or self.module_betas  # which the file states as its family's
         pipe.set_motion_adapter(adapter, self.family)
         load_domain_adapter(self)
         return dict(adapter.float().named_parameters())
@@ -96,11 +98,6 @@ def load_frozen_motion(stage: Stage) -> Family:
             f"data.num_frames={config.data.num_frames}: {source} knows {limit} frame positions; "
             "train on at most as many frames"
         )
-    if stage.betas is None:
-        stage.betas = family.betas
-    else:
-        family = replace(family, betas=stage.betas)
-        assert stage.pipe.attachment is not None
-        stage.pipe.set_motion_adapter(stage.pipe.attachment.adapter, family)
+    stage.module_betas = family.betas
     load_domain_adapter(stage)
     return family

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from animatediff.errors import UserError, did_you_mean, printable
 from animatediff.limits import MAX_EXPANDED_BYTES, MAX_HEADER_BYTES
+from animatediff.unfinished import Unfinished
 from animatediff.weights.storage.dtypes import ITEM_SIZES, no_tensor_of
 from animatediff.weights.storage.formats import what_it_is
 from animatediff.weights.storage.paths import PARTIAL_SUFFIXES, regular_file, shown
@@ -344,8 +345,10 @@ def save_tensors(
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     if os.path.isdir(path):
         raise UserError(f"{path}: a folder has this name; choose another name")
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
+    unfinished = Unfinished(path)
+    temporary = unfinished.path
     try:
+        unfinished.create()
         _write(temporary, suffix, _separate(tensors), dict(metadata or {}), wrapper)
         os.replace(temporary, path)
     except Exception as error:
@@ -361,7 +364,7 @@ def save_tensors(
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        unfinished.remove()
 
 
 def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -391,4 +394,5 @@ def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: 
     import torch
 
     # The original's readers unwrap "state_dict" ("controlnet" of SparseCtrl) and ignore the entry beside it.
-    torch.save({wrapper: tensors, METADATA_ENTRY: metadata} if metadata else tensors, path)
+    with path.open("wb") as stream:  # given a path, torch would put its name inside
+        torch.save({wrapper: tensors, METADATA_ENTRY: metadata} if metadata else tensors, stream)
