@@ -67,6 +67,8 @@ def test_a_terminal_without_utf8_gets_every_line(tmp_path: Path, environment: di
     assert [line for line in output.splitlines() if line.startswith("code")] == [
         "code 0", "code 0", "code 0", "code 0", "code 2", "code 0"
     ]  # fmt: skip
+    said = [line for line in done.stderr.splitlines() if not line.startswith(b"animatediff: ")]
+    assert not said, "nothing but the message of inspect"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {name for file in ("ü: 狐.gif", "again: [bold]:fox:.gif") for name in (file, f"{file}.json")} | {
         "samples"
@@ -74,6 +76,19 @@ def test_a_terminal_without_utf8_gets_every_line(tmp_path: Path, environment: di
     assert "again: [bold]:fox:.gif" in output and "deg" in output
     (request,) = (load_result(str(path)) for path in (tmp_path / "samples").glob("*.json"))
     assert request.prompt == ("a fox ü 狐",)
+
+
+@pytest.mark.slow
+def test_python_says_nothing_that_nobody_asked_for(tmp_path: Path) -> None:
+    code = """
+from animatediff.pipelines import AnimateDiffPipeline
+pipe = AnimateDiffPipeline.from_bundled()
+pipe.save_pretrained("model")
+AnimateDiffPipeline.from_pretrained("model")("a fox", num_frames=2, num_inference_steps=1, width=32, height=32)
+"""
+    done = started(code, folder=tmp_path)
+    bars = [line for line in done.stderr.splitlines() if line.strip() and b"it/s]" not in line and b"?it" not in line]
+    assert done.returncode == 0 and not bars and not done.stdout, done.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals and signals of POSIX")
