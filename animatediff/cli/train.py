@@ -32,11 +32,16 @@ def train(
             help="Insist on a checkpoint to go on from, or start over; otherwise a run that was stopped goes on.",
         ),
     ] = None,
+    norm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--norm", help="Norm of the stage motion: per-frame, or over-frames for use in diffusers."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look through the configuration and the data.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
 ) -> None:
     """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
-    run(config, set_ or [], resume=resume, check=check, quiet=quiet)
+    settings = [*(set_ or []), *([] if norm is None else [f"norm={norm}"])]
+    run(config, settings, resume=resume, check=check, quiet=quiet)
 
 
 def run(
