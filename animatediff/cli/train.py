@@ -38,14 +38,19 @@ def train(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch a hub id that is not in the hub's cache.")
     ] = False,
+    norm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--norm", help="Norm of the stage motion: per-frame, or over-frames for use in diffusers."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look through the configuration and the data.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
 ) -> None:
     """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
     from animatediff.weights.hub import network
 
+    settings = [*(set_ or []), *([] if norm is None else [f"norm={norm}"])]
     with network(download):
-        run(config, set_ or [], resume=resume, check=check, quiet=quiet)
+        run(config, settings, resume=resume, check=check, quiet=quiet)
 
 
 def run(
