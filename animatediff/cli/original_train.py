@@ -26,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--wandb", action="store_true", help="log to wandb as well")
     add("--set", metavar="KEY=VALUE", action="append", help="lay a setting of ours over the file's; may be repeated")
     add("--fresh", action="store_true", help="start over where a run was stopped")
+    add("--new-data", action="store_true", help="go on with other data than before, such as with clips added")
     add("--quiet", action="store_true")
     return parser
 
@@ -44,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if flags.launcher:
                 print(f"--launcher is not needed: {LAUNCHERS[flags.launcher]}", file=sys.stderr)
             settings = [*(["log=[wandb]"] if flags.wandb else []), *(flags.set or [])]
-            run(flags.config, settings, resume=False if flags.fresh else None, quiet=flags.quiet)
+            run(
+                flags.config,
+                settings,
+                resume=False if flags.fresh else None,
+                new_data=flags.new_data,
+                quiet=flags.quiet,
+            )
     except typer.Exit as end:
         return end.exit_code
     return 0
