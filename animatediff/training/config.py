@@ -215,8 +215,9 @@ class TrainConfig(_Frozen):
     keep_weights: bool = False
     """Keep the weights of every save, in weights/, for comparison."""
     validate_every: Every = 0
+    """Where there are prompts, also before step 1, for a video of the model as it was."""
     validate_at: Annotated[tuple[int, ...], BeforeValidator(_listed)] = ()
-    """Further steps to validate at."""
+    """Further steps to validate at; 0 is before step 1."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     log_every: Count = 10
     log: Annotated[tuple[Logger, ...], BeforeValidator(_listed)] = ()
