@@ -43,7 +43,8 @@ def test_sample(ends: dict[str, Any], name: str) -> None:
     assert end["code"] == sample.code
     assert not [letter for letter in output if ord(letter) < 32 and letter != "\n"], "control characters are escaped"
     if sample.code:
-        assert len(output.strip().splitlines()) == 1
+        said = output.strip().splitlines()
+        assert [line for line in said if line.startswith("animatediff: ")] == said[-1:], "one message, the last line"
 
 
 def test_changed_files_are_read_or_refused() -> None:

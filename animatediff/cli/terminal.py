@@ -12,6 +12,8 @@ from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
+from animatediff.cli.show import show
+
 SIGNAL_BASE = 128
 """A process that ends by signal N has exit code 128 + N, as shells count."""
 ENDING = ("SIGTERM", "SIGHUP")
@@ -42,7 +44,7 @@ def ending() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         restore()
         with suppress(OSError, ValueError):  # the terminal may be what has gone
-            print(f"animatediff: stopped by {signal.Signals(number).name}", file=sys.stderr)
+            show(f"animatediff: stopped by {signal.Signals(number).name}", file=sys.stderr)
         raise SystemExit(SIGNAL_BASE + number)
 
     if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers

@@ -237,7 +237,7 @@ def nested_json(folder: Path) -> list[str]:
     return _config(folder, '{"a":' * 100_000, ".json")
 
 
-@sample("half a character (a lone surrogate)")
+@sample("holds what is no text")
 def half_a_character(folder: Path) -> list[str]:
     (folder / "x.json").write_text(r'{"request": {"prompt": ["a \ud800 fox"]}}')
     return ["animate", "--from", str(folder / "x.json")]

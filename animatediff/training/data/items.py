@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from animatediff import errors
+from animatediff.limits import MAX_ROWS
 
 EXAMPLES = 5
 """Examples of each finding that are kept and shown."""
@@ -34,8 +35,12 @@ class ItemList:
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._ends = array("q")
+        self._most = MAX_ROWS.value
 
     def append(self, item: Item) -> None:
+        """Add an item. Raises UserError beyond `max_rows`."""
+        if len(self._ends) >= self._most:
+            MAX_ROWS.check(len(self._ends) + 1, f"{item.path}: is item {len(self._ends) + 1:,} of this training data")
         self._bytes += json.dumps(item, ensure_ascii=False).encode("utf-8", "surrogateescape")
         self._ends.append(len(self._bytes))
 
