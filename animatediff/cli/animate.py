@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,11 @@ from animatediff.errors import UserError, renamed
 
 if TYPE_CHECKING:
     from animatediff.render.declare import Option
+
+logger = logging.getLogger(__name__)
+
+CONNECTING = {"a", "an", "and", "at", "by", "for", "from", "in", "into", "is", "of", "on", "the", "to", "with"}
+"""Words that are no prompt of their own."""
 
 HELP = """Render prompts to animations. Settings left out are what the model recommends.
 
@@ -114,6 +120,7 @@ def run(
     from animatediff.cli.progress import messages, progress_bar
 
     with messages(quiet):
+        _hint_at_quotes(values.get("prompt", ()))
         if config:
             requests = load_config(config, values, pretrained_model_path=pretrained_model_path, roots=HERE)
         elif result:
@@ -144,6 +151,19 @@ def run(
         print(sheet)
     if done.grid is not None:
         print(done.grid)
+
+
+def _hint_at_quotes(prompts: Sequence[str]) -> None:
+    """Warn of a prompt that the shell cut into words, each of which makes a clip."""
+    single = [text for text in prompts if len(text.split()) == 1]
+    if len(single) > 2 or (len(prompts) > 1 and any(text.lower() in CONNECTING for text in single)):
+        logger.warning(
+            "%d prompts make %d clips, and some are single words; if they are one prompt, put it in quotes: "
+            'animatediff animate "%s"',
+            len(prompts),
+            len(prompts),
+            " ".join(prompts),
+        )
 
 
 def _print_words() -> None:
