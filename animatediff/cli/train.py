@@ -116,7 +116,7 @@ def look_through(config: TrainConfig) -> None:
             raise
         problems.append(str(error))
     for problem in problems:
-        print(f"animatediff: {printable(renamed(problem, FLAGS))}", file=sys.stderr)
+        show(f"animatediff: {renamed(problem, FLAGS)}", file=sys.stderr)
     if problems:
         raise typer.Exit(FAULTS_FOUND)
 
