@@ -15,6 +15,7 @@ from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
 from animatediff.cli.train import train
+from animatediff.errors import did_you_mean, printable
 
 
 class Commands(TyperGroup):
@@ -22,6 +23,11 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The name, the command, and the arguments that are left for it."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(
+                f"No such command {printable(args[0])!r}; {did_you_mean(args[0], self.commands)}commands are "
+                f"{', '.join(self.commands)}. A prompt is rendered by: animatediff animate \"a fox moving right\""
+            )
         name, found, rest = super().resolve_command(ctx, args)
         return name, animate.command() if name == "animate" else found, rest
 
