@@ -254,3 +254,9 @@ def test_a_prompt_without_quotes_gets_a_hint(
     watched(monkeypatch)
     code, _, err = run(*prompts, "--quiet", "--out", str(tmp_path / "a.gif"))
     assert code == 0 and (f'put it in quotes: animatediff animate "{" ".join(prompts)}"' in err) == hinted
+
+
+def test_a_prompt_in_place_of_a_command_is_told_where_it_goes() -> None:
+    for given, said in (("a fox", "animatediff animate"), ("evaluat", "did you mean 'evaluate'?")):
+        done = CliRunner().invoke(app, [given])
+        assert done.exit_code == 2 and said in " ".join(done.stderr.replace("│", " ").split())
