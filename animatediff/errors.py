@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if hide else c for c, hide in zip(text, hidden, strict=True))
 
 
+def holds_surrogates(text: str) -> bool:
+    """Whether a text holds halves of surrogate pairs, as which Python reads bytes that are no UTF-8."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def brief(value: object) -> str:
     """`value` in a few words, whatever it is, for messages.
 

@@ -116,6 +116,11 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
         yield from (place for models in roots.models if (place := models / kind / path.name).is_file())
 
 
+def is_within(path: str, folder: str) -> bool:
+    """Whether an absolute path is a folder, or inside of it; links are not followed."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
 def config_file(path: str | Path) -> Path:
     """A configuration file as it is named; where it is not here, the one that ships under this name, `configs/...`."""
     path = Path(path)

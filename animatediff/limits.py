@@ -54,16 +54,12 @@ class Limit:
             raise UserError(f"{self.variable}={text[:40]!r}: expected a whole number, at least 1")
         return number
 
-    def excess(self, number: float, what: str) -> str | None:
-        """The message where `number` is beyond the limit, else None. what: the finding, such as "has 7 frames"."""
-        if number <= self.value:
-            return None
-        return f"{what}; the limit is {self.value:,} {self.unit}: {self.remedy}raise `{self.name}` if that is meant"
-
     def check(self, number: float, what: str, error: type[Exception] = UserError) -> None:
-        """Raise `error` with the message of `excess` where `number` is beyond the limit."""
-        if message := self.excess(number, what):
-            raise error(message)
+        """Raise `error` where `number` is beyond the limit. what: the finding, such as "has 7 frames"."""
+        if number > (limit := self.value):
+            raise error(
+                f"{what}; the limit is {limit:,} {self.unit}: {self.remedy}raise `{self.name}` if that is meant"
+            )
 
 
 MAX_FRAMES = Limit(

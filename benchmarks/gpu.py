@@ -22,56 +22,28 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 
-def relative(found: Any, wanted: Any) -> float:
-    """Norm of the difference over the norm of what is compared, in float64."""
-    found, wanted = found.double().cpu(), wanted.double().cpu()
-    return ((found - wanted).norm() / wanted.norm()).item()
-
-
 def golden(args: argparse.Namespace) -> None:
     """Print how far the UNets of all families and the clips of SD 1.5 are from the original implementations."""
     import torch
-    from einops import rearrange
     from support import golden as cases
+    from support.close import relative
 
-    def call(family: str, dtype: Any) -> Any:
+    def of_unet(family: str, dtype: Any) -> float:
         motion, tensors = cases.load_attached(family), cases.expected(family)
         motion.unet.to(device=args.device, dtype=dtype)
-        sample = tensors["unet.sample"].to(args.device, dtype)
-        motion.frames.num_frames = frames = sample.shape[2]
-        texts = tensors["unet.encoder_hidden_states"].to(args.device, dtype).repeat_interleave(frames, 0)
-        conditions = None
-        if "unet.text_embeds" in tensors:
-            conditions = {
-                name: tensors[f"unet.{name}"].to(args.device, dtype).repeat_interleave(frames, 0)
-                for name in ("text_embeds", "time_ids")
-            }
-        with torch.inference_mode():
-            out = motion.unet(
-                rearrange(sample, "b c f h w -> (b f) c h w"), tensors["unet.timestep"].to(args.device), texts,
-                added_cond_kwargs=conditions,
-            ).sample  # fmt: skip
-        return relative(rearrange(out, "(b f) c h w -> b c f h w", f=frames), tensors["unet.out"])
+        return relative(cases.run_unet(motion, tensors).cpu(), tensors["unet.out"])
+
+    def of_clip(family: str, dtype: Any) -> float:
+        pipe = cases.load_pipeline(family).to(args.device, dtype)
+        pipe.set_progress_bar_config(disable=True)
+        return relative(cases.render(pipe, family).cpu(), cases.expected(family)["pipeline.video"])
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     print("| golden case | float32 | float16 | bfloat16 |\n|---|---|---|---|")
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    for family in cases.FAMILIES:
-        print(f"| UNet {family} | " + " | ".join(f"{call(family, dtype):.1e}" for dtype in dtypes) + " |", flush=True)
-    for family in cases.SD15_FAMILIES:
-        facts, row = cases.case(family), []
-        for dtype in dtypes:
-            pipe = cases.load_pipeline(family).to(args.device, dtype)
-            pipe.set_progress_bar_config(disable=True)
-            found = pipe(
-                facts["prompt"], negative_prompt=facts["negative_prompt"], num_frames=facts["frames"],
-                height=facts["size"], width=facts["size"], num_inference_steps=facts["steps"],
-                guidance_scale=facts["guidance_scale"], output_type="pt",
-                latents=cases.expected(family)["pipeline.latents"].to(args.device, dtype),
-            ).frames  # fmt: skip
-            wanted = rearrange(cases.expected(family)["pipeline.video"], "b c f h w -> b f c h w")
-            row.append(relative(found, wanted))
-        print(f"| clip {family} | " + " | ".join(f"{one:.1e}" for one in row) + " |", flush=True)
+    for name, families, measure in (("UNet", cases.FAMILIES, of_unet), ("clip", cases.SD15_FAMILIES, of_clip)):
+        for family in families:
+            row = [f"{measure(family, dtype):.1e}" for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+            print(f"| {name} {family} | {' | '.join(row)} |", flush=True)
 
 
 def run(*command: str) -> None:
@@ -88,6 +60,7 @@ def run(*command: str) -> None:
 def clip(args: argparse.Namespace) -> None:
     """Render the bundled model on the GPU and on the CPU with one seed, and print how far apart the frames are."""
     import torch
+    from support.close import relative
 
     from animatediff.pipelines import AnimateDiffPipeline
 
@@ -128,6 +101,7 @@ def offload(args: argparse.Namespace) -> None:
     """Time and memory of SD 1.5's size with what saves memory."""
     import torch
     from compare_diffusers import build
+    from support.close import relative
 
     print("| saving | s | peak MiB |\n|---|---|---|")
     wanted = None

@@ -14,34 +14,15 @@ from support.golden import (
     load_attached,
     load_pipeline,
     motion_file,
+    render,
+    run_unet,
 )
 from support.paths import GOLDEN
 
-from animatediff.motion import Attachment
-from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.weights.lora.load import load_lora, remove_lora, set_lora_scales
 from animatediff.weights.motion import load_motion_module
 
 pytestmark = pytest.mark.exact  # the disturbance is larger than the tolerance
-
-
-@torch.no_grad()
-def run_unet(motion: Attachment, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    sample = tensors["unet.sample"]
-    num_frames = motion.frames.num_frames = sample.shape[2]
-    conditions = None
-    if "unet.text_embeds" in tensors:
-        conditions = {
-            "text_embeds": tensors["unet.text_embeds"].repeat_interleave(num_frames, 0),
-            "time_ids": tensors["unet.time_ids"].repeat_interleave(num_frames, 0),
-        }
-    out = motion.unet(
-        rearrange(sample, "b c f h w -> (b f) c h w"),
-        tensors["unet.timestep"],
-        tensors["unet.encoder_hidden_states"].repeat_interleave(num_frames, 0),
-        added_cond_kwargs=conditions,
-    ).sample
-    return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -77,22 +58,6 @@ def test_loras_at_every_strength(family: str) -> None:
     for name in ("motion_lora", "domain_adapter"):
         remove_lora([unet], name)
     assert torch.equal(run_unet(motion, tensors), run_unet(load_attached(family), tensors)), "removed bit for bit"
-
-
-def render(pipe: AnimateDiffPipeline, family: str) -> torch.Tensor:
-    facts = case(family)
-    out = pipe(
-        facts["prompt"],
-        negative_prompt=facts["negative_prompt"],
-        num_frames=facts["frames"],
-        height=facts["size"],
-        width=facts["size"],
-        num_inference_steps=facts["steps"],
-        guidance_scale=facts["guidance_scale"],
-        latents=expected(family)["pipeline.latents"],
-        output_type="pt",
-    )
-    return rearrange(out.frames, "b f c h w -> b c f h w")
 
 
 @pytest.mark.parametrize("family", SD15_FAMILIES)

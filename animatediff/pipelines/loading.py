@@ -201,12 +201,13 @@ class Loading(Adapters, Loras):
         """The content of the `model_index.json` of a folder or hub id."""
         from diffusers import DiffusionPipeline
 
+        from animatediff.weights.hub import first_line
+
         try:
             found: Any = DiffusionPipeline.load_config(str(path), **settings)
             return dict(found)
         except Exception as error:  # of the network, whose errors are of another library with each generation
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"{path}: has no model_index.json ({reason[:160]})") from error
+            raise UserError(f"{path}: has no model_index.json ({first_line(error)})") from error
 
     @classmethod
     def from_config(cls, config: Any, **_: Any) -> Self:

@@ -24,6 +24,7 @@ from animatediff.render.models import (
     asked_sampling,
     base_settings,
     compare_configs,
+    loading_dtype,
     motion_module_of,
 )
 from animatediff.render.request import AnimateRequest
@@ -66,7 +67,6 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
     """
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.pipelines.parts import base_pipeline
-    from animatediff.pipelines.precision import as_dtype, default_device
     from animatediff.weights.base.components import without_weights
     from animatediff.weights.base.single_file import load_base
 
@@ -75,7 +75,7 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
     if not all(Path(path).exists() for path in (model, module, *_files(settings))):
         return None
     parts = base_settings(settings, model)
-    dtype = as_dtype(settings.dtype, settings.device or str(default_device()))
+    dtype = loading_dtype(settings)
     with without_weights():
         pipe = AnimateDiffPipeline(base_pipeline(load_base(model, dtype=dtype, **parts)))
         pipe.sampler.asked = asked_sampling(settings)
@@ -99,8 +99,7 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
 def _files(settings: AnimateRequest) -> list[str]:
     """Files that a dry run looks into, besides image model and motion module."""
     one = [settings.vae, settings.text_encoder, settings.text_encoder_2, settings.sparsectrl, *settings.controlnet]
-    refs = (*settings.loras, *settings.motion_loras, settings.domain_adapter)
-    return [path for path in (*one, *(ref.path for ref in refs if ref is not None)) if path is not None]
+    return [path for path in (*one, *(ref.path for ref in settings.all_loras)) if path is not None]
 
 
 def _put_motion_module(pipe: AnimateDiffPipeline, module: str | Path, settings: AnimateRequest) -> None:
@@ -127,10 +126,9 @@ def _put_loras(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> None:
     from animatediff.weights.lora.source import lora_header
     from animatediff.weights.trained_with import trained_with
 
-    adapter = () if settings.domain_adapter is None else (settings.domain_adapter,)
-    for ref in (*adapter, *settings.loras, *settings.motion_loras):
+    for ref in settings.all_loras:
         check_lora_fits(ref.path, unet=pipe.unet, text_encoders=pipe.text_encoders)
-    for ref in (*adapter, *settings.loras, *settings.motion_loras):
+    for ref in settings.all_loras:
         header = lora_header(ref.path)
         if ref.scale != 0 and (settings_of := trained_with(header.metadata, str(header.path))):
             pipe.sampler.trained_with[ref.path] = settings_of

@@ -16,6 +16,8 @@ from animatediff.render.options import MODEL_OPTIONS, PATH_FIELDS
 from animatediff.render.request import AnimateRequest
 
 if TYPE_CHECKING:
+    import torch
+
     from animatediff.pipelines import AnimateDiffPipeline
 
 logger = logging.getLogger(__name__)
@@ -111,6 +113,13 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
         )
     pipe.sampler.asked = asked_sampling(settings)
     return pipe
+
+
+def loading_dtype(settings: AnimateRequest) -> torch.dtype:
+    """The number format in which the model of a request is loaded, by which the variant to fetch is chosen."""
+    from animatediff.pipelines.precision import as_dtype, default_device
+
+    return as_dtype(settings.dtype, settings.device or str(default_device()))
 
 
 def base_settings(settings: AnimateRequest, model: str | Path) -> dict[str, Any]:

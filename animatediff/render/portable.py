@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from animatediff.bundled import PREFIX, bundled_path, bundled_set, motion_module_path
-from animatediff.files import HERE, Roots
+from animatediff.files import HERE, Roots, is_within
 from animatediff.render.fingerprint import fingerprint
 from animatediff.render.models import BUNDLED
 from animatediff.render.options import PATH_FIELDS
@@ -99,7 +99,7 @@ def _relative(path: str, roots: Roots) -> str:
     for full in spellings:
         for folder, prefix in _folders(roots):
             for root in dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder))):
-                if not _holds_home(root) and (full == root or full.startswith(root.rstrip(os.sep) + os.sep)):
+                if not _holds_home(root) and is_within(full, root):
                     return (prefix / Path(full).relative_to(root)).as_posix()
     return Path(spellings[0]).name
 
@@ -116,4 +116,4 @@ def _holds_home(folder: str) -> bool:
         home = str(Path.home())
     except RuntimeError:
         return False
-    return home != folder and home.startswith(folder.rstrip(os.sep) + os.sep)
+    return home != folder and is_within(home, folder)

@@ -16,7 +16,7 @@ from animatediff.bundled import PREFIX, bundled_file, bundled_path, is_bundled, 
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
 from animatediff.render.hub_models import fetch_model, hub_folder
-from animatediff.render.models import BUNDLED
+from animatediff.render.models import BUNDLED, loading_dtype
 from animatediff.render.request import AnimateRequest
 from animatediff.weights.hub import KNOWN_FILES, cached_folder, fetch, is_hub_id, known_file, motion_lora_file
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
@@ -98,19 +98,12 @@ def to_come(name: str, *, download: bool, roots: Roots = HERE) -> str:
 def model_here(name: str, setting: str, *, request: AnimateRequest) -> str:
     """The local folder of a hub id: from the cache, or fetched where the request says so. Raises UserError."""
     found = hub_folder(name, setting, download=request.download)
-    return str(found or fetch_model(name, setting, dtype=_dtype(request)))
+    return str(found or fetch_model(name, setting, dtype=loading_dtype(request)))
 
 
 def model_to_come(name: str, setting: str, *, request: AnimateRequest) -> str:
     """The same, but nothing is fetched: `name` itself where it may be fetched later. Raises UserError."""
     return str(hub_folder(name, setting, download=request.download) or name)
-
-
-def _dtype(request: AnimateRequest) -> Any:
-    """The number format in which the model will be loaded, by which the variant to fetch is chosen."""
-    from animatediff.pipelines.precision import as_dtype, default_device
-
-    return as_dtype(request.dtype, request.device or str(default_device()))
 
 
 def check_device(device: Any) -> None:
@@ -253,8 +246,7 @@ def states_sampling(request: AnimateRequest) -> bool:
     from animatediff.weights.motion import find_header
     from animatediff.weights.trained_with import trained_with
 
-    adapter = () if request.domain_adapter is None else (request.domain_adapter,)
-    loras = [ref.path for ref in (*adapter, *request.loras, *request.motion_loras) if Path(ref.path).exists()]
+    loras = [ref.path for ref in request.all_loras if Path(ref.path).exists()]
     others = [path for path in (request.motion_module, request.sparsectrl) if path is not None and Path(path).exists()]
     headers = [*map(find_header, others), *map(lora_header, loras)]
     return any(trained_with(header.metadata, str(header.path)) for header in headers)

@@ -101,6 +101,11 @@ class AnimateRequest(_Options):
         )
 
     @property
+    def all_loras(self) -> tuple[WeightRef, ...]:
+        """The domain adapter, LoRAs and MotionLoRAs, in the order in which they are loaded."""
+        return (*filter(None, (self.domain_adapter,)), *self.loras, *self.motion_loras)
+
+    @property
     def images(self) -> list[tuple[int, Any]]:
         """(frame, file or image in memory) of all images that the clip shows."""
         return images_of(self)

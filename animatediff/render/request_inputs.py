@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
+from animatediff.errors import holds_surrogates
+
 NOTE = "in_memory"
 """Key of the note that stands in a record for an image or a video that was in memory."""
 
@@ -26,7 +28,7 @@ def whole_text(value: Any) -> Any:
         return [whole_text(item) for item in value]
     if isinstance(value, dict):
         return {key: whole_text(item) for key, item in value.items()}
-    if not isinstance(value, str) or not any("\ud800" <= char <= "\udfff" for char in value):
+    if not isinstance(value, str) or not holds_surrogates(value):
         return value
     try:
         return value.encode("utf-8", "surrogateescape").decode()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, holds_surrogates
 from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
 from animatediff.media.animated import Spool
 from animatediff.media.formats import FOLDER, format_of
@@ -327,7 +327,7 @@ def write_sidecar(path: Path, content: dict[str, Any]) -> Path:
     """Write `content` as readable JSON beside a result."""
     sidecar = sidecar_of(path)
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    if any("\ud800" <= char <= "\udfff" for char in text):  # of file names that are no UTF-8
+    if holds_surrogates(text):  # of file names that are no UTF-8
         text = json.dumps(content, indent=2)
     write_text(sidecar, text + "\n")
     return sidecar

@@ -117,17 +117,14 @@ def _check_unet(file: str) -> None:
 
 
 def _check_motion(config: TrainConfig, source: str | None, unet: Any) -> None:
-    from animatediff.training.stages.motion import missing_motion_module
+    from animatediff.training.stages.motion import check_positions, missing_motion_module
     from animatediff.weights.motion import empty_motion_module
 
     if source is None and not is_bundled(config.model):
         raise missing_motion_module(config)
     path = motion_module_path() if source in (None, "bundled") else source
     _, family, _ = empty_motion_module(path, unet=unet)
-    if config.data.num_frames > (limit := family.numerics.max_positions):
-        raise UserError(
-            f"data.num_frames={config.data.num_frames}: it knows {limit} frame positions; train on at most as many"
-        )
+    check_positions(config, family, "it")
 
 
 def _check_start(config: TrainConfig, unet: Any, encoders: Any) -> None:

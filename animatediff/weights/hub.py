@@ -122,7 +122,7 @@ def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **
     except Exception as error:  # errors of the network are of another library with each generation of the hub's
         is_gone = isinstance(error, RepositoryNotFoundError)
         failure = "no such model on the hub (or it is private)"
-        failure = failure if is_gone else f"the hub cannot be reached ({_reason(error)})"
+        failure = failure if is_gone else f"the hub cannot be reached ({first_line(error)})"
         if (cached := cached_folder(name, **of_cache)) is not None:
             logger.warning("%s: %s; taken as it was fetched before", name, failure)
             return cached
@@ -146,7 +146,7 @@ def _quiet_hub() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """An error of the hub in one line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
@@ -303,7 +303,7 @@ def _download(known: KnownFile, name: str, place: Path, on_bytes: OnBytes | None
     except (UserError, Cancelled):
         raise
     except Exception as error:  # errors of the network are of another library with each generation of the hub's
-        reason = _reason(error)
+        reason = first_line(error)
         raise UserError(
             f"{name}: could not be fetched from {known.repository}{f' at {endpoint}' if endpoint else ''}: {reason} "
             f"Put the file at {place} by hand, or try again"

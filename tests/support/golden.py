@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from einops import rearrange
 from safetensors.torch import load_file
 
 from animatediff.motion import Attachment, attach
@@ -57,3 +58,42 @@ def load_pipeline(family: str) -> AnimateDiffPipeline:
     pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / family / "sd", torch_dtype=torch.float32)
     pipe.load_motion_module(motion_file(family))
     return pipe
+
+
+@torch.no_grad()
+def run_unet(motion: Attachment, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The UNet's output for the tensors of a case, on its device and in its number format."""
+    place = {"device": motion.unet.device, "dtype": motion.unet.dtype}
+    sample = tensors["unet.sample"].to(**place)
+    num_frames = motion.frames.num_frames = sample.shape[2]
+
+    def each(name: str) -> torch.Tensor:
+        return tensors[name].to(**place).repeat_interleave(num_frames, 0)
+
+    conditions = None
+    if "unet.text_embeds" in tensors:
+        conditions = {"text_embeds": each("unet.text_embeds"), "time_ids": each("unet.time_ids")}
+    out = motion.unet(
+        rearrange(sample, "b c f h w -> (b f) c h w"),
+        tensors["unet.timestep"].to(motion.unet.device),
+        each("unet.encoder_hidden_states"),
+        added_cond_kwargs=conditions,
+    ).sample
+    return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames)
+
+
+def render(pipe: AnimateDiffPipeline, family: str) -> torch.Tensor:
+    """The clip of a case: (b, c, f, h, w)."""
+    facts = case(family)
+    out = pipe(
+        facts["prompt"],
+        negative_prompt=facts["negative_prompt"],
+        num_frames=facts["frames"],
+        height=facts["size"],
+        width=facts["size"],
+        num_inference_steps=facts["steps"],
+        guidance_scale=facts["guidance_scale"],
+        latents=expected(family)["pipeline.latents"].to(pipe.unet.device, pipe.unet.dtype),
+        output_type="pt",
+    )
+    return rearrange(out.frames, "b f c h w -> b c f h w")

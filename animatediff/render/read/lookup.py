@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.files import HERE, Roots
+from animatediff.files import HERE, Roots, is_within
 from animatediff.render.fingerprint import fingerprint
 from animatediff.render.options import BY_NAME, IN_MEMORY, PATH_FIELDS
 from animatediff.render.portable import bundled_name, with_files
@@ -116,12 +116,12 @@ class Lookup:
         """
         trusted, own = (*self.roots.models, *self.roots.named), self.folders
         full, real = os.path.abspath(path), os.path.realpath(path)
-        if any(_is_in(full, os.path.abspath(folder)) for folder in trusted):
+        if any(is_within(full, os.path.abspath(folder)) for folder in trusted):
             return True
-        if any(_is_in(full, os.path.abspath(folder)) for folder in own):
-            is_inside = any(_is_in(real, os.path.realpath(f)) for f in (*own, *self.roots.files, *trusted))
+        if any(is_within(full, os.path.abspath(folder)) for folder in own):
+            is_inside = any(is_within(real, os.path.realpath(f)) for f in (*own, *self.roots.files, *trusted))
             return is_inside or not is_media
-        return any(_is_in(full, os.path.abspath(folder)) for folder in self.roots.files)
+        return any(is_within(full, os.path.abspath(folder)) for folder in self.roots.files)
 
     def _leads_out(self, name: str) -> bool:
         """Whether a name of which nothing was found is one of a place outside of the folders."""
@@ -133,7 +133,7 @@ class Lookup:
         places = [os.path.normpath(folder / path) for folder in (*self.folders, *self.roots.files)]
         own = [os.path.abspath(folder) for folder in (*self.folders, *self.roots.files)]
         return any(os.path.lexists(place) for place in places) or not any(
-            _is_in(os.path.abspath(place), folder) for place in places for folder in own
+            is_within(os.path.abspath(place), folder) for place in places for folder in own
         )
 
 
@@ -146,11 +146,6 @@ def _in_full(setting: str, value: Any) -> Any:
         return option.convert(value)
     except (UserError, ValueError, TypeError):  # which the request says too
         return value
-
-
-def _is_in(path: str, folder: str) -> bool:
-    """Whether an absolute path is a folder, or inside of it."""
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _flag(setting: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from animatediff.files import is_within
 from animatediff.weights.storage.paths import shown
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,7 @@ def _refusal(out: Any) -> str | None:
         return "a file says where results go only below the working directory"
     if not path.name or any(part.startswith(".") for part in path.parts):
         return "hidden files and folders, and the working directory itself, are left alone"
-    here = os.path.realpath(".")
-    if os.path.commonpath([here, os.path.realpath(path.parent)]) != here:
+    if not is_within(os.path.realpath(path.parent), os.path.realpath(".")):
         return "by a link it leads out of the working directory"
     return None
 

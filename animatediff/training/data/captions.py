@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
+from animatediff.errors import UserError, holds_surrogates
 from animatediff.media.kinds import BadMedia
 
 FILE_KEYS = (
@@ -58,6 +60,22 @@ def encoding_of(head: bytes) -> str:
         if zeros and not any(zeros) and all(letters):
             return encoding
     return "utf-8-sig"
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a text of rows in its encoding. Raises UserError for one that is not valid in it.
+
+    Bytes that are not UTF-8 come through as surrogates: the row they are in is found out later.
+    """
+    with open(path, "rb") as raw:
+        encoding = encoding_of(raw.read(HEAD))
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    try:
+        with open(path, encoding=encoding, errors=errors, newline=newline) as file:
+            yield file
+    except UnicodeError as error:
+        raise UserError(f"{path}: is not valid {encoding.upper()}; save it as UTF-8") from error
 
 
 def one_line(text: str) -> str:
@@ -140,7 +158,7 @@ def _text(value: Any, key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadMedia(f"{key} is no text", NO_TEXT)
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
+    if holds_surrogates(value):
         raise BadMedia("caption is not UTF-8", NO_UTF8)
     return one_line(value)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError, nearest
-from animatediff.training.data.captions import FILE_KEYS, HEAD, TEXT_KEYS, encoding_of
+from animatediff.training.data.captions import FILE_KEYS, TEXT_KEYS, open_text
 
 WEBVID = ("videoid", "name")
 
@@ -29,19 +29,12 @@ def csv_rows(path: Path, is_row: Callable[[Mapping[str, Any]], bool]) -> Iterato
     is_row: whether values name a file that is there, by which a row that an open quote has swallowed is told from the
     second line of a caption. Raises UserError without columns for videos and captions.
     """
-    with open(path, "rb") as raw:
-        encoding = encoding_of(raw.read(HEAD))
-    # Bytes that are not UTF-8 come through as surrogates: the row they are in is found out later.
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-    with open(path, encoding=encoding, errors=errors, newline="") as file:
+    with open_text(path, newline="") as file:
         feed = _Lines(file)
-        try:
-            tabs = path.suffix.lower() == ".tsv" or _has_columns(split(feed.peek(), "\t") or [])
-            records = _Records(feed, "\t" if tabs else ",", is_row)
-            _check_columns(path, records.header)
-            yield from records.rows()
-        except UnicodeError as error:
-            raise UserError(f"{path}: is not valid {encoding.upper()}; save it as UTF-8") from error
+        tabs = path.suffix.lower() == ".tsv" or _has_columns(split(feed.peek(), "\t") or [])
+        records = _Records(feed, "\t" if tabs else ",", is_row)
+        _check_columns(path, records.header)
+        yield from records.rows()
 
 
 class _Records:

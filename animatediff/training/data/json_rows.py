@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from animatediff.errors import UserError
-from animatediff.training.data.captions import FILE_KEYS, HEAD, TEXT_KEYS, RepeatedKeyError, encoding_of, unique_keys
+from animatediff.training.data.captions import FILE_KEYS, TEXT_KEYS, RepeatedKeyError, open_text, unique_keys
 from animatediff.training.data.csv_rows import Row
 
 MAX_BYTES = 1 << 30
@@ -17,19 +17,10 @@ MAX_BYTES = 1 << 30
 
 def json_rows(path: Path) -> Iterator[Row]:
     """Read the rows of a JSON or JSONL file, whatever its suffix. Raises UserError for a file that holds no rows."""
-    with open(path, "rb") as file:
-        encoding = encoding_of(file.read(HEAD))
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
-    try:
-        with open(path, encoding=encoding, errors=errors) as text:
-            first = next((line for line in text if line.strip()), "").strip()
-            if _is_lines(first, path.suffix):
-                text.seek(0)
-                yield from _lines(text)
-                return
-        yield from _whole(path, encoding, errors)
-    except UnicodeError as error:
-        raise UserError(f"{path}: is not valid {encoding.upper()}; save it as UTF-8") from error
+    with open_text(path) as text:
+        first = next((line for line in text if line.strip()), "").strip()
+        text.seek(0)
+        yield from _lines(text) if _is_lines(first, path.suffix) else _whole(path, text)
 
 
 def _is_lines(first: str, suffix: str = ".jsonl") -> bool:
@@ -63,11 +54,11 @@ def _parsed(text: str) -> Mapping[str, Any] | str:
     return values if isinstance(values, dict) else "not a JSON object"
 
 
-def _whole(path: Path, encoding: str, errors: str) -> Iterator[Row]:
+def _whole(path: Path, text: TextIO) -> Iterator[Row]:
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path}: has more than {MAX_BYTES >> 30} GB; write one JSON object a line (.jsonl)")
     try:
-        value = json.loads(path.read_text(encoding, errors), object_pairs_hook=unique_keys)
+        value = json.loads(text.read(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read as JSON ({error}); expected an array of objects, or one object a line"

@@ -54,11 +54,7 @@ class MotionStage(Stage):
                 norm_groups=pipe.unet.config["norm_num_groups"],
             )
             adapter = MotionAdapter.from_unet(pipe.unet, mid_block=config.mid_block, numerics=numerics)
-        if config.data.num_frames > (limit := self.family.numerics.max_positions):
-            raise UserError(
-                f"data.num_frames={config.data.num_frames}: {config.start_from} knows {limit} frame positions; "
-                "train on at most as many frames"
-            )
+        check_positions(config, self.family, str(config.start_from))
         self.module_betas = self.betas or self.module_betas  # which the file states as its family's
         pipe.set_motion_adapter(adapter, self.family)
         load_domain_adapter(self)
@@ -95,6 +91,15 @@ def missing_motion_module(config: TrainConfig) -> UserError:
     )
 
 
+def check_positions(config: TrainConfig, family: Family, source: str) -> None:
+    """Raise UserError for clips of more frames than the motion module, from `source`, knows positions of."""
+    if config.data.num_frames > (limit := family.numerics.max_positions):
+        raise UserError(
+            f"data.num_frames={config.data.num_frames}: {source} knows {limit} frame positions; "
+            "train on at most as many frames"
+        )
+
+
 def load_frozen_motion(stage: Stage) -> Family:
     """Plug in the motion module that a stage builds on; the noise schedule becomes the one it was trained with.
 
@@ -107,11 +112,7 @@ def load_frozen_motion(stage: Stage) -> Family:
             raise missing_motion_module(config)
         source = "bundled"
     family = stage.pipe.load_motion_module(source)
-    if config.data.num_frames > (limit := family.numerics.max_positions):
-        raise UserError(
-            f"data.num_frames={config.data.num_frames}: {source} knows {limit} frame positions; "
-            "train on at most as many frames"
-        )
+    check_positions(config, family, source)
     stage.module_betas = family.betas
     load_domain_adapter(stage)
     return family
