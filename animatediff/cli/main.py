@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,10 @@ from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
+from animatediff.cli.show import show
+from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
+from animatediff.errors import did_you_mean, printable
 
 
 class Commands(TyperGroup):
@@ -22,6 +24,11 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The name, the command, and the arguments that are left for it."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(
+                f"No such command {printable(args[0])!r}; {did_you_mean(args[0], self.commands)}commands are "
+                f'{", ".join(self.commands)}. A prompt is rendered by: animatediff animate "a fox moving right"'
+            )
         name, found, rest = super().resolve_command(ctx, args)
         return name, animate.command() if name == "animate" else found, rest
 
@@ -41,7 +48,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from animatediff import __version__
 
-        print(f"animatediff {__version__}")
+        show(f"animatediff {__version__}")
         raise typer.Exit
 
 
@@ -68,10 +75,9 @@ app.command()(evaluate)
 
 def main() -> None:
     """Entry point of the `animatediff` command."""
-    # Of its many notes none is for those who render; whoever wants them sets the variable.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    prepare()
     try:
-        with reporting():
+        with ending(), reporting():
             app()
     except typer.Exit as end:
         raise SystemExit(end.exit_code) from None

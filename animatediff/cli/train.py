@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from animatediff.cli.errors import reports_errors
-from animatediff.errors import UserError, printable, renamed
+from animatediff.cli.limits import takes_limits
+from animatediff.cli.show import show
+from animatediff.cli.terminal import SIGNAL_BASE
+from animatediff.errors import UserError, renamed
+from animatediff.limits import CONFIG, DATA, MEDIA, WEIGHTS
 
 if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
 
 FAULTS_FOUND = 1
 """Exit code of `--check` where models, weights or this machine do not serve the run."""
-SIGNAL_BASE = 128
-"""A process that ends by signal N has exit code 128 + N, as shells count."""
-FLAGS = {"resume": "--resume", "settings": "--set", "new_data": "--new-data"}
+FLAGS = {"resume": "--resume", "settings": "--set", "download": "--download", "new_data": "--new-data"}
 """Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
 
 @reports_errors
+@takes_limits(MEDIA, CONFIG, WEIGHTS, DATA)
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML: a recipe of configs/training, or your own.")],
     set_: Annotated[
@@ -37,6 +40,13 @@ def train(
             help="Insist on a checkpoint to go on from, or start over; otherwise a run that was stopped goes on.",
         ),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a hub id that is not in the hub's cache.")
+    ] = False,
+    norm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--norm", help="Norm of the stage motion: per-frame, or over-frames for use in diffusers."),
+    ] = None,
     new_data: Annotated[
         bool, typer.Option("--new-data", help="Go on with other data than before, such as with clips added.")
     ] = False,
@@ -46,7 +56,11 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
 ) -> None:
     """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
-    run(config, set_ or [], resume=resume, new_data=new_data, check=check, quiet=quiet)
+    from animatediff.weights.hub import network
+
+    settings = [*(set_ or []), *([] if norm is None else [f"norm={norm}"])]
+    with network(download):
+        run(config, settings, resume=resume, new_data=new_data, check=check, quiet=quiet)
 
 
 def run(
@@ -79,13 +93,13 @@ def run(
     if not _is_first_process():
         return
     if done.signal is not None:
-        print(
+        show(
             f"animatediff: stopped after step {done.step} of {done.steps}, which is saved in {done.folder}; "
             "the same command goes on from there",
             file=sys.stderr,
         )
         raise typer.Exit(SIGNAL_BASE + done.signal)
-    print(done.weights)
+    show(done.weights)
 
 
 def look_through(config: TrainConfig) -> None:
@@ -96,13 +110,13 @@ def look_through(config: TrainConfig) -> None:
 
     problems = [as_written(text, config.written) for text in check_models(config)]
     try:
-        print(check_data(config.clips()))
+        show(check_data(config.clips()))
     except UserError as error:
         if not problems:
             raise
         problems.append(str(error))
     for problem in problems:
-        print(f"animatediff: {printable(renamed(problem, FLAGS))}", file=sys.stderr)
+        show(f"animatediff: {renamed(problem, FLAGS)}", file=sys.stderr)
     if problems:
         raise typer.Exit(FAULTS_FOUND)
 

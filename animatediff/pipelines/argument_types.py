@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from inspect import Signature
 from typing import Any
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, brief
 
 FORMER: dict[str, str] = {
     "callback": "give `callback_on_step_end`, a function of (pipe, step, timestep, tensors)",
@@ -85,6 +85,8 @@ def check_types(call: Any) -> None:
         if not any(fits(value) for _, fits in wanted):
             names = " or ".join(dict.fromkeys(name for name, _ in wanted))
             hint = "; leave it out for the default" if value is None else ""
+            if item.name == "generator" and _whole(value):
+                hint = f"; a seed is `generator`=torch.Generator().manual_seed({value})"
             raise UserError(f"`{item.name}` is {names}, got {told(value)}{hint}")
         if isinstance(value, Sequence) and not isinstance(value, str) and not len(value):
             raise UserError(f"`{item.name}` is empty; give at least one value, or leave it out")
@@ -92,12 +94,19 @@ def check_types(call: Any) -> None:
 
 def told(value: Any) -> str:
     """A value and its type, short, in one line."""
-    kind, text = type(value).__name__, "" if _is("Tensor", value) else " ".join(repr(value).split())
+    kind, text = type(value).__name__, "" if _is("Tensor", value) else " ".join(_written(value).split())
     if _is("Tensor", value):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}" + (
             "" if _finite(value) else " with values that are not finite"
         )
     return "None" if value is None else f"{text[:60]}{'...' if len(text) > 60 else ''} ({kind})"
+
+
+def _written(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # numbers that Python does not write
+        return brief(value)
 
 
 def _is(name: str, value: Any) -> bool:

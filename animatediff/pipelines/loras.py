@@ -43,8 +43,9 @@ class Loras(LoadedParts):
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
         `path`: a file, a folder or hub id, where `weight_name` and `subfolder` name the file; tensors by name; or the
-        short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn", or of the bundled set, such as
-        "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise.
+        short name of a MotionLoRA in models/MotionLoRA (before that, for the bundled motion module, of its set), such
+        as "ZoomIn", or of the bundled set, such as "bundled/paper". Several can be loaded; all act at their own
+        strength until `set_adapters` says otherwise.
         An LCM-LoRA brings its sampler, steps and guidance while it acts, unless others are chosen
         (`weights.few_steps` says how it is known); embeddings that come in the file become words of the prompt, and
         stay. `settings` are the hub's. Raises UserError for a file that is no LoRA or fits nothing in this model.
@@ -56,7 +57,8 @@ class Loras(LoadedParts):
 
         self._check_in_memory()
         encoders = self.text_encoders
-        source = lora_header(_source(path, weight_name, subfolder, settings))
+        own = self.family is not None and self.family.name == "bundled"
+        source = lora_header(_source(path, weight_name, subfolder, settings, of_bundled=own))
         loaded = load_lora(source, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale)
         name = loaded.name
         if loaded.embeddings:
@@ -237,12 +239,15 @@ class Loras(LoadedParts):
 
 
 def _source(
-    path: Any, weight_name: str | None, subfolder: str | None, settings: Mapping[str, Any]
+    path: Any, weight_name: str | None, subfolder: str | None, settings: Mapping[str, Any], *, of_bundled: bool
 ) -> str | Path | Header:
-    """Where a LoRA is, or its tensors as a header. Raises UserError for settings that cannot be followed."""
+    """Where a LoRA is, or its tensors as a header; short names are looked for in the bundled set first if `of_bundled`.
+
+    Raises UserError for settings that cannot be followed.
+    """
     import torch
 
-    from animatediff.bundled import named
+    from animatediff.bundled import named, set_path
     from animatediff.weights.hub import KNOWN_FILES, fetch, located_file, motion_lora_file
 
     hub = hub_settings(settings, "load_lora_weights")
@@ -256,5 +261,5 @@ def _source(
     path = named(path)
     if weight_name is not None or subfolder is not None or expanded(path).exists():
         return located_file(path, weight_name=weight_name, subfolder=subfolder, **hub)
-    path = motion_lora_file(path)
+    path = motion_lora_file(path, *((set_path(),) if of_bundled else ()))
     return fetch(path, download=False) if path in KNOWN_FILES else located_file(path, **hub)

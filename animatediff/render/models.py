@@ -102,14 +102,13 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
     from animatediff.pipelines.precision import as_dtype
 
     assert settings.model is not None
+    parts = base_settings(settings, settings.model)
     if settings.model == BUNDLED:
-        return AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32")
-    pipe = AnimateDiffPipeline.from_pretrained(
-        settings.model,
-        torch_dtype=as_dtype(settings.dtype, device),
-        motion_adapter=None,
-        **base_settings(settings, settings.model),
-    )
+        pipe = AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32", **parts)
+    else:
+        pipe = AnimateDiffPipeline.from_pretrained(
+            settings.model, torch_dtype=as_dtype(settings.dtype, device), motion_adapter=None, **parts
+        )
     pipe.sampler.asked = asked_sampling(settings)
     return pipe
 

@@ -356,7 +356,7 @@ def checked_dataset(config: TrainConfig, accelerator: Any) -> Any:
     clips = config.clips()
     if accelerator.is_main_process:
         report = check_data(clips)
-        logger.info("%s", report)
+        logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
     accelerator.wait_for_everyone()
     return open_dataset(clips, rank=accelerator.process_index, world_size=accelerator.num_processes)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,8 +12,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from animatediff.errors import UserError
-from animatediff.files import find, parse_yaml, read_text
+from animatediff.errors import UserError, brief
+from animatediff.files import config_file, find, parse_yaml, read_text
 from animatediff.render.request import unknown_key
 from animatediff.training.config import OLD_NAMES, ONLY_FOR, TrainConfig, current_names, warn_old_names
 from animatediff.training.forks import OURS
@@ -44,7 +43,7 @@ def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainCo
     Relative file names are tried beside the file, then in the working directory. Raises UserError that names the file,
     the line, and the nearest known key.
     """
-    path = Path(path)
+    path = config_file(path)
     values, lines = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path}: expected settings as `key: value`, found {type(values).__name__}")
@@ -183,4 +182,4 @@ def _sentence(item: Any, where: str, lines: Mapping[tuple[Any, ...], int]) -> st
         return f"{prefix}{name} is missing"
     if not location or item["type"] == "value_error":
         return f"{prefix}{f'{name}: ' if name else ''}{text}"
-    return f"{prefix}{name}={reprlib.repr(item['input'])}: {text[:1].lower()}{text[1:]}"
+    return f"{prefix}{name}={brief(item['input'])}: {text[:1].lower()}{text[1:]}"

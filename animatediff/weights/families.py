@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from animatediff.errors import UserError, unknown
+from animatediff.limits import MAX_FRAMES
 from animatediff.motion import MotionNumerics
+from animatediff.parse import load_json
 from animatediff.weights.trained_with import trained_metadata
 
 FAMILY_KEY = "animatediff.family"
@@ -199,7 +201,8 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
     if facts is None:
         return FAMILIES.get(name) if name is not None else None
     try:
-        stated = json.loads(facts)
+        stated = load_json(facts)
+        MAX_FRAMES.check(int(stated["max_positions"]), f"max_positions is {stated['max_positions']}")
         numerics = MotionNumerics(
             image_norm_over_frames=bool(stated["image_norm_over_frames"]),
             motion_norm_over_frames=bool(stated["motion_norm_over_frames"]),
@@ -215,5 +218,5 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
             num_heads=int(stated.get("num_heads", 8)),  # not in files of version 0.1
             recommended=Recommended(**stated["recommended"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{label}: its metadata {NUMERICS_KEY} cannot be read ({error}); was it edited?") from error

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.parse import load_json
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SAMPLING_KEY = "animatediff.sampling"
@@ -31,7 +32,7 @@ def trained_with(metadata: Mapping[str, Any], label: str) -> dict[str, Any]:
     if not isinstance(stated, str):
         return {}
     try:
-        settings = json.loads(stated)
+        settings = load_json(stated)
     except ValueError:
         settings = None
     if not isinstance(settings, dict):

@@ -207,7 +207,8 @@ def test_a_consumer_that_stops_early_leaves_the_pipeline_clean() -> None:
     clips = renderer.clips([ask(decode_chunk_size=1, upscale=2)])
     frames = next(clips).frames
     assert next(frames).shape == (1, 32, 40, 3)
-    assert pipe.vae.use_tiling and pipe.vae.dtype == torch.float32 and pipe.vae.decoded == 1, "no frame too many"
+    assert pipe.vae.decoded == 1, "no frame too many"
+    assert not pipe.vae.use_tiling and pipe.vae.dtype == torch.float16, "others may use it between two frames"
     clips.close()
     assert not pipe.vae.use_tiling and pipe.vae.dtype == torch.float16 and pipe.freed == 1
     assert next(renderer.clips([ask()])).array().shape == (4, 32, 40, 3)
@@ -351,12 +352,13 @@ def test_notes_belong_to_the_job_that_caused_them(caplog: pytest.LogCaptureFixtu
         (done,) = Renderer.of(Noting()).render([ask(prompt=prompt)], OneFile(f"{prompt}.png"), on_event=events.append)
         return [event.note for event in events if event.note], list(done.notes)
 
-    level = logging.getLogger("animatediff").level
+    log = logging.getLogger("animatediff")
+    before = log.level, list(log.handlers)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(work, ("one", "two")))
     assert found == [([f"{name} by way of a test"],) * 2 for name in ("one", "two")]
     assert not caplog.records, "the log shows no more than without a job"
-    assert logging.getLogger("animatediff").level == level and not logging.getLogger("animatediff").handlers
+    assert (log.level, log.handlers) == before
 
 
 def test_the_log_stays_as_it_is_set_up(caplog: pytest.LogCaptureFixture) -> None:

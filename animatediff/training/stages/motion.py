@@ -37,9 +37,14 @@ class MotionStage(Stage):
             self.family = replace(found, betas=self.betas, recommended=recommended)
             assert pipe.attachment is not None
             adapter = pipe.attachment.adapter
+            if config.norm is not None:
+                adapter.set_motion_norm(over_frames=config.norm == "over-frames")
+                self.family = replace(self.family, numerics=adapter.numerics)
         else:
             numerics = MotionNumerics(
-                image_norm_over_frames=config.image_norm_over_frames, max_positions=config.max_positions
+                image_norm_over_frames=config.image_norm_over_frames,
+                motion_norm_over_frames=config.norm == "over-frames",
+                max_positions=config.max_positions,
             )
             self.family = replace(
                 FAMILIES["custom"],

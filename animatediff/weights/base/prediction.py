@@ -8,7 +8,6 @@ configurations (`parameterization`, `denoiser_config`).
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.files import parse_yaml, read_text
+from animatediff.parse import load_json
 from animatediff.weights.storage.files import Header, load_tensors
 from animatediff.weights.trained_with import BETAS, PREDICTION_TYPES, SAMPLING_KEY, trained_with
 
@@ -207,7 +207,7 @@ def _of_metadata(metadata: Mapping[str, str]) -> Iterator[_Statement]:
 
 def _of_one_trainer(text: str) -> Iterator[_Statement]:
     try:
-        config = json.loads(text) if text else {}
+        config = load_json(text) if text else {}
     except ValueError:
         return
     if not isinstance(config, dict):
