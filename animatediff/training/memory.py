@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GB = 1e9
+GB, MB = 1e9, 1e6
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2}
 """Bytes of an optimizer's states for each number that trains."""
 
@@ -39,10 +39,18 @@ class MemoryEstimate:
 
     def __str__(self) -> str:
         return (
-            f"about {self.peak / GB:.1f} GB at the peak of a step: weights {self.weights / GB:.1f}, optimizer "
-            f"{self.optimizer / GB:.1f}, gradients {self.gradients / GB:.1f} or activations "
-            f"{self.activations / GB:.1f}"
+            f"about {told(self.peak)} at the peak of a step: weights {told(self.weights)}, optimizer "
+            f"{told(self.optimizer)}, gradients {told(self.gradients)} or activations {told(self.activations)}"
         )
+
+
+def told(size: int) -> str:
+    """Bytes for people.
+
+    >>> told(2_560_000_000), told(31_000_000)
+    ('2.6 GB', '31 MB')
+    """
+    return f"{size / GB:.1f} GB" if size >= GB else f"{size / MB:.0f} MB"
 
 
 def estimate_memory(state: TrainState, encoder: Encoder) -> MemoryEstimate:
@@ -126,10 +134,10 @@ def say_memory(state: TrainState, encoder: Encoder) -> None:
     wanted = estimate.peak - estimate.weights
     if wanted > free:
         logger.warning(
-            "memory: %s; %.1f GB are free for what the weights leave to be added. If it does not fit, try "
+            "memory: %s; %s are free for what comes on top of the weights. If it does not fit, try "
             "`gradient_checkpointing`, a smaller `batch_size` with more `gradient_accumulation_steps`, precision=bf16, "
             "fewer data.num_frames or optimizer=adamw8bit",
-            estimate, free / GB,
+            estimate, told(free),
         )  # fmt: skip
     else:
         logger.info("memory: %s", estimate)

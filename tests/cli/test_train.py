@@ -88,6 +88,9 @@ def test_the_originals_script_and_yaml(tmp_path: Path, capsys: pytest.CaptureFix
     assert str(run / "motion_module.safetensors") in out.out
     assert "--launcher is not needed" in out.err and "scale_lr has no effect" in out.err
     assert (run / "samples" / "step-00000002" / "0.mp4").is_file()
+    assert original_train.main(["--config", str(path), "--check"]) == 0
+    assert original_train.main(["--config", str(path), "--check", "--set", "model=nowhere"]) == 1
+    assert "animatediff: pretrained_model_path=nowhere: no such file" in capsys.readouterr().err
     assert original_train.main(["--confg", "x"]) == 2
     assert "did you mean '--config'" in capsys.readouterr().err
 
