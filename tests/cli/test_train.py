@@ -152,6 +152,7 @@ def test_a_check_looks_at_models_too(tmp_path: Path) -> None:
     assert call("train", str(path), "--check", *fine)[0] == 0
     for settings, messages in (
         ([], ["animatediff: motion_module is missing"]),
+        (["model=some-one/no-model", *fine[1:]], ["model=some-one/no-model: not here, and not in the hub's cache"]),
         (
             ["motion_module=nowhere.ckpt", "model=nothere"],
             ["model=nothere: no such file or folder", "motion_module=nowhere.ckpt: no such file"],
