@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--download", action="store_true", help="fetch a model of the hub that is not here")
     add("--fresh", action="store_true", help="start over where a run was stopped")
     add("--new-data", action="store_true", help="go on with other data than before, such as with clips added")
+    add("--check", action="store_true", help="only look through the configuration, its models and the data")
     add("--quiet", action="store_true")
     return parser
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     settings,
                     resume=False if flags.fresh else None,
                     new_data=flags.new_data,
+                    check=flags.check,
                     quiet=flags.quiet,
                 )
     except typer.Exit as end:

@@ -11,6 +11,7 @@ from animatediff.bundled import is_bundled, motion_module_path, named
 from animatediff.errors import UserError
 from animatediff.training.accelerator import check_machine
 from animatediff.training.optimizer import check_optimizer
+from animatediff.weights.hub import to_be_fetched
 
 if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
@@ -23,7 +24,7 @@ LORA_KINDS = {"adapter": ("domain_adapter",), "motion_lora": ("motion_lora",), "
 def check_models(config: TrainConfig) -> list[str]:
     """Look through all that a run needs but its data. Returns a message for each thing that it would be refused for.
 
-    A model on the hub that is not here is not asked for, and passes.
+    Models on the hub that the run will fetch are not asked for, and pass.
     """
     problems: list[str] = []
 
@@ -43,31 +44,34 @@ def check_models(config: TrainConfig) -> list[str]:
         check_optimizer(config)
     pipe: AnimateDiffPipeline | None = None
     with noted("model"):
-        pipe = _empty_base(config)
+        pipe = None if to_be_fetched(config.model) else _empty_base(config)
     if pipe is not None:
         from animatediff.training.models import check_size
 
         with noted():
             check_size(config, pipe)
     for setting, check in _checks(config, pipe):
-        with noted(setting):
-            check()
+        if not to_be_fetched(str(getattr(config, setting))):
+            with noted(setting):
+                check()
     return problems
 
 
-def _empty_base(config: TrainConfig) -> AnimateDiffPipeline | None:
-    """The base model on the meta device; None where it is yet to be fetched from the hub."""
+def _empty_base(config: TrainConfig) -> AnimateDiffPipeline:
+    """The base model on the meta device."""
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.pipelines.parts import base_pipeline
     from animatediff.weights.base.components import without_weights
     from animatediff.weights.base.single_file import load_base
-    from animatediff.weights.hub import is_hub_id
+    from animatediff.weights.hub import cached_folder, is_hub_id
 
     source = _base_path(config)
     if not source.exists():
-        if is_hub_id(config.model):
-            return None
-        raise UserError(f"{config.model}: no such file or folder in {Path.cwd()}")
+        if not is_hub_id(config.model):
+            raise UserError(f"{config.model}: no such file or folder in {Path.cwd()}")
+        if (found := cached_folder(config.model)) is None:
+            raise UserError(f"{config.model}: not here, and not in the hub's cache; `download` fetches it")
+        source = found
     import torch
 
     vae = config.vae if config.vae is not None and Path(config.vae).exists() else None

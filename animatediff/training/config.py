@@ -293,6 +293,9 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
 }
 """Settings that mean something in some stages alone."""
 
+OF_NEW_MODULES = ("mid_block", "image_norm_over_frames", "max_positions")
+"""Settings of motion modules that begin anew; those to go on from have their own."""
+
 SAME_ON_RESUME = (
     *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
     *("image_norm_over_frames", "norm", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha"),

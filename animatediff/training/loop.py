@@ -30,6 +30,7 @@ from animatediff.training.accelerator import (
 )
 from animatediff.training.checkpoint import check_same, newest_checkpoint, restore_random_state, write_checkpoint
 from animatediff.training.encode import Encoder
+from animatediff.training.memory import say_memory
 from animatediff.training.models import cast_frozen, load_pipeline
 from animatediff.training.objective import Objective
 from animatediff.training.optimizer import learning_rate
@@ -38,7 +39,7 @@ from animatediff.training.report import MetricsLog, ProgressReporter, Reporter
 from animatediff.training.signals import StopRequest
 from animatediff.training.sound import Overflows, check_start, unsound
 from animatediff.training.stages import make_stage
-from animatediff.training.state import load_state, load_weights, make_state, save_state
+from animatediff.training.state import is_sharded, load_state, load_weights, make_state, save_state
 from animatediff.training.validate import Validation
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ class Trainer:
         self.overflows = Overflows(accelerator.scaler)
         check_start(stage.parameters, str(self.folder if checkpoint else config.start_from or config.model))
         self._check_space()
+        if self.state.is_main and not (quiet or config.compile or is_sharded(accelerator)):
+            say_memory(self.state, self.encoder)
         # Last of all, so that nothing above draws from the restored random states.
         if checkpoint is not None:
             restore_random_state(checkpoint["random"], accelerator.process_index)

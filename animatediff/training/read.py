@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from animatediff.errors import UserError, brief
 from animatediff.files import config_file, find, parse_yaml, read_text
 from animatediff.render.request import unknown_key
-from animatediff.training.config import OLD_NAMES, ONLY_FOR, TrainConfig, current_names, warn_old_names
+from animatediff.training.config import OF_NEW_MODULES, OLD_NAMES, ONLY_FOR, TrainConfig, current_names, warn_old_names
 from animatediff.training.forks import OURS
 from animatediff.training.original import as_written, from_original, is_original
 
@@ -72,6 +72,10 @@ def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainCo
     for name, stages in ONLY_FOR.items():
         if name in config.model_fields_set and config.stage not in stages and getattr(config, name) is not None:
             logger.warning("%s: %s does nothing in the stage %s", path, name, config.stage)
+    if config.stage == "motion" and config.start_from is not None:
+        for name in OF_NEW_MODULES:
+            if name in config.model_fields_set and getattr(config, name) != TrainConfig.model_fields[name].default:
+                logger.warning("%s: %s has no effect: it is as in start_from=%s", path, name, config.start_from)
     return config
 
 

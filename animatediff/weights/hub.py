@@ -68,6 +68,11 @@ def network(allowed: bool) -> Iterator[None]:
         _allowed.reset(before)
 
 
+def to_be_fetched(name: str) -> bool:
+    """Whether a name is a hub id that is neither a folder here nor in the hub's cache, and may be fetched."""
+    return _allowed.get() and is_hub_id(name) and not Path(name).exists() and cached_folder(name) is None
+
+
 def cached_folder(name: str, **of_cache: Any) -> Path | None:
     """The local folder of a repository that was fetched before, under its former id too; None if there is none.
 

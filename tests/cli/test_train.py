@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from support.paths import ROOT
 from support.training_clips import MODEL, SIZE
 from typer.testing import CliRunner
 
@@ -87,6 +88,9 @@ def test_the_originals_script_and_yaml(tmp_path: Path, capsys: pytest.CaptureFix
     assert str(run / "motion_module.safetensors") in out.out
     assert "--launcher is not needed" in out.err and "scale_lr has no effect" in out.err
     assert (run / "samples" / "step-00000002" / "0.mp4").is_file()
+    assert original_train.main(["--config", str(path), "--check"]) == 0
+    assert original_train.main(["--config", str(path), "--check", "--set", "model=nowhere"]) == 1
+    assert "animatediff: pretrained_model_path=nowhere: no such file" in capsys.readouterr().err
     assert original_train.main(["--confg", "x"]) == 2
     assert "did you mean '--config'" in capsys.readouterr().err
 
@@ -148,6 +152,7 @@ def test_a_check_looks_at_models_too(tmp_path: Path) -> None:
     assert call("train", str(path), "--check", *fine)[0] == 0
     for settings, messages in (
         ([], ["animatediff: motion_module is missing"]),
+        (["model=some-one/no-model", *fine[1:]], ["model=some-one/no-model: not here, and not in the hub's cache"]),
         (
             ["motion_module=nowhere.ckpt", "model=nothere"],
             ["model=nothere: no such file or folder", "motion_module=nowhere.ckpt: no such file"],
@@ -171,3 +176,29 @@ def test_a_check_looks_at_models_too(tmp_path: Path) -> None:
         assert all(any(message in line for line in lines) for message in messages), said
         assert "3 of these good" in said and "Traceback" not in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_recipe_for_clips_of_ones_own(tmp_path: Path) -> None:
+    """It trains on videos with captions, in a few steps here, and what comes out renders by the next command."""
+    folder = tmp_path / "my_clips"
+    folder.mkdir()
+    for index in range(2):
+        frames = np.full((16, 64, 64, 3), 60, np.uint8)
+        for time, frame in enumerate(frames):
+            frame[20:40, 10 + 2 * time : 30 + 2 * time, index] = 220
+        write_video(frames, folder / f"{index}.mp4", quality=100)
+        (folder / f"{index}.txt").write_text("a ball on a grey background\n")
+    path = str(ROOT / "configs" / "training" / "bundled" / "my-clips.yaml")
+    values = {"data.path": folder, "data.cache": tmp_path / "cache", "out": tmp_path / "out"}
+    own = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+    assert call("train", path, "--check", *own)[0] == 0
+    few = ["steps=2", "warmup_steps=0", "validate_at=[0]", "validate_every=0", "validation.num_inference_steps=2"]
+    code, said = call("train", path, *own, *(word for one in few for word in ("--set", one)))
+    assert code == 0 and "memory: about" in said, said
+    assert (tmp_path / "out" / "samples" / "step-00000000" / "0.mp4").is_file()
+    weights, clip = tmp_path / "out" / "motion_lora.safetensors", tmp_path / "clip.gif"
+    code, said = call(
+        "animate", "a fox on a green background", "--motion-lora", str(weights), "--steps", "2", "--num-frames", "4",
+        "--out", str(clip),
+    )  # fmt: skip
+    assert code == 0 and clip.stat().st_size > 0, said

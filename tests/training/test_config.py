@@ -198,6 +198,9 @@ def test_an_old_name_over_a_new_one(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_settings_of_another_stage_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_train_config(write(tmp_path, OURS + "rank: 8\n"))
     assert "rank does nothing in the stage motion" in caplog.text
+    load_train_config(write(tmp_path, OURS + "start_from: mm.ckpt\nmid_block: true\nmax_positions: 32\n"))
+    assert "mid_block has no effect: it is as in start_from=mm.ckpt" in caplog.text
+    assert "max_positions has no effect" not in caplog.text
 
 
 def test_files_are_found_beside_the_configuration(tmp_path: Path) -> None:

@@ -82,10 +82,8 @@ def test_stages_on_it_train_and_store_its_prediction(velocity: Path, tmp_path: P
     assert stated(run("motion_lora", tmp_path / "lora", steps=1, motion_module=str(velocity)).weights) == V
     more = run("motion", tmp_path / "more", steps=1, start_from=str(velocity), learning_rate=1e-9)
     assert stated(more.weights) == V
-    run("motion", tmp_path / "asked", steps=1, start_from=str(velocity), prediction="v_prediction")
-    losses = [json.loads((tmp_path / name / "curve.jsonl").read_text().splitlines()[0]) for name in ("more", "asked")]
-    assert losses[0]["loss"] == losses[1]["loss"]
-    assert abs(losses[0]["loss"] - first) < 0.1 * first  # one step later
+    loss = json.loads((tmp_path / "more" / "curve.jsonl").read_text().splitlines()[0])["loss"]
+    assert abs(loss - first) < 0.1 * first  # of the same target, one step later
     back = run("motion", tmp_path / "back", steps=1, start_from=str(velocity), prediction="epsilon")
     assert stated(back.weights) == {"prediction_type": "epsilon"}
     assert pipeline(motion_adapter=back.weights).scheduler.config.prediction_type == "epsilon"
