@@ -89,6 +89,23 @@ def find(name: str, folders: Sequence[Path], kind: str = "", roots: Roots = HERE
     return name
 
 
+def find_weights(name: str, roots: Roots = HERE) -> str:
+    """The weight file or folder that `name` means: itself, or a file of this name in any folder of `roots.models`.
+
+    Raises UserError where several of these folders have one.
+    """
+    if (found := find(name, (), roots=roots)) != name or not Path(name).suffix or Path(name).exists():
+        return found
+    for models in roots.models:
+        places = (folder / Path(name).name for folder in sorted(models.glob("*/")))
+        there = [str(place) for place in places if place.is_file()]
+        if len(there) > 1:
+            raise UserError(f"{name}: is there several times ({', '.join(there)}); give the path of one")
+        if there:
+            return there[0]
+    return name
+
+
 def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) -> Iterator[Path]:
     """Places of a relative name, in the order in which they are tried."""
     for folder in (*folders, *roots.files):

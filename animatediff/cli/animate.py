@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 FOLDERS = "ANIMATEDIFF_FOLDERS"
 """Variable with the folders that stand for `--folder` in every call, as PATH has them."""
+logger = logging.getLogger(__name__)
+
+CONNECTING = {"a", "an", "and", "at", "by", "for", "from", "in", "into", "is", "of", "on", "the", "to", "with"}
+"""Words that are no prompt of their own."""
+
 HELP = """Render prompts to animations. Settings left out are what the model recommends.
 
 Without --model and --motion-module the small bundled model renders. Results go to samples/ unless --out is given.
@@ -132,6 +138,7 @@ def run(
     from animatediff.cli.progress import messages, progress_bar
 
     with messages(quiet):
+        _hint_at_quotes(values.get("prompt", ()))
         if config:
             requests = load_config(config, values, pretrained_model_path=pretrained_model_path, roots=roots)
         elif result:
@@ -178,6 +185,19 @@ def roots_of(folders: Sequence[str]) -> Roots:
         raise UserError(f"`folder` {missing}: no such folder")
     usual = [Path(folder) for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
     return replace(HERE, named=(*named, *usual))
+
+
+def _hint_at_quotes(prompts: Sequence[str]) -> None:
+    """Warn of a prompt that the shell cut into words, each of which makes a clip."""
+    single = [text for text in prompts if len(text.split()) == 1]
+    if len(single) > 2 or (len(prompts) > 1 and any(text.lower() in CONNECTING for text in single)):
+        logger.warning(
+            "%d prompts make %d clips, and some are single words; if they are one prompt, put it in quotes: "
+            'animatediff animate "%s"',
+            len(prompts),
+            len(prompts),
+            " ".join(prompts),
+        )
 
 
 def _print_words() -> None:

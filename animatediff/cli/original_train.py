@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", metavar="KEY=VALUE", action="append", help="lay a setting of ours over the file's; may be repeated")
     add("--download", action="store_true", help="fetch a model of the hub that is not here")
     add("--fresh", action="store_true", help="start over where a run was stopped")
+    add("--new-data", action="store_true", help="go on with other data than before, such as with clips added")
     add("--quiet", action="store_true")
     return parser
 
@@ -50,7 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 show(f"--launcher is not needed: {LAUNCHERS[flags.launcher]}", file=sys.stderr)
             settings = [*(["log=[wandb]"] if flags.wandb else []), *(flags.set or [])]
             with network(flags.download):
-                run(flags.config, settings, resume=False if flags.fresh else None, quiet=flags.quiet)
+                run(
+                    flags.config,
+                    settings,
+                    resume=False if flags.fresh else None,
+                    new_data=flags.new_data,
+                    quiet=flags.quiet,
+                )
     except typer.Exit as end:
         return end.exit_code
     return 0

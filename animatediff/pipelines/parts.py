@@ -289,12 +289,15 @@ def base_pipeline(components: Mapping[str, Any]) -> BasePipeline:
 
     parts: dict[str, Any] = dict(components)
     check_parts(parts.get("unet"), parts.get("vae"), parts.get("text_encoder_2"))
-    if parts.get("tokenizer_2") is not None or parts.get("text_encoder_2") is not None:
-        return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    sdxl = parts.get("tokenizer_2") is not None or parts.get("text_encoder_2") is not None
+    with quiet_loading():  # diffusers imports a pipeline, and what that needs, when it is named
+        kind: Any = diffusers.StableDiffusionXLPipeline if sdxl else diffusers.StableDiffusionPipeline
+    if sdxl:
+        return kind(**parts, add_watermarker=False)
     parts = {"safety_checker": None, "feature_extractor": None, **parts}
     scheduler: Any = parts.get("scheduler")
     stated = getattr(scheduler, "_internal_dict", None)
-    made = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    made = kind(**parts, requires_safety_checker=False)
     if stated is not None:
         scheduler._internal_dict = stated  # diffusers changes steps_offset and clip_sample, whatever is given
     return made

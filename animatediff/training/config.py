@@ -69,6 +69,10 @@ def _with_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) and value.strip() else value or None
 
 
+def _dashed(value: Any) -> Any:
+    return value.replace("_", "-") if isinstance(value, str) else value
+
+
 def _word(value: Any) -> Any:
     return "no" if value is False or value is None else value  # YAML reads a bare `no` as false
 
@@ -123,6 +127,10 @@ class TrainConfig(_Frozen):
     """motion: whether a new motion module has a module in the mid block, as v2."""
     image_norm_over_frames: bool = False
     """motion: whether the GroupNorms of the image layers see all frames, as v1; otherwise per frame."""
+    norm: Annotated[Literal["per-frame", "over-frames"] | None, BeforeValidator(_dashed)] = None
+    """motion: GroupNorm of the motion modules, per-frame as the original, or over-frames as diffusers runs them all.
+
+    None is that of `start_from`, else per-frame."""
     max_positions: Count = 32
     """motion: length of the position tables of a new motion module."""
     image_layers: Literal["full", "lora"] = "full"
@@ -207,8 +215,9 @@ class TrainConfig(_Frozen):
     keep_weights: bool = False
     """Keep the weights of every save, in weights/, for comparison."""
     validate_every: Every = 0
+    """Where there are prompts, also before step 1, for a video of the model as it was."""
     validate_at: Annotated[tuple[int, ...], BeforeValidator(_listed)] = ()
-    """Further steps to validate at."""
+    """Further steps to validate at; 0 is before step 1."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     log_every: Count = 10
     log: Annotated[tuple[Logger, ...], BeforeValidator(_listed)] = ()
@@ -269,6 +278,7 @@ class TrainConfig(_Frozen):
 ONLY_FOR: dict[str, tuple[Stage, ...]] = {
     "mid_block": ("motion",),
     "image_norm_over_frames": ("motion",),
+    "norm": ("motion",),
     "max_positions": ("motion",),
     "image_layers": ("image",),
     "new_unet": ("image",),
@@ -285,7 +295,7 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
 
 SAME_ON_RESUME = (
     *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
-    *("image_norm_over_frames", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha", "condition"),
-    *("optimizer", "prediction", "zero_terminal_snr", "schedule", "seed"),
+    *("image_norm_over_frames", "norm", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha"),
+    *("condition", "optimizer", "prediction", "zero_terminal_snr", "schedule", "seed"),
 )
 """Settings that a run cannot change halfway: the weights or what they mean would be others."""

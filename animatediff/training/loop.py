@@ -64,18 +64,24 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, *, resume: bool | None = None, dataset: ClipDataset | None = None, quiet: bool = False
+    config: TrainConfig,
+    *,
+    resume: bool | None = None,
+    new_data: bool = False,
+    dataset: ClipDataset | None = None,
+    quiet: bool = False,
 ) -> TrainResult:
     """Train by the configuration, into its folder, or go on with the run in that folder.
 
-    resume: True insists on a checkpoint, False removes an earlier run, None goes on with one if there is one. dataset:
-    in place of the one that `config.data` describes. Raises UserError, before the first step, for data, weights and
-    settings that cannot be trained with; later for a full disk and for a loss that is no longer a number.
+    resume: True insists on a checkpoint, False removes an earlier run, None goes on with one if there is one. new_data:
+    go on with other data than before, such as with clips added, from its first epoch. dataset: in place of the one that
+    `config.data` describes. Raises UserError, before the first step, for data, weights and settings that cannot be
+    trained with; later for a full disk and for a loss that is no longer a number.
     """
     accelerator = make_accelerator(config)
     try:
         with StopRequest() as stop:
-            trainer = Trainer(config, accelerator, resume=resume, dataset=dataset, quiet=quiet)
+            trainer = Trainer(config, accelerator, resume=resume, new_data=new_data, dataset=dataset, quiet=quiet)
             try:
                 return trainer.run(stop)
             finally:
@@ -88,11 +94,20 @@ class Trainer:
     """One run: its state, and everything that a step of it needs."""
 
     def __init__(
-        self, config: TrainConfig, accelerator: Any, *, resume: bool | None, dataset: ClipDataset | None, quiet: bool
+        self,
+        config: TrainConfig,
+        accelerator: Any,
+        *,
+        resume: bool | None,
+        dataset: ClipDataset | None,
+        quiet: bool,
+        new_data: bool = False,
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.folder = prepare_folder(config, accelerator, resume)
         checkpoint = find_checkpoint(self.folder, config, resume)
+        if new_data and checkpoint is None:
+            logger.warning("`new_data` has no effect: there is no run in %s to go on with", self.folder)
         check_shared(accelerator, checkpoint["step"] if checkpoint else 0, self.folder)
         if accelerator.is_main_process:
             write_config(self.folder, config)
@@ -116,7 +131,7 @@ class Trainer:
         objective = Objective(stage.noise_schedule, betas=stage.betas, snr_gamma=config.snr_gamma)
         self.state = make_state(config, accelerator, stage, objective, make_loader(config, accelerator, data))
         if checkpoint is not None:
-            load_state(self.state, checkpoint)
+            load_state(self.state, checkpoint, new_data=new_data)
         self.sampler = NoiseSampler(
             seed=config.seed,
             update_size=config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes,
@@ -207,6 +222,8 @@ class Trainer:
         batches = iter(state.loader)
         if state.step:
             self.reporter.message(f"{self.folder}: goes on after step {state.step}")
+        elif self.validation.is_due(0):
+            self.validation.run()
         began = moment = time.perf_counter()
         before, total, count, updates = state.seconds, torch.zeros((), device=self.accelerator.device), 0, 0
         while state.step < config.steps:

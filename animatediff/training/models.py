@@ -46,11 +46,16 @@ def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
     if guidance_width(pipe.unet) is not None:
         logger.warning("%s: distilled by LCM; it is trained without its guidance embedding", config.model)
     pipe.set_progress_bar_config(disable=True)
+    check_size(config, pipe)
+    return pipe
+
+
+def check_size(config: TrainConfig, pipe: AnimateDiffPipeline) -> None:
+    """Raise UserError for clips of a size that the VAE does not divide."""
     factor = base_pipeline(pipe).vae_scale_factor
     for name in ("height", "width"):
         if (size := getattr(config.data, name)) % factor:
             raise UserError(f"data.{name}={size}: must be a multiple of {factor}, as the VAE of the model divides it")
-    return pipe
 
 
 def base_pipeline(pipe: AnimateDiffPipeline) -> Any:

@@ -76,7 +76,8 @@ def load_motion_module(
     adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
     set_tables(adapter, own_tables(header), dtype)
     title = facts.title if family is not None or found.judgement is None else found.judgement.title()
-    logger.info("%s: %s; %s", header.path, title, ", ".join(found.evidence))
+    level = logging.DEBUG if facts.name == "bundled" else logging.INFO  # of our own there is nothing to find out
+    logger.log(level, "%s: %s; %s", header.path, title, ", ".join(found.evidence))
     return adapter.eval().requires_grad_(False), facts
 
 

@@ -67,6 +67,9 @@ def test_a_terminal_without_utf8_gets_every_line(tmp_path: Path, environment: di
     assert [line for line in output.splitlines() if line.startswith("code")] == [
         "code 0", "code 0", "code 0", "code 0", "code 2", "code 0"
     ]  # fmt: skip
+    expected = (b"animatediff: ", b"the bundled model was not trained on th", b" asks for:", b"  --", b"  PROMPT ")
+    said = [line for line in done.stderr.splitlines() if not any(text in line for text in expected)]
+    assert not said, "nothing but the message of inspect, words that are not known, and what --from takes"
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {name for file in ("ü: 狐.gif", "again: [bold]:fox:.gif") for name in (file, f"{file}.json")} | {
         "samples"
@@ -76,13 +79,27 @@ def test_a_terminal_without_utf8_gets_every_line(tmp_path: Path, environment: di
     assert request.prompt == ("a fox ü 狐",)
 
 
+@pytest.mark.slow
+def test_python_says_nothing_that_nobody_asked_for(tmp_path: Path) -> None:
+    code = """
+from animatediff.pipelines import AnimateDiffPipeline
+pipe = AnimateDiffPipeline.from_bundled()
+pipe.save_pretrained("model")
+AnimateDiffPipeline.from_pretrained("model")("a fox", num_frames=2, num_inference_steps=1, width=32, height=32)
+"""
+    done = started(code, folder=tmp_path)
+    bars = [line for line in done.stderr.splitlines() if line.strip() and b"it/s]" not in line and b"?it" not in line]
+    assert done.returncode == 0 and not bars and not done.stdout, done.stderr
+
+
 @pytest.mark.skipif(os.name != "posix", reason="terminals and signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_brings_the_cursor_back_and_leaves_nothing_half_written(tmp_path: Path, number: int) -> None:
     import pty
 
     code = """
-import os, time
+import os, signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever started the tests may have them ignored, as nohup does
 from animatediff.cli.progress import progress_bar
 from animatediff.cli.terminal import ending
 from animatediff.files import AtomicFile
