@@ -169,7 +169,7 @@ MAX_EXPANDED_BYTES = Limit(
     default=2**31,
     unit="bytes",
     room=WEIGHTS,
-    help="Bytes that tensors of a checkpoint may take beyond those of its file.",
+    help="Bytes that tensors of a checkpoint may take beyond four times those of its file.",
 )
 MAX_ROWS = Limit(
     name="max_rows", default=20_000_000, unit="rows", room=DATA, remedy="split it, or ",

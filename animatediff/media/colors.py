@@ -17,6 +17,9 @@ P3 = 12
 SD_WIDTH, SD_HEIGHT = 1024, 576
 """Videos up to this size that do not say are BT.601, larger ones BT.709, as players take them."""
 
+STRIP_PIXELS = 2**20
+"""Pixels that are brought to 8 bits at a time: what is between has up to 50 bytes a pixel."""
+
 WHITE_NITS = 203.0
 """Luminance of diffuse white in HDR (ITU-R BT.2408): what becomes white in the result."""
 PEAK_NITS = 1000.0
@@ -44,13 +47,24 @@ def rgb_of(frame: Any, aspect: Fraction | None = None) -> np.ndarray:
     layout = ("rgba64le" if clear else "rgb48le") if deep else ("rgba" if clear else "rgb24")
     colors = {} if matrix == frame.colorspace else {"src_colorspace": matrix}
     pixels = frame.reformat(*size, format=layout, threads=1, **colors).to_ndarray()
+    if clear or pixels.dtype != np.uint8 or is_hdr(frame) or _primaries(frame) in TO_BT709:
+        rows = max(1, STRIP_PIXELS // pixels.shape[1])
+        shown = np.empty((*pixels.shape[:2], 3), np.uint8)
+        for top in range(0, len(pixels), rows):
+            shown[top : top + rows] = _in_eight_bits(pixels[top : top + rows], frame, clear)
+        pixels = shown
+    return turned(pixels, display_matrix(frame))
+
+
+def _in_eight_bits(pixels: np.ndarray, frame: Any, clear: bool) -> np.ndarray:
+    """Rows of a frame as uint8 RGB on white, in standard range. clear: whether they have transparency."""
     if clear:
         pixels = blend(pixels)
     if is_hdr(frame) or _primaries(frame) in TO_BT709:
         pixels = _to_sdr(pixels, frame)
     if pixels.dtype != np.uint8:
         pixels = ((pixels.astype(np.uint32) + RGB_OF_16_BITS // 2) // RGB_OF_16_BITS).astype(np.uint8)
-    return turned(pixels, display_matrix(frame))
+    return pixels
 
 
 def has_alpha(frame: Any) -> bool:
