@@ -3,16 +3,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?= a fox moving right on a green background
 
-.PHONY: animate test lint format dev bench bench-gpu bundled clean help
+.PHONY: animate test test-lowest lint format dev bench bench-gpu bundled clean help
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 animate: $(VENV)/.installed  ## set up, then render PROMPT with the bundled model
 	@$(BIN)/animatediff animate "$(PROMPT)"
 
 test: $(VENV)/.dev  ## set up, then run all tests
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+test-lowest:  ## install the lowest versions that pyproject.toml allows into .venv-lowest, render and test there
+	@sh scripts/test_lowest.sh .venv-lowest
 
 lint: $(VENV)/.dev  ## check style and types
 	@$(BIN)/ruff check .
@@ -36,7 +39,7 @@ bundled: $(VENV)/.dev  ## train the bundled model again (hours); every step resu
 	@sh recipes/bundled/train.sh $(BIN)/python outputs/bundled
 
 clean:  ## remove the environment and what tools left behind
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@for python in python3.11 python3.12 python3.13 python3.10 python3; do \

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 """Unicode's categories of characters that show nothing, or change what a terminal shows."""
+_JOINERS = "\u00ad\u200c\u200d"
+"""Of these categories, but parts of words and of emoji: soft hyphen, zero-width non-joiner and joiner."""
 
 
 def printable(text: str) -> str:
@@ -20,16 +24,33 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    hidden = (c != "\n" and unicodedata.category(c) in _HIDDEN for c in text)
+    hidden = (c != "\n" and c not in _JOINERS and unicodedata.category(c) in _HIDDEN for c in text)
     return "".join(c.encode("unicode_escape").decode() if hide else c for c, hide in zip(text, hidden, strict=True))
+
+
+def brief(value: object) -> str:
+    """`value` in a few words, whatever it is, for messages.
+
+    >>> brief(10**20000), brief([1, 2, 3])
+    ('a number of 20,001 digits', '[1, 2, 3]')
+    """
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no whole numbers of more than 4300 digits
+        if isinstance(value, int):
+            return f"a number of {math.floor(math.log10(abs(value))) + 1:,} digits"
+        return f"a {type(value).__name__} with a number of thousands of digits"
 
 
 class UserError(ValueError):
     """A mistake in a file, a setting or an argument; its message names the finding and the remedy.
 
     Messages name settings as Python does, in backquotes (`num_frames`); a front end that has other names for them puts
-    those in their place by `renamed`.
+    those in their place by `renamed`. Control characters in them, which names in files may hold, become escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class Cancelled(Exception):  # noqa: N818 - a request that was granted, not an error

@@ -1,30 +1,34 @@
-"""Files: found by name, read as text, YAML or JSON, and written whole or not at all.
+"""Files: found by name, read as text, and written whole or not at all.
 
-What is written stands under another name beside its place until it is complete, and is then renamed.
+What is written stands under another name beside its place until it is complete, and is then renamed (`unfinished.py`).
 """
 
 from __future__ import annotations
 
 import codecs
 import errno
-import json
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from animatediff.errors import UserError
+from animatediff.limits import MAX_CONFIG_BYTES
+from animatediff.parse import Lines as Lines  # they read what `read_text` returns
+from animatediff.parse import parse_json as parse_json
+from animatediff.parse import parse_yaml as parse_yaml
+from animatediff.unfinished import Unfinished
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """The root of a source checkout; the folder of packages where installed."""
+
+
+SHIPPED = (Path(__file__).resolve().parent, REPOSITORY)
+"""Folders in which configs/ may stand: the package where installed, a source checkout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,113 +40,34 @@ class Roots:
     samples: Path = Path("samples")
     files: tuple[Path, ...] = (Path(), REPOSITORY)
     """Folders that relative names of files are tried in."""
+    named: tuple[Path, ...] = ()
+    """Further folders that the user named, in which the files that a result or a configuration names may be."""
 
 
 HERE = Roots()
 """Those of the working directory, and of a source checkout."""
 
-_COMMENT = r"//[^\n]*|#[^\n]*|/\*.*?\*/"
-_BESIDE_VALUES = re.compile(
-    rf'"(?:\\.|[^"\\])*"|(?P<comment>{_COMMENT})|(?P<comma>,(?=(?:\s|{_COMMENT})*[}}\]]))', re.DOTALL
-)
-"""In a JSON text: strings, which stay as they are, and what people write beside values: comments, trailing commas."""
-
-OF_TEXTS = ("prompt", "prompt_travel", "prompt_map")
-"""Keys that hold texts at frames: a frame given twice there is a mistake as well."""
-
 FRAME_NAME = re.compile(r"\d{5,}\.png")
 """Names of the files in a folder of frames."""
 
-Lines = dict[tuple[Any, ...], int]
-
 
 def read_text(path: Path) -> str:
-    """The text of a small file. Raises UserError if it is missing, a folder, over 16 MB, or no UTF-8."""
+    """The text of a small file. Raises UserError if it is missing, a folder, beyond `max_config_bytes`, or no UTF-8."""
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a file")
     try:
-        if path.stat().st_size > 1 << 24:
-            raise UserError(f"{path}: is larger than 16 MB, this is no configuration file")
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES.value + 1)  # devices and pipes do not say how much they hold
+        size = max(len(content), path.stat().st_size)
+        MAX_CONFIG_BYTES.check(size, f"{path}: has {size:,} bytes or more, as no configuration file")
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is no text file (byte {error.start} is no UTF-8)") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
-    """Plain values of a YAML text, and the line (from 1) of each key down to the second level.
-
-    Raises UserError for anything that is not valid YAML, and for a key given twice.
-    """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: Lines = {}
-        _collect_lines(node, (), lines, where)
-        return yaml.safe_load(text), lines
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: is not valid YAML ({error.problem or error.context})") from error
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError, AttributeError, KeyError) as error:
-        # PyYAML lets errors of int(), datetime() and of its own constructors through
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{where}: is not valid YAML ({str(error)[:200]})") from error
-
-
-def _collect_lines(node: yaml.Node | None, path: tuple[Any, ...], lines: Lines, where: str) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = (*path, key.value if isinstance(key, yaml.ScalarNode) else None)
-            line = key.start_mark.line + 1
-            if place in lines and key.tag != "tag:yaml.org,2002:merge" and place[-1] is not None:
-                raise UserError(f"{where}, line {line}: {place[-1]!r} is given twice (first in line {lines[place]})")
-            lines[place] = line
-            if len(place) < 2 or place[-1] in OF_TEXTS:
-                _collect_lines(value, place, lines, where)
-    elif isinstance(node, yaml.SequenceNode) and (not path or path[-1] in OF_TEXTS):
-        for index, item in enumerate(node.value):
-            place = (*path, index)
-            lines[place] = item.start_mark.line + 1
-            _collect_lines(item, place, lines, where)
-
-
-def parse_json(text: str, where: str) -> Any:
-    """Plain values of a JSON text; comments (`#`, `//`, `/* */`) and commas before a bracket are passed over.
-
-    Raises UserError for anything else, and for a key given twice.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{where}: {twice!r} is given twice")
-        return found
-
-    try:
-        try:
-            return json.loads(text, object_pairs_hook=once)
-        except json.JSONDecodeError:
-            return json.loads(_plain_json(text), object_pairs_hook=once)
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        hint = "; write / or \\\\ in paths" if "escape" in str(error) else ""
-        raise UserError(f"{where}: is not valid JSON ({error}{hint})") from error
-
-
-def _plain_json(text: str) -> str:
-    """A JSON text without comments and trailing commas, each line where it was."""
-    return _BESIDE_VALUES.sub(
-        lambda found: "\n" * found[0].count("\n") if found["comment"] or found["comma"] else found[0], text
-    )
 
 
 def find(name: str, folders: Sequence[Path], kind: str = "", roots: Roots = HERE) -> str:
@@ -189,6 +114,15 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
             yield Path(os.path.normpath(folder / path))
     if kind and path.suffix:
         yield from (place for models in roots.models if (place := models / kind / path.name).is_file())
+
+
+def config_file(path: str | Path) -> Path:
+    """A configuration file as it is named; where it is not here, the one that ships under this name, `configs/...`."""
+    path = Path(path)
+    parts = Path(str(path).replace("\\", "/")).parts
+    if path.exists() or parts[:1] != ("configs",) or ".." in parts:
+        return path
+    return next((place for root in SHIPPED if (place := root.joinpath(*parts)).is_file()), path)
 
 
 def write_error(path: Path, error: BaseException) -> UserError:
@@ -281,7 +215,8 @@ class AtomicFile:
     def __init__(self, path: str | Path, *, overwrite: bool = True) -> None:
         self.path = Path(path)
         self.overwrite = overwrite
-        self.temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._unfinished = Unfinished(self.path)
+        self.temporary = self._unfinished.path
         self._made: list[Path] = []
 
     def __enter__(self) -> AtomicFile:
@@ -305,7 +240,7 @@ class AtomicFile:
             self._clean()
 
     def _clean(self) -> None:
-        self._remove()
+        self._unfinished.remove()
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
@@ -317,13 +252,10 @@ class AtomicFile:
             raise UserError(f"{self.path}: is a folder, expected a file name")
 
     def _create(self) -> None:
-        self.temporary.touch(exist_ok=False)
+        self._unfinished.create()
 
     def _publish(self) -> None:
         self.path = _publish(self.temporary, self.path, self.overwrite)
-
-    def _remove(self) -> None:
-        self.temporary.unlink(missing_ok=True)
 
 
 class AtomicFolder(AtomicFile):
@@ -333,15 +265,12 @@ class AtomicFolder(AtomicFile):
         check_folder(self.path)
 
     def _create(self) -> None:
-        self.temporary.mkdir()
+        self._unfinished.create(folder=True)
 
     def _publish(self) -> None:
         if self.path.exists():
             shutil.rmtree(self.path)
         os.replace(self.temporary, self.path)
-
-    def _remove(self) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

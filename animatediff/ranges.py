@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from animatediff.errors import UserError, unknown
+from animatediff.errors import UserError, brief, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Range:
         try:
             finite = math.isfinite(value)
         except (TypeError, ValueError, OverflowError):
-            raise UserError(f"{name} is a number, got {value!r}") from None
+            raise UserError(f"{name} is a number, got {brief(value)}") from None
         above = finite and (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         if not (above and (self.le is None or value <= self.le)):
             if self.le is None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("errors", "moved", "ranges", "subjects", "files", "frames"),
+    ("errors", "limits", "logs", "moved", "parse", "ranges", "subjects", "files", "frames", "unfinished"),
     ("motion", "models", "media", "sprites", "bundled"),
     ("sampling", "prompts", "weights"),
     ("pipelines",),

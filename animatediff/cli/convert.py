@@ -7,9 +7,13 @@ from typing import Annotated, Optional, cast
 import typer
 
 from animatediff.cli.errors import reporting, reports_errors
+from animatediff.cli.limits import takes_limits
+from animatediff.cli.show import show
+from animatediff.limits import CONFIG, WEIGHTS
 
 
 @reports_errors
+@takes_limits(WEIGHTS, CONFIG)
 def convert(
     source: Annotated[
         str,
@@ -27,6 +31,7 @@ def convert(
         Optional[str],  # noqa: UP045 - read by typer at run time
         typer.Option("--family", metavar="NAME", help="Family to write into DST, in place of the recognised one."),
     ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch SRC, a hub id, if it is not here.")] = False,
     norm: Annotated[
         Optional[str],  # noqa: UP045 - read by typer at run time
         typer.Option(
@@ -50,9 +55,10 @@ def convert(
 
     from animatediff.weights.convert import Layout, MotionNorm
     from animatediff.weights.convert import convert as convert_file
+    from animatediff.weights.hub import network
 
     precision = None if dtype is None else getattr(torch, dtype)
-    with reporting({"family": "--family", "norm": "--norm"}):
+    with reporting({"family": "--family", "download": "--download", "norm": "--norm"}), network(download):
         done = convert_file(
             find_weights(source),
             target,
@@ -61,4 +67,4 @@ def convert(
             family=family,
             norm=cast("MotionNorm | None", norm),
         )
-        print(done)
+        show(done)

@@ -7,10 +7,14 @@ from typing import Annotated, Any, Optional
 import typer
 
 from animatediff.cli.errors import reports_errors
+from animatediff.cli.limits import takes_limits
+from animatediff.cli.show import show
 from animatediff.errors import UserError
+from animatediff.limits import CONFIG, DATA, MEDIA
 
 
 @reports_errors
+@takes_limits(MEDIA, CONFIG, DATA)
 def data(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="CSV or JSONL file, folder, or shards: 'data-{0000..0009}.tar'.")
@@ -41,14 +45,14 @@ def data(
     with messages(quiet=False):
         from animatediff.training.data import check_data  # torch: imported once the settings are right
 
-        print(check_data(config))
+        show(check_data(config))
         if preview:
             from animatediff.training.data.preview import write_preview
 
             made = write_preview(config, preview, clips)
             for number, text in enumerate(made.texts, 1):
-                print(f"  {number:2d}  {text or '(no caption)'}")
-            print(preview)
+                show(f"  {number:2d}  {text or '(no caption)'}")
+            show(preview)
 
 
 def _setting(text: str) -> tuple[str, Any]:

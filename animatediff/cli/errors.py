@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from animatediff.errors import Cancelled, UserError, printable, renamed
+from animatediff.cli.show import show
+from animatediff.errors import Cancelled, UserError, renamed
+from animatediff.limits import FLAGS as LIMIT_FLAGS
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -31,7 +33,7 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
 
     flags: setting -> its flag, which stands in messages in place of the setting.
     """
-    flags = flags or {}
+    flags = LIMIT_FLAGS | dict(flags or {})
     try:
         yield
     except KeyboardInterrupt:
@@ -48,6 +50,13 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
         if isinstance(error, _OF_PATHS) or error.errno in _OF_STORAGE:
             _fail(f"{error.filename}: {error.strerror}")
         raise
+    except UnicodeEncodeError as error:
+        if error.encoding.replace("-", "") == "utf8":
+            _fail(f"{error.object[:200]!r}: holds bytes that are no UTF-8, which only names of files may have")
+        _fail(
+            f"{error.object[:200]}: cannot be written in this system's {error.encoding}; set the environment variable "
+            "PYTHONUTF8=1, or a locale of UTF-8"
+        )
     except Cancelled:
         _fail("cancelled", INTERRUPTED)
     except Exception as error:  # by name, so that torch need not be imported to report a missing file
@@ -59,7 +68,7 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
 
 
 def _fail(message: str, code: int = USER_ERROR) -> NoReturn:
-    print(f"animatediff: {printable(message)}", file=sys.stderr)  # names of files and keys may hold escape sequences
+    show(f"animatediff: {message}", file=sys.stderr)
     raise typer.Exit(code)
 
 

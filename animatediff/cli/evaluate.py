@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from animatediff.cli.errors import reports_errors
+from animatediff.cli.limits import takes_limits
+from animatediff.cli.show import show_json
+from animatediff.errors import printable
+from animatediff.limits import MEDIA
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from animatediff.evaluation import Report
     from animatediff.evaluation.measure import OnStep
@@ -26,6 +31,7 @@ PIPED_WIDTH = 160
 
 
 @reports_errors
+@takes_limits(MEDIA)
 def evaluate(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="Videos, animated images, or folders of numbered frames.")
@@ -66,7 +72,7 @@ def evaluate(
         import json
 
         if reports or not failures:
-            print(json.dumps([report.as_dict() for report in reports], indent=2))
+            show_json(json.dumps([report.as_dict() for report in reports], indent=2))
     elif reports:
         _print(reports)
     if failures:
@@ -76,7 +82,8 @@ def evaluate(
 def _print(reports: list[Report]) -> None:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+    # names of files are no markup, and hold no emoji
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, markup=False, emoji=False, highlight=False)
     console.print(_table(reports))
     if any(report.classification for report in reports):
         console.print()
@@ -93,8 +100,9 @@ def _table(reports: list[Report]) -> Table:
     )
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, caption=note, caption_justify="left", padding=0)
     table.add_column("file\n\ncamera", overflow="fold", min_width=len("RollingAnticlockwise*"))
+    roll = f"roll\n\n{_degrees()}"
     for name in (
-        "pan\npx\n%", "tilt\npx\n%", "zoom\n\n%", "roll\n\n°", "confi-\ndence", "motion\npx\n%", "own\npx\n%",
+        "pan\npx\n%", "tilt\npx\n%", "zoom\n\n%", roll, "confi-\ndence", "motion\npx\n%", "own\npx\n%",
         "warp\nerror\n%", "loop\nseam",
     ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
@@ -103,7 +111,7 @@ def _table(reports: list[Report]) -> Table:
         star = "*" if camera.confidence < UNSURE and report.moves else ""
         moves = [move.name + star for move in report.moves] or ["still"]
         table.add_row(
-            "\n".join([report.path, f"{m.num_frames} frames, {m.width}x{m.height}", *moves]),
+            _plain("\n".join([report.path, f"{m.num_frames} frames, {m.width}x{m.height}", *moves])),
             f"{_signed(camera.pan)}\n{_signed(m.pan_percent)}",
             f"{_signed(camera.tilt)}\n{_signed(m.tilt_percent)}",
             _signed(camera.zoom),
@@ -129,16 +137,32 @@ def _sprites(reports: list[Report]) -> Table:
     for report in reports:
         if (reading := report.classification) is not None:
             table.add_row(
-                report.path,
+                _plain(report.path),
                 reading.obj,
                 reading.background,
                 reading.motion,
                 f"{_signed(reading.travel[0], 1)} px",
                 f"{_signed(reading.travel[1], 1)} px",
                 f"x {reading.growth:.2f}",
-                f"{_signed(reading.turn, 0)}°",
+                f"{_signed(reading.turn, 0)}{_degrees()}",
             )
     return table
+
+
+def _degrees() -> str:
+    """The sign for degrees, or, where the terminal's encoding has none, their abbreviation."""
+    try:
+        "°".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return "deg"
+    return "°"
+
+
+def _plain(text: str) -> Text:
+    """Text for a table in which brackets are no markup, and control characters escapes."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def _signed(value: float, digits: int = 2) -> str:
@@ -161,7 +185,7 @@ def _progress(files: list[str], quiet: bool) -> Iterator[Callable[[int], OnStep 
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
@@ -171,7 +195,7 @@ def _progress(files: list[str], quiet: bool) -> Iterator[Callable[[int], OnStep 
         task = bar.add_task("reading", total=len(files))
 
         def of_file(index: int) -> OnStep:
-            name = f"{index + 1} of {len(files)}, {Path(files[index]).name}"
+            name = printable(f"{index + 1} of {len(files)}, {Path(files[index]).name}")
             bar.update(task, description=name, completed=index)
             return lambda done, total: bar.update(task, completed=index + done / total)
 

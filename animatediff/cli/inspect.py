@@ -9,10 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from animatediff.cli.errors import USER_ERROR, reports_errors
-from animatediff.errors import UserError, printable, renamed
+from animatediff.cli.limits import takes_limits
+from animatediff.cli.show import show, show_json
+from animatediff.errors import UserError, renamed
+from animatediff.limits import CONFIG, WEIGHTS
+from animatediff.limits import FLAGS as LIMIT_FLAGS
 
 
 @reports_errors
+@takes_limits(WEIGHTS, CONFIG)
 def inspect(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="Weight files, also by name in models/, or diffusers folders.")
@@ -24,9 +29,10 @@ def inspect(
     A file that cannot be read is reported in its place, and the others are shown; the exit code is then 2.
     """
     from animatediff.files import find_weights
-    from animatediff.render.options import FLAGS
+    from animatediff.render.options import FLAGS as OPTION_FLAGS
     from animatediff.weights.inspect import describe
 
+    flags = LIMIT_FLAGS | OPTION_FLAGS
     failed = False
     for file in files:
         try:
@@ -35,12 +41,12 @@ def inspect(
             failed = True
             facts = {"file": file, "error": str(error) if isinstance(error, UserError) else f"{file}: {error}"}
             sys.stdout.flush()
-            print(f"animatediff: {renamed(facts['error'], FLAGS)}", file=sys.stderr)
+            show(f"animatediff: {renamed(facts['error'], flags)}", file=sys.stderr)
         if as_json:
-            print(renamed(json.dumps(facts, indent=2, default=str), FLAGS))
+            show_json(renamed(json.dumps(facts, indent=2, default=str), flags))
         elif "error" not in facts:
             for line in _lines(facts):
-                print(printable(renamed(line, FLAGS)))  # keys and metadata may hold escape sequences
+                show(renamed(line, flags).replace("\n", "\\n"))  # a line end in a name would begin a false line
     if failed:
         raise typer.Exit(USER_ERROR)
 

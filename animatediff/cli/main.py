@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,8 @@ from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
+from animatediff.cli.show import show
+from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
 from animatediff.errors import did_you_mean, printable
 
@@ -47,7 +48,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from animatediff import __version__
 
-        print(f"animatediff {__version__}")
+        show(f"animatediff {__version__}")
         raise typer.Exit
 
 
@@ -74,10 +75,9 @@ app.command()(evaluate)
 
 def main() -> None:
     """Entry point of the `animatediff` command."""
-    # Of its many notes none is for those who render; whoever wants them sets the variable.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    prepare()
     try:
-        with reporting():
+        with ending(), reporting():
             app()
     except typer.Exit as end:
         raise SystemExit(end.exit_code) from None

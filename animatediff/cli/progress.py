@@ -26,10 +26,11 @@ class _Flags(logging.Formatter):
     """Messages with settings in backquotes under the names of their flags."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from animatediff.errors import renamed
+        from animatediff.errors import printable, renamed
+        from animatediff.limits import FLAGS as LIMIT_FLAGS
         from animatediff.render.options import ARGUMENT_FLAGS, FLAGS
 
-        return renamed(super().format(record), ARGUMENT_FLAGS | FLAGS)
+        return printable(renamed(super().format(record), LIMIT_FLAGS | ARGUMENT_FLAGS | FLAGS))
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def progress_bar(quiet: bool) -> Iterator[OnEvent | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from animatediff.evaluation.camera import Camera, mean_camera, read_camera
 from animatediff.evaluation.flow import AnalysedImage, Tracker, transform_flow
 from animatediff.evaluation.similarity import track
 from animatediff.evaluation.stability import mean_length, warp_error
-from animatediff.media.seam import frame_difference, loop_seam
+from animatediff.media.seam import LoopSeam, frame_difference
 
 OnStep = Callable[[int, int], None]
 """Called with the number of steps measured and the number of all."""
@@ -77,21 +77,30 @@ def measure(frames: np.ndarray, on_step: OnStep | None = None) -> Measurement:
     """Measure a clip: uint8 (f, h, w, 3), at least two frames. Raises UserError for fewer, or without OpenCV."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"frames must be uint8 (f, h, w, 3), got {frames.dtype} {frames.shape}")
-    num_frames, height, width = frames.shape[:3]
-    if num_frames < 2:
+    return measure_each(iter(frames), len(frames), on_step)
+
+
+def measure_each(frames: Iterator[np.ndarray], num_frames: int, on_step: OnStep | None = None) -> Measurement:
+    """The same for uint8 frames (h, w, 3) that come one after another; two are in memory at a time."""
+    frame = next(frames, None)  # a damaged file is called that, not short
+    if frame is None or num_frames < 2:
         raise UserError(f"{num_frames} frame{'' if num_frames == 1 else 's'}: measuring motion takes at least 2")
-    tracker = Tracker()
+    tracker, seam = Tracker(), LoopSeam()
     steps, motions, own_motions, warp_errors, differences = [], [], [], [], []
-    second = AnalysedImage.of(frames[0])
-    for i in range(num_frames - 1):
-        first, second = second, AnalysedImage.of(frames[i + 1])
+    height, width = frame.shape[:2]
+    second = AnalysedImage.of(frame)
+    seam.add(frame[None])
+    for i, after in enumerate(frames):
+        before, frame = frame, after
+        seam.add(frame[None])
+        first, second = second, AnalysedImage.of(frame)
         matrix, flow, valid = track(tracker, first, second)
         steps.append(read_camera(matrix, first, flow, valid))
         own = flow - transform_flow(matrix, *valid.shape)
         motions.append(mean_length(flow, first.tracked * valid) / first.scale)
         own_motions.append(mean_length(own, first.tracked * valid) / first.scale)
-        warp_errors.append(warp_error(frames[i], frames[i + 1], flow, valid))
-        differences.append(frame_difference(frames[i], frames[i + 1]))
+        warp_errors.append(warp_error(before, frame, flow, valid))
+        differences.append(frame_difference(before, frame))
         if on_step is not None:
             on_step(i + 1, num_frames - 1)
     return Measurement(
@@ -104,5 +113,5 @@ def measure(frames: np.ndarray, on_step: OnStep | None = None) -> Measurement:
         own_motion=float(np.mean(own_motions)),
         warp_error=float(np.mean(warp_errors)),
         frame_difference=float(np.mean(differences)),
-        loop_seam=loop_seam(frames),
+        loop_seam=seam.value(),
     )

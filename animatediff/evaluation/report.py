@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
-from animatediff.evaluation.measure import Measurement, OnStep, measure
+from animatediff.evaluation.measure import Measurement, OnStep, measure_each
 from animatediff.evaluation.moves import Move, camera_moves
-from animatediff.media import read_video
+from animatediff.media.read import open_clip
 
 if TYPE_CHECKING:
     from animatediff.evaluation.sprites import SpriteWorld
@@ -43,9 +43,11 @@ def evaluate_file(path: str | Path, sprites: SpriteWorld | None = None, on_step:
     With `sprites` it is classified as a clip of the sprite world too. Raises UserError, naming the file.
     """
     try:
-        frames, fps = read_video(path)
-        measurement = measure(frames, on_step)
-        classification = sprites.classify(frames) if sprites else None
+        with open_clip(path) as clip:
+            view = None if sprites is None else sprites.view()
+            frames = clip.frames if view is None else map(view.seen, clip.frames)
+            measurement = measure_each(frames, clip.num_frames, on_step)
+            classification = None if view is None else view.classify()
     except MemoryError as error:
         raise UserError(
             f"{path}: too large for the memory at hand; shorten it, or scale it down, and try again"
@@ -55,7 +57,7 @@ def evaluate_file(path: str | Path, sprites: SpriteWorld | None = None, on_step:
         raise error if text.startswith(str(Path(path))) else UserError(f"{path}: {text}") from error
     return Report(
         path=str(path),
-        fps=fps,
+        fps=clip.fps,
         measurement=measurement,
         moves=tuple(camera_moves(measurement)),
         classification=classification,

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from animatediff.limits import MAX_ANIMATION_PIXELS, MAX_FRAMES
 from animatediff.media.kinds import BadMedia
 from animatediff.media.reader import Reader
-from animatediff.media.stills import decoded, opened, reading
+from animatediff.media.stills import check_size, decoded, opened, reading
 from animatediff.media.timing import DEFAULT_FPS, whole
 
 ANIMATED = {"GIF", "WEBP", "PNG", "AVIF", "TIFF"}
 """Formats of Pillow whose further frames are frames; those of JPEG are previews, those of PSD layers."""
 UNSAID_MS = 100.0
 """Length of a frame that states none among others that do: what browsers make of it."""
+QUICK_PIXELS, PIXELS_PER_BYTE = 2**28, 20_000
+"""Pixels that are decoded in seconds, and pixels a byte that no real animation of more than these has."""
 TICKS_S = {"GIF": 0.01}
 """Seconds in whose multiples a format states lengths; others have milliseconds."""
 
@@ -35,6 +38,7 @@ class AnimatedImage(Reader):
             self._image: Any = self._opened.enter_context(opened(source))
             with reading(source):
                 count = getattr(self._image, "n_frames", 1) if self._image.format in ANIMATED else 1
+            self._check_limits(count)
         except BaseException:
             self.close()
             raise
@@ -46,6 +50,21 @@ class AnimatedImage(Reader):
         if self.num_frames > 1:
             self._ends = self._scan()
             self.fps = whole(self.num_frames, self._ends[-1], self.tick)
+
+    def _check_limits(self, count: int) -> None:
+        """Raise BadMedia for too many frames or pixels: each is decoded to tell how long frames last."""
+        if count == 1:
+            return
+        pixels = count * self._image.width * self._image.height
+        MAX_FRAMES.check(count, f"has {count:,} frames", BadMedia)
+        MAX_ANIMATION_PIXELS.check(pixels, f"has {pixels:,} pixels in {count:,} frames", BadMedia)
+        size = len(self._source) if isinstance(self._source, bytes) else Path(self._source).stat().st_size
+        usual = MAX_ANIMATION_PIXELS.value == MAX_ANIMATION_PIXELS.default
+        if usual and pixels > max(QUICK_PIXELS, PIXELS_PER_BYTE * size):
+            raise BadMedia(
+                f"has {pixels:,} pixels in {count:,} frames, in a file of {size:,} bytes, as no animation has; set "
+                "`max_animation_pixels` if that is meant"
+            )
 
     def _scan(self) -> list[float]:
         """When each frame ends; every frame is decoded, as WebP and AVIF state lengths only then."""
@@ -61,6 +80,7 @@ class AnimatedImage(Reader):
         try:
             with reading(self._source):
                 self._image.seek(index + self._first)
+                check_size(*self._image.size)  # pages of a TIFF have a size each
                 self._image.load()
         except BadMedia as error:
             if self.num_frames == 1:

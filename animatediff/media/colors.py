@@ -35,7 +35,7 @@ def rgb_of(frame: Any, aspect: Fraction | None = None) -> np.ndarray:
 
     aspect: width of a pixel by its height.
     """
-    size = _square(frame, aspect)
+    size = square_size(frame.width, frame.height, aspect)
     matrix = frame.colorspace
     if matrix == UNSPECIFIED and (frame.width > SD_WIDTH or frame.height > SD_HEIGHT):
         matrix = BT709
@@ -69,11 +69,9 @@ def _primaries(frame: Any) -> int:
     return BT2020 if stated == UNSPECIFIED and is_hdr(frame) else stated
 
 
-def _square(frame: Any, aspect: Fraction | None) -> tuple[int, int] | tuple[None, None]:
-    """(width, height) with square pixels, by the width; Nones where they are square."""
-    if not aspect or aspect == 1:
-        return None, None
-    return max(1, round(frame.width * aspect)), frame.height
+def square_size(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """(width, height) of a frame in square pixels, by the width. aspect: width of a pixel by its height."""
+    return (max(1, round(width * aspect)) if aspect else width), height
 
 
 def display_matrix(frame: Any) -> tuple[int, int, int, int]:

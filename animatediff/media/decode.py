@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from animatediff.media.colors import is_hdr, rgb_of
+from animatediff.limits import MAX_VIDEO_FRAMES
+from animatediff.media.colors import is_hdr, rgb_of, square_size
 from animatediff.media.kinds import BadMedia, head_of, reason, sniff, stated_size
 from animatediff.media.reader import Reader
+from animatediff.media.stills import check_size
 from animatediff.media.timing import DEFAULT_FPS
 
 COUNTED = {"vp8", "avi"}
@@ -47,16 +49,23 @@ def address(path: str | Path) -> str:
     return f"file:{path}"
 
 
+PLAYLISTS = ("hls", "concat", "concatf", "dash", "imf", "sdp")
+"""FFmpeg's formats that name other files, wherever these are."""
+
+
 def open_container(source: str | Path | bytes) -> Any:
     """Open a media file with PyAV. Raises BadMedia for what is none."""
     import av
     from av.error import FFmpegError
 
     try:
-        if isinstance(source, bytes):
-            return av.open(io.BytesIO(source))
         # A playlist named .mp4 must not make us fetch things.
-        return av.open(address(source), options={"protocol_whitelist": "file"})
+        place = io.BytesIO(source) if isinstance(source, bytes) else address(source)
+        found = av.open(place, options={"protocol_whitelist": "file"})
+        if found.format.name.split(",")[0] in PLAYLISTS:
+            found.close()
+            raise BadMedia("is a playlist, which names other files; give one of those")
+        return found
     except (FFmpegError, OSError, ValueError) as error:
         raise BadMedia(sniff(source) or f"cannot be opened as a video ({reason(error)})") from error
 
@@ -98,7 +107,16 @@ class VideoFile(Reader):
             raise BadMedia("holds no video")
         # the cover of a song or a film is a video stream as well
         self._stream: Any = next((s for s in streams if not _is_cover(s)), streams[0])
-        self._stream.codec_context.thread_count = 1  # loader workers are the parallelism
+        codec = self._stream.codec_context
+        if codec is None:
+            self._container.close()
+            raise BadMedia("holds video in a codec that is not known here, or is damaged")
+        codec.thread_count = 1  # loader workers are the parallelism
+        try:
+            check_size(*square_size(codec.width or 0, codec.height or 0, self._aspect()))
+        except BadMedia:
+            self._container.close()
+            raise
 
     def _check_size(self) -> None:
         stated = stated_size(head_of(self._source))
@@ -117,6 +135,7 @@ class VideoFile(Reader):
         whole = True
         for packet in self._container.demux(self._stream):
             count += packet.size > 0
+            _check_count(count)
             whole = whole and not packet.is_discard
             if packet.size == 0 or packet.is_discard:  # the end of the stream; frames that an edit list cuts away
                 continue
@@ -136,7 +155,10 @@ class VideoFile(Reader):
 
     def _count(self) -> int:
         """Decode all frames, and keep their times where every frame has one."""
-        times = [frame.time for frame in self._from_the_start()]
+        times = []
+        for frame in self._from_the_start():
+            times.append(frame.time)
+            _check_count(len(times))
         known = [time for time in times if time is not None]
         if not self._raw and len(known) == len(times) and all(a < b for a, b in pairwise(known)):
             self._counted = [time - known[0] for time in known]
@@ -209,8 +231,17 @@ class VideoFile(Reader):
         for found, note in ((is_hdr(frame), HDR), (frame.interlaced_frame, INTERLACED)):
             if found and note not in self.notes:
                 self.notes.append(note)
-        aspect = self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
+        aspect = self._aspect()
+        check_size(*square_size(frame.width, frame.height, aspect))  # it may change on the way
         return rgb_of(frame, aspect)
+
+    def _aspect(self) -> Any:
+        """Width of a pixel by its height, or None."""
+        return self._stream.sample_aspect_ratio or self._stream.codec_context.sample_aspect_ratio
+
+
+def _check_count(count: int) -> None:
+    MAX_VIDEO_FRAMES.check(count, f"has {count:,} frames or more", BadMedia)
 
 
 def _is_cover(stream: Any) -> bool:

@@ -8,15 +8,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from animatediff.errors import UserError
+from animatediff.limits import MAX_VIDEO_FRAMES
 from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, is_litter, reason
 from animatediff.media.pixels import PILLOW_ERRORS
 from animatediff.media.reader import Reader
-from animatediff.media.stills import check_image, read_image
+from animatediff.media.stills import check_image, opened, read_image
 from animatediff.media.timing import DEFAULT_FPS
 
+MOST_FPS = 1e6
+"""Frames per second that a file may state."""
 NAMED = 3
 """Files that a message names, of those left out."""
 
@@ -67,6 +69,7 @@ class ImageFolder(Reader):
                 f"{', '.join(sorted(IMAGE_SUFFIXES))}"
             )
         self.num_frames = len(self.files)
+        MAX_VIDEO_FRAMES.check(self.num_frames, f"{folder}: holds {self.num_frames:,} images")
         self.fps = _stated(self.files[0]) or fps or float(DEFAULT_FPS)
 
     def each(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -91,7 +94,8 @@ class ImageFolder(Reader):
 def _stated(file: Path) -> float | None:
     """The frame rate inside a frame that this project wrote."""
     try:
-        with Image.open(file, formats=["PNG"]) as image:
-            return float(Fraction(image.info["fps"])) or None
-    except (*PILLOW_ERRORS, ArithmeticError):
+        with opened(file) as image:
+            fps = float(Fraction(str(image.info["fps"])[:40])) if image.format == "PNG" else 0.0
+            return fps if 0 < fps < MOST_FPS else None
+    except (BadMedia, *PILLOW_ERRORS, ArithmeticError):
         return None

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from animatediff.errors import UserError
+from animatediff.limits import MAX_ASPECT
 from animatediff.media.pixels import on_white
 from animatediff.media.stills import open_image
 
@@ -78,12 +79,20 @@ def shaped(image: Image.Image, width: int, height: int, how: Resize) -> Image.Im
     return whole
 
 
+def check_aspect(size: tuple[int, int], name: str | Path = "") -> None:
+    """Raise UserError for an image of `size` (width, height) that is too slim for a clip to take its shape."""
+    slim = max(size) / min(size)
+    where = f"{name}: " if name else ""
+    MAX_ASPECT.check(slim, f"{where}an image of {size[0]} x {size[1]} is {slim:,.0f} times as long as wide")
+
+
 def size_like(
     size: tuple[int, int], area: int, *, width: int | None = None, height: int | None = None
 ) -> tuple[int, int]:
     """(width, height) of a clip in the shape of an image of `size` (width, height): about `area` pixels.
 
-    Multiples of 8. A side that is given is kept, and the other follows.
+    Multiples of 8. A side that is given is kept, and the other follows. Raises UserError for a shape beyond
+    `max_aspect` that would be followed.
 
     >>> size_like((1920, 1080), 512 * 512)
     (680, 384)
@@ -91,6 +100,7 @@ def size_like(
     if width is not None and height is not None:
         return width, height
     ratio = size[0] / size[1]
+    check_aspect(size)
     if width is None and height is None:
         width, height = _multiple((area * ratio) ** 0.5), _multiple((area / ratio) ** 0.5)
     elif width is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from animatediff.errors import UserError
 from animatediff.frames import neighbours
+from animatediff.limits import MAX_FRAMES
 from animatediff.media.folder import images_in
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,8 @@ class NumberedFrames:
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """Frames up to the last image."""
-        return tuple(range(max(self.images) + 1))
+        """Frames up to the last image, or as many as a clip may have."""
+        return tuple(range(min(max(self.images) + 1, MAX_FRAMES.value)))
 
     def read(self, num_frames: int, width: int, height: int, resize: Resize = "crop") -> np.ndarray:
         """The first frames, uint8 (num_frames, height, width, 3): before the first image it, behind the last that.

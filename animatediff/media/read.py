@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from animatediff.errors import UserError
+from animatediff.limits import MAX_FRAMES
 from animatediff.media.animated import EXIF_IFD, USER_COMMENT
 from animatediff.media.decode import open_container
 from animatediff.media.folder import images_in
@@ -21,6 +24,7 @@ from animatediff.media.open import open_media
 from animatediff.media.reader import Reader
 from animatediff.media.stills import opened, reading
 from animatediff.media.timing import Steady
+from animatediff.parse import load_json
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +35,50 @@ def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     Upright, on white, in square pixels. Where frames are shown unequally long, they are taken by time at a constant
     rate. Raises UserError for a file that is missing, damaged or no video, and for images of different sizes.
     """
+    with open_clip(path) as clip:
+        frames: np.ndarray | None = None
+        for number, image in enumerate(clip.frames):
+            if frames is None:
+                frames = np.empty((clip.num_frames, *image.shape), np.uint8)
+            frames[number] = image
+        assert frames is not None, "readers have frames"
+        return frames, clip.fps
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """The frames of a file one after another, uint8 (h, w, 3), all of one size."""
+
+    frames: Iterator[np.ndarray]
+    num_frames: int
+    fps: float
+
+
+@contextmanager
+def open_clip(path: str | Path) -> Iterator[OpenClip]:
+    """A context with the frames that `read_video` returns, of which one is in memory at a time. Raises as it does."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file")
     what = "{}" if path.is_dir() else "cannot be read as a video ({})"
     with naming(path, what), open_media(path) as reader:
         steady = reader.steady()
-        frames: np.ndarray | None = None
-        for index, image in reader.each(sorted(set(steady.indices))):
-            if frames is None:
-                frames = np.empty((len(steady.indices), *image.shape), np.uint8)
-            if image.shape != frames.shape[1:]:
-                sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (frames.shape[1:], image.shape))
-                raise BadMedia(f"{reader.name(index)}: not of the size of the first frame ({sizes})")
-            frames[np.asarray(steady.indices) == index] = image
-        assert frames is not None, "readers have frames"
-        say(path, reader, steady)
-        return frames, steady.fps
+        count = len(steady.indices)
+        MAX_FRAMES.check(count, f"{path}: has {count:,} frames")
+        yield OpenClip(_each(path, reader, steady), count, steady.fps)
+
+
+def _each(path: Path, reader: Reader, steady: Steady) -> Iterator[np.ndarray]:
+    """The frames at a constant rate; one that is shown longer comes several times."""
+    times = Counter(steady.indices)
+    first: tuple[int, ...] | None = None
+    for index, image in reader.each(sorted(times)):
+        first = first or image.shape
+        if image.shape != first:
+            sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (first, image.shape))
+            raise BadMedia(f"{reader.name(index)}: not of the size of the first frame ({sizes})")
+        yield from repeat(image, times[index])
+    say(path, reader, steady)
 
 
 @contextmanager
@@ -88,7 +119,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         head = head_of(path)
         text = "" if is_heic(head) else _image_text(path) if is_image(head) else _stream_text(path)
     try:
-        content = json.loads(text)
+        content = load_json(text, f"{path}: metadata")
+    except UserError:
+        raise
     except ValueError:  # a comment by another program
         return {}
     return content if isinstance(content, dict) else {}

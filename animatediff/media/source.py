@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from animatediff.errors import UserError
+from animatediff.limits import MAX_VIDEO_FRAMES
 from animatediff.media.folder import ImageFolder
 from animatediff.media.images import Resize, as_image, shaped
 from animatediff.media.open import open_media
@@ -125,6 +126,8 @@ def _chosen(
     else:
         near = late(rate) if fps is None else NEAR_S
         count = max(1, int((end - start) * rate + 1e-3))
+        what = f"{path}: {end - start:,.0f} s at {rate:g} a second come to {count:,} frames"
+        MAX_VIDEO_FRAMES.check(count, what)
         indices = [shown_at(times, start + number / rate, near) for number in range(count)]
         if fps is None:
             say(path, reader, all_of_them)

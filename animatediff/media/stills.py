@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from animatediff.errors import UserError
+from animatediff.limits import MAX_PIXELS
 from animatediff.media.kinds import BadMedia, head_of, is_heic, reason, sniff
 from animatediff.media.pixels import PILLOW_ERRORS, in_srgb, on_white, upright
 
@@ -69,6 +70,8 @@ def reading(source: str | Path | bytes) -> Iterator[None]:
         raise
     except PILLOW_ERRORS as error:
         raise BadMedia(f"is damaged or cut off: {reason(error)}") from error
+    except MemoryError as error:  # Pillow reads as many bytes as a chunk claims
+        raise BadMedia("is damaged, or too large for the memory of this machine") from error
 
 
 @contextmanager
@@ -78,12 +81,30 @@ def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
     if is_heic(head):
         yield _heic(source)
         return
-    try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-    except PILLOW_ERRORS as error:
-        raise BadMedia(sniff(source) or _unknown(head, error)) from error
-    with image:
+    with _limit_of_pillow(None):  # whose message names another limit
+        try:
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        except PILLOW_ERRORS as error:
+            raise BadMedia(sniff(source) or _unknown(head, error)) from error
+    with image, _limit_of_pillow(MAX_PIXELS.value):
+        check_size(*image.size)
         yield image
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise BadMedia for an image or a frame beyond `max_pixels`; before it is decoded."""
+    MAX_PIXELS.check(width * height, f"has {width} x {height} = {width * height:,} pixels", BadMedia)
+
+
+@contextmanager
+def _limit_of_pillow(pixels: int | None) -> Iterator[None]:
+    """Pillow's own limit, which it asks for parts of files too, in place of its default."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _unknown(head: bytes, error: BaseException) -> str:
@@ -102,7 +123,9 @@ def _heic(source: str | Path | bytes) -> Image.Image:
             "is a HEIC photo; `pip install pillow-heif` lets it be read, or save it as JPEG or PNG first"
         ) from None
     try:
-        image = pillow_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else str(source)).to_pillow()
+        photo = pillow_heif.open_heif(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        check_size(*photo.size)
+        image = photo.to_pillow()
     except PILLOW_ERRORS as error:
         raise BadMedia(f"is a HEIC photo, damaged or cut off: {reason(error)}") from error
     image.info.pop("exif", None)  # turned by its decoder: turning it by EXIF as well would be once too often

@@ -177,7 +177,7 @@ class VideoWriter:
 
     def _add(self, sound: Sound) -> None:
         mute = self._file.temporary
-        heard = mute.with_name(f"{mute.name}.sound")
+        heard = mute.with_suffix(".sound.part")
         try:
             add_sound(mute, self._format, sound, heard)
             os.replace(heard, mute)

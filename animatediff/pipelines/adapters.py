@@ -18,6 +18,7 @@ from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.memory import memory_header
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import told, trained_with
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -45,6 +46,10 @@ class Adapters(LoadedParts):
         path = motion_module_path() if path == "bundled" else _in_models(path, "Motion_Module")
         adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
         self.set_motion_adapter(adapter, found)
+        if found.sampling:
+            logger.info(
+                "the motion module was trained with %s, which is used unless told otherwise", told(found.sampling)
+            )
         if (wanted := few_steps(found.recommended)) is not None:
             logger.info("%s: made for few steps: takes %s, unless told otherwise", found.title, wanted)
         return found
@@ -56,11 +61,14 @@ class Adapters(LoadedParts):
         another kind of file, or an encoder of another base.
         """
         from animatediff.bundled import named
+        from animatediff.weights.motion import find_header
         from animatediff.weights.sparsectrl import load_sparsectrl
 
         source = path if isinstance(path, Header) else _in_models(named(path), "SparseCtrl")
-        self.set_sparsectrl(load_sparsectrl(source, unet=self.unet, dtype=self.unet.dtype))
+        header = find_header(source)
+        self.set_sparsectrl(load_sparsectrl(header, unet=self.unet, dtype=self.unet.dtype))
         assert self.sparsectrl is not None
+        self._trained_with("sparsectrl", trained_with(header.metadata, str(header.path)))
         return self.sparsectrl.kind
 
     def load_controlnet(self, path: str | Path) -> ControlNetModel:

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from inspect import Signature
 from typing import Any
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, brief
 
 FORMER: dict[str, str] = {
     "callback": "give `callback_on_step_end`, a function of (pipe, step, timestep, tensors)",
@@ -94,12 +94,19 @@ def check_types(call: Any) -> None:
 
 def told(value: Any) -> str:
     """A value and its type, short, in one line."""
-    kind, text = type(value).__name__, "" if _is("Tensor", value) else " ".join(repr(value).split())
+    kind, text = type(value).__name__, "" if _is("Tensor", value) else " ".join(_written(value).split())
     if _is("Tensor", value):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}" + (
             "" if _finite(value) else " with values that are not finite"
         )
     return "None" if value is None else f"{text[:60]}{'...' if len(text) > 60 else ''} ({kind})"
+
+
+def _written(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # numbers that Python does not write
+        return brief(value)
 
 
 def _is(name: str, value: Any) -> bool:

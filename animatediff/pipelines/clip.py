@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from animatediff.limits import MAX_CLIP_PIXELS, MAX_FRAMES, MAX_PIXELS
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipShape:
@@ -30,6 +32,19 @@ class ClipShape:
     def latent_size(self) -> tuple[int, int]:
         """(h, w) of the latents."""
         return self.height // self.factor, self.width // self.factor
+
+
+def check_bounds(num_frames: int | None, width: int | None, height: int | None, upscale: float | None = None) -> None:
+    """Raise UserError for a clip beyond the limits; None is a value that is not known yet."""
+    if num_frames is not None:
+        MAX_FRAMES.check(num_frames, f"`num_frames`={num_frames}")
+    factor = upscale or 1.0
+    size = [larger(side or 8, factor) for side in (width, height)]
+    pixels = size[0] * size[1]
+    MAX_PIXELS.check(pixels, f"frames of {size[0]} x {size[1]} have {pixels:,} pixels")
+    if num_frames is not None:
+        whole = pixels * num_frames
+        MAX_CLIP_PIXELS.check(whole, f"{num_frames:,} frames of {size[0]} x {size[1]} have {whole:,} pixels")
 
 
 def larger(side: int, factor: float) -> int:

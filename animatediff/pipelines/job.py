@@ -17,7 +17,7 @@ from animatediff.frames import frame_curve
 from animatediff.media.images import size_like
 from animatediff.motion import Attachment
 from animatediff.pipelines.arguments import Arguments
-from animatediff.pipelines.clip import ClipShape
+from animatediff.pipelines.clip import ClipShape, check_bounds
 from animatediff.pipelines.conditions import Condition, Suggestion, conditions_of
 from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
 from animatediff.pipelines.extras import attention_arguments, pag_of
@@ -245,11 +245,14 @@ def _clip_shape(
             width, height = width or suggestion.size[0], height or suggestion.size[1]
         width, height = size_like(suggestion.size, area, width=width, height=height)
         num_frames = suggestion.num_frames if num_frames is None else num_frames
+    num_frames = defaults.num_frames if num_frames is None else num_frames
+    width, height = width or defaults.width, height or defaults.height
+    check_bounds(num_frames, width, height, call.upscale)
     return ClipShape(
         num_clips=num_clips,
-        num_frames=defaults.num_frames if num_frames is None else num_frames,
-        height=defaults.height if height is None else height,
-        width=defaults.width if width is None else width,
+        num_frames=num_frames,
+        height=height,
+        width=width,
         channels=parts.unet.config["in_channels"],
         factor=parts.base.vae_scale_factor,
     )

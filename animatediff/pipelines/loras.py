@@ -13,6 +13,7 @@ from animatediff.pipelines.parts import LoadedParts
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.memory import memory_header
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import trained_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +63,9 @@ class Loras(LoadedParts):
         name = loaded.name
         if loaded.embeddings:
             self.embeddings += load_bundled_words(source, tokenizers=self._tokenizers, text_encoders=encoders)
+        self._trained_with(name, trained_with(source.metadata, str(source.path)))
+        if scale == 0 and name in self.sampler.trained_with:
+            self._disable(self.sampler.disabled | {name})
         if (few := few_step_lora(source)) is not None:
             self.sampler.few_steps[name] = few.recommended
             self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
@@ -119,8 +123,10 @@ class Loras(LoadedParts):
             remove_lora(self._lora_models, name)
             if name in fused:
                 self._in_weights = self._in_weights | {name}
-            elif self.sampler.few_steps.pop(name, None) is not None:
-                self._disable(self.sampler.disabled - {name})
+            else:
+                self._trained_with(name, {})
+                if self.sampler.few_steps.pop(name, None) is not None or name in self.sampler.disabled:
+                    self._disable(self.sampler.disabled - {name})
         self.base._merged_adapters = self.base.fused_loras & set(lora_names(self._lora_models))
 
     def delete_adapters(self, adapter_names: Sequence[str] | str) -> None:
@@ -229,7 +235,7 @@ class Loras(LoadedParts):
     def _follow_few_steps(self) -> None:
         """Let the sampler be that of the few-step LoRAs that act."""
         acting = {*self.get_active_adapters(), *self.base.fused_loras, *self._in_weights}
-        self._disable(set(self.sampler.few_steps) - acting)
+        self._disable({*self.sampler.few_steps, *self.sampler.trained_with} - acting - {"sparsectrl"})
 
 
 def _source(

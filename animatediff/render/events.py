@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from animatediff.errors import Cancelled
+from animatediff.logs import Escape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +160,7 @@ class _Relay(logging.Handler):
         self._others: list[logging.Handler] = []
         at: logging.Logger | None = log
         while at is not None:
-            self._others += at.handlers
+            self._others += [handler for handler in at.handlers if not isinstance(handler, Escape)]  # shows nothing
             at = at.parent if at.propagate else None
         for other in self._others:  # the log shows what it showed before
             other.filters.insert(0, self._shown)  # first, so that filters that count see what is shown alone

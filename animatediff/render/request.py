@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError, model_validator
 
-from animatediff.errors import UserError, nearest, unknown
+from animatediff.errors import UserError, brief, nearest, unknown
 from animatediff.pipelines.clip import larger
 from animatediff.prompts.travel import PromptTravel, joined
 from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY, PATH_FIELDS, PER_CLIP, AnimateOptions
@@ -41,6 +40,9 @@ __all__ = [
     "build_request",
     "unknown_key",
 ]
+
+NOT_STORED = ("out", "name", "download")
+"""Settings that decide no frame of a result: where it is written, and whether the network may be asked."""
 
 if TYPE_CHECKING:
 
@@ -119,12 +121,12 @@ class AnimateRequest(_Options):
         """
         notes = {name: noted(getattr(self, name)) for name in IN_MEMORY}
         plain = self.model_copy(update=notes)
-        return plain.model_dump(mode="json", exclude={"out", "download", "name"}, exclude_defaults=True)
+        return plain.model_dump(mode="json", exclude=set(NOT_STORED), exclude_defaults=True)
 
 
 def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:
     """The error for a setting that does not exist, with the nearest one that does."""
-    found = reprlib.repr(key)
+    found = brief(key)
     close = nearest(key, known) if isinstance(key, str) else None
     if close is None and isinstance(key, str):
         close = nearest(key, [word.lower() for word in known])
@@ -171,5 +173,5 @@ def _sentences(error: ValidationError, where: str, lines: Mapping[str, int]) -> 
         elif not name:
             sentences.append(f"{place}{text}")
         else:
-            sentences.append(f"{place}{setting}={reprlib.repr(item['input'])}: {text}")
+            sentences.append(f"{place}{setting}={brief(item['input'])}: {text}")
     return sentences

@@ -7,6 +7,8 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.frames import frame_curve, frame_indices
+from animatediff.limits import MAX_PROMPT_CHARS
+from animatediff.pipelines.clip import check_bounds
 from animatediff.prompts.travel import check_frames
 from animatediff.render.options import BY_NAME, CONTROLNET, OPTIONS, PER_CLIP, AnimateOptions
 
@@ -32,6 +34,15 @@ def check_clips(request: AnimateOptions) -> None:
     if len(set(several.values())) > 1:
         found = ", ".join(f"{count} x {name}" for name, count in several.items())
         raise UserError(f"{found}: expected one for all clips, or as many as there are clips")
+
+
+def check_limits(request: AnimateOptions) -> None:
+    """Frames, size and prompts within the limits."""
+    check_bounds(request.num_frames, request.width, request.height, request.upscale)
+    texts = [*request.prompt, *request.negative_prompt, request.prompt_head, request.prompt_tail]
+    texts += [text for travel in request.prompt_travel for text in travel.values()]
+    for text in filter(None, texts):
+        MAX_PROMPT_CHARS.check(len(text), f"a prompt of {len(text):,} characters")
 
 
 def check_windows(request: AnimateOptions) -> None:
@@ -130,6 +141,7 @@ def _refuse(request: AnimateOptions, names: Iterable[str], of: str) -> None:
 
 CHECKS = (
     check_clips,
+    check_limits,
     check_windows,
     check_frames_exist,
     check_sparsectrl,

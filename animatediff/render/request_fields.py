@@ -14,7 +14,7 @@ from animatediff.errors import UserError
 from animatediff.ranges import Range
 from animatediff.render import request_inputs
 from animatediff.render.declare import Option
-from animatediff.render.options import OPTIONS, AnimateOptions
+from animatediff.render.options import OPTIONS, PROMPTS, AnimateOptions
 from animatediff.render.values import listed
 
 UNKNOWN_WORD, REFUSED = "unknown_word", "out_of_range"
@@ -43,6 +43,7 @@ def _type(option: Option, hint: Any) -> Any:
 
 def _given(option: Option, value: Any) -> Any:
     """The value in its long form; an empty text is nothing where there may be nothing."""
+    value = request_inputs.whole_text(value) if option.panel == PROMPTS else value
     empty = value is None or (isinstance(value, str) and not value.strip())
     if option.many:
         if empty and option.default == ():

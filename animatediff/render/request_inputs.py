@@ -17,6 +17,23 @@ def file_name(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def whole_text(value: Any) -> Any:
+    """Texts, also in lists and tables, whose bytes a terminal's locale could not read; other values as they are.
+
+    Python reads such bytes as halves of surrogate pairs. Raises ValueError for those that are no UTF-8 either.
+    """
+    if isinstance(value, list | tuple):
+        return [whole_text(item) for item in value]
+    if isinstance(value, dict):
+        return {key: whole_text(item) for key, item in value.items()}
+    if not isinstance(value, str) or not any("\ud800" <= char <= "\udfff" for char in value):
+        return value
+    try:
+        return value.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        raise ValueError(f"{value[:80]!r} holds what is no text (bytes that are no UTF-8)") from None
+
+
 def _image(value: Any) -> Any:
     """A file name, or an image in memory as it is."""
     value = file_name(value)

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from animatediff.errors import printable
 from animatediff.files import write_errors, write_text
 
 METRICS_FILE = "curve.jsonl"
@@ -25,7 +26,7 @@ class MetricsLog:
         self.path = folder / METRICS_FILE
         if self.path.is_file():
             lines = self.path.read_text("utf-8").splitlines()
-            kept = [line for line in lines if _step(line) <= step]
+            kept = [line for line in lines if step and _step(line) <= step]
             if len(kept) != len(lines):
                 write_text(self.path, "".join(f"{line}\n" for line in kept))
 
@@ -101,9 +102,9 @@ class ProgressReporter:
     def message(self, text: str) -> None:
         """Print a line of its own."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(printable(text), highlight=False, markup=False)
         elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionLayout, MotionNumerics, frame_positions
+from animatediff.unfinished import Unfinished
 from animatediff.weights.diffusers_norm import runs_otherwise
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
@@ -37,6 +37,7 @@ from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import told, trained_with
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,8 @@ def convert(
         logger.warning("%s: %s", target, result.otherwise)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
     what = f"{found.title}{f' ({result.title})' if result.title else ''}"
+    if settings := trained_with(header.metadata, str(header.path)):
+        result.note += f"; trained with {told(settings)}, which other programs have to be told"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 
 
@@ -325,9 +328,10 @@ def _without_settings(header: Header) -> dict[str, str]:
 
 def _write_folder(target: Path, result: _Result) -> None:
     """Write a diffusers folder; it appears whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    unfinished = Unfinished(target)
+    temporary = unfinished.path
     try:
-        temporary.mkdir()
+        unfinished.create(folder=True)
         if result.config is not None:
             (temporary / "config.json").write_text(json.dumps(result.config, indent=2) + "\n", encoding="utf-8")
         save_tensors(temporary / result.folder_file, result.tensors, result.metadata)
@@ -337,4 +341,4 @@ def _write_folder(target: Path, result: _Result) -> None:
             f"{target}: could not be written ({error.strerror or error}); check free space and permissions"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        unfinished.remove()

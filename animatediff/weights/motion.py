@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import trained_with
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -74,7 +76,8 @@ def load_motion_module(
     adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
     set_tables(adapter, own_tables(header), dtype)
     title = facts.title if family is not None or found.judgement is None else found.judgement.title()
-    logger.info("%s: %s; %s", header.path, title, ", ".join(found.evidence))
+    level = logging.DEBUG if facts.name == "bundled" else logging.INFO  # of our own there is nothing to find out
+    logger.log(level, "%s: %s; %s", header.path, title, ", ".join(found.evidence))
     return adapter.eval().requires_grad_(False), facts
 
 
@@ -113,7 +116,7 @@ def family_of(found: Recognised, family: str | None) -> Family:
     assert facts is not None, "check_family lets no other pass"
     for line in [*said, *(judged.warnings if judged is not None else ())]:
         logger.warning("%s: %s", path, line)
-    return facts
+    return replace(facts, sampling=trained_with(found.header.metadata, str(path)))
 
 
 def check_family(found: Recognised, family: str | None) -> None:

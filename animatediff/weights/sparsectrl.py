@@ -20,6 +20,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.models.sparsectrl import CONDITION_CHANNELS, Kind, SparseConfig, SparseCtrl
 from animatediff.motion import frame_positions
+from animatediff.parse import load_json
 from animatediff.weights.base import ldm
 from animatediff.weights.base.model_configs import Generation, unet_config
 from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, text_width
@@ -282,7 +283,7 @@ def _stated(header: Header) -> dict[str, Any]:
     if CONFIG_KEY not in header.metadata:
         return {}
     try:
-        stated = json.loads(header.metadata[CONFIG_KEY])
+        stated = load_json(header.metadata[CONFIG_KEY])
     except ValueError as error:
         raise UserError(f"{header.path}: its metadata {CONFIG_KEY} cannot be read ({error}); was it edited?") from error
     return stated if isinstance(stated, dict) else {}

@@ -352,12 +352,13 @@ def test_notes_belong_to_the_job_that_caused_them(caplog: pytest.LogCaptureFixtu
         (done,) = Renderer.of(Noting()).render([ask(prompt=prompt)], OneFile(f"{prompt}.png"), on_event=events.append)
         return [event.note for event in events if event.note], list(done.notes)
 
-    level = logging.getLogger("animatediff").level
+    log = logging.getLogger("animatediff")
+    before = log.level, list(log.handlers)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(work, ("one", "two")))
     assert found == [([f"{name} by way of a test"],) * 2 for name in ("one", "two")]
     assert not caplog.records, "the log shows no more than without a job"
-    assert logging.getLogger("animatediff").level == level and not logging.getLogger("animatediff").handlers
+    assert (log.level, log.handlers) == before
 
 
 def test_the_log_stays_as_it_is_set_up(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import logging
 import os
-import secrets
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from animatediff.unfinished import Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +70,17 @@ class LatentCache:
         if not self._writes:
             return
         path = self._path(key)
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+        unfinished = Unfinished(path)
         value = value.detach().cpu().contiguous()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                temporary.write_bytes(save({"value": value}, {CHECKSUM: str(_checksum(value))}))
-                os.replace(temporary, path)
+                unfinished.create()
+                unfinished.path.write_bytes(save({"value": value}, {CHECKSUM: str(_checksum(value))}))
+                os.replace(unfinished.path, path)
             finally:
                 with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
+                    unfinished.remove()
         except OSError as error:
             self._writes = False
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)

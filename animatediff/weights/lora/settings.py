@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.parse import load_json
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def unpacked(metadata: Mapping[str, str], *, label: str) -> dict[str, PeftSettin
     if ADAPTER_METADATA not in metadata:
         return {}
     try:
-        flat = json.loads(metadata[ADAPTER_METADATA])
+        flat = load_json(metadata[ADAPTER_METADATA])
         if not isinstance(flat, dict):
             raise ValueError("no object")
     except ValueError as error:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from animatediff.errors import UserError, did_you_mean, printable
+from animatediff.limits import MAX_EXPANDED_BYTES, MAX_HEADER_BYTES
+from animatediff.unfinished import Unfinished
 from animatediff.weights.storage.dtypes import ITEM_SIZES, no_tensor_of
 from animatediff.weights.storage.formats import what_it_is
 from animatediff.weights.storage.paths import PARTIAL_SUFFIXES, regular_file, shown
 from animatediff.weights.storage.pickled import OpaqueTensor, Place
-from animatediff.weights.storage.pickles import read_pickle
-from animatediff.weights.storage.safetensors_header import MAX_HEADER_BYTES, HeaderError, parse_header
+from animatediff.weights.storage.pickles import MAX_TENSOR_NAME, read_pickle
+from animatediff.weights.storage.safetensors_header import LIBRARY_HEADER_BYTES, HeaderError, parse_header
 from animatediff.weights.storage.unwrap import METADATA_ENTRY, unwrap
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ logger = logging.getLogger(__name__)
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of every key from DistributedDataParallel and torch.compile."""
-MAX_EXPANDED_BYTES = 2**31
-"""The most that a tensor of repeated numbers (a view of stride 0) may grow to when it is loaded."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _is_safetensors(start: bytes) -> bool:
     if len(start) < 10:
         return False
     length = struct.unpack("<Q", start[:8])[0]
-    return start[8:].lstrip(b" \t\r\n")[:1] == b"{" and length <= MAX_HEADER_BYTES
+    return start[8:].lstrip(b" \t\r\n")[:1] == b"{" and length <= LIBRARY_HEADER_BYTES
 
 
 def _safetensors_header(path: Path, stamp: tuple[int, int]) -> Header:
@@ -143,6 +143,7 @@ def _safetensors_header(path: Path, stamp: tuple[int, int]) -> Header:
         length = struct.unpack("<Q", file.read(8))[0]
         if 8 + length > size:
             raise UserError(f"{shown(path)}: truncated inside its header ({size:,} bytes); download it again")
+        MAX_HEADER_BYTES.check(length, f"{shown(path)}: its header has {length:,} bytes")
         text = file.read(length)
     try:
         entries, metadata, end = parse_header(text)
@@ -180,14 +181,16 @@ def _is_named(path: Path, *suffixes: str) -> bool:
 
 def _pickle_header(path: Path, stamp: tuple[int, int]) -> Header:
     contents = read_pickle(path)
-    found = unwrap(contents, path)
     infos: dict[str, TensorInfo] = {}
     try:
+        found = unwrap(contents, path)
         for key, tensor in found.tensors.items():
             if isinstance(tensor, OpaqueTensor):
                 infos[key] = TensorInfo(tensor.shape, tensor.dtype, refusal=tensor.refusal)
             else:
                 infos[key] = TensorInfo(tensor.shape, tensor.dtype, contents.locate(tensor), stamp=stamp)
+    except UserError:
+        raise
     except (EOFError, ValueError, KeyError, zipfile.BadZipFile, struct.error) as error:
         reason = printable(str(error)[:160])
         raise UserError(f"{shown(path)}: damaged or truncated ({reason}); download it again") from error
@@ -209,6 +212,8 @@ def _strip(infos: Mapping[str, TensorInfo], path: Path) -> dict[str, TensorInfo]
         short = name
         while prefix := next((p for p in PREFIXES if short.startswith(p)), ""):
             short = short[len(prefix) :]
+        if len(name) > MAX_TENSOR_NAME:
+            raise UserError(f"{shown(path)}: a tensor's name of {len(name):,} characters, as no weight file has")
         if short in stripped:
             raise UserError(
                 f"{shown(path)}: {short!r} is there twice, with and without a prefix; which one is meant cannot be told"
@@ -260,18 +265,33 @@ def check_loadable(header: Header, keys: Iterable[str]) -> None:
     """Raise UserError for a tensor among `keys` that `load_tensors` would refuse."""
     import torch
 
+    sizes: dict[Path, int] = {}
+    total = 0
     for key in keys:
         info = header.tensors[key]
         reason = info.refusal
         if not reason and not isinstance(getattr(torch, info.dtype, None), torch.dtype):
             reason = f"of number format {info.dtype}, which torch {torch.__version__} has no tensors of"
         nbytes = prod(info.shape) * ITEM_SIZES.get(info.dtype, 0)
-        if not reason and info.place.stride is not None and nbytes > max(MAX_EXPANDED_BYTES, 4 * info.place.nbytes):
+        if (
+            not reason
+            and info.place.stride is not None
+            and nbytes > max(MAX_EXPANDED_BYTES.value, 4 * info.place.nbytes)
+        ):
             reason = f"a view of {info.place.nbytes:,} bytes that claims to be {nbytes:,}"
         if not reason and prod(side for side in info.shape if side) >= 2**60:  # more than strides can count
             reason = f"of a shape that no tensor has, {list(info.shape)[:8]}"
         if reason:
             raise UserError(f"{shown(header.path)}: its tensor {key!r} is {reason}")
+        if info.stamp is not None:
+            sizes[info.file or header.path] = info.stamp[0]
+            total += nbytes
+    beyond = total - 4 * sum(sizes.values())
+    MAX_EXPANDED_BYTES.check(
+        beyond,
+        f"{shown(header.path)}: its tensors come to {total:,} bytes, from files of {sum(sizes.values()):,}: they are "
+        "compressed as no weights are, or share their numbers",
+    )
 
 
 def _check_unchanged(path: Path, file: BinaryIO, info: TensorInfo) -> None:
@@ -325,8 +345,10 @@ def save_tensors(
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     if os.path.isdir(path):
         raise UserError(f"{path}: a folder has this name; choose another name")
-    temporary = path.with_name(f".{path.name[:40]}.{os.getpid()}.tmp")
+    unfinished = Unfinished(path)
+    temporary = unfinished.path
     try:
+        unfinished.create()
         _write(temporary, suffix, _separate(tensors), dict(metadata or {}), wrapper)
         os.replace(temporary, path)
     except Exception as error:
@@ -342,7 +364,7 @@ def save_tensors(
             ) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        unfinished.remove()
 
 
 def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -372,4 +394,5 @@ def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: 
     import torch
 
     # The original's readers unwrap "state_dict" ("controlnet" of SparseCtrl) and ignore the entry beside it.
-    torch.save({wrapper: tensors, METADATA_ENTRY: metadata} if metadata else tensors, path)
+    with path.open("wb") as stream:  # given a path, torch would put its name inside
+        torch.save({wrapper: tensors, METADATA_ENTRY: metadata} if metadata else tensors, stream)

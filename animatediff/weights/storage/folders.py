@@ -6,7 +6,6 @@ Weights lie in one file or in several (shards), in the standard precision or in 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Collection, Iterable
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.files import read_text
+from animatediff.parse import load_json
 from animatediff.weights.storage.files import Header, read_header
 
 logger = logging.getLogger(__name__)
@@ -61,14 +62,14 @@ class WeightSet:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises UserError if it is missing or damaged."""
     try:
-        if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
+        if not path.exists():
+            raise UserError(f"{path}: no such file; the diffusers folder is incomplete, download it again")
+        if not path.is_file():  # to open a pipe would wait for its writer
             raise UserError(f"{path}: not a file; download it again")
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; the diffusers folder is incomplete, download it again") from None
+        content = load_json(read_text(path), str(path))
     except UserError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); download it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}; download it again")

@@ -123,7 +123,7 @@ def rebuild_parameter(data: object, *rest: object) -> object:
 
 def rebuild_sparse(layout: object, data: object, *rest: object) -> OpaqueTensor:
     """`torch._utils._rebuild_sparse_tensor`: indices, values, shape, in an order that depends on the layout."""
-    parts = list(data) if isinstance(data, tuple | list) else []
+    parts = list(data) if isinstance(data, tuple | list) and len(data) <= MAX_DIMENSIONS else []
     tensors = [part for part in parts if isinstance(part, AnyTensor)]
     shape = next((part for part in parts if isinstance(part, tuple | list) and not isinstance(part, AnyTensor)), ())
     dtype = tensors[-1].dtype if tensors else "unknown"

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from animatediff.errors import UserError, printable
+from animatediff.limits import MAX_PICKLE_BYTES
+from animatediff.weights.storage.budget import Budget
 from animatediff.weights.storage.dtypes import STORAGE_SIZES
 from animatediff.weights.storage.formats import UNPACK, what_archive_is
 from animatediff.weights.storage.paths import shown
@@ -22,7 +24,10 @@ from animatediff.weights.storage.pickled import AnyTensor, PickledStorage, Pickl
 from animatediff.weights.storage.unpickle import Inert, RunsCodeError, Walker
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch/serialization.py, MAGIC_NUMBER
-MAX_PICKLE_BYTES = 64 * 2**20  # that of a 12 GB SDXL checkpoint is below 1 MB
+MAX_INDEX_BYTES = 2**23
+"""Bytes of a ZIP archive's index: about 100 an entry, of which a checkpoint has one a tensor."""
+MAX_TENSOR_NAME = 2000
+"""Characters of the name of a tensor inside of dictionaries."""
 MAX_COMPRESSION = 1100  # the most that deflate reaches is 1032 to 1
 
 
@@ -34,13 +39,17 @@ class PickleContents:
     locate: Callable[[PickledTensor], Place]
     met: Counter[str]
     """Classes whose objects the pickle holds beside tensors, and how many of each."""
+    budget: Budget
+    """Items that may still be visited."""
 
 
 def read_pickle(path: Path) -> PickleContents:
     """Walk the pickle of a `torch.save` file. Raises UserError for code in it, damage, and any other kind of file."""
     try:
         with path.open("rb") as file:
-            return _read_zip(path, file) if file.read(4) == b"PK\x03\x04" else _read_legacy(path, file)
+            budget = Budget(shown(path))
+            zipped = file.read(4) == b"PK\x03\x04"
+            return _read_zip(path, file, budget) if zipped else _read_legacy(path, file, budget)
     except RunsCodeError as error:
         raise UserError(
             f"{shown(path)}: refused, this is a pickle that would run code: it asks for {str(error)[:120]!r}, which no "
@@ -59,7 +68,8 @@ def read_pickle(path: Path) -> PickleContents:
         ) from error
 
 
-def _read_zip(path: Path, file: BinaryIO) -> PickleContents:
+def _read_zip(path: Path, file: BinaryIO, budget: Budget) -> PickleContents:
+    _check_index(file)
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile:
@@ -76,12 +86,15 @@ def _read_zip(path: Path, file: BinaryIO) -> PickleContents:
         raise UserError(f"{shown(path)}: {what}")
     if any(names[name].flag_bits & 1 for name in pickles):
         raise UserError(f"{shown(path)}: a ZIP archive with a password; {UNPACK}")
-    order = archive.read(f"{prefix}byteorder").strip() if f"{prefix}byteorder" in names else b"little"
+    order = b"little"
+    if f"{prefix}byteorder" in names:
+        with archive.open(f"{prefix}byteorder") as part:
+            order = part.read(16).strip()
     if order not in (b"little", b"big"):
         raise ValueError("an unknown order of bytes")
-    if names[pickles[0]].file_size > MAX_PICKLE_BYTES:
-        raise ValueError("a pickle of unlikely size")
-    walker = Walker(io.BytesIO(archive.read(pickles[0])))
+    size = names[pickles[0]].file_size
+    MAX_PICKLE_BYTES.check(size, f"{shown(path)}: its pickle has {size:,} bytes, as no weight file")
+    walker = Walker(io.BytesIO(archive.read(pickles[0])), budget)
     root = walker.load()
     starts: dict[str, tuple[int, int, str | None]] = {}
 
@@ -106,26 +119,26 @@ def _read_zip(path: Path, file: BinaryIO) -> PickleContents:
         start, nbytes, member = starts[key]
         return tensor.place(start, nbytes, member=member, swapped=order == b"big")
 
-    return PickleContents(root, locate, walker.met)
+    return PickleContents(root, locate, walker.met, budget)
 
 
-def _read_legacy(path: Path, file: BinaryIO) -> PickleContents:
+def _read_legacy(path: Path, file: BinaryIO, budget: Budget) -> PickleContents:
     """Five pickles (magic, protocol, machine, object, storage keys), then each storage's int64 length and bytes.
 
     Numbers are little-endian, whatever the machine that they were written on.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    head = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES)))
-    first_walk = Walker(head)
+    head = io.BytesIO(file.read(min(size, MAX_PICKLE_BYTES.value)))
+    first_walk = Walker(head, budget)
     first_object = first_walk.load()
     if type(first_object) is not int or first_object != LEGACY_MAGIC:
         raise UserError(f"{shown(path)}: {_other_pickle(first_object, first_walk, path.name)}")
-    Walker(head).load()
-    Walker(head).load()
-    walker = Walker(head)
+    Walker(head, budget).load()
+    Walker(head, budget).load()
+    walker = Walker(head, budget)
     root = walker.load()
-    keys = Walker(head).load()
+    keys = Walker(head, budget).load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("the list of storages is damaged")
     first, spans = head.tell(), dict[str, tuple[int, int]]()
@@ -144,7 +157,7 @@ def _read_legacy(path: Path, file: BinaryIO) -> PickleContents:
             raise EOFError(f"the file ends inside storage {storage.key!r}")
         return tensor.place(start, nbytes)
 
-    return PickleContents(root, locate, walker.met)
+    return PickleContents(root, locate, walker.met, budget)
 
 
 def _other_pickle(root: object, walker: Walker, name: str) -> str:
@@ -165,7 +178,23 @@ def _other_pickle(root: object, walker: Walker, name: str) -> str:
     )
 
 
-def module_tensors(module: Inert, limit: int = 100_000) -> dict[str, AnyTensor]:
+def _check_index(file: BinaryIO) -> None:
+    """Raise ValueError for an archive whose index, which is read as a whole, is longer than any checkpoint's."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - 2**16 - 22 - 56 - 20))  # the longest comment, and the records of large archives
+    end = file.read()
+    file.seek(0)
+    place = end.rfind(b"PK\5\6")
+    if not 0 <= place <= len(end) - 22:
+        return  # as zipfile says
+    (length,) = struct.unpack_from("<L", end, place + 12)
+    if place >= 76 and end[place - 20 :].startswith(b"PK\6\7") and end[place - 76 :].startswith(b"PK\6\6"):
+        (length,) = struct.unpack_from("<Q", end, place - 76 + 40)
+    if min(length, size) > MAX_INDEX_BYTES:
+        raise ValueError(f"the archive's index has {length:,} bytes")
+
+
+def module_tensors(module: Inert, budget: Budget) -> dict[str, AnyTensor]:
     """Parameters and buffers of a pickled torch.nn.Module, under the names that its state_dict() has."""
     tensors: dict[str, AnyTensor] = {}
     waiting: list[tuple[str, object]] = [("", module)]
@@ -177,14 +206,21 @@ def module_tensors(module: Inert, limit: int = 100_000) -> dict[str, AnyTensor]:
         passing = state.get("_non_persistent_buffers_set")
         for part in ("_parameters", "_buffers"):
             entries = state.get(part)
+            budget.take(len(entries) if isinstance(entries, dict) else 0)
             for name, value in entries.items() if isinstance(entries, dict) else ():
                 passed = part == "_buffers" and isinstance(passing, set) and name in passing
                 if isinstance(value, AnyTensor) and not passed:
                     tensors[f"{prefix}{name}"] = value
         children = state.get("_modules")
         if isinstance(children, dict):
-            limit -= len(children)
-            if limit < 0:
-                raise ValueError("a model of unlikely size")
-            waiting += [(f"{prefix}{name}.", child) for name, child in reversed(list(children.items()))]
+            budget.take(len(children))
+            waiting += [(deeper(prefix, f"{name}."), child) for name, child in reversed(list(children.items()))]
     return tensors
+
+
+def deeper(prefix: str, name: object) -> str:
+    """The name of a part of something. Raises ValueError beyond what names of tensors may be long."""
+    whole = f"{prefix}{name}"
+    if len(whole) > MAX_TENSOR_NAME:
+        raise ValueError(f"a tensor's name of {len(whole):,} characters")
+    return whole

@@ -10,7 +10,8 @@ from typing import Any
 
 from animatediff.weights.storage.dtypes import ITEM_SIZES, PACKED_BITS, SAFETENSORS_DTYPES
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+LIBRARY_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors library."""
 MAX_DEPTH = 127  # of nested brackets, as in the library's JSON reader
 _LIMIT = 2**64  # numbers are unsigned and of 64 bits
 _FIELDS = ("dtype", "shape", "data_offsets")

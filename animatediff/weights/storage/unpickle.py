@@ -8,6 +8,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
+from animatediff.weights.storage.budget import Budget
 from animatediff.weights.storage.dtypes import ALIASES, ITEM_SIZES, OPAQUE_DTYPES, STORAGE_DTYPES, STORAGE_SIZES
 from animatediff.weights.storage.pickle_names import (
     CONTAINERS,
@@ -30,8 +31,12 @@ from animatediff.weights.storage.pickled import (
     rebuild_tensor_v3,
 )
 
-MAX_COPIED = 20_000_000
-"""Items in lists, dictionaries and strings that a pickle may have made of others."""
+MAX_NUMBER_BYTES = 400
+"""Bytes of a whole number: more than the states of random number generators have, and fewer than Python writes."""
+MAX_NAME = 1000
+"""Characters of a dotted name."""
+MAX_NAMES = 10_000
+"""Different names that a pickle may ask for."""
 _LIMIT = 2**48
 _REBUILD: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": rebuild_tensor,
@@ -93,11 +98,27 @@ def _is_inert_class(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Inert)
 
 
-def _is_plain(key: object, depth: int = 3) -> bool:
-    """A key whose hash costs nothing: tuples in tuples in tuples are hashed again and again."""
+def _size(key: object, depth: int = 3) -> int | None:
+    """Items of a key that is hashed; None for one that is none: tuples in tuples are hashed again and again."""
     if isinstance(key, tuple):
-        return depth > 0 and len(key) < 100 and all(_is_plain(part, depth - 1) for part in key)
-    return isinstance(key, str | bytes | int | float | complex | Inert | type | None)
+        sizes = [_size(part, depth - 1) for part in key] if depth and len(key) < 100 else [None]
+        return None if None in sizes else sum(size for size in sizes if size is not None) + 1
+    return 1 if isinstance(key, str | bytes | int | float | complex | Inert | type | None) else None
+
+
+def _counted(run: Callable[..., None], take: Callable[[], None]) -> Callable[..., None]:
+    def counted(walker: Any) -> None:
+        take()
+        run(walker)
+
+    return counted
+
+
+def _number(digits: bytes) -> int:
+    """A whole number written as text."""
+    if len(digits) > 2 * MAX_NUMBER_BYTES:
+        raise ValueError(f"a whole number of {len(digits):,} digits")
+    return int(digits, 0)
 
 
 if TYPE_CHECKING:
@@ -109,6 +130,7 @@ if TYPE_CHECKING:
         stack: list[Any]
         append: Callable[[Any], None]
         read: Callable[[int], bytes]
+        readline: Callable[[], bytes]
         pop_mark: Callable[[], list[Any]]
 
 else:
@@ -123,12 +145,12 @@ class Walker(_Unpickler):
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_Unpickler.dispatch)
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, budget: Budget) -> None:
         super().__init__(file, encoding="latin1")
+        self._budget = budget
         self.storages: dict[str, PickledStorage] = {}
         self.met: Counter[str] = Counter()
         self._classes: dict[str, type[Inert]] = {}
-        self._copied = 0
         self._special: dict[str, Callable[..., Any]] = {
             "torch._tensor._rebuild_from_type": self._from_type,
             "torch._tensor._rebuild_from_type_v2": self._from_type,
@@ -148,10 +170,19 @@ class Walker(_Unpickler):
         """Every name of the pickle that has a stand-in."""
         return list(self._classes)
 
+    def load(self) -> Any:
+        """Walk the pickle, every opcode counted. Raises whatever a damaged one leads to."""
+        take = self._budget.take
+        counted = {code: _counted(run, take) for code, run in self.dispatch.items()}
+        vars(self)["dispatch"] = counted  # the base class asks its instance for it
+        return super().load()
+
     # Names
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name. Raises RunsCodeError for one that only an attack has use for."""
+        if len(module) + len(name) > MAX_NAME:
+            raise ValueError("a name of unlikely length")
         full = f"{module}.{name}"
         if full in _REBUILD or full in self._special:
             return _REBUILD.get(full) or self._special[full]
@@ -168,6 +199,8 @@ class Walker(_Unpickler):
 
     def _inert(self, full: str, *, calls: bool) -> type[Inert]:
         if full not in self._classes:
+            if len(full) > MAX_NAME or len(self._classes) >= MAX_NAMES:
+                raise ValueError("names of unlikely length or number")
             self._classes[full] = type("Inert", (Inert,), {"source": full[:200], "calls": calls})
         return self._classes[full]
 
@@ -198,6 +231,7 @@ class Walker(_Unpickler):
     def _call(self, function: Any, args: Any) -> Any:
         if not isinstance(args, tuple):
             raise ValueError("a call without a list of arguments")
+        self._budget.take(len(args))
         if _is_inert_class(function):
             if _REBUILDS.match(function.source):
                 return OpaqueTensor((), "unknown", f"a tensor of a kind not known here ({function.source})")
@@ -226,10 +260,13 @@ class Walker(_Unpickler):
     def _count(self, items: Any) -> Any:
         if not isinstance(items, list | tuple | set | frozenset | dict | str | bytes) or isinstance(items, AnyTensor):
             return ()
-        self._copied += len(items)
-        if self._copied > MAX_COPIED:
-            raise ValueError("an unlikely number of items")
+        self._budget.take(len(items))
         return items
+
+    def _is_key(self, key: object) -> bool:
+        size = _size(key)
+        self._budget.take((size or 1) - 1)
+        return size is not None
 
     def _list(self, items: Any = (), *rest: Any) -> list[Any]:
         return list(self._count(items))
@@ -238,13 +275,13 @@ class Walker(_Unpickler):
         return tuple(self._count(items))
 
     def _set(self, items: Any = (), *rest: Any) -> set[Any]:
-        return {item for item in self._count(items) if _is_plain(item)}
+        return {item for item in self._count(items) if self._is_key(item)}
 
     def _dict(self, items: Any = (), *rest: Any) -> dict[Any, Any]:
         pairs = self._count(items)
         if isinstance(pairs, dict):
             return dict(pairs)
-        return {p[0]: p[1] for p in pairs if isinstance(p, tuple | list) and len(p) == 2 and _is_plain(p[0])}
+        return {p[0]: p[1] for p in pairs if isinstance(p, tuple | list) and len(p) == 2 and self._is_key(p[0])}
 
     def _ordered(self, *args: Any) -> OrderedDict[Any, Any]:
         return OrderedDict(self._dict(*args))
@@ -274,7 +311,9 @@ class Walker(_Unpickler):
 
     def _made(self, cls: type[Inert], args: Any) -> Inert:
         made = cls()
-        made.parts.extend(args if isinstance(args, tuple) else ())
+        args = args if isinstance(args, tuple) else ()
+        self._budget.take(len(args))
+        made.parts.extend(args)
         if not is_call(cls.source):  # functions and helpers of NumPy are no data
             self.met[cls.source] += 1
         return made
@@ -310,7 +349,7 @@ class Walker(_Unpickler):
         if not isinstance(target, dict):
             raise ValueError("items of something that has none")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if _is_plain(key):
+            if self._is_key(key):
                 target[key] = value
 
     def load_additems(self) -> None:
@@ -319,12 +358,12 @@ class Walker(_Unpickler):
         if not isinstance(target, set | Inert):
             raise ValueError("items of something that has none")
         for item in items:
-            if isinstance(target, Inert) or _is_plain(item):
+            if isinstance(target, Inert) or self._is_key(item):
                 target.add(item)
 
     def load_frozenset(self) -> None:
         items = self.pop_mark()
-        self.append(frozenset(item for item in items if _is_plain(item)))
+        self.append(frozenset(item for item in items if self._is_key(item)))
 
     def load_append(self) -> None:
         item = self.stack.pop()
@@ -337,6 +376,22 @@ class Walker(_Unpickler):
         if not isinstance(self.stack[-1], list | Inert):
             raise ValueError("items of something that has none")
         self.stack[-1].extend(items)
+
+    def load_long(self) -> None:
+        self.append(_number(self.readline().rstrip(b"L\n")))
+
+    def load_int(self) -> None:
+        line = self.readline().rstrip(b"\n")
+        self.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else _number(line))
+
+    def load_long1(self) -> None:
+        self.append(int.from_bytes(self.read(self.read(1)[0]), "little", signed=True))
+
+    def load_long4(self) -> None:
+        length = int.from_bytes(self.read(4), "little", signed=True)
+        if not 0 <= length <= MAX_NUMBER_BYTES:
+            raise ValueError(f"a whole number of {length:,} bytes")
+        self.append(int.from_bytes(self.read(length), "little", signed=True))
 
     def load_bytearray8(self) -> None:
         length = int.from_bytes(self.read(8), "little")
@@ -353,6 +408,7 @@ class Walker(_Unpickler):
         (pickle.APPEND, load_append), (pickle.APPENDS, load_appends), (pickle.BYTEARRAY8, load_bytearray8),
         (pickle.NEXT_BUFFER, load_unsafe), (pickle.READONLY_BUFFER, load_unsafe), (pickle.EXT1, load_unsafe),
         (pickle.EXT2, load_unsafe), (pickle.EXT4, load_unsafe),
+        (pickle.LONG, load_long), (pickle.INT, load_int), (pickle.LONG1, load_long1), (pickle.LONG4, load_long4),
     ):  # fmt: skip
         dispatch[_code[0]] = _run
     del _code, _run

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError, printable
+from animatediff.weights.storage.budget import Budget
 from animatediff.weights.storage.paths import shown
 from animatediff.weights.storage.pickled import AnyTensor, PickledStorage
-from animatediff.weights.storage.pickles import PickleContents, module_tensors
+from animatediff.weights.storage.pickles import PickleContents, deeper, module_tensors
 from animatediff.weights.storage.unpickle import Inert
 
 BARE = "tensor"
@@ -34,7 +35,7 @@ class Unwrapped:
 
 def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
     """The tensors in a pickle. Raises UserError if it is of another kind than named tensors."""
-    root, found = contents.root, Unwrapped()
+    root, found, budget = contents.root, Unwrapped(), contents.budget
     if isinstance(root, AnyTensor):
         found.tensors[BARE] = root
         return found
@@ -48,12 +49,13 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
         name = next((name for name in WRAPPERS if _wraps(root.get(name))), None)
         if name is None:
             break
-        beside = {str(key): count for key, value in root.items() if key != name and (count := _count(value))}
+        budget.take(len(root))
+        beside = {str(key): count for key, value in root.items() if key != name and (count := _count(value, budget))}
         if beside:
             found.notes.append(_passed_over(sum(beside.values()), f"beside {name!r}", beside))
         root = root[name]
     if isinstance(root, Inert) and isinstance(root.state, dict):
-        found.tensors |= module_tensors(root)
+        found.tensors |= module_tensors(root, budget)
         if found.tensors:
             found.notes.append(f"a whole pickled model of class {printable(root.source)}: only its tensors are read")
     if not isinstance(root, dict) or (isinstance(root, Inert) and not root and not found.tensors):
@@ -65,12 +67,12 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
         )
     beside = {}
     for key, value in root.items():
-        taken = dict(_named(value, str(key)))
+        taken = dict(_named(value, str(key), budget))
         found.tensors |= taken
-        if (count := _count(value) - len(taken)) > 0:
+        if (count := _count(value, budget) - len(taken)) > 0:
             beside[str(key)] = count
     if not found.tensors:  # networks by their number, states of optimizers: names of more parts
-        found.tensors |= dict(_nested(root))
+        found.tensors |= dict(_nested(root, budget))
     elif beside:
         found.notes.append(_passed_over(sum(beside.values()), "without a name of their own", beside))
     others = Counter({name: count for name, count in contents.met.items() if not name.startswith("torch.")})
@@ -81,7 +83,7 @@ def unwrap(contents: PickleContents, path: Path) -> Unwrapped:
     return found
 
 
-def _nested(root: object) -> Iterator[tuple[str, AnyTensor]]:
+def _nested(root: object, budget: Budget) -> Iterator[tuple[str, AnyTensor]]:
     """The tensors in dictionaries and lists within each other, by the names and numbers on the way to them."""
     seen, waiting = set[int](), [("", root)]
     while waiting:
@@ -90,8 +92,9 @@ def _nested(root: object) -> Iterator[tuple[str, AnyTensor]]:
             yield name, value
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))
+            budget.take(len(value))
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting += reversed([(f"{name}.{key}" if name else str(key), item) for key, item in items])
+            waiting += reversed([(deeper(f"{name}." if name else "", key), item) for key, item in items])
 
 
 def _wraps(value: object) -> bool:
@@ -115,7 +118,7 @@ def _words(entries: dict[Any, Any]) -> dict[str, str]:
     return words
 
 
-def _named(value: object, key: str) -> Iterator[tuple[str, AnyTensor]]:
+def _named(value: object, key: str, budget: Budget) -> Iterator[tuple[str, AnyTensor]]:
     """A tensor under its key; those of a dictionary or of a pickled module (ParameterDict) under `key.name`."""
     if isinstance(value, AnyTensor):
         yield key, value
@@ -123,12 +126,13 @@ def _named(value: object, key: str) -> Iterator[tuple[str, AnyTensor]]:
     state = value.state if isinstance(value, Inert) else None
     for source in (value, state):
         if isinstance(source, dict):
+            budget.take(len(source))
             yield from ((f"{key}.{name}", item) for name, item in source.items() if isinstance(item, AnyTensor))
     if isinstance(value, Inert):
-        yield from ((f"{key}.{name}", item) for name, item in module_tensors(value).items())
+        yield from ((f"{key}.{name}", item) for name, item in module_tensors(value, budget).items())
 
 
-def _count(value: object) -> int:
+def _count(value: object, budget: Budget) -> int:
     """Tensors that can be reached from `value`."""
     count, seen, waiting = 0, set[int](), [value]
     while waiting:
@@ -137,6 +141,7 @@ def _count(value: object) -> int:
             count += 1
         elif isinstance(item, dict | list | tuple) and id(item) not in seen:
             seen.add(id(item))
+            budget.take(len(item))
             waiting.extend(item.values() if isinstance(item, dict) else item)
             if isinstance(item, Inert):
                 waiting.extend((item.state, item.parts))

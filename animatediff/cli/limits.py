@@ -1,0 +1,63 @@
+"""Limits as options of the command line, made from the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any
+
+import typer
+
+from animatediff.limits import LIMITS, limits
+
+PANEL = "Limits"
+
+
+def limit_parameters(*rooms: str) -> list[Parameter]:
+    """Parameters for typer: one for each limit of these rooms."""
+    return [
+        Parameter(
+            limit.name,
+            Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                int | None,
+                typer.Option(
+                    limit.flag,
+                    help=f"{limit.help.removesuffix('.')} ({limit.default:,}).",
+                    metavar="N",
+                    rich_help_panel=PANEL,
+                    show_default=False,
+                ),
+            ],
+        )
+        for limit in LIMITS.values()
+        if limit.room in rooms
+    ]
+
+
+@contextmanager
+def given_limits(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A context with the limits among the values of a command in force; gives the other values."""
+    chosen = {name: value for name, value in given.items() if name in LIMITS and value is not None}
+    with limits(**chosen):
+        yield {name: value for name, value in given.items() if name not in LIMITS}
+
+
+def takes_limits(*rooms: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with an option for each limit of these rooms besides its own; within `reports_errors`."""
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapped(**given: Any) -> None:
+            with given_limits(given) as others:
+                command(**others)
+
+        own = signature(command, eval_str=True)
+        parameters = [*own.parameters.values(), *limit_parameters(*rooms)]
+        vars(wrapped)["__signature__"] = own.replace(parameters=parameters)
+        return wrapped
+
+    return decorated
