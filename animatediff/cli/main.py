@@ -27,7 +27,7 @@ class Commands(TyperGroup):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             ctx.fail(
                 f"No such command {printable(args[0])!r}; {did_you_mean(args[0], self.commands)}commands are "
-                f"{', '.join(self.commands)}. A prompt is rendered by: animatediff animate \"a fox moving right\""
+                f'{", ".join(self.commands)}. A prompt is rendered by: animatediff animate "a fox moving right"'
             )
         name, found, rest = super().resolve_command(ctx, args)
         return name, animate.command() if name == "animate" else found, rest
