@@ -17,6 +17,12 @@ export UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1  # the certificates of this system, und
 install() { "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" "$@"; }
 install --resolution lowest-direct '.[heic,train]'
 install pytest pytest-timeout hypothesis  # what is there stays
+for version in 3.10 3.11 3.12 3.13; do
+    echo "Python $version: floors and constraints hold together"
+    resolve() { "$folder/bin/uv" pip compile --quiet --python-version "$version" "$@" pyproject.toml >/dev/null; }
+    resolve --resolution lowest-direct --extra heic --extra train
+    resolve --constraint constraints.txt --extra heic --extra train --extra dev
+done
 "$folder/bin/uv" pip check --python "$folder/bin/python"
 "$folder/bin/uv" pip freeze --python "$folder/bin/python"
 
