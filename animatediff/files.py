@@ -40,6 +40,8 @@ class Roots:
     samples: Path = Path("samples")
     files: tuple[Path, ...] = (Path(), REPOSITORY)
     """Folders that relative names of files are tried in."""
+    named: tuple[Path, ...] = ()
+    """Further folders that the user named, in which the files that a result or a configuration names may be."""
 
 
 HERE = Roots()
@@ -84,6 +86,23 @@ def find(name: str, folders: Sequence[Path], kind: str = "", roots: Roots = HERE
                     return str(candidate)
         except (OSError, ValueError, RuntimeError):  # too long, a null byte, an unknown home: no such file, then
             continue
+    return name
+
+
+def find_weights(name: str, roots: Roots = HERE) -> str:
+    """The weight file or folder that `name` means: itself, or a file of this name in any folder of `roots.models`.
+
+    Raises UserError where several of these folders have one.
+    """
+    if (found := find(name, (), roots=roots)) != name or not Path(name).suffix or Path(name).exists():
+        return found
+    for models in roots.models:
+        places = (folder / Path(name).name for folder in sorted(models.glob("*/")))
+        there = [str(place) for place in places if place.is_file()]
+        if len(there) > 1:
+            raise UserError(f"{name}: is there several times ({', '.join(there)}); give the path of one")
+        if there:
+            return there[0]
     return name
 
 

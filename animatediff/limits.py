@@ -107,7 +107,7 @@ MAX_ANIMATION_PIXELS = Limit(
     help="Pixels of all frames of an animated image, such as a GIF.",
 )
 MAX_ASPECT = Limit(
-    name="max_aspect", default=16, unit="to 1", room=MEDIA, remedy="cut it to shape, give width and height, or ",
+    name="max_aspect", default=16, unit="times", room=MEDIA, remedy="cut it to shape, give width and height, or ",
     help="Longer side of an image by its shorter one, where a clip takes its shape.",
 )  # fmt: skip
 MAX_CONFIG_BYTES = Limit(

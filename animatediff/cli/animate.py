@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +19,15 @@ from animatediff.errors import UserError, renamed
 from animatediff.limits import CONFIG, MEDIA, WEIGHTS
 
 if TYPE_CHECKING:
+    from animatediff.files import Roots
     from animatediff.render.declare import Option
+
+FOLDERS = "ANIMATEDIFF_FOLDERS"
+"""Variable with the folders that stand for `--folder` in every call, as PATH has them."""
+logger = logging.getLogger(__name__)
+
+CONNECTING = {"a", "an", "and", "at", "by", "for", "from", "in", "into", "is", "of", "on", "the", "to", "with"}
+"""Words that are no prompt of their own."""
 
 HELP = """Render prompts to animations. Settings left out are what the model recommends.
 
@@ -29,12 +40,14 @@ def command() -> Any:
     from animatediff.render.declare import Option
     from animatediff.render.options import FLAGS, OPTIONS, OUTPUT
 
-    def animate(*, config: str | None, result: str | None, list_words: bool, quiet: bool, **given: Any) -> None:
-        with reporting(FLAGS), given_limits(given) as asked:
+    def animate(
+        *, config: str | None, result: str | None, folder: list[str] | None, list_words: bool, quiet: bool, **given: Any
+    ) -> None:
+        with reporting({**FLAGS, "folder": "--folder"}), given_limits(given) as asked:
             if list_words:
                 _print_words()
             else:
-                run(settings(asked), config=config, result=result, quiet=quiet)
+                run(settings(asked), config=config, result=result, folders=folder or (), quiet=quiet)
 
     instead = "In place of prompts"
     own = [
@@ -45,6 +58,10 @@ def command() -> Any:
         Option(
             name="result", annotation="str", flag="--from", metavar="FILE", panel=instead,
             help="Repeat an earlier result: a video, or the .json beside it.",
+        ),
+        Option(
+            name="folder", annotation="tuple[str, ...]", default=(), flag="--folder", metavar="FOLDER", panel=instead,
+            help="Where files named by --config or --from may be, besides models/, here and its own; may be repeated.",
         ),
         Option(
             name="list_words", annotation="bool", flag="--list-words", panel=instead,
@@ -104,23 +121,28 @@ def run(
     *,
     config: str | None = None,
     result: str | None = None,
+    folders: Sequence[str] = (),
     pretrained_model_path: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Render what the settings ask for, on top of a configuration or an earlier result; print the files' names."""
-    from animatediff.files import HERE
+    """Render what the settings ask for, on top of a configuration or an earlier result; print the files' names.
+
+    folders: in which the files may be that the configuration or the result names (`Roots.named`).
+    """
     from animatediff.render import build_request, load_config, load_result, resolve
 
     if config and result:
         raise UserError("--config and --from both say what to render; give one of them")
-    values = resolve(values, roots=HERE)
+    roots = roots_of(folders)
+    values = resolve(values, roots=roots)
     from animatediff.cli.progress import messages, progress_bar
 
     with messages(quiet):
+        _hint_at_quotes(values.get("prompt", ()))
         if config:
-            requests = load_config(config, values, pretrained_model_path=pretrained_model_path, roots=HERE)
+            requests = load_config(config, values, pretrained_model_path=pretrained_model_path, roots=roots)
         elif result:
-            requests = [load_result(result, values, roots=HERE)]
+            requests = [load_result(result, values, roots=roots)]
         elif "prompt" in values or "prompt_travel" in values:
             requests = [build_request(values)]
         else:
@@ -128,18 +150,20 @@ def run(
                 'nothing to render: give a prompt, as in `animatediff animate "a fox moving right"`, or --config'
             )
 
+    source = config or result
+    recorded = roots if source is None else replace(roots, named=(*roots.named, Path(source).parent))
     with messages(quiet), progress_bar(quiet) as on_progress:
         # imported here: it is seconds, and mistakes in the settings are told before
         from animatediff.render.render import render, render_runs
 
         if config and len(requests) == 1 and requests[0].out:
-            done = render(requests[0], on_progress=on_progress)
+            done = render(requests[0], on_progress=on_progress, roots=recorded)
         elif config:
             if any(request.out for request in requests):
                 raise UserError(f"`out` takes the clips of one run, and {config} holds {len(requests)}")
-            done = render_runs(requests, Path(config).stem, on_progress=on_progress)
+            done = render_runs(requests, Path(config).stem, on_progress=on_progress, roots=recorded)
         else:
-            done = render(requests[0], on_progress=on_progress)
+            done = render(requests[0], on_progress=on_progress, roots=recorded)
     for file, request, seam in zip(done.files, done.requests, done.seams, strict=True):
         of_loop = "" if seam is None else f"; loop seam {seam:.2f}, 1 is seamless"
         show(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
@@ -147,6 +171,33 @@ def run(
         show(sheet)
     if done.grid is not None:
         show(done.grid)
+
+
+def roots_of(folders: Sequence[str]) -> Roots:
+    """The folders of a call, with `folders` and those of the variable ANIMATEDIFF_FOLDERS.
+
+    Raises UserError for a folder that is none.
+    """
+    from animatediff.files import HERE
+
+    named = [Path(folder).expanduser() for folder in folders]
+    if missing := next((folder for folder in named if not folder.is_dir()), None):
+        raise UserError(f"`folder` {missing}: no such folder")
+    usual = [Path(folder) for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+    return replace(HERE, named=(*named, *usual))
+
+
+def _hint_at_quotes(prompts: Sequence[str]) -> None:
+    """Warn of a prompt that the shell cut into words, each of which makes a clip."""
+    single = [text for text in prompts if len(text.split()) == 1]
+    if len(single) > 2 or (len(prompts) > 1 and any(text.lower() in CONNECTING for text in single)):
+        logger.warning(
+            "%d prompts make %d clips, and some are single words; if they are one prompt, put it in quotes: "
+            'animatediff animate "%s"',
+            len(prompts),
+            len(prompts),
+            " ".join(prompts),
+        )
 
 
 def _print_words() -> None:

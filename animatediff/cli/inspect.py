@@ -19,13 +19,16 @@ from animatediff.limits import FLAGS as LIMIT_FLAGS
 @reports_errors
 @takes_limits(WEIGHTS, CONFIG)
 def inspect(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Weight files or diffusers folders.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Weight files, also by name in models/, or diffusers folders.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a file.")] = False,
 ) -> None:
     """Say what weight files are: kind, family, evidence, size, keys, what to do with them, recommended settings.
 
     A file that cannot be read is reported in its place, and the others are shown; the exit code is then 2.
     """
+    from animatediff.files import find_weights
     from animatediff.render.options import FLAGS as OPTION_FLAGS
     from animatediff.weights.inspect import describe
 
@@ -33,7 +36,7 @@ def inspect(
     failed = False
     for file in files:
         try:
-            facts = describe(file)
+            facts = describe(find_weights(file))
         except (UserError, OSError) as error:
             failed = True
             facts = {"file": file, "error": str(error) if isinstance(error, UserError) else f"{file}: {error}"}

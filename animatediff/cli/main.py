@@ -16,6 +16,7 @@ from animatediff.cli.inspect import inspect
 from animatediff.cli.show import show
 from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
+from animatediff.errors import did_you_mean, printable
 
 
 class Commands(TyperGroup):
@@ -23,6 +24,11 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The name, the command, and the arguments that are left for it."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(
+                f"No such command {printable(args[0])!r}; {did_you_mean(args[0], self.commands)}commands are "
+                f'{", ".join(self.commands)}. A prompt is rendered by: animatediff animate "a fox moving right"'
+            )
         name, found, rest = super().resolve_command(ctx, args)
         return name, animate.command() if name == "animate" else found, rest
 

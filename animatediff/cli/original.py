@@ -33,7 +33,10 @@ SETTINGS = {
     "download": (("--download",), None),
 }
 """Option of a request -> its flags here, and their metavar."""
-FLAGS = {name: flags[0] for name, (flags, _) in SETTINGS.items()} | {"motion_loras": "--motion-lora-path"}
+FLAGS = {name: flags[0] for name, (flags, _) in SETTINGS.items()} | {
+    "motion_loras": "--motion-lora-path",
+    "folder": "--folder",
+}
 
 
 class QuietParser(argparse.ArgumentParser):
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", "--exp-config", required=True, metavar="FILE", help="YAML of runs")
     add("--pretrained-model-path", metavar="MODEL", help="file, diffusers folder or hub id")
+    add("--folder", metavar="FOLDER", action="append", help="where files named by FILE may be; may be repeated")
     add("--motion-lora-path", metavar="FILE", action="append", help="may be repeated")
     add("--motion-lora-scale", metavar="X", type=float, action="append", help="1.0 if left out")
     for setting, (names, metavar) in SETTINGS.items():
@@ -108,7 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if getattr(flags, flag.removeprefix("--").replace("-", "_")):
                     show(f"{flag} is not needed: {reason}", file=sys.stderr)
             base = resolve({"model": flags.pretrained_model_path})["model"]
-            run(overrides(flags), config=flags.config, pretrained_model_path=base, quiet=flags.quiet)
+            run(
+                overrides(flags),
+                config=flags.config,
+                folders=flags.folder or (),
+                pretrained_model_path=base,
+                quiet=flags.quiet,
+            )
     except typer.Exit as end:
         return end.exit_code
     return 0

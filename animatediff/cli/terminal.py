@@ -8,8 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
+
+from animatediff.cli.show import show
 
 SIGNAL_BASE = 128
 """A process that ends by signal N has exit code 128 + N, as shells count."""
@@ -22,7 +25,7 @@ def prepare() -> None:
     # Of its many notes none is for those who render; whoever wants them sets the variable.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not everything that stands in for a terminal has it
+        if isinstance(stream, TextIOWrapper):  # not everything that stands in for a terminal has it
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -41,7 +44,7 @@ def ending() -> Iterator[None]:
     def leave(number: int, frame: FrameType | None) -> None:
         restore()
         with suppress(OSError, ValueError):  # the terminal may be what has gone
-            print(f"animatediff: stopped by {signal.Signals(number).name}", file=sys.stderr)
+            show(f"animatediff: stopped by {signal.Signals(number).name}", file=sys.stderr)
         raise SystemExit(SIGNAL_BASE + number)
 
     if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers

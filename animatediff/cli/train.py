@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -16,7 +16,12 @@ from animatediff.cli.terminal import SIGNAL_BASE
 from animatediff.errors import UserError, renamed
 from animatediff.limits import CONFIG, DATA, MEDIA, WEIGHTS
 
-FLAGS = {"resume": "--resume", "settings": "--set"}
+if TYPE_CHECKING:
+    from animatediff.training.config import TrainConfig
+
+FAULTS_FOUND = 1
+"""Exit code of `--check` where models, weights or this machine do not serve the run."""
+FLAGS = {"resume": "--resume", "settings": "--set", "download": "--download", "new_data": "--new-data"}
 """Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
 
@@ -35,32 +40,56 @@ def train(
             help="Insist on a checkpoint to go on from, or start over; otherwise a run that was stopped goes on.",
         ),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Only look through the configuration and the data.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a hub id that is not in the hub's cache.")
+    ] = False,
+    norm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--norm", help="Norm of the stage motion: per-frame, or over-frames for use in diffusers."),
+    ] = None,
+    new_data: Annotated[
+        bool, typer.Option("--new-data", help="Go on with other data than before, such as with clips added.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look through the configuration, its models and the data.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
 ) -> None:
     """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
-    run(config, set_ or [], resume=resume, check=check, quiet=quiet)
+    from animatediff.weights.hub import network
+
+    settings = [*(set_ or []), *([] if norm is None else [f"norm={norm}"])]
+    with network(download):
+        run(config, settings, resume=resume, new_data=new_data, check=check, quiet=quiet)
 
 
 def run(
-    config: str, settings: list[str], *, resume: bool | None = None, check: bool = False, quiet: bool = False
+    config: str,
+    settings: list[str],
+    *,
+    resume: bool | None = None,
+    new_data: bool = False,
+    check: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Train by a configuration file; print where the weights are."""
     from animatediff.cli.progress import messages
 
     with messages(quiet or not _is_first_process()), _flags_in_messages():
+        from animatediff.training.original import as_written
         from animatediff.training.read import load_train_config
 
         asked = load_train_config(config, settings)
         if check:
-            from animatediff.training.data import check_data
-
-            show(check_data(asked.clips()))
+            look_through(asked)
             return
         # imported here: it takes seconds, and mistakes in the settings are reported before
         from animatediff.training.loop import train as train_run
 
-        done = train_run(asked, resume=resume, quiet=quiet)
+        try:
+            done = train_run(asked, resume=resume, new_data=new_data, quiet=quiet)
+        except UserError as error:
+            raise UserError(as_written(str(error), asked.written)) from error
     if not _is_first_process():
         return
     if done.signal is not None:
@@ -71,6 +100,25 @@ def run(
         )
         raise typer.Exit(SIGNAL_BASE + done.signal)
     show(done.weights)
+
+
+def look_through(config: TrainConfig) -> None:
+    """Check models and data of a configuration and print what was found; exit where a run would be refused."""
+    from animatediff.training.check import check_models
+    from animatediff.training.data import check_data
+    from animatediff.training.original import as_written
+
+    problems = [as_written(text, config.written) for text in check_models(config)]
+    try:
+        show(check_data(config.clips()))
+    except UserError as error:
+        if not problems:
+            raise
+        problems.append(str(error))
+    for problem in problems:
+        show(f"animatediff: {renamed(problem, FLAGS)}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(FAULTS_FOUND)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ ANIMATED = {"GIF", "WEBP", "PNG", "AVIF", "TIFF"}
 """Formats of Pillow whose further frames are frames; those of JPEG are previews, those of PSD layers."""
 UNSAID_MS = 100.0
 """Length of a frame that states none among others that do: what browsers make of it."""
+QUICK_PIXELS, PIXELS_PER_BYTE = 2**28, 20_000
+"""Pixels that are decoded in seconds, and pixels a byte that no real animation of more than these has."""
 TICKS_S = {"GIF": 0.01}
 """Seconds in whose multiples a format states lengths; others have milliseconds."""
 
@@ -36,25 +38,33 @@ class AnimatedImage(Reader):
             self._image: Any = self._opened.enter_context(opened(source))
             with reading(source):
                 count = getattr(self._image, "n_frames", 1) if self._image.format in ANIMATED else 1
+            self._check_limits(count)
         except BaseException:
             self.close()
             raise
         # An APNG may begin with an image for programs that know no APNG, which is no part of the animation.
         self._first = 1 if count > 1 and getattr(self._image, "default_image", False) else 0
         self.num_frames = count - self._first
-        try:
-            pixels = count * self._image.width * self._image.height
-            MAX_FRAMES.check(count, f"has {count:,} frames", BadMedia)
-            if count > 1:
-                MAX_ANIMATION_PIXELS.check(pixels, f"has {pixels:,} pixels in {count:,} frames", BadMedia)
-        except BaseException:
-            self.close()
-            raise
         self.tick = TICKS_S.get(self._image.format, 0.001)
         self._ends: list[float] = [1 / DEFAULT_FPS]
         if self.num_frames > 1:
             self._ends = self._scan()
             self.fps = whole(self.num_frames, self._ends[-1], self.tick)
+
+    def _check_limits(self, count: int) -> None:
+        """Raise BadMedia for too many frames or pixels: each is decoded to tell how long frames last."""
+        if count == 1:
+            return
+        pixels = count * self._image.width * self._image.height
+        MAX_FRAMES.check(count, f"has {count:,} frames", BadMedia)
+        MAX_ANIMATION_PIXELS.check(pixels, f"has {pixels:,} pixels in {count:,} frames", BadMedia)
+        size = len(self._source) if isinstance(self._source, bytes) else Path(self._source).stat().st_size
+        usual = MAX_ANIMATION_PIXELS.value == MAX_ANIMATION_PIXELS.default
+        if usual and pixels > max(QUICK_PIXELS, PIXELS_PER_BYTE * size):
+            raise BadMedia(
+                f"has {pixels:,} pixels in {count:,} frames, in a file of {size:,} bytes, as no animation has; set "
+                "`max_animation_pixels` if that is meant"
+            )
 
     def _scan(self) -> list[float]:
         """When each frame ends; every frame is decoded, as WebP and AVIF state lengths only then."""

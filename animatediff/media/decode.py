@@ -49,16 +49,23 @@ def address(path: str | Path) -> str:
     return f"file:{path}"
 
 
+PLAYLISTS = ("hls", "concat", "concatf", "dash", "imf", "sdp")
+"""FFmpeg's formats that name other files, wherever these are."""
+
+
 def open_container(source: str | Path | bytes) -> Any:
     """Open a media file with PyAV. Raises BadMedia for what is none."""
     import av
     from av.error import FFmpegError
 
     try:
-        if isinstance(source, bytes):
-            return av.open(io.BytesIO(source))
         # A playlist named .mp4 must not make us fetch things.
-        return av.open(address(source), options={"protocol_whitelist": "file"})
+        place = io.BytesIO(source) if isinstance(source, bytes) else address(source)
+        found = av.open(place, options={"protocol_whitelist": "file"})
+        if found.format.name.split(",")[0] in PLAYLISTS:
+            found.close()
+            raise BadMedia("is a playlist, which names other files; give one of those")
+        return found
     except (FFmpegError, OSError, ValueError) as error:
         raise BadMedia(sniff(source) or f"cannot be opened as a video ({reason(error)})") from error
 
@@ -100,9 +107,12 @@ class VideoFile(Reader):
             raise BadMedia("holds no video")
         # the cover of a song or a film is a video stream as well
         self._stream: Any = next((s for s in streams if not _is_cover(s)), streams[0])
-        self._stream.codec_context.thread_count = 1  # loader workers are the parallelism
+        codec = self._stream.codec_context
+        if codec is None:
+            self._container.close()
+            raise BadMedia("holds video in a codec that is not known here, or is damaged")
+        codec.thread_count = 1  # loader workers are the parallelism
         try:
-            codec = self._stream.codec_context
             check_size(*square_size(codec.width or 0, codec.height or 0, self._aspect()))
         except BadMedia:
             self._container.close()

@@ -79,6 +79,13 @@ def shaped(image: Image.Image, width: int, height: int, how: Resize) -> Image.Im
     return whole
 
 
+def check_aspect(size: tuple[int, int], name: str | Path = "") -> None:
+    """Raise UserError for an image of `size` (width, height) that is too slim for a clip to take its shape."""
+    slim = max(size) / min(size)
+    where = f"{name}: " if name else ""
+    MAX_ASPECT.check(slim, f"{where}an image of {size[0]} x {size[1]} is {slim:,.0f} times as long as wide")
+
+
 def size_like(
     size: tuple[int, int], area: int, *, width: int | None = None, height: int | None = None
 ) -> tuple[int, int]:
@@ -93,8 +100,7 @@ def size_like(
     if width is not None and height is not None:
         return width, height
     ratio = size[0] / size[1]
-    slim = max(ratio, 1 / ratio)
-    MAX_ASPECT.check(slim, f"an image of {size[0]} x {size[1]} has a shape of {slim:,.0f} to 1")
+    check_aspect(size)
     if width is None and height is None:
         width, height = _multiple((area * ratio) ** 0.5), _multiple((area / ratio) ** 0.5)
     elif width is None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from animatediff.media.timing import DEFAULT_FPS, Steady, steady
+from animatediff.media.kinds import BadMedia
+from animatediff.media.timing import DEFAULT_FPS, Steady, shown_at, steady
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,6 +58,14 @@ class Reader(ABC):
         """All frames at a constant rate, by the times they are shown at."""
         return steady(self.times(), self.end(), self.fps, self.tick)
 
+    def at_rate(self, fps: float) -> tuple[int, ...]:
+        """Numbers of the frames that are shown at so many times a second; repeated where the file has fewer."""
+        own = self.steady()
+        if abs(own.fps - fps) < fps * 1e-3:
+            return own.indices
+        times, near = self.times(), max(0.001, self.tick / 2) + 1e-4  # formats round times
+        return tuple(shown_at(times, number / fps, near) for number in range(max(1, int(self.end() * fps + 1e-3))))
+
     @abstractmethod
     def each(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """The number and the image of these frames one after another, as they come: uint8 RGB (h, w, 3).
@@ -67,4 +76,7 @@ class Reader(ABC):
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """The frames of these numbers, in this order: uint8 RGB (f, h, w, 3)."""
         found = dict(self.each(sorted(set(indices))))
+        if len(sizes := {image.shape for image in found.values()}) > 1:
+            shown = " and ".join(sorted(f"{shape[1]}x{shape[0]}" for shape in sizes))
+            raise BadMedia(f"its frames are of different sizes ({shown})")
         return np.stack([found[index] for index in indices])

@@ -70,6 +70,8 @@ def reading(source: str | Path | bytes) -> Iterator[None]:
         raise
     except PILLOW_ERRORS as error:
         raise BadMedia(f"is damaged or cut off: {reason(error)}") from error
+    except MemoryError as error:  # Pillow reads as many bytes as a chunk claims
+        raise BadMedia("is damaged, or too large for the memory of this machine") from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from animatediff.errors import UserError
 from animatediff.files import AtomicFile, AtomicFolder, write_error
@@ -28,7 +29,7 @@ Encoder = CodecEncoder | GifEncoder | WebpEncoder | ApngEncoder | FolderEncoder
 
 
 def write_video(
-    frames: np.ndarray | Iterable[np.ndarray],
+    frames: np.ndarray | Iterable[Any],
     path: str | Path,
     *,
     fps: float | Fraction = 8,
@@ -40,18 +41,46 @@ def write_video(
 ) -> Path:
     """Write frames to `path` in the format its suffix names, and return the path written.
 
-    frames: uint8 (f, h, w, 3), or an iterable of such chunks or of single frames (h, w, 3); only one is kept at a time.
+    frames: as `AnimateDiffPipeline` returns them for one clip: PIL images, arrays or tensors; or an iterable of such
+    frames (h, w, 3) or chunks (f, h, w, 3), of which only one is kept at a time. Numbers are uint8, or floats in 0..1.
     quality: 0 to 100; H.264 and VP9 rate factor, WebP quality with 100 lossless; GIF and PNG do not use it.
     metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
     sound: the sound track, in mp4 and webm.
     With `overwrite=False` a taken file name gets `-2`, `-3`, ... Raises UserError where the file cannot be written.
     """
+    if getattr(frames, "ndim", 4) == 5:  # (b, f, h, w, 3): clips would follow each other
+        frames = [list(frames)]
     with VideoWriter(
         path, fps=fps, quality=quality, metadata=metadata, loop=loop, overwrite=overwrite, sound=sound
     ) as writer:
         for chunk in frames:
-            writer.write(chunk)
+            writer.write(as_bytes(chunk))
     return writer.path
+
+
+def as_bytes(frames: Any) -> np.ndarray:
+    """One frame or several as uint8 (h, w, 3) or (f, h, w, 3).
+
+    frames: a PIL image, or numbers, uint8 or floats in 0..1; tensors have their channels first, as `output_type="pt"`
+    has them. Raises UserError for anything else.
+    """
+    if isinstance(frames, Image.Image):
+        return np.asarray(frames.convert("RGB"))
+    if isinstance(frames, (list, tuple)):
+        raise UserError("frames are those of one clip: `out.frames[0]` of what a pipeline returns, not `out.frames`")
+    if type(frames).__name__ == "Tensor" and frames.ndim in (3, 4):
+        frames = frames.detach().cpu()
+        frames = (frames.float() if frames.is_floating_point() else frames).movedim(-3, -1).numpy()
+    if not isinstance(frames, np.ndarray) or frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+        shape = f" {frames.shape}" if isinstance(frames, np.ndarray) else ""
+        raise UserError(f"frames are images (h, w, 3), got {type(frames).__name__}{shape}")
+    if np.issubdtype(frames.dtype, np.floating):
+        if not (np.isfinite(frames).all() and frames.min() >= 0 and frames.max() <= 1):
+            raise UserError("frames in floats have values from 0 to 1; these have others, or some that are not finite")
+        frames = (frames * 255).round().astype(np.uint8)
+    if frames.dtype != np.uint8:
+        raise UserError(f"frames are uint8, or floats in 0..1, got {frames.dtype}")
+    return frames
 
 
 def check_takes_sound(path: str | Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -151,6 +151,13 @@ class MotionAdapter(nn.Module):
                 for width in channels
             ]
         )
+
+    def set_motion_norm(self, *, over_frames: bool) -> None:
+        """Let the norm at the entrance of each module take all frames of a clip together, or each frame by itself."""
+        self.numerics = replace(self.numerics, motion_norm_over_frames=over_frames)
+        for module in self.modules():
+            if isinstance(module, MotionModule):
+                module.norm_over_frames = over_frames
 
     def modules_by_block(self) -> Iterator[tuple[str, nn.ModuleList]]:
         """Pairs of a block's name in the UNet (`down_blocks.0`, `mid_block`) and its motion modules."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from animatediff.errors import UserError
+from animatediff.files import find
 from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.pipelines.keywords import hub_settings
 from animatediff.pipelines.parts import LoadedParts
@@ -17,6 +18,7 @@ from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.memory import memory_header
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import told, trained_with
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -41,9 +43,13 @@ class Adapters(LoadedParts):
         from animatediff.weights.motion import load_motion_module
 
         self._check_in_memory()
-        path = motion_module_path() if path == "bundled" else path
+        path = motion_module_path() if path == "bundled" else _in_models(path, "Motion_Module")
         adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
         self.set_motion_adapter(adapter, found)
+        if found.sampling:
+            logger.info(
+                "the motion module was trained with %s, which is used unless told otherwise", told(found.sampling)
+            )
         if (wanted := few_steps(found.recommended)) is not None:
             logger.info("%s: made for few steps: takes %s, unless told otherwise", found.title, wanted)
         return found
@@ -55,11 +61,14 @@ class Adapters(LoadedParts):
         another kind of file, or an encoder of another base.
         """
         from animatediff.bundled import named
+        from animatediff.weights.motion import find_header
         from animatediff.weights.sparsectrl import load_sparsectrl
 
-        source = path if isinstance(path, Header) else named(path)
-        self.set_sparsectrl(load_sparsectrl(source, unet=self.unet, dtype=self.unet.dtype))
+        source = path if isinstance(path, Header) else _in_models(named(path), "SparseCtrl")
+        header = find_header(source)
+        self.set_sparsectrl(load_sparsectrl(header, unet=self.unet, dtype=self.unet.dtype))
         assert self.sparsectrl is not None
+        self._trained_with("sparsectrl", trained_with(header.metadata, str(header.path)))
         return self.sparsectrl.kind
 
     def load_controlnet(self, path: str | Path) -> ControlNetModel:
@@ -70,7 +79,7 @@ class Adapters(LoadedParts):
         """
         from animatediff.weights.addons.controlnet import load_controlnet
 
-        controlnet = load_controlnet(path, unet=self.unet, dtype=self.unet.dtype)
+        controlnet = load_controlnet(_in_models(path, "ControlNet"), unet=self.unet, dtype=self.unet.dtype)
         self.controlnets.append(controlnet.to(self.unet.device))
         return controlnet
 
@@ -87,7 +96,7 @@ class Adapters(LoadedParts):
         from animatediff.weights.addons.ip_adapter import load_ip_adapter
 
         self._check_in_memory()
-        load_ip_adapter(self.base, path, self.unet, image_encoder)
+        load_ip_adapter(self.base, _in_models(path, "IP-Adapter"), self.unet, image_encoder)
 
     def load_ip_adapter(
         self,
@@ -215,3 +224,8 @@ class Adapters(LoadedParts):
         while (more := folder / f"controlnet_{number}").is_dir():
             self.load_controlnet(more)
             number += 1
+
+
+def _in_models(path: Any, kind: str) -> Any:
+    """The file of that name in the folder `kind` of models/ where a name alone is given; else `path` itself."""
+    return find(path, (), kind) if isinstance(path, str) and not expanded(path).exists() else path

@@ -25,7 +25,8 @@ from animatediff.pipelines.parts import guidance_width
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.subjects import warn_of_no_effect
-from animatediff.pipelines.upscale import enlarged, tiling
+from animatediff.pipelines.turns import turn
+from animatediff.pipelines.upscale import enlarged, tiling, warn_of_no_tiles
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, GuidedClips, free_init, windowed
 from animatediff.sampling.conditions import Conditioning
@@ -71,17 +72,16 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         ControlNets follow `controlnet_inputs`, IP-Adapters see `ip_adapter_image`; a clip shows `images` at some of its
         frames by the route `image_mode`; `video` is where sampling begins.
 
+        A call in another thread waits until this one is done, as do calls of other pipelines with the same UNet or VAE.
         Raises UserError for values out of range, Cancelled if cancelled.
         """
-        job = self._job(call)
-        callbacks = Callbacks(call.on_progress, call.cancel)
-        latents = self.sample(job, callbacks)
-        output_type = call.output_type or "pil"
-        if output_type == "latent":
-            frames: Any = latents
-        else:
-            frames = gathered(self.decode(latents, job, callbacks), job.clip.num_clips, output_type)
-        self.base.maybe_free_model_hooks()
+        callbacks, output_type = Callbacks(call.on_progress, call.cancel), call.output_type or "pil"
+        with turn(self, call.cancel):
+            job = self._job(call)
+            frames: Any = self.sample(job, callbacks)
+            if output_type != "latent":
+                frames = gathered(self.decode(frames, job, callbacks), job.clip.num_clips, output_type)
+            self.base.maybe_free_model_hooks()
         return AnimateDiffOutput(frames) if call.return_dict else (frames,)
 
     @_takes(Arguments)
@@ -107,14 +107,15 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
     def sample(self, job: Job, callbacks: Callbacks | None = None) -> Tensor:
         """Sample a job: latents (b, c, f, h, w), larger ones where it asks for a second pass. Raises Cancelled."""
         callbacks = callbacks or Callbacks()
-        if job.call.upscale is not None:
-            return self._sample_twice(job, callbacks)
-        try:
-            with loras_times(job.lora_factor, self._lora_models):
-                return self._sample(job, callbacks)
-        finally:
-            if self.attachment is not None:  # `base`, and others around the same UNet, draw images
-                self.attachment.frames.num_frames = 0
+        with turn(self, callbacks.cancel):
+            if job.call.upscale is not None:
+                return self._sample_twice(job, callbacks)
+            try:
+                with loras_times(job.lora_factor, self._lora_models):
+                    return self._sample(job, callbacks)
+            finally:
+                if self.attachment is not None:  # `base`, and others around the same UNet, draw images
+                    self.attachment.frames.num_frames = 0
 
     def _sample(self, job: Job, callbacks: Callbacks) -> Tensor:
         device, call = self.base._execution_device, job.call
@@ -248,6 +249,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
 
     def _sample_twice(self, job: Job, callbacks: Callbacks) -> Tensor:
         """Sample a job, enlarge its frames, and sample again from those."""
+        warn_of_no_tiles(self.vae)
         first, factor = job.first_pass(), job.call.upscale or 1.0
         decoded = self.decode(self.sample(first, callbacks), first, callbacks)
         height, width = (larger(side, factor) for side in (job.clip.height, job.clip.width))
@@ -265,9 +267,9 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         """
         callbacks = callbacks or Callbacks()
         flat, done = latents.transpose(1, 2).flatten(0, 1), 0
-        with wide_enough(self.vae), tiling(self.vae, job.call.upscale is not None):
-            for chunk in flat.split(job.decode_chunk_size):
+        for chunk in flat.split(job.decode_chunk_size):
+            with turn(self, callbacks.cancel), wide_enough(self.vae), tiling(self.vae, job.call.upscale is not None):
                 images = decode_images(self.vae, chunk)
-                done += len(images)
-                callbacks.step("decode", done, len(flat))
-                yield images
+            done += len(images)
+            callbacks.step("decode", done, len(flat))
+            yield images

@@ -85,6 +85,8 @@ def check_types(call: Any) -> None:
         if not any(fits(value) for _, fits in wanted):
             names = " or ".join(dict.fromkeys(name for name, _ in wanted))
             hint = "; leave it out for the default" if value is None else ""
+            if item.name == "generator" and _whole(value):
+                hint = f"; a seed is `generator`=torch.Generator().manual_seed({value})"
             raise UserError(f"`{item.name}` is {names}, got {told(value)}{hint}")
         if isinstance(value, Sequence) and not isinstance(value, str) and not len(value):
             raise UserError(f"`{item.name}` is empty; give at least one value, or leave it out")

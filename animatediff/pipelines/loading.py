@@ -112,6 +112,8 @@ class Loading(Adapters, Loras):
             parts = load_base(path, dtype=dtype, **{**settings, "scheduler": deepcopy(settings.get("scheduler"))})
         _cast(parts, asked)
         pipe = cls(base_pipeline(parts))
+        if settings.get("prediction_type") is not None:
+            pipe.sampler.asked = {"prediction_type": settings["prediction_type"]}
         if motion_adapter is AUTO:
             motion_adapter = _motion_of_folder(path, index) if inside is None else inside
         if motion_adapter is not None:
@@ -133,13 +135,15 @@ class Loading(Adapters, Loras):
         return cls.from_pretrained(path, motion_adapter=motion_adapter, **keywords)
 
     @classmethod
-    def from_bundled(cls, *, torch_dtype: torch.dtype | str | None = "float32") -> Self:
-        """The small model that ships with the package, with its motion module; needs no download and no GPU."""
+    def from_bundled(cls, *, torch_dtype: torch.dtype | str | None = "float32", **keywords: Any) -> Self:
+        """The small model that ships with the package, with its motion module; needs no download and no GPU.
+
+        Keywords as of `from_pretrained`, such as `vae`.
+        """
         from animatediff.bundled import bundled_path, motion_module_path
 
-        pipe = cls.from_pretrained(bundled_path(), torch_dtype=torch_dtype, motion_adapter=None)
-        pipe.load_motion_module(motion_module_path())
-        return pipe
+        keywords = {"torch_dtype": torch_dtype, "motion_adapter": motion_module_path(), **keywords}
+        return cls.from_pretrained(bundled_path(), **keywords)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **changed: Any) -> Self:
@@ -166,6 +170,7 @@ class Loading(Adapters, Loras):
             pipe.sampler = replace(
                 pipeline.sampler,
                 few_steps=dict(pipeline.sampler.few_steps),
+                trained_with=dict(pipeline.sampler.trained_with),
                 disabled=set(pipeline.sampler.disabled),
                 distilled=pipe.sampler.distilled,
             )
@@ -199,8 +204,9 @@ class Loading(Adapters, Loras):
         try:
             found: Any = DiffusionPipeline.load_config(str(path), **settings)
             return dict(found)
-        except OSError as error:
-            raise UserError(f"{path}: has no model_index.json ({str(error).splitlines()[0][:160]})") from error
+        except Exception as error:  # of the network, whose errors are of another library with each generation
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{path}: has no model_index.json ({reason[:160]})") from error
 
     @classmethod
     def from_config(cls, config: Any, **_: Any) -> Self:

@@ -13,6 +13,7 @@ from animatediff.pipelines.parts import LoadedParts
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.memory import memory_header
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import trained_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +43,9 @@ class Loras(LoadedParts):
         """Add a MotionLoRA, a domain adapter, or a LoRA of the image model (kohya, diffusers); returns its name.
 
         `path`: a file, a folder or hub id, where `weight_name` and `subfolder` name the file; tensors by name; or the
-        short name of a MotionLoRA in models/MotionLoRA, such as "ZoomIn", or of the bundled set, such as
-        "bundled/paper". Several can be loaded; all act at their own strength until `set_adapters` says otherwise.
+        short name of a MotionLoRA in models/MotionLoRA (before that, for the bundled motion module, of its set), such
+        as "ZoomIn", or of the bundled set, such as "bundled/paper". Several can be loaded; all act at their own
+        strength until `set_adapters` says otherwise.
         An LCM-LoRA brings its sampler, steps and guidance while it acts, unless others are chosen
         (`weights.few_steps` says how it is known); embeddings that come in the file become words of the prompt, and
         stay. `settings` are the hub's. Raises UserError for a file that is no LoRA or fits nothing in this model.
@@ -55,11 +57,15 @@ class Loras(LoadedParts):
 
         self._check_in_memory()
         encoders = self.text_encoders
-        source = lora_header(_source(path, weight_name, subfolder, settings))
+        own = self.family is not None and self.family.name == "bundled"
+        source = lora_header(_source(path, weight_name, subfolder, settings, of_bundled=own))
         loaded = load_lora(source, unet=self.unet, text_encoders=encoders, adapter_name=adapter_name, scale=scale)
         name = loaded.name
         if loaded.embeddings:
             self.embeddings += load_bundled_words(source, tokenizers=self._tokenizers, text_encoders=encoders)
+        self._trained_with(name, trained_with(source.metadata, str(source.path)))
+        if scale == 0 and name in self.sampler.trained_with:
+            self._disable(self.sampler.disabled | {name})
         if (few := few_step_lora(source)) is not None:
             self.sampler.few_steps[name] = few.recommended
             self._disable(self.sampler.disabled | ({name} if scale == 0 else set()))
@@ -117,8 +123,10 @@ class Loras(LoadedParts):
             remove_lora(self._lora_models, name)
             if name in fused:
                 self._in_weights = self._in_weights | {name}
-            elif self.sampler.few_steps.pop(name, None) is not None:
-                self._disable(self.sampler.disabled - {name})
+            else:
+                self._trained_with(name, {})
+                if self.sampler.few_steps.pop(name, None) is not None or name in self.sampler.disabled:
+                    self._disable(self.sampler.disabled - {name})
         self.base._merged_adapters = self.base.fused_loras & set(lora_names(self._lora_models))
 
     def delete_adapters(self, adapter_names: Sequence[str] | str) -> None:
@@ -227,16 +235,19 @@ class Loras(LoadedParts):
     def _follow_few_steps(self) -> None:
         """Let the sampler be that of the few-step LoRAs that act."""
         acting = {*self.get_active_adapters(), *self.base.fused_loras, *self._in_weights}
-        self._disable(set(self.sampler.few_steps) - acting)
+        self._disable({*self.sampler.few_steps, *self.sampler.trained_with} - acting - {"sparsectrl"})
 
 
 def _source(
-    path: Any, weight_name: str | None, subfolder: str | None, settings: Mapping[str, Any]
+    path: Any, weight_name: str | None, subfolder: str | None, settings: Mapping[str, Any], *, of_bundled: bool
 ) -> str | Path | Header:
-    """Where a LoRA is, or its tensors as a header. Raises UserError for settings that cannot be followed."""
+    """Where a LoRA is, or its tensors as a header; short names are looked for in the bundled set first if `of_bundled`.
+
+    Raises UserError for settings that cannot be followed.
+    """
     import torch
 
-    from animatediff.bundled import named
+    from animatediff.bundled import named, set_path
     from animatediff.weights.hub import KNOWN_FILES, fetch, located_file, motion_lora_file
 
     hub = hub_settings(settings, "load_lora_weights")
@@ -250,5 +261,5 @@ def _source(
     path = named(path)
     if weight_name is not None or subfolder is not None or expanded(path).exists():
         return located_file(path, weight_name=weight_name, subfolder=subfolder, **hub)
-    path = motion_lora_file(path)
+    path = motion_lora_file(path, *((set_path(),) if of_bundled else ()))
     return fetch(path, download=False) if path in KNOWN_FILES else located_file(path, **hub)

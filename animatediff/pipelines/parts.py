@@ -23,6 +23,7 @@ from animatediff.pipelines.supported import check_unet, check_vae
 from animatediff.prompts.words import spell_out
 from animatediff.weights.lora.load import uncompiled
 from animatediff.weights.silence import quiet_loading
+from animatediff.weights.trained_with import told
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -147,6 +148,8 @@ class LoadedParts:
 
     def set_sparsectrl(self, encoder: SparseCtrl | None) -> None:
         """Use an encoder that is already in memory, such as one in training; None for none."""
+        if encoder is not self.sparsectrl:
+            self._trained_with("sparsectrl", {})
         self.sparsectrl = None if encoder is None else encoder.to(self.unet.device, self.unet.dtype)
 
     # -- settings ----------------------------------------------------------------------------------------------------
@@ -169,6 +172,17 @@ class LoadedParts:
         self.sampler.disabled = names
         if not self.sampler.by_hand:
             self.renew_scheduler()
+
+    def _trained_with(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Note the settings that an adapter was trained with in place of the base model's; the sampler follows."""
+        before = self.sampler.trained_with.pop(name, {})
+        if settings:
+            self.sampler.trained_with[name] = settings
+            logger.info("%s: trained with %s, which is used", name, told(settings))
+        if (before or settings) and not self.sampler.by_hand:
+            self.renew_scheduler()
+        elif settings:
+            self.sampler.say_contradictions(self.family)
 
     def renew_scheduler(self) -> None:
         """Make the scheduler anew: the chosen sampler, or the family's, or the base model's own."""
@@ -232,6 +246,7 @@ class LoadedParts:
             setattr(self.base, name, value)
             if name == "scheduler":
                 self.sampler.give(value)
+                self.sampler.say_contradictions(self.family)
             elif name == "unet":
                 self.sampler.distilled = guidance_width(value) is not None
         elif name in ("feature_extractor", "image_encoder"):

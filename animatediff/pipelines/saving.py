@@ -13,6 +13,7 @@ from typing import Any
 from animatediff.errors import UserError, unknown
 from animatediff.pipelines.parts import LoadedParts, base_pipeline, is_sdxl
 from animatediff.pipelines.precision import DTYPES
+from animatediff.weights.diffusers_norm import runs_otherwise
 from animatediff.weights.lora.load import lora_names, uncompiled
 from animatediff.weights.silence import quiet_loading
 
@@ -168,5 +169,7 @@ def _say_left_out(pipe: LoadedParts, folder: Path) -> None:
             folder,
             ", ".join(loras),
         )
+    if pipe.attachment is not None and runs_otherwise(pipe.attachment.adapter.numerics) is not None:
+        logger.info("%s: diffusers computes other frames from it unless its norms are changed (docs/models.md)", folder)
     if getattr(pipe.unet, "encoder_hid_proj", None) is not None:
         logger.warning("%s: the IP-Adapter is not saved: load it again", folder)

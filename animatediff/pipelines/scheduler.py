@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from animatediff.sampling import make_scheduler, scheduler_name
 from animatediff.sampling.edm import EDM_SAMPLERS, is_edm
 from animatediff.sampling.schedulers import full_config, knows_flow, of_flow, scheduler_notes, why_not
 from animatediff.weights.families import Family, Recommended
+from animatediff.weights.trained_with import BETAS, PLAIN, laid_over, told
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ class SamplerChoice:
     """Whether the base model takes the guidance scale as an embedding, as models distilled by LCM do."""
     said: set[str] = field(default_factory=set)
     """Warnings that were given, each once."""
+    trained_with: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Adapter name -> settings that it was trained with in place of the base model's (`weights.trained_with`)."""
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    """Such settings that the user gave; they stand, whatever weights say."""
 
     def choose(self, name: str) -> None:
         """Take the sampler of this name. Raises UserError for an unknown one."""
@@ -89,21 +94,66 @@ class SamplerChoice:
         """
         if self.refusal is not None:
             return self.base
-        betas = family.betas if family is not None else None
+        settings, notes = self.laid_over(family)
+        own = {key: settings.pop(key) for key in BETAS if key in settings}
+        betas = {**((family.betas if family is not None else None) or {}), **own} or None
         name = self.name or self.recommended(family).scheduler or type(self.base).__name__
-        config = full_config(self.base)
+        config = laid_over(full_config(self.base), settings)
         made = make_scheduler(name, config, betas)
-        notes = scheduler_notes(name, config, betas)
+        notes += scheduler_notes(name, config, betas)
         wanted = self._wanted(family).scheduler
         if self.name is None and wanted is not None and not self._fits(wanted):
             notes.append(
                 f"scheduler {wanted}, recommended for the loaded weights, does not fit the base model; not used"
             )
+        self._say(notes)
+        return made
+
+    def laid_over(self, family: Family | None) -> tuple[dict[str, Any], list[str]]:
+        """Settings that the loaded weights were trained with in place of the base model's, to be laid over them.
+
+        Those of LoRAs come before those of the motion module, which they were trained on. Also what is to be said:
+        about weights that contradict each other, and about settings of the user, or a scheduler given by hand, that
+        contradict the weights and are kept.
+        """
+        acting = [(f"{name}: ", given) for name, given in self.trained_with.items() if name not in self.disabled]
+        acting += [("the motion module ", family.sampling)] if family is not None and family.sampling else []
+        found: dict[str, Any] = {}
+        notes = []
+        for title, settings in acting:
+            for name, value in settings.items():
+                if found.setdefault(name, value) != value:
+                    notes.append(
+                        f"{title}was trained with {name}={value}, other weights with {found[name]}, which is used"
+                    )
+        config = full_config(self.base)
+        if (odd := {name: value for name, value in found.items() if name not in BETAS}) and (
+            is_edm(config) or of_flow(config)
+        ):
+            notes.append(f"the loaded weights were trained with {told(odd)}, which this base model has no place for")
+            return {}, notes
+        by_hand = {name: config.get(name, PLAIN.get(name)) for name in odd if self.by_hand}
+        kept = {**self.asked, **by_hand}
+        for name in [name for name, value in found.items() if kept.get(name, value) != value]:
+            source = "as the scheduler that was given says" if name in by_hand else "as asked for"
+            notes.append(
+                f"the loaded weights were trained with {name}={found.pop(name)}; {name}={kept[name]} is used, {source}"
+            )
+        found |= {} if self.by_hand else dict(self.asked)
+        prediction = found.get("prediction_type") or config.get("prediction_type")
+        if found.get("rescale_betas_zero_snr") and prediction != "v_prediction":
+            del found["rescale_betas_zero_snr"]  # at its last noise level a model of noise has nothing to tell
+        return found, notes
+
+    def say_contradictions(self, family: Family | None) -> None:
+        """Log, once each, where a scheduler given by hand contradicts the loaded weights."""
+        self._say(self.laid_over(family)[1])
+
+    def _say(self, notes: Sequence[str]) -> None:
         for note in notes:
             if note not in self.said:
                 logger.warning("%s", note)
         self.said |= set(notes)
-        return made
 
     def check(self) -> None:
         """Raise UserError where the base model's own scheduler samples no clip and no other was chosen."""

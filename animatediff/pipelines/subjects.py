@@ -1,4 +1,4 @@
-"""Arguments of a call that have no effect, and signs in its prompts that nothing reads: a warning for each."""
+"""Arguments of a call without effect, and signs and words in its prompts that nothing reads: a warning for each."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.parts import is_sdxl
 from animatediff.prompts.unread import unread
+from animatediff.prompts.vocabulary import say_unknown
 from animatediff.prompts.words import spell_out, words_in
 from animatediff.subjects import Subject, without_effect
 
@@ -105,13 +106,15 @@ def warn_of_no_effect(job: Job, parts: LoadedParts) -> None:
     negatives = [*(job.texts.negatives or ()), *(job.texts.negatives_2 or ())]
     spelled = [spell_out(text, tokenizer) for text in [*texts, *negatives]]
     signs = dict.fromkeys(sentence for text in spelled for sentence in unread(text))
-    unused = unused_words(parts.embeddings, [*texts, *(negatives if job.guidance else ())], tokenizer)
+    read = [*texts, *(negatives if job.guidance else ())]
+    unused = unused_words(parts.embeddings, read, tokenizer)
     off = [
         f"ControlNet {number} has no effect: its strength (`controlnet_scale`) is 0"
         for number, net in enumerate((one for one in job.conditions if isinstance(one, ControlNetCondition)), 1)
         if net.given.scale == 0
     ]
-    for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs, *unused, *off]:
+    strange = say_unknown(read, tokenizer, plain=job.call.plain_prompts)
+    for sentence in [*without_effect(settings, SUBJECTS, _Call(job, parts)), *signs, *unused, *strange, *off]:
         logger.warning("%s", sentence)
 
 

@@ -47,12 +47,16 @@ def enlarged(
     return torch.cat(found)
 
 
+def warn_of_no_tiles(vae: Any) -> None:
+    """Warn of a VAE that takes large images whole, at more memory."""
+    if not hasattr(vae, "use_tiling"):
+        logger.warning("this VAE (%s) cannot be tiled: it takes each image whole", type(vae).__name__)
+
+
 @contextmanager
 def tiling(vae: Any, wanted: bool = True) -> Iterator[None]:
     """Let the VAE take images larger than it was trained on in tiles that blend, so that memory stays that of one."""
-    if wanted and not hasattr(vae, "use_tiling"):
-        logger.warning("this VAE (%s) cannot be tiled: it takes each image whole", type(vae).__name__)
-        wanted = False
+    wanted = wanted and hasattr(vae, "use_tiling")
     before = getattr(vae, "use_tiling", False)
     if wanted:
         vae.enable_tiling()

@@ -34,9 +34,12 @@ def _parts(image: Any) -> list[tuple[Any, Any]]:
 
 def is_plain(image: Any, text: str) -> bool:
     """Whether a text has no weights and fits the text encoder at once, so that diffusers encodes it as it is."""
-    return is_unweighted(text) and all(
-        len(token_ids(image, tokenizer, text)) <= chunk_size(tokenizer) for tokenizer, _ in _parts(image)
-    )
+    return is_unweighted(text) and fits(image, text)
+
+
+def fits(image: Any, text: str) -> bool:
+    """Whether the tokens of a text fit the text encoders at once, brackets taken as letters."""
+    return all(len(token_ids(image, tokenizer, text)) <= chunk_size(tokenizer) for tokenizer, _ in _parts(image))
 
 
 Text = str | tuple[str, str]

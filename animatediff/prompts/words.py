@@ -27,6 +27,12 @@ def words_in(texts: Iterable[str], tokenizer: Any) -> set[str]:
     return {word.lower() for text in texts for word in pattern.findall(text)} if pattern else set()
 
 
+def without_added(text: str, tokenizer: Any) -> str:
+    """A text without the added words."""
+    pattern = _pattern(_known(tokenizer))
+    return pattern.sub(" ", text) if pattern else text
+
+
 def _known(tokenizer: Any) -> set[str]:
     """Added words in lower case."""
     return {token.lower() for token in getattr(tokenizer, "added_tokens_encoder", ())}

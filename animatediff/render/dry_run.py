@@ -18,7 +18,14 @@ from animatediff.render.defaults import call_arguments, check_travels, with_defa
 from animatediff.render.derived import warn_of_contradictions
 from animatediff.render.events import silent
 from animatediff.render.inputs import Inputs, images_within, input_arguments
-from animatediff.render.models import BASE_SETTINGS, BUNDLED, ModelSpec, compare_configs, motion_module_of
+from animatediff.render.models import (
+    BUNDLED,
+    ModelSpec,
+    asked_sampling,
+    base_settings,
+    compare_configs,
+    motion_module_of,
+)
 from animatediff.render.request import AnimateRequest
 
 if TYPE_CHECKING:
@@ -67,10 +74,11 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
     module = motion_module_of(settings)
     if not all(Path(path).exists() for path in (model, module, *_files(settings))):
         return None
-    parts = {name: value for name in BASE_SETTINGS if (value := getattr(settings, name))}
+    parts = base_settings(settings, model)
     dtype = as_dtype(settings.dtype, settings.device or str(default_device()))
     with without_weights():
         pipe = AnimateDiffPipeline(base_pipeline(load_base(model, dtype=dtype, **parts)))
+        pipe.sampler.asked = asked_sampling(settings)
         if settings.scheduler is not None:
             pipe.set_scheduler(settings.scheduler)
         pipe.sampler.check()
@@ -117,10 +125,15 @@ def _put_loras(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> None:
     from animatediff.weights.lora.few_steps import few_step_lora
     from animatediff.weights.lora.load import check_lora_fits
     from animatediff.weights.lora.source import lora_header
+    from animatediff.weights.trained_with import trained_with
 
     adapter = () if settings.domain_adapter is None else (settings.domain_adapter,)
     for ref in (*adapter, *settings.loras, *settings.motion_loras):
         check_lora_fits(ref.path, unet=pipe.unet, text_encoders=pipe.text_encoders)
+    for ref in (*adapter, *settings.loras, *settings.motion_loras):
+        header = lora_header(ref.path)
+        if ref.scale != 0 and (settings_of := trained_with(header.metadata, str(header.path))):
+            pipe.sampler.trained_with[ref.path] = settings_of
     for ref in settings.loras:
         if ref.scale != 0 and (few := few_step_lora(lora_header(ref.path))) is not None:
             pipe.sampler.few_steps[ref.path] = few.recommended

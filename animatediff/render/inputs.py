@@ -108,8 +108,22 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
     if inputs.video is not None and request.audio:
         _check_audio(request, inputs.video)
     inputs.images = [(frame, opened(image, "image")) for frame, image in request.images]
+    _check_shapes(request, inputs)
     inputs.ip_adapter_images = [opened(image, "ip_adapter_image") for image in request.ip_adapter_image]
     return inputs
+
+
+def _check_shapes(request: AnimateRequest, inputs: Inputs) -> None:
+    """Raise UserError where the clip would take a shape beyond `max_aspect`."""
+    from animatediff.media.images import check_aspect
+
+    if request.width is not None and request.height is not None:
+        return
+    for (_, given), (_, image) in zip(request.images[:1], inputs.images, strict=False):
+        check_aspect(image.size, given if isinstance(given, (str, Path)) else "")
+    for source in (inputs.video, *inputs.controlnet_videos):
+        if source is not None and not isinstance(source, dict):
+            check_aspect(source.size, str(source.path))
 
 
 def _check_lengths(request: AnimateRequest, sources: list[Source]) -> None:

@@ -102,12 +102,26 @@ def _load_base(settings: AnimateRequest, device: str) -> AnimateDiffPipeline:
     from animatediff.pipelines.precision import as_dtype
 
     assert settings.model is not None
+    parts = base_settings(settings, settings.model)
     if settings.model == BUNDLED:
-        return AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32")
-    parts = {name: value for name in BASE_SETTINGS if (value := getattr(settings, name))}
-    return AnimateDiffPipeline.from_pretrained(
-        settings.model, torch_dtype=as_dtype(settings.dtype, device), motion_adapter=None, **parts
-    )
+        pipe = AnimateDiffPipeline.from_bundled(torch_dtype=settings.dtype or "float32", **parts)
+    else:
+        pipe = AnimateDiffPipeline.from_pretrained(
+            settings.model, torch_dtype=as_dtype(settings.dtype, device), motion_adapter=None, **parts
+        )
+    pipe.sampler.asked = asked_sampling(settings)
+    return pipe
+
+
+def base_settings(settings: AnimateRequest, model: str | Path) -> dict[str, Any]:
+    """The settings of the image model in a request, as its loader takes them; a folder states its own prediction."""
+    found = {name: value for name in BASE_SETTINGS if (value := getattr(settings, name))}
+    return found if Path(model).is_file() else {k: v for k, v in found.items() if k != "prediction_type"}
+
+
+def asked_sampling(settings: AnimateRequest) -> dict[str, Any]:
+    """Settings of the noise schedule that a request states, which stand against what weights state."""
+    return {} if settings.prediction_type is None else {"prediction_type": settings.prediction_type}
 
 
 def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Callable[[], object]]:

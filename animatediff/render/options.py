@@ -60,7 +60,7 @@ class AnimateOptions:
         panel=MODEL, metavar="FILE", part_of_model=True, folder="StableDiffusion", default=None,
     )
     prediction_type: str | None = option(
-        "epsilon or v_prediction, of a single file that does not say.",
+        "epsilon or v_prediction, of a single file that does not say, or against what a motion module or LoRA says.",
         panel=MODEL, metavar="TYPE", part_of_model=True, default=None,
         choices="animatediff.weights.base.prediction.PREDICTION_TYPES",
     )

@@ -15,9 +15,10 @@ from typing import Any
 from animatediff.bundled import PREFIX, bundled_file, bundled_path, is_bundled, motion_module_path, set_path
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
+from animatediff.render.hub_models import fetch_model, hub_folder
 from animatediff.render.models import BUNDLED
 from animatediff.render.request import AnimateRequest
-from animatediff.weights.hub import KNOWN_FILES, fetch, is_hub_id, known_file, motion_lora_file
+from animatediff.weights.hub import KNOWN_FILES, cached_folder, fetch, is_hub_id, known_file, motion_lora_file
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -26,20 +27,28 @@ DEFAULT_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 Fetch = Callable[[str], str]
 """From the name of a published file to the file."""
+FetchModel = Callable[[str, str], str]
+"""From a hub id and the setting that names it to its local folder."""
 
 
-def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | None = None) -> AnimateRequest:
+def complete(
+    request: AnimateRequest,
+    *,
+    roots: Roots = HERE,
+    fetched: Fetch | None = None,
+    fetched_model: FetchModel | None = None,
+) -> AnimateRequest:
     """`request` with the base model filled in and every weight file present; no weights are read.
 
-    Known files that are missing are fetched where the request says `download`, by `fetched`. Raises UserError for a
-    file that is missing or not what its setting wants, for a model without a motion module, and for an unknown
-    scheduler or device.
+    Known files and hub ids that are missing are fetched where the request says `download`, by `fetched` and
+    `fetched_model`; else they are taken from models/ and the hub's cache alone. Raises UserError for a file that is
+    missing or not what its setting wants, for a model without a motion module, and for an unknown scheduler or device.
     """
     if request.scheduler is not None:
         from animatediff.sampling.schedulers import scheduler_class
 
         scheduler_class(request.scheduler)
-    _check_device(request.device)
+    check_device(request.device)
     own = request.motion_module in (None, BUNDLED)
     model = request.model or (BUNDLED if own else default_base(request.download, roots))
     of_bundled = is_bundled(model)
@@ -47,6 +56,7 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
         _present,
         roots=roots,
         fetched=fetched or (lambda name: str(fetch(name, download=request.download, roots=roots))),
+        fetched_model=fetched_model or partial(model_here, request=request),
         lora_folders=(set_path(),) if of_bundled else (),
     )
     motion_module = request.motion_module
@@ -71,6 +81,10 @@ def complete(request: AnimateRequest, *, roots: Roots = HERE, fetched: Fetch | N
         )
     if (adapter := request.domain_adapter) is not None:
         changes["domain_adapter"] = adapter.model_copy(update={"path": present(adapter.path, "domain_adapter")})
+    changes["controlnet"] = tuple(
+        present(name, "controlnet") if is_hub_id(name) and not os.path.lexists(name) else name
+        for name in request.controlnet
+    )
     completed = _with_sparsectrl(request.model_copy(update=changes), roots)
     check_files(completed)
     return completed
@@ -81,14 +95,33 @@ def to_come(name: str, *, download: bool, roots: Roots = HERE) -> str:
     return str(known_file(name, download=download, roots=roots) or name)
 
 
-def _check_device(device: str | None) -> None:
+def model_here(name: str, setting: str, *, request: AnimateRequest) -> str:
+    """The local folder of a hub id: from the cache, or fetched where the request says so. Raises UserError."""
+    found = hub_folder(name, setting, download=request.download)
+    return str(found or fetch_model(name, setting, dtype=_dtype(request)))
+
+
+def model_to_come(name: str, setting: str, *, request: AnimateRequest) -> str:
+    """The same, but nothing is fetched: `name` itself where it may be fetched later. Raises UserError."""
+    return str(hub_folder(name, setting, download=request.download) or name)
+
+
+def _dtype(request: AnimateRequest) -> Any:
+    """The number format in which the model will be loaded, by which the variant to fetch is chosen."""
+    from animatediff.pipelines.precision import as_dtype, default_device
+
+    return as_dtype(request.dtype, request.device or str(default_device()))
+
+
+def check_device(device: Any) -> None:
+    """Raise UserError for a device that this machine does not have; None is none in particular."""
     if device is None:
         return
     import torch
 
     try:
         kind = torch.device(device).type
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UserError(f"device={device!r}: is no device; expected cpu, cuda, cuda:1, mps, ...") from error
     if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
         raise UserError(f"device={device!r}: this machine, or this build of PyTorch, has none; leave `device` out")
@@ -97,14 +130,14 @@ def _check_device(device: str | None) -> None:
 def default_base(download: bool, roots: Roots = HERE) -> str:
     """Stable Diffusion 1.5, the base that the original takes where no other is named, if it is in models/.
 
-    Raises UserError if it is not there and may not be fetched.
+    Else that of the hub's cache. Raises UserError if it is not there either and may not be fetched.
     """
     for models in roots.models:
         folder = models / "StableDiffusion"
         for candidate in (folder, folder / "stable-diffusion-v1-5"):
             if (candidate / "model_index.json").is_file():
                 return str(candidate)
-    if download:
+    if download or cached_folder(DEFAULT_BASE) is not None:
         return DEFAULT_BASE
     raise UserError(
         "no image model is given for the motion module: name one with `model` (a .safetensors file, a diffusers folder"
@@ -112,8 +145,16 @@ def default_base(download: bool, roots: Roots = HERE) -> str:
     )
 
 
-def _present(name: str, setting: str, *, roots: Roots, fetched: Fetch, lora_folders: tuple[Path, ...] = ()) -> str:
-    """`name` if it is there or may be a hub id; a known file that is missing is fetched if allowed."""
+def _present(
+    name: str,
+    setting: str,
+    *,
+    roots: Roots,
+    fetched: Fetch,
+    fetched_model: FetchModel = lambda name, setting: name,
+    lora_folders: tuple[Path, ...] = (),
+) -> str:
+    """`name` if it is there; a known file or a hub id that is missing is fetched if allowed."""
     if setting == "motion_loras":
         name = motion_lora_file(name, *lora_folders, roots=roots)
     path = Path(name)
@@ -123,7 +164,7 @@ def _present(name: str, setting: str, *, roots: Roots, fetched: Fetch, lora_fold
         return str(bundled_file(name))
     if path.suffix.lower() not in WEIGHT_SUFFIXES:
         if is_hub_id(name):
-            return name
+            return fetched_model(name, setting)
         raise UserError(f"{name}: no such file or folder (setting {setting})")
     if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
         return fetched(name)
@@ -165,34 +206,58 @@ def check_files(request: AnimateRequest) -> None:
     bases = _bases(request.model)
     if not Path(request.model or "").is_file():
         for name in ("use_ema", "prediction_type"):
-            if getattr(request, name):
-                raise UserError(f"{name} is a setting of single files, but the model is {request.model}; leave it out")
+            if getattr(request, name) and not (name == "prediction_type" and states_sampling(request)):
+                raise UserError(
+                    f"`{name}` is a setting of single files, but the model is {request.model}; leave it out"
+                )
     _check_motion_module(request, bases)
     adapter = () if request.domain_adapter is None else (request.domain_adapter,)
     loras = (("loras", request.loras), ("motion_loras", request.motion_loras), ("domain_adapter", adapter))
     for setting, refs in loras:
         for ref in refs:
-            if Path(ref.path).exists() or ref.path not in KNOWN_FILES:  # the others have yet to be fetched
+            if not _is_to_come(ref.path):
                 header = lora_header(ref.path)
                 check_setting(recognise_header(header), setting, bases=bases)
                 check_lora(header)
     for setting in ("vae", "text_encoder", "text_encoder_2"):
         file = getattr(request, setting)
-        if file is not None and not Path(file).is_dir():
+        if file is not None and not Path(file).is_dir() and not _is_to_come(file):
             check_setting(recognise(file), setting, bases=bases)
     for embedding in request.embeddings:
+        if _is_to_come(embedding.path):
+            continue
         check_setting(recognise(embedding_file(embedding.path)), "embeddings", bases=bases)
         check_embedding(embedding.path, num_text_encoders=(1 + ("sdxl" in bases)) if bases else None)
     _check_sparsectrl(request, bases)
     model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
     base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []
     for path in request.controlnet:
+        if _is_to_come(path):
+            continue
         if Path(path).is_file():
             check_setting(recognise(path), "controlnet", bases=bases)
         check_controlnet(path, text_width=base[0][1] if base else None)
     if request.ip_adapter is not None:
         check_setting(recognise(adapter_file(request.ip_adapter)), "ip_adapter", bases=bases)
         check_ip_adapter(request.ip_adapter, request.ip_adapter_encoder, base=base)
+
+
+def _is_to_come(path: str) -> bool:
+    """Whether a completed name has yet to be fetched."""
+    return not Path(path).exists() and (path in KNOWN_FILES or (is_hub_id(path) and not os.path.lexists(path)))
+
+
+def states_sampling(request: AnimateRequest) -> bool:
+    """Whether weights of a request state that they were trained to another prediction, which a user may overrule."""
+    from animatediff.weights.lora.source import lora_header
+    from animatediff.weights.motion import find_header
+    from animatediff.weights.trained_with import trained_with
+
+    adapter = () if request.domain_adapter is None else (request.domain_adapter,)
+    loras = [ref.path for ref in (*adapter, *request.loras, *request.motion_loras) if Path(ref.path).exists()]
+    others = [path for path in (request.motion_module, request.sparsectrl) if path is not None and Path(path).exists()]
+    headers = [*map(find_header, others), *map(lora_header, loras)]
+    return any(trained_with(header.metadata, str(header.path)) for header in headers)
 
 
 def _bases(model: str | None) -> tuple[str, ...]:

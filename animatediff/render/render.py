@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from animatediff.files import HERE
+from animatediff.files import HERE, Roots
 from animatediff.render.events import Cancel, OnEvent
 from animatediff.render.renderer import Renderer
 from animatediff.render.request import AnimateRequest
@@ -42,13 +42,15 @@ def render(
     on_progress: OnEvent | None = None,
     cancel: Cancel | None = None,
     pipe: AnimateDiffPipeline | None = None,
+    roots: Roots = HERE,
 ) -> RenderResult:
     """Render every clip of `request` and write it to `request.out`, or to `samples/{prompt}.mp4` under a free name.
 
-    `pipe`: a pipeline that already holds what the request names. Raises UserError before anything is computed for what
+    `pipe`: a pipeline that already holds what the request names; `roots`: where models are found, and folders that
+    names in records are relative to. Raises UserError before anything is computed for what
     cannot be loaded or written; Cancelled.
     """
-    return _rendered([request], OneFile(request.out), on_progress, cancel, pipe)
+    return _rendered([request], OneFile(request.out), on_progress, cancel, pipe, roots)
 
 
 def render_runs(
@@ -59,9 +61,10 @@ def render_runs(
     cancel: Cancel | None = None,
     pipe: AnimateDiffPipeline | None = None,
     root: Path = HERE.samples,
+    roots: Roots = HERE,
 ) -> RenderResult:
     """Render the runs of a configuration file into a `RunFolder` of the original's layout. Errors as for `render`."""
-    return _rendered(requests, RunFolder(stem, root), on_progress, cancel, pipe)
+    return _rendered(requests, RunFolder(stem, root), on_progress, cancel, pipe, roots)
 
 
 def _rendered(
@@ -70,8 +73,9 @@ def _rendered(
     on_event: OnEvent | None,
     cancel: Cancel | None,
     pipe: AnimateDiffPipeline | None,
+    roots: Roots,
 ) -> RenderResult:
-    renderer = Renderer() if pipe is None else Renderer.of(pipe)
+    renderer = Renderer(roots=roots) if pipe is None else Renderer.of(pipe, roots=roots)
     done = renderer.render(requests, to, on_event=on_event, cancel=cancel)
     return RenderResult(
         files=[one.file for one in done],

@@ -21,7 +21,7 @@ from animatediff.render.dry_run import DryRuns
 from animatediff.render.events import Cancel, OnEvent, Reporter, noted
 from animatediff.render.inputs import Inputs, input_arguments, logger, look_into
 from animatediff.render.models import AfterPart, ModelSpec, load_model
-from animatediff.render.prepare import complete, to_come
+from animatediff.render.prepare import complete, model_to_come, to_come
 from animatediff.render.request import AnimateRequest
 from animatediff.render.subjects import warn_of_idle_options
 from animatediff.render.timeline import timeline
@@ -154,8 +154,14 @@ class Renderer:
                 absent.extend([name] if path == name else [])
                 return path
 
+            def promised_model(name: str, setting: str) -> str:
+                path = model_to_come(name, setting, request=request)
+                absent.extend([name] if path == name else [])
+                return path
+
             reporter.check()
-            return complete(request, roots=self._roots, fetched=promised), bool(absent)
+            here = complete(request, roots=self._roots, fetched=promised, fetched_model=promised_model)
+            return here, bool(absent)
 
         def fetched(name: str) -> str:
             return str(fetch(name, download=True, roots=self._roots, on_bytes=reporter.on("download")))

@@ -41,6 +41,9 @@ __all__ = [
     "unknown_key",
 ]
 
+NOT_STORED = ("out", "name", "download")
+"""Settings that decide no frame of a result: where it is written, and whether the network may be asked."""
+
 if TYPE_CHECKING:
 
     class _Options(AnimateOptions, Entry):
@@ -118,7 +121,7 @@ class AnimateRequest(_Options):
         """
         notes = {name: noted(getattr(self, name)) for name in IN_MEMORY}
         plain = self.model_copy(update=notes)
-        return plain.model_dump(mode="json", exclude={"out", "download", "name"}, exclude_defaults=True)
+        return plain.model_dump(mode="json", exclude=set(NOT_STORED), exclude_defaults=True)
 
 
 def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:

@@ -43,8 +43,6 @@ def check_limits(request: AnimateOptions) -> None:
     texts += [text for travel in request.prompt_travel for text in travel.values()]
     for text in filter(None, texts):
         MAX_PROMPT_CHARS.check(len(text), f"a prompt of {len(text):,} characters")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UserError(f"the prompt {text[:40]!r} holds half a character (a lone surrogate), which is no text")
 
 
 def check_windows(request: AnimateOptions) -> None:

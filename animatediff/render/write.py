@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from animatediff.errors import UserError
-from animatediff.files import Roots, check_folder, check_writable, write_errors, write_text
+from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
 from animatediff.media.animated import Spool
 from animatediff.media.formats import FOLDER, format_of
 from animatediff.media.grid import grid_frames
@@ -27,7 +27,9 @@ from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
 from animatediff.render.inputs import sound_of
+from animatediff.render.portable import portable
 from animatediff.render.read.original import to_original
+from animatediff.render.read.place import free_name
 from animatediff.render.read.result import sidecar_of
 from animatediff.render.request import AnimateRequest
 from animatediff.render.subjects import warn_of_idle_output
@@ -80,7 +82,7 @@ class OneFile:
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
         check_writable(first)
-        yield _OneFile(self.path, num_clips, roots.samples, reporter)
+        yield _OneFile(self.path, num_clips, roots, reporter)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class RunFolder:
         titles = {request.name for request in requests}
         stem = file_stem(requests[0].name or self.stem) if len(titles) == 1 else self.stem
         check_writable(root / stem / "config.yaml")
-        writer = _RunFolder(root, stem, requests, reporter)
+        writer = _RunFolder(root, stem, requests, roots, reporter)
         try:
             yield writer
         except BaseException:
@@ -123,16 +125,17 @@ class RunFolder:
 class _OneFile:
     path: str | None
     num_clips: int
-    samples: Path
+    roots: Roots
     reporter: Reporter
     done: list[Rendered] = field(default_factory=list)
 
     def add(self, clip: Clip) -> None:
         if self.path is None:
-            target = str(self.samples / _default_name(clip.request))
+            target = free_name(str(self.roots.samples / _default_name(clip.request)), 1)
         else:
             target = numbered(self.path, len(self.done), self.num_clips)
-        self.done.append(write_clip(clip, target, self.reporter, overwrite=self.path is not None))
+        overwrite = self.path is not None
+        self.done.append(write_clip(clip, target, self.reporter, overwrite=overwrite, roots=self.roots))
 
     def finish(self) -> list[Rendered]:
         return self.done
@@ -143,6 +146,7 @@ class _RunFolder:
     root: Path
     stem: str
     requests: Sequence[AnimateRequest]
+    roots: Roots
     reporter: Reporter
     folder: Path | None = None
     done: list[Rendered] = field(default_factory=list)
@@ -155,7 +159,7 @@ class _RunFolder:
             with write_errors(self.root):
                 self.folder = new_folder(self.root, self.stem)
         target = self.folder / "sample" / f"{len(self.done)}-{slug(clip.request.prompt[0])}.gif"
-        rendered = write_clip(clip, target, self.reporter, overwrite=True, spools=self._frames)
+        rendered = write_clip(clip, target, self.reporter, overwrite=True, spools=self._frames, roots=self.roots)
         self.done.append(replace(rendered, folder=self.folder))
         for image in clip.keyframes.images:  # under the next numbers, unless another clip of this folder had the same
             if (content := image.tobytes()) not in self._images:
@@ -169,7 +173,7 @@ class _RunFolder:
                 grid.write(frame)
                 self.reporter.check()
         config = self.folder / "config.yaml"
-        write_text(config, config_text(self.requests, [rendered.request for rendered in self.done]))
+        write_text(config, config_text(self.requests, [rendered.request for rendered in self.done], self.roots))
         return [replace(rendered, grid=grid.path, config=config) for rendered in self.done]
 
     def close(self) -> None:
@@ -178,13 +182,19 @@ class _RunFolder:
 
 
 def write_clip(
-    clip: Clip, target: str | Path, reporter: Reporter, *, overwrite: bool, spools: list[Spool] | None = None
+    clip: Clip,
+    target: str | Path,
+    reporter: Reporter,
+    *,
+    overwrite: bool,
+    spools: list[Spool] | None = None,
+    roots: Roots = HERE,
 ) -> Rendered:
     """Write a clip's frames as they are decoded, then the files beside it; nothing half written stays.
 
-    spools: gets the frames once more, on disk.
+    spools: gets the frames once more, on disk; roots: folders that names in the record are relative to.
     """
-    request, content = clip.request, record(clip.request)
+    request, content = clip.request, record(clip.request, roots)
     seam = LoopSeam() if request.closed_loop else None
     num_frames = request.num_frames or 1
     indices = [index % num_frames for index in clip.keyframes.indices]
@@ -293,8 +303,11 @@ def numbered(out: str, index: int, num_clips: int) -> str:
     return str(path.with_name(f"{path.stem}-{index}{path.suffix}"))
 
 
-def record(request: AnimateRequest) -> dict[str, Any]:
-    """Record written inside and beside a result: the request, and the versions it was made with."""
+def record(request: AnimateRequest, roots: Roots = HERE) -> dict[str, Any]:
+    """Record written inside and beside a result: the request, hashes of its files, and the versions it was made with.
+
+    Files have portable names (`render.portable`).
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     from animatediff import __version__
@@ -305,7 +318,9 @@ def record(request: AnimateRequest) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {"animatediff": __version__, "request": request.stored(), "versions": versions}
+    stored, hashes = portable(request.stored(), roots)
+    files = {"files": hashes} if hashes else {}
+    return {"animatediff": __version__, "request": stored, **files, "versions": versions}
 
 
 def write_sidecar(path: Path, content: dict[str, Any]) -> Path:
@@ -318,7 +333,7 @@ def write_sidecar(path: Path, content: dict[str, Any]) -> Path:
     return sidecar
 
 
-def config_text(requests: Sequence[AnimateRequest], clips: Sequence[AnimateRequest]) -> str:
+def config_text(requests: Sequence[AnimateRequest], clips: Sequence[AnimateRequest], roots: Roots = HERE) -> str:
     """The runs with the seeds of their clips and every value filled in, as YAML in the original's keys."""
     import yaml
 
@@ -334,5 +349,6 @@ def config_text(requests: Sequence[AnimateRequest], clips: Sequence[AnimateReque
                 "seed": tuple(clip.seed[0] for clip in own),
             }
         )
-        runs.append(to_original(filled) | ({"name": request.name} if request.name else {}))
+        run = to_original(filled, lambda stored: portable(stored, roots)[0])
+        runs.append(run | ({"name": request.name} if request.name else {}))
     return yaml.safe_dump(runs, sort_keys=False, allow_unicode=True, width=120)

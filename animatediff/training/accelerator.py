@@ -28,14 +28,19 @@ def default_workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else max(1, min(MAX_WORKERS, (os.cpu_count() or 1) - 1))
 
 
-def make_accelerator(config: TrainConfig) -> Any:
-    """Make the `Accelerator` of a run. Raises UserError for settings that this machine or installation cannot serve."""
+def check_machine(config: TrainConfig) -> None:
+    """Raise UserError for settings that this machine or installation cannot serve."""
     for name in config.log:
         if importlib.util.find_spec(name) is None:
             raise UserError(f"`log`: {name} is not installed: pip install {name}")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     if config.precision == "fp16" and not on_gpu:
         raise UserError("precision=fp16 needs a GPU; on a CPU take bf16 (where it has the instructions) or no")
+
+
+def make_accelerator(config: TrainConfig) -> Any:
+    """Make the `Accelerator` of a run. Raises UserError for settings that this machine or installation cannot serve."""
+    check_machine(config)
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{8})\.pt")
 FORMAT = 1
+RATE = {"steps", "learning_rate", "lr_schedule", "warmup_steps", "lr_floor"}
+"""Settings that the learning rate of each step follows from."""
+SMALL_JUMP = 0.1
+"""Change of the learning rate, as a fraction, that nobody need know of."""
 START_OVER = "start over with `resume=False`"
 """Ends messages about a checkpoint that a run cannot go on from."""
 
@@ -106,6 +111,28 @@ def check_same(state: Mapping[str, Any], config: TrainConfig, folder: Path) -> N
         )
     for name in changed:
         logger.info("%s: goes on with %s=%s (was %s)", folder, name, now[name], before.get(name))
+    if RATE & set(changed):
+        _say_jump(state["step"], before, config, folder)
+
+
+def _say_jump(step: int, before: Mapping[str, Any], config: TrainConfig, folder: Path) -> None:
+    """Warn where the learning rate of the next step is far from the one that the run would have gone on with."""
+    from animatediff.training.optimizer import learning_rate
+
+    try:
+        old = TrainConfig.model_validate(before)
+    except ValueError:  # of a version with other settings
+        return
+    # The rate that the run would have gone on with, or that of its last step where it was at its end.
+    last, rate = learning_rate(old)(min(step, old.steps - 1)), learning_rate(config)(step)
+    if math.isclose(rate, last, rel_tol=SMALL_JUMP):
+        return
+    changed = ", ".join(name for name in sorted(RATE) if getattr(old, name) != getattr(config, name))
+    logger.warning(
+        "%s: the learning rate jumps from %.3g to %.3g after step %d, since the schedule follows from %s; to go on "
+        "evenly, set `learning_rate` and `lr_schedule` so, such as learning_rate=%.3g, lr_schedule=constant",
+        folder, last, rate, step, changed, last or rate,
+    )  # fmt: skip
 
 
 def random_state() -> dict[str, Any]:

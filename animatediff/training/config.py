@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from animatediff.errors import UserError
 from animatediff.render import WeightRef
@@ -24,8 +24,8 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Every = Annotated[int, Field(ge=0)]
-"""A number of steps; 0 is never."""
+Every = Annotated[int, BeforeValidator(lambda value: 0 if value == -1 else value), Field(ge=0)]
+"""A number of steps; 0, and -1, is never."""
 
 OLD_NAMES = {
     "accumulation": "gradient_accumulation_steps",
@@ -67,6 +67,10 @@ def _listed(value: Any) -> Any:
 
 def _with_path(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) and value.strip() else value or None
+
+
+def _dashed(value: Any) -> Any:
+    return value.replace("_", "-") if isinstance(value, str) else value
 
 
 def _word(value: Any) -> Any:
@@ -123,6 +127,10 @@ class TrainConfig(_Frozen):
     """motion: whether a new motion module has a module in the mid block, as v2."""
     image_norm_over_frames: bool = False
     """motion: whether the GroupNorms of the image layers see all frames, as v1; otherwise per frame."""
+    norm: Annotated[Literal["per-frame", "over-frames"] | None, BeforeValidator(_dashed)] = None
+    """motion: GroupNorm of the motion modules, per-frame as the original, or over-frames as diffusers runs them all.
+
+    None is that of `start_from`, else per-frame."""
     max_positions: Count = 32
     """motion: length of the position tables of a new motion module."""
     image_layers: Literal["full", "lora"] = "full"
@@ -182,6 +190,9 @@ class TrainConfig(_Frozen):
 
     prediction: Literal["epsilon", "v_prediction"] | None = None
     """The target of the model's prediction; None is that of the image model."""
+    zero_terminal_snr: bool | None = None
+    """Whether the last noise level has no signal left (arXiv 2305.08891); None is as the image model says. Wants
+    `prediction` v_prediction."""
     schedule: Literal["linear", "scaled_linear"] | None = None
     """Noise schedule (0.00085 to 0.012); None is the motion module's, else the image model's."""
     noise_offset: Finite = 0.0
@@ -204,12 +215,20 @@ class TrainConfig(_Frozen):
     keep_weights: bool = False
     """Keep the weights of every save, in weights/, for comparison."""
     validate_every: Every = 0
+    """Where there are prompts, also before step 1, for a video of the model as it was."""
     validate_at: Annotated[tuple[int, ...], BeforeValidator(_listed)] = ()
-    """Further steps to validate at."""
+    """Further steps to validate at; 0 is before step 1."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     log_every: Count = 10
     log: Annotated[tuple[Logger, ...], BeforeValidator(_listed)] = ()
     """Trackers that take the metrics, beside the terminal and curve.jsonl."""
+
+    _written: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Setting ("data.stride") -> the key that the user wrote it as, where that is another."""
+        return self._written
 
     @model_validator(mode="before")
     @classmethod
@@ -259,6 +278,7 @@ class TrainConfig(_Frozen):
 ONLY_FOR: dict[str, tuple[Stage, ...]] = {
     "mid_block": ("motion",),
     "image_norm_over_frames": ("motion",),
+    "norm": ("motion",),
     "max_positions": ("motion",),
     "image_layers": ("image",),
     "new_unet": ("image",),
@@ -275,7 +295,7 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
 
 SAME_ON_RESUME = (
     *("stage", "model", "vae", "unet", "new_unet", "motion_module", "domain_adapter", "start_from", "mid_block"),
-    *("image_norm_over_frames", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha", "condition"),
-    *("optimizer", "prediction", "schedule", "seed"),
+    *("image_norm_over_frames", "norm", "max_positions", "image_layers", "lora_convolutions", "rank", "alpha"),
+    *("condition", "optimizer", "prediction", "zero_terminal_snr", "schedule", "seed"),
 )
 """Settings that a run cannot change halfway: the weights or what they mean would be others."""

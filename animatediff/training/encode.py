@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from animatediff.prompts.encode import chunks_needed, encode, fits
 from animatediff.sampling.conditions import size_time_ids
 from animatediff.sampling.latents import encode_images
 from animatediff.training.data.cache import LatentCache, fingerprint
@@ -35,6 +37,16 @@ class TextConditions(NamedTuple):
     """(b, d) of SDXL."""
     time_ids: Tensor | None = None
     """(b, 6) sizes and crops of SDXL."""
+
+
+def of_one_length(texts: Sequence[Tensor]) -> list[Tensor]:
+    """Repeat the prompt embeddings (n, d) of texts until all are equally long.
+
+    Attention to the same keys several times is attention to them once, so that each is read as it is by itself,
+    whatever it stands beside; padding would be read as well.
+    """
+    length = math.lcm(*(len(text) for text in texts))
+    return [text.repeat(length // len(text), 1) for text in texts]
 
 
 class Encoder:
@@ -88,22 +100,30 @@ class Encoder:
         known = [self._known.get(caption) or self._remember(caption) for caption in captions]
         while len(self._known) > MAX_CAPTIONS:
             self._known.pop(next(iter(self._known)))
-        embeddings, *pooled = [torch.stack(part).to(self._device) for part in zip(*known, strict=True)]
+        texts, *pooled = zip(*known, strict=True)
+        embeddings = torch.stack(of_one_length(texts)).to(self._device)
+        pooled = [torch.stack(part).to(self._device) for part in pooled]
         if not pooled:
             return TextConditions(embeddings)
         ids = size_time_ids(self._size, len(captions), dtype=pooled[0].dtype, device=self._device)
         return TextConditions(embeddings, pooled[0], ids)
 
     def _remember(self, caption: str) -> Embeddings:
-        stored = self._text_cache.get(caption) if self._text_cache is not None else None
+        # Caches from before hold the first 77 tokens of long ones alone, under their plain names.
+        key = caption if fits(self._base, caption) else f"whole: {caption}"
+        stored = self._text_cache.get(key) if self._text_cache is not None else None
         embeddings = self._encode_text(caption) if stored is None else self._unpacked(stored)
         if stored is None and self._text_cache is not None:
-            self._text_cache.put(caption, torch.cat([part.flatten() for part in embeddings]))
+            self._text_cache.put(key, torch.cat([part.flatten() for part in embeddings]))
         self._known[caption] = embeddings
         return embeddings
 
     def _encode_text(self, caption: str) -> Embeddings:
         # One at a time: in a batch the last digits would depend on its size, and a resumed run would differ in them.
+        if not fits(self._base, caption):  # as `animate` reads it: in chunks, with the weights of brackets
+            number = chunks_needed(self._base, [caption])
+            whole = encode(self._base, [caption], num_chunks=number, clip_skip=None, device=self._device)
+            return (whole.states[0].cpu(), *([] if whole.pooled is None else [whole.pooled[0].cpu()]))
         encoded = self._base.encode_prompt(
             prompt=[caption], device=self._device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )

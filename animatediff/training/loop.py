@@ -36,6 +36,7 @@ from animatediff.training.optimizer import learning_rate
 from animatediff.training.randomness import NoiseSampler
 from animatediff.training.report import MetricsLog, ProgressReporter, Reporter
 from animatediff.training.signals import StopRequest
+from animatediff.training.sound import Overflows, check_start, unsound
 from animatediff.training.stages import make_stage
 from animatediff.training.state import load_state, load_weights, make_state, save_state
 from animatediff.training.validate import Validation
@@ -63,18 +64,24 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, *, resume: bool | None = None, dataset: ClipDataset | None = None, quiet: bool = False
+    config: TrainConfig,
+    *,
+    resume: bool | None = None,
+    new_data: bool = False,
+    dataset: ClipDataset | None = None,
+    quiet: bool = False,
 ) -> TrainResult:
     """Train by the configuration, into its folder, or go on with the run in that folder.
 
-    resume: True insists on a checkpoint, False removes an earlier run, None goes on with one if there is one. dataset:
-    in place of the one that `config.data` describes. Raises UserError, before the first step, for data, weights and
-    settings that cannot be trained with; later for a full disk and for a loss that is no longer a number.
+    resume: True insists on a checkpoint, False removes an earlier run, None goes on with one if there is one. new_data:
+    go on with other data than before, such as with clips added, from its first epoch. dataset: in place of the one that
+    `config.data` describes. Raises UserError, before the first step, for data, weights and settings that cannot be
+    trained with; later for a full disk and for a loss that is no longer a number.
     """
     accelerator = make_accelerator(config)
     try:
         with StopRequest() as stop:
-            trainer = Trainer(config, accelerator, resume=resume, dataset=dataset, quiet=quiet)
+            trainer = Trainer(config, accelerator, resume=resume, new_data=new_data, dataset=dataset, quiet=quiet)
             try:
                 return trainer.run(stop)
             finally:
@@ -87,11 +94,20 @@ class Trainer:
     """One run: its state, and everything that a step of it needs."""
 
     def __init__(
-        self, config: TrainConfig, accelerator: Any, *, resume: bool | None, dataset: ClipDataset | None, quiet: bool
+        self,
+        config: TrainConfig,
+        accelerator: Any,
+        *,
+        resume: bool | None,
+        dataset: ClipDataset | None,
+        quiet: bool,
+        new_data: bool = False,
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.folder = prepare_folder(config, accelerator, resume)
         checkpoint = find_checkpoint(self.folder, config, resume)
+        if new_data and checkpoint is None:
+            logger.warning("`new_data` has no effect: there is no run in %s to go on with", self.folder)
         check_shared(accelerator, checkpoint["step"] if checkpoint else 0, self.folder)
         if accelerator.is_main_process:
             write_config(self.folder, config)
@@ -115,7 +131,7 @@ class Trainer:
         objective = Objective(stage.noise_schedule, betas=stage.betas, snr_gamma=config.snr_gamma)
         self.state = make_state(config, accelerator, stage, objective, make_loader(config, accelerator, data))
         if checkpoint is not None:
-            load_state(self.state, checkpoint)
+            load_state(self.state, checkpoint, new_data=new_data)
         self.sampler = NoiseSampler(
             seed=config.seed,
             update_size=config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes,
@@ -136,6 +152,8 @@ class Trainer:
             reporter=self.reporter,
         )
         self._saved = self.state.step if checkpoint else -1
+        self.overflows = Overflows(accelerator.scaler)
+        check_start(stage.parameters, str(self.folder if checkpoint else config.start_from or config.model))
         self._check_space()
         # Last of all, so that nothing above draws from the restored random states.
         if checkpoint is not None:
@@ -151,7 +169,7 @@ class Trainer:
     def update(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor | None]:
         """Update the weights once, by as many batches as are accumulated. Returns the mean loss and its gradient norm.
 
-        The norm is None where `max_grad_norm` is off.
+        The norm is None where `max_grad_norm` is off. In fp16 a step whose gradients overflow changes no weights.
         """
         config, state = self.config, self.state
         num_batches = config.gradient_accumulation_steps
@@ -167,9 +185,10 @@ class Trainer:
         norm = None
         if config.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(state.parameters, config.max_grad_norm)
-        state.optimizer.step()
+        with self.overflows.watched(state.step + 1):
+            state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        if state.ema is not None and not self.accelerator.optimizer_step_was_skipped:
+        if state.ema is not None and not self.overflows.now:
             state.ema.update()
         state.step += 1
         return total, norm
@@ -203,21 +222,25 @@ class Trainer:
         batches = iter(state.loader)
         if state.step:
             self.reporter.message(f"{self.folder}: goes on after step {state.step}")
+        elif self.validation.is_due(0):
+            self.validation.run()
         began = moment = time.perf_counter()
-        before, total, count = state.seconds, torch.zeros((), device=self.accelerator.device), 0
+        before, total, count, updates = state.seconds, torch.zeros((), device=self.accelerator.device), 0, 0
         while state.step < config.steps:
             loss, norm = self.update(batches)
-            total, count = total + loss, count + 1
+            updates += 1
+            if not self.overflows.now:  # the loss of such a step may be infinite, and says nothing
+                total, count = total + loss, count + 1
             self.reporter.advance(state.step)
             now = time.perf_counter()
             state.seconds = before + now - began
             ends = state.step == config.steps
             if state.step % config.log_every == 0 or ends:
-                self._log(total / count, norm, count / (now - moment))
-                moment, total, count = now, torch.zeros_like(total), 0
+                self._log(total / count if count else None, norm, updates / (now - moment))
+                moment, total, count, updates = now, torch.zeros_like(total), 0, 0
             stopped = self._agree(stop)
             if (config.save_every and state.step % config.save_every == 0) or ends or stopped:
-                self.save(loss, norm)
+                self.save()
             if not stopped and self.validation.is_due(state.step):
                 self.validation.run()
             moment += time.perf_counter() - now  # saving and validation do not count as training
@@ -240,29 +263,34 @@ class Trainer:
             stop.number = number
         return bool(number)
 
-    def _log(self, loss: Tensor, norm: Tensor | None, updates_a_second: float) -> None:
+    def _log(self, loss: Tensor | None, norm: Tensor | None, updates_a_second: float) -> None:
+        """Log a moment of the run. loss: the mean of its updates, None where all of them overflowed."""
         state = self.state
-        mean = float(self.accelerator.reduce(loss, "mean"))
+        mean = None if loss is None else float(self.accelerator.reduce(loss, "mean"))
         row: dict[str, Any] = {
             "step": state.step,
-            "loss": mean,
+            **({} if mean is None else {"loss": mean}),
             "learning_rate": self._rate(state.step - 1),
             "samples_per_second": updates_a_second * self.sampler.update_size,
             "minutes": state.seconds / 60,
         }
-        if norm is not None:
+        if norm is not None and math.isfinite(float(norm)):  # JSON has no infinity
             row["gradient_norm"] = float(norm)
+        if self.overflows.count:
+            row["skipped_updates"] = self.overflows.count
         if self.frame_stride > 1:
             row["frame_stride"] = self.frame_stride
         if state.loader.bad:
             row["bad_items"] = len(state.loader.bad)
         self.reporter.log(row)
-        if not math.isfinite(mean):
-            kept = f"; {self.folder} keeps the checkpoint of step {self._saved}" if self._saved >= 0 else ""
+        if mean is not None and not math.isfinite(mean):
             raise UserError(
                 f"step {state.step}: the loss is {mean}: a lower `learning_rate`, `warmup_steps` or precision=no "
-                f"may help{kept}"
+                f"may help{self._kept()}"
             )
+
+    def _kept(self) -> str:
+        return f"; {self.folder} keeps the checkpoint of step {self._saved}" if self._saved >= 0 else ""
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
@@ -271,17 +299,17 @@ class Trainer:
         """File or folder of the weights for the sampler."""
         return self.folder / self.state.stage.file_name
 
-    def save(self, *numbers: Tensor | None) -> None:
+    def save(self) -> None:
         """Write a checkpoint, then the weights for the sampler (the averaged ones, where there are any).
 
-        numbers: loss and gradient norm of the step; if they are not finite the weights are not either.
+        Raises UserError, and writes nothing, where a weight is not finite, also in the precision it would be saved in.
         """
         state, stage = self.state, self.state.stage
-        if any(number is not None and not math.isfinite(float(number)) for number in numbers):
-            raise UserError(f"step {state.step}: the loss or its gradient is not finite, so nothing of it is saved")
         saved = save_state(state)
         with state.ema_applied():
             tensors = stage.tensors()
+        if (reason := unsound(saved["weights"], tensors, self.config.weights_dtype)) is not None:
+            raise UserError(f"step {state.step}: {reason}, so nothing of it is saved{self._kept()}")
         if state.is_main:
             write_checkpoint(self.folder, saved, keep=self.config.keep)
             metadata = stage.metadata(state.step)
@@ -325,7 +353,7 @@ def checked_dataset(config: TrainConfig, accelerator: Any) -> Any:
     clips = config.clips()
     if accelerator.is_main_process:
         report = check_data(clips)
-        logger.info("%s", report)
+        logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
     accelerator.wait_for_everyone()
     return open_dataset(clips, rank=accelerator.process_index, world_size=accelerator.num_processes)
 

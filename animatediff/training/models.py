@@ -43,17 +43,19 @@ def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
         pipe.unet = type(pipe.unet).from_config(pipe.unet.config)
     if config.unet is not None:
         load_unet(pipe.unet, config.unet)
-    if config.prediction is not None:
-        schedule: Any = pipe.scheduler
-        pipe.scheduler = type(schedule).from_config(schedule.config, prediction_type=config.prediction)
     if guidance_width(pipe.unet) is not None:
         logger.warning("%s: distilled by LCM; it is trained without its guidance embedding", config.model)
     pipe.set_progress_bar_config(disable=True)
+    check_size(config, pipe)
+    return pipe
+
+
+def check_size(config: TrainConfig, pipe: AnimateDiffPipeline) -> None:
+    """Raise UserError for clips of a size that the VAE does not divide."""
     factor = base_pipeline(pipe).vae_scale_factor
     for name in ("height", "width"):
         if (size := getattr(config.data, name)) % factor:
             raise UserError(f"data.{name}={size}: must be a multiple of {factor}, as the VAE of the model divides it")
-    return pipe
 
 
 def base_pipeline(pipe: AnimateDiffPipeline) -> Any:

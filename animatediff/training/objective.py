@@ -54,7 +54,7 @@ class Objective(nn.Module):
         if zero_snr and self.prediction == "epsilon":
             raise UserError(
                 "`prediction`=epsilon on a schedule with zero terminal SNR: at its last step the noise is the input "
-                "itself, and nothing is learned; leave `prediction` out, or set it to v_prediction"
+                "itself, and nothing is learned; set `prediction` to v_prediction, or leave `zero_terminal_snr` out"
             )
         alphas = schedule.alphas_cumprod.clamp(0, 1)
         self.register_buffer("signal", alphas.sqrt(), persistent=False)

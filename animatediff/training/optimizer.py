@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
 
 
+def check_optimizer(config: TrainConfig) -> None:
+    """Raise UserError for an optimizer that is not installed."""
+    if config.optimizer != "adamw":
+        try:
+            import bitsandbytes.optim  # noqa: F401 # pyright: ignore[reportMissingImports]
+        except ImportError as error:
+            raise UserError(
+                "`optimizer`=adamw8bit needs bitsandbytes: pip install bitsandbytes, or take adamw"
+            ) from error
+
+
 def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Make AdamW (arXiv 1711.05101), with states of 32 or 8 bits. Raises UserError where those are not installed."""
     settings: dict[str, Any] = {
@@ -24,10 +35,9 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> t
     }
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **settings)
-    try:
-        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError("`optimizer`=adamw8bit needs bitsandbytes: pip install bitsandbytes, or take adamw") from error
+    check_optimizer(config)
+    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+
     return AdamW8bit(parameters, **settings)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +16,8 @@ from animatediff.errors import UserError, brief
 from animatediff.files import config_file, find, parse_yaml, read_text
 from animatediff.render.request import unknown_key
 from animatediff.training.config import OLD_NAMES, ONLY_FOR, TrainConfig, current_names, warn_old_names
-from animatediff.training.original import from_original, is_original
+from animatediff.training.forks import OURS
+from animatediff.training.original import as_written, from_original, is_original
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +48,13 @@ def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainCo
     if not isinstance(values, dict) or not values:
         raise UserError(f"{path}: expected settings as `key: value`, found {type(values).__name__}")
     where = str(path)
+    original = None
     if is_original(values):
-        values, notes = from_original(values, where, {key[0]: line for key, line in lines.items() if len(key) == 1})
-        for note in notes:
+        original = from_original(values, where, {key[0]: line for key, line in lines.items() if len(key) == 1})
+        for note in original.notes:
             logger.info("%s: %s", path, note)
-        lines = {}
+        values = original.settings
+        lines = _lines_of(original.written, lines)
     values, old = current_names(values, f"{where}: ")
     given, old_given = current_names(dict(map(_setting, settings)), "`settings`: ")
     warn_old_names({*old, *old_given}, f"{path}: ")
@@ -57,7 +62,13 @@ def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainCo
         _put(values, name, value)
     values.setdefault("out", str(Path("outputs") / path.stem))
     lines = {(OLD_NAMES.get(key[0], key[0]), *key[1:]): line for key, line in lines.items()}
-    config = build_train_config(values, where, lines, folder=path.parent)
+    written = {} if original is None else original.written
+    config = build_train_config(values, where, lines, folder=path.parent, written=written)
+    if original is not None and (epochs := {k: v for k, v in original.epochs.items() if k not in given}):
+        steps = steps_of_epochs(config, epochs, where, written)
+        counted = ", ".join(f"{written.get(name, name)}={count}" for name, count in steps.items())
+        logger.info("%s: by the clips of the data, %s", path, counted)
+        config = build_train_config(values | steps, where, lines, folder=path.parent, written=written)
     for name, stages in ONLY_FOR.items():
         if name in config.model_fields_set and config.stage not in stages and getattr(config, name) is not None:
             logger.warning("%s: %s does nothing in the stage %s", path, name, config.stage)
@@ -70,14 +81,45 @@ def build_train_config(
     lines: Mapping[tuple[Any, ...], int] | None = None,
     *,
     folder: Path = Path(),
+    written: Mapping[str, str] | None = None,
 ) -> TrainConfig:
-    """Validate settings. Raises UserError that names every mistake, up to five."""
+    """Validate settings. Raises UserError that names every mistake, up to five.
+
+    written: setting -> the key that the user wrote it as, for messages.
+    """
     found = {key: _found((key,), value, folder) for key, value in values.items()}
     try:
-        return TrainConfig.model_validate(found)
+        config = TrainConfig.model_validate(found)
     except ValidationError as error:
         sentences = [_sentence(item, where, lines or {}) for item in error.errors(include_url=False)[:5]]
-        raise UserError("\n".join(sentences)) from error
+        raise UserError(as_written("\n".join(sentences), written or {})) from error
+    config.written.update(written or {})
+    return config
+
+
+def _lines_of(written: Mapping[str, str], lines: Mapping[tuple[Any, ...], int]) -> dict[tuple[Any, ...], int]:
+    """The lines of settings, from those of the keys that they were written as."""
+    found = ((tuple(name.split(".")), tuple(key.split("."))) for name, key in written.items())
+    return {name: lines[key] for name, key in found if key in lines}
+
+
+def steps_of_epochs(
+    config: TrainConfig, epochs: Mapping[str, float], where: str, written: Mapping[str, str]
+) -> dict[str, int]:
+    """Settings given in epochs as steps. Raises UserError for data that does not say how many clips it has."""
+    from animatediff.training.data.sources import kind_of, list_items
+
+    clips = config.clips()
+    kind = kind_of(clips)
+    if kind == "webdataset":
+        raise UserError(
+            f"{where}: epochs of shards are not known, since they do not say how many clips they hold: give numbers "
+            "of steps, by max_train_steps and checkpointing_steps"
+        )
+    number = clips.num_items if kind == "sprites" else len(list_items(clips, kind).items)
+    processes = int(os.environ.get("WORLD_SIZE", "1") or 1)
+    update = config.batch_size * config.gradient_accumulation_steps * processes
+    return {name: max(1, math.ceil(number * count / update)) for name, count in epochs.items()}
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -132,6 +174,8 @@ def _sentence(item: Any, where: str, lines: Mapping[tuple[Any, ...], int]) -> st
     text = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         model = _model_at(location[:-1])
+        if len(location) == 1 and name in OURS:
+            return f"{prefix}unknown setting {name!r}; did you mean {OURS[name]!r}?"
         inside = f"in {'.'.join(map(str, location[:-1]))}: " if len(location) > 1 else ""
         return str(unknown_key(item["loc"][-1], model.model_fields if model else (), prefix + inside))
     if item["type"] == "missing":

@@ -26,7 +26,7 @@ class MetricsLog:
         self.path = folder / METRICS_FILE
         if self.path.is_file():
             lines = self.path.read_text("utf-8").splitlines()
-            kept = [line for line in lines if _step(line) <= step]
+            kept = [line for line in lines if step and _step(line) <= step]
             if len(kept) != len(lines):
                 write_text(self.path, "".join(f"{line}\n" for line in kept))
 

@@ -121,8 +121,11 @@ def load_weights(stage: Stage, checkpoint: Mapping[str, Any]) -> None:
             parameter.copy_(weights[name])
 
 
-def load_state(state: TrainState, checkpoint: Mapping[str, Any]) -> None:
-    """Restore everything but the weights and the random states: progress, optimizer, EMA, loss scale, data order."""
+def load_state(state: TrainState, checkpoint: Mapping[str, Any], *, new_data: bool = False) -> None:
+    """Restore everything but the weights and the random states: progress, optimizer, EMA, loss scale, data order.
+
+    new_data: go through the data from its beginning, as it is now, whatever it was.
+    """
     state.step, state.seconds = checkpoint["step"], checkpoint["seconds"]
     if is_sharded(state.accelerator):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
@@ -142,7 +145,14 @@ def load_state(state: TrainState, checkpoint: Mapping[str, Any]) -> None:
     if state.accelerator.scaler is not None and "scaler" in checkpoint:
         state.accelerator.scaler.load_state_dict(checkpoint["scaler"])
     data = checkpoint["data"]
-    state.loader.load_state_dict(data[min(state.accelerator.process_index, len(data) - 1)])
+    saved = data[min(state.accelerator.process_index, len(data) - 1)]
+    if new_data:
+        state.loader.place = saved["place"]  # samples go on being numbered, so that none repeats noise of another
+        return
+    try:
+        state.loader.load_state_dict(saved)
+    except UserError as error:
+        raise UserError(f"{error}; or go on with the data as it is now by `new_data`") from error
 
 
 def sharded_like(live: Tensor, value: Tensor) -> Tensor:

@@ -50,8 +50,13 @@ class Validation:
         self._num_processes = 1 if sharded else state.accelerator.num_processes
 
     def is_due(self, step: int) -> bool:
-        """Whether validation follows this step."""
+        """Whether validation follows this step; 0 is before the first one.
+
+        That one is made where videos are rendered now and then, so that there is one of the model as it was.
+        """
         config = self.state.config
+        if step == 0:
+            return 0 in config.validate_at or bool(config.validate_every and self.config.prompts)
         return bool(config.validate_every and step % config.validate_every == 0) or step in config.validate_at
 
     def run(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.motion import MotionLayout, frame_positions
+from animatediff.motion import MotionLayout, MotionNumerics, frame_positions
 from animatediff.unfinished import Unfinished
+from animatediff.weights.diffusers_norm import runs_otherwise
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
 from animatediff.weights.keys import to_original as names_to_original
@@ -35,8 +37,12 @@ from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import told, trained_with
+
+logger = logging.getLogger(__name__)
 
 Layout = Literal["original", "diffusers", "internal", "kohya"]
+MotionNorm = Literal["per-frame", "over-frames"]
 LORA_NAMES: dict[str, Callable[[str], str]] = {
     "original": lora_to_original,
     "diffusers": lora_to_diffusers,
@@ -59,6 +65,8 @@ class _Result:
     wrapper: str = "state_dict"
     """The entry of a .ckpt in which readers look for the tensors."""
     note: str = ""
+    otherwise: str | None = None
+    """What other programs compute differently with it, for a warning."""
 
 
 def convert(
@@ -68,14 +76,16 @@ def convert(
     to: Layout = "original",
     dtype: torch.dtype | None = None,
     family: str | None = None,
+    norm: MotionNorm | None = None,
 ) -> str:
     """Write `source` as `target` in the layout `to`; returns one sentence about it.
 
     Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout, LoRAs of an image model between
     "diffusers" and "kohya"; any other weight file can change format and precision (`to="original"` keeps its names).
     `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that diffusers loads. `dtype` None keeps the
-    file's; `family` overrides what the file is recognised as. Raises UserError for what cannot be converted or written;
-    the target is then as before.
+    file's; `family` overrides what the file is recognised as, `norm` how the GroupNorm of motion modules was trained
+    ("over-frames" by diffusers' own code). A warning says where diffusers computes something else with what is written
+    for it. Raises UserError for what cannot be converted or written; the target is then as before.
     """
     target = expanded(target)
     header = _header(source)
@@ -84,6 +94,8 @@ def convert(
     _check_target(header, target, as_folder)
     if family is not None and found.kind != "motion_module":
         raise UserError(f"{header.path}: {found.title}; only motion modules have a family, leave {family} out")
+    if norm is not None and found.kind != "motion_module":
+        raise UserError(f"{header.path}: {found.title}; `norm` is of motion modules, leave it out")
     if found.kind in ("lora", "motion_lora", "domain_adapter"):
         check_settings(header)
     if (found.kind == "lora" and to == "diffusers") or (found.kind in ("lora", "domain_adapter") and to == "kohya"):
@@ -91,7 +103,7 @@ def convert(
     elif to == "kohya":
         raise UserError(f"{header.path}: {found.title}; only LoRAs of an image model have a kohya layout")
     elif found.kind == "motion_module":
-        result = _motion_module(found, to, dtype, family)
+        result = _motion_module(found, to, dtype, family, norm)
     elif found.kind == "sparsectrl":
         result = _sparsectrl(found, to, dtype)
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
@@ -110,8 +122,12 @@ def convert(
         _write_folder(target, result)
     else:
         save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper)
+    if result.otherwise is not None:
+        logger.warning("%s: %s", target, result.otherwise)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
     what = f"{found.title}{f' ({result.title})' if result.title else ''}"
+    if settings := trained_with(header.metadata, str(header.path)):
+        result.note += f"; trained with {told(settings)}, which other programs have to be told"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 
 
@@ -137,8 +153,12 @@ def _check_target(header: Header, target: Path, as_folder: bool) -> None:
         raise UserError(f"{target}: there is no folder {target.resolve().parent}; make it first")
 
 
-def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, family: str | None) -> _Result:
+def _motion_module(
+    found: Recognised, to: Layout, dtype: torch.dtype | None, family: str | None, norm: MotionNorm | None
+) -> _Result:
     header, facts = found.header, family_of(found, family)
+    if norm is not None:
+        facts = replace(facts, numerics=replace(facts.numerics, motion_norm_over_frames=norm == "over-frames"))
     shapes = header.shapes
     layout = motion_layout(found, facts)
     expected = expected_shapes(layout)
@@ -161,7 +181,8 @@ def _motion_module(found: Recognised, to: Layout, dtype: torch.dtype | None, fam
         tensors = {**names_to_original(state), **_original_tables(positions)}
     else:
         tensors = {**state, **_diffusers_tables(positions, header.path)}
-    return _Result(tensors, metadata, config, title=facts.title, note=note)
+    otherwise = runs_otherwise(facts.numerics) if to == "diffusers" else None
+    return _Result(tensors, metadata, config, title=facts.title, note=note, otherwise=otherwise)
 
 
 def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Result:
@@ -186,7 +207,9 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     if to == "original":
         tables = _original_tables(positions)
         return _Result({**sparsectrl.original_entries(state, None), **tables}, metadata, wrapper=sparsectrl.WRAPPER)
-    return _Result({**state, **_diffusers_tables(positions, header.path)}, metadata, folder)
+    otherwise = runs_otherwise(MotionNumerics(), model="pipe.controlnet") if motion else None
+    tensors = {**state, **_diffusers_tables(positions, header.path)}
+    return _Result(tensors, metadata, folder, otherwise=otherwise)
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:

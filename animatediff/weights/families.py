@@ -16,6 +16,7 @@ from animatediff.errors import UserError, unknown
 from animatediff.limits import MAX_FRAMES
 from animatediff.motion import MotionNumerics
 from animatediff.parse import load_json
+from animatediff.weights.trained_with import trained_metadata
 
 FAMILY_KEY = "animatediff.family"
 NUMERICS_KEY = "animatediff.numerics"
@@ -57,6 +58,8 @@ class Family:
     num_heads: int = 8
     """Attention heads of each module."""
     notes: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the noise schedule that it was trained with in place of the base model's (`trained_with.py`)."""
 
     def with_positions(self, num_positions: int | None) -> Family:
         """The same family with the position-table length that a file has; None leaves the family's own."""
@@ -88,7 +91,7 @@ class Family:
             "num_heads": self.num_heads,
             "recommended": {k: v for k, v in asdict(self.recommended).items() if v is not None},
         }
-        return {FAMILY_KEY: self.name, NUMERICS_KEY: json.dumps(facts)}
+        return {FAMILY_KEY: self.name, NUMERICS_KEY: json.dumps(facts), **trained_metadata(self.sampling)}
 
 
 SD15 = Recommended(num_frames=16, num_inference_steps=25, guidance_scale=7.5, scheduler="ddim")
@@ -215,5 +218,5 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
             num_heads=int(stated.get("num_heads", 8)),  # not in files of version 0.1
             recommended=Recommended(**stated["recommended"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{label}: its metadata {NUMERICS_KEY} cannot be read ({error}); was it edited?") from error

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import UserError, did_you_mean
+from animatediff.errors import Cancelled, UserError, did_you_mean
 from animatediff.files import HERE, Roots
 from animatediff.weights.fit import some
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
@@ -33,6 +35,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 ALIASES = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 """Hub ids that are gone -> where the model is now."""
 _reported: set[str] = set()
+_allowed: ContextVar[bool] = ContextVar("network", default=True)
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,34 @@ def current_id(name: str) -> str:
     return ALIASES[name]
 
 
+@contextmanager
+def network(allowed: bool) -> Iterator[None]:
+    """While this context lasts, hub ids are fetched (`allowed`), or looked for in the hub's local cache alone.
+
+    In Python, to give a hub id is to ask for it; a command asks only where its line says `download`.
+    """
+    before = _allowed.set(allowed)
+    try:
+        yield
+    finally:
+        _allowed.reset(before)
+
+
+def cached_folder(name: str, **of_cache: Any) -> Path | None:
+    """The local folder of a repository that was fetched before, under its former id too; None if there is none.
+
+    Never asks the network. of_cache: `revision`, `cache_dir`.
+    """
+    from huggingface_hub import snapshot_download
+
+    for repository in dict.fromkeys((ALIASES.get(name, name), name)):
+        try:
+            return Path(snapshot_download(repository, local_files_only=True, **of_cache))
+        except (OSError, ValueError):  # the hub's own errors are of these kinds; ids that cannot be are the second
+            continue
+    return None
+
+
 def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **settings: Any) -> Path:
     """Fetch the files of the repository `name` that `wanted` chooses of all its files; returns its local folder.
 
@@ -60,35 +91,64 @@ def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **
     UserError where that fails.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
 
-    repository = current_id(name)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(
+            f"{name}: no such file or folder here, and the hub has no such names (OWNER/NAME of letters, digits, - _ . "
+            "without -- and .., at most 96)"
+        ) from error
     of_list = {key: value for key, value in settings.items() if key in ("revision", "token")}
     of_cache = {key: value for key, value in settings.items() if key in ("revision", "cache_dir")}
-    if settings.get("local_files_only"):
-        try:
-            return Path(snapshot_download(repository, local_files_only=True, **of_cache))
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(
-                f"{name}: no such file or folder here, and it is not in the hub's local cache, which alone is looked "
-                "at with `local_files_only`; leave that out, or give a local file or folder"
-            ) from error
-    try:
-        files = HfApi().list_repo_files(repository, **of_list)
-        return Path(snapshot_download(repository, allow_patterns=[*wanted(files)], **settings))
-    except RepositoryNotFoundError as error:
+    if settings.get("local_files_only") or not _allowed.get():
+        if (cached := cached_folder(name, **of_cache)) is not None:
+            return cached
+        remedy = "leave out `local_files_only`" if settings.get("local_files_only") else "add `download` to fetch it"
         raise UserError(
-            f"{name}: no such file or folder here, and no such model on the hub (or it is private)"
+            f"{name}: no such file or folder here, and it is not in the hub's local cache; {remedy}, or give a local "
+            "file or folder"
+        )
+    repository = current_id(name)
+    logger.info("%s: looked for on the hub", name)
+    try:
+        with _quiet_hub():
+            files = HfApi().list_repo_files(repository, **of_list)
+            return Path(snapshot_download(repository, allow_patterns=[*wanted(files)], **settings))
+    except (UserError, Cancelled):
+        raise
+    except Exception as error:  # errors of the network are of another library with each generation of the hub's
+        is_gone = isinstance(error, RepositoryNotFoundError)
+        failure = "no such model on the hub (or it is private)"
+        failure = failure if is_gone else f"the hub cannot be reached ({_reason(error)})"
+        if (cached := cached_folder(name, **of_cache)) is not None:
+            logger.warning("%s: %s; taken as it was fetched before", name, failure)
+            return cached
+        if is_gone:
+            raise UserError(f"{name}: no such file or folder here, and {failure}") from error
+        raise UserError(
+            f"{name}: no such file or folder here, {failure}, and it is not in the hub's local cache; give a local "
+            "single file or folder"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        try:
-            return Path(snapshot_download(repository, local_files_only=True, **of_cache))
-        except Exception as missing:
-            reason = str(error).splitlines()[0][:160]
-            raise UserError(
-                f"{name}: no such file or folder here, the hub cannot be reached ({reason}), and it is not in the "
-                "hub's local cache; give a local single file or folder"
-            ) from missing
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Leave out the hub library's lines about each attempt: the error says what came of them."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    """An error of the hub in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
 
 def located_file(
@@ -232,17 +292,18 @@ def _known(name: str | Path) -> KnownFile:
 
 def _download(known: KnownFile, name: str, place: Path, on_bytes: OnBytes | None) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
         bar: dict[str, Any] = {}
         if on_bytes is not None and "tqdm_class" in signature(hf_hub_download).parameters:  # not in old versions
             bar["tqdm_class"] = _bar(on_bytes)
-        return Path(hf_hub_download(known.repository, name, endpoint=endpoint, **bar))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError, RuntimeError) as error:
-        # Network errors come as OSError, an incomplete transfer as OSError, others of its own as the rest.
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        with _quiet_hub():
+            return Path(hf_hub_download(known.repository, name, endpoint=endpoint, **bar))
+    except (UserError, Cancelled):
+        raise
+    except Exception as error:  # errors of the network are of another library with each generation of the hub's
+        reason = _reason(error)
         raise UserError(
             f"{name}: could not be fetched from {known.repository}{f' at {endpoint}' if endpoint else ''}: {reason} "
             f"Put the file at {place} by hand, or try again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.paths import expanded
+from animatediff.weights.trained_with import trained_with
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -114,7 +116,7 @@ def family_of(found: Recognised, family: str | None) -> Family:
     assert facts is not None, "check_family lets no other pass"
     for line in [*said, *(judged.warnings if judged is not None else ())]:
         logger.warning("%s: %s", path, line)
-    return facts
+    return replace(facts, sampling=trained_with(found.header.metadata, str(path)))
 
 
 def check_family(found: Recognised, family: str | None) -> None:

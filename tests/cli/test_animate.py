@@ -119,7 +119,7 @@ def test_original_layout(place: Path) -> None:
         (["x", "--out", "."], "holds other files"),
         (["x", "y", "--out", "."], "has no name to number 2 clips by"),
         (["x", "--model", "file.txt", "--motion-module", "file.txt"], "file.txt: text that begins"),
-        (["x", "--use-ema"], "use_ema is a setting of single files, but the model is bundled"),
+        (["x", "--use-ema"], "--use-ema is a setting of single files, but the model is bundled"),
         (["x", "--device", "gpu"], "no device"),
         (["--config", "typo.yaml"], "did you mean 'guidance_scale'"),
     ],
@@ -233,3 +233,30 @@ def test_help_is_quick_and_imports_no_torch(words: list[str], heavy: tuple[str, 
     for command in ([sys.executable, "-m", "scripts.animate"], [sys.executable, "scripts/animate.py"]):
         done = subprocess.run([*command, "--config", "no.yaml"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (2, "animatediff: no.yaml: no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "hinted"),
+    [
+        (("a", "fox", "moving", "right"), True),
+        (("a", "fox"), True),
+        (("a fox", "on", "green"), True),
+        (("foxes", "boats", "cars"), True),
+        (("fox", "boat"), False),
+        (("fox",), False),
+        (("a fox moving right", "a boat moving left"), False),
+        (("a fox moving right", "boat"), False),
+    ],
+)
+def test_a_prompt_without_quotes_gets_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: tuple[str, ...], hinted: bool
+) -> None:
+    watched(monkeypatch)
+    code, _, err = run(*prompts, "--quiet", "--out", str(tmp_path / "a.gif"))
+    assert code == 0 and (f'put it in quotes: animatediff animate "{" ".join(prompts)}"' in err) == hinted
+
+
+def test_a_prompt_in_place_of_a_command_is_told_where_it_goes() -> None:
+    for given, said in (("a fox", "animatediff animate"), ("evaluat", "did you mean 'evaluate'?")):
+        done = CliRunner().invoke(app, [given])
+        assert done.exit_code == 2 and said in " ".join(done.stderr.replace("│", " ").split())

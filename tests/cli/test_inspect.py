@@ -13,6 +13,8 @@ from support.paths import GOLDEN
 from typer.testing import CliRunner
 
 from animatediff.cli.main import app
+from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.weights.recognise import recognise
 
 V1 = GOLDEN / "v1"
 
@@ -109,3 +111,27 @@ def test_whole_models_in_folders(place: Path, index: dict, kind: str, advice: st
     facts = json.loads(out)
     assert (code, facts["kind"], "give_it_to" in facts) == (0, kind, advice is None)
     assert advice is None or advice in facts["what_to_do"]
+
+
+def test_names_alone_are_looked_for_in_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("Motion_Module", "MotionLoRA"):
+        (tmp_path / "models" / folder).mkdir(parents=True)
+    shutil.copy(GOLDEN / "v2" / "motion_module.ckpt", "models/Motion_Module/mm_sd_v15_v2.ckpt")
+    shutil.copy(GOLDEN / "v2" / "motion_lora.ckpt", "models/MotionLoRA/orbit.ckpt")
+    runner = CliRunner()
+    for name, kind in (("mm_sd_v15_v2.ckpt", "motion_module"), ("orbit.ckpt", "motion_lora")):
+        shown = runner.invoke(app, ["inspect", name, "--json"])
+        assert (
+            shown.exit_code == 0 and json.loads(shown.stdout)["kind"] == recognise(GOLDEN / "v2" / f"{kind}.ckpt").kind
+        )
+        made = runner.invoke(app, ["convert", name, name.replace("ckpt", "safetensors")])
+        assert made.exit_code == 0, made.stderr
+        assert recognise(tmp_path / name.replace("ckpt", "safetensors")).kind == kind
+    pipe = AnimateDiffPipeline.from_pretrained(GOLDEN / "v2" / "sd", torch_dtype="float32")
+    assert pipe.load_motion_module("mm_sd_v15_v2.ckpt").name == "v2"
+    shutil.copy("models/Motion_Module/mm_sd_v15_v2.ckpt", "models/Motion_Module/orbit.ckpt")
+    both = runner.invoke(app, ["convert", "orbit.ckpt", "a.safetensors"])
+    assert both.exit_code == 2 and "several times" in both.stderr and not (tmp_path / "a.safetensors").exists()
+    gone = runner.invoke(app, ["convert", "gone.ckpt", "a.safetensors"])
+    assert gone.exit_code == 2 and len(gone.stderr.strip().splitlines()) == 1

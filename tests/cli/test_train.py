@@ -138,3 +138,36 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     code, said = call("train", str(path), "--check")
     assert code == 0 and "3 of these good" in said
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_check_looks_at_models_too(tmp_path: Path) -> None:
+    """Everything that a run would be refused for, one message each, and exit code 1."""
+    path = recipe(tmp_path, {"kind": "folder", "path": str(videos(tmp_path / "clips"))}, stage="motion_lora", rank=4)
+    golden = MODEL.parents[1]
+    fine = ["--set", f"motion_module={golden / 'v2' / 'motion_module.ckpt'}"]
+    assert call("train", str(path), "--check", *fine)[0] == 0
+    for settings, messages in (
+        ([], ["animatediff: motion_module is missing"]),
+        (
+            ["motion_module=nowhere.ckpt", "model=nothere"],
+            ["model=nothere: no such file or folder", "motion_module=nowhere.ckpt: no such file"],
+        ),
+        (
+            [
+                f"motion_module={golden / 'sdxl' / 'motion_module.ckpt'}", "data.height=33", "precision=fp16",
+                f"domain_adapter={golden / 'v3' / 'motion_lora.ckpt'}", "device=cpu",
+                f"start_from={golden / 'v3' / 'domain_adapter.ckpt'}", f"unet={golden / 'v3' / 'motion_lora.ckpt'}",
+            ],
+            [
+                "precision=fp16 needs a GPU", "data.height=33: must be a multiple", "but the base model is SD 1.x",
+                "a MotionLoRA", "not a MotionLoRA", "a MotionLoRA",
+            ],
+        ),
+    ):  # fmt: skip
+        words = [word for setting in settings for word in ("--set", setting)]
+        code, said = call("train", str(path), "--check", *words)
+        lines = [line for line in said.splitlines() if line.startswith("animatediff: ")]
+        assert code == 1 and len(lines) == len(messages), said
+        assert all(any(message in line for line in lines) for message in messages), said
+        assert "3 of these good" in said and "Traceback" not in said
+    assert not (tmp_path / "out").exists()

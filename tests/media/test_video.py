@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +73,63 @@ def test_exact_duration(tmp_path: Path, suffix: str, num_frames: int) -> None:
     with av.open(str(path)) as container:
         assert container.duration == num_frames * 125_000
         assert container.streams.video[0].average_rate == 8
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "webm"])
+def test_the_same_frames_make_the_same_file(tmp_path: Path, suffix: str) -> None:
+    """Whatever memory holds, and however many processors there are; x264 differs most at widths such as this one."""
+    rng = np.random.default_rng(0)
+    frames = (clip(16, 128, 192) // 2 + rng.integers(0, 4, (16, 128, 192, 3))).astype(np.uint8)
+    files = set()
+    for _ in range(8):
+        litter = [np.full(rng.integers(1000, 300_000), rng.integers(255), np.uint8) for _ in range(30)]
+        del litter
+        files.add(write_video(frames, tmp_path / f"clip.{suffix}", metadata=METADATA).read_bytes())
+    if hasattr(os, "sched_setaffinity"):
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            files.add(write_video(frames, tmp_path / f"clip.{suffix}", metadata=METADATA).read_bytes())
+        finally:
+            os.sched_setaffinity(0, before)
+    assert len(files) == 1
+
+
+def test_frames_as_pipelines_return_them(tmp_path: Path) -> None:
+    import torch
+
+    frames = clip(3)
+    unit = frames.astype(np.float32) / 255
+    of_clip = {
+        "pil": [Image.fromarray(frame) for frame in frames],
+        "np": unit,
+        "pt": torch.from_numpy(unit).permute(0, 3, 1, 2),
+        "half": list(torch.from_numpy(unit).permute(0, 3, 1, 2).to(torch.float64)),
+        "bytes": torch.from_numpy(frames).permute(0, 3, 1, 2),
+        "chunks": (part for part in (frames[:2], frames[2:])),
+    }
+    for name, given in of_clip.items():
+        assert np.array_equal(read_video(write_video(given, tmp_path / f"{name}.apng"))[0], frames), name
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([[Image.new("RGB", (8, 8))]], r"`out.frames\[0\]`"),
+        (np.zeros((1, 2, 8, 8, 3), np.float32), r"`out.frames\[0\]`"),
+        (np.zeros((8, 8, 3), np.float32), "frames are images"),
+        (np.full((2, 8, 8, 3), 200.0), "values from 0 to 1"),
+        (np.full((2, 8, 8, 3), np.nan), "not finite"),
+        (np.zeros((2, 8, 8, 3), np.int64), "got int64"),
+        (np.zeros((2, 8, 8, 4), np.uint8), r"got ndarray \(8, 8, 4\)"),
+        ([None], "got NoneType"),
+        ("fox.png", "got str"),
+    ],
+)
+def test_what_is_no_frames_is_refused(tmp_path: Path, frames: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        write_video(frames, tmp_path / "a.apng")
+    assert not list(tmp_path.iterdir())
 
 
 def test_mp4_plays_everywhere(tmp_path: Path) -> None:

@@ -158,3 +158,8 @@ def test_settings_for_all_calls_give_way_to_the_call(pipe: AnimateDiffPipeline) 
         assert pipe.job("a cat").clip.num_frames == 3 and pipe.job("a cat", 5).clip.num_frames == 5
     finally:
         del pipe.call_settings["num_frames"]
+
+
+def test_a_seed_as_generator_is_told_how_to_be_one(pipe: AnimateDiffPipeline) -> None:
+    with pytest.raises(UserError, match=r"`generator` is a torch\.Generator .*=torch\.Generator\(\)\.manual_seed\(3\)"):
+        pipe("a cat", generator=3, **TINY)

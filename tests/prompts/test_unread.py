@@ -52,5 +52,5 @@ def test_ordinary_prompts_are_left_alone(prompt: str) -> None:
 def test_a_call_says_it_of_every_text(caplog: pytest.LogCaptureFixture) -> None:
     pipe = AnimateDiffPipeline.from_bundled()
     with caplog.at_level(logging.WARNING, "animatediff"):
-        pipe.job({0: "a fox", 4: "a wolf <lora:x:1>"}, negative_prompt="embedding:bad", num_frames=8, guidance_scale=3)
+        pipe.job({0: "a fox", 4: "a duck <lora:x:1>"}, negative_prompt="embedding:bad", num_frames=8, guidance_scale=3)
     assert [text.split(" in a prompt")[0] for text in caplog.messages] == ["<lora:x:1>", "embedding:bad"]

@@ -174,3 +174,12 @@ def test_a_picture_goes_by_the_encoder_that_ships(tmp_path: Path, monkeypatch: p
     Image.new("RGB", (64, 64), (220, 20, 20)).save("a.png")
     code, _, err = run("a fox", "--num-frames", "2", "--steps", "2", "--image", "a.png", "--out", "a.webp")
     assert code == 0 and "sparsectrl_rgb.safetensors: is an RGB encoder for this base model" in err
+
+
+def test_short_names_are_those_of_the_set_in_python_too() -> None:
+    pipe = AnimateDiffPipeline.from_bundled()
+    assert pipe.load_lora_weights("ZoomIn", adapter_name="zoom") == "zoom"
+    assert pipe.load_lora_weights("pan-left", adapter_name="pan") == "pan"
+    assert set(pipe.get_active_adapters()) == {"zoom", "pan"}
+    with pytest.raises(UserError, match="PanLeft"):
+        pipe.load_lora_weights("PanLeftt")

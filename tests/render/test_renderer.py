@@ -207,7 +207,8 @@ def test_a_consumer_that_stops_early_leaves_the_pipeline_clean() -> None:
     clips = renderer.clips([ask(decode_chunk_size=1, upscale=2)])
     frames = next(clips).frames
     assert next(frames).shape == (1, 32, 40, 3)
-    assert pipe.vae.use_tiling and pipe.vae.dtype == torch.float32 and pipe.vae.decoded == 1, "no frame too many"
+    assert pipe.vae.decoded == 1, "no frame too many"
+    assert not pipe.vae.use_tiling and pipe.vae.dtype == torch.float16, "others may use it between two frames"
     clips.close()
     assert not pipe.vae.use_tiling and pipe.vae.dtype == torch.float16 and pipe.freed == 1
     assert next(renderer.clips([ask()])).array().shape == (4, 32, 40, 3)

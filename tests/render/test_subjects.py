@@ -48,7 +48,7 @@ WITH: dict[str, dict[str, Any]] = {
     "images": {"video": "v.mp4"},
 }
 IN_CALLS = {
-    "negative_prompt": "fog", "guidance_rescale": 0.5, "overlap": 1, "stride": 2, "blend": "flat",
+    "negative_prompt": "grey", "guidance_rescale": 0.5, "overlap": 1, "stride": 2, "blend": "flat",
     "long_mode": "motion", "noise": "freenoise", "freeinit_filter": "ideal", "freeinit_ds": 0.5, "freeinit_dt": 0.5,
     "controlnet_conditioning_scale": 0.5, "control_start": 0.1, "control_end": 0.5, "controlnet_frame_indices": (3,),
     "eta": 0.5, "freeinit_fast": True, "freeinit_order": 2, "pag_adaptive_scale": 0.1,

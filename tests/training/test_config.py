@@ -217,3 +217,138 @@ def test_the_recipes_are_valid(path: Path) -> None:
 def test_there_is_a_recipe_for_each_stage() -> None:
     stages = {load_train_config(path).stage for path in CONFIGS.glob("*.yaml")}
     assert stages == {"adapter", "motion", "motion_lora", "sparsectrl", "image"}
+
+
+def original(tmp_path: Path, without: tuple[str, ...] = (), **changes: Any) -> TrainConfig:
+    """A configuration of the original's keys, with some changed, and some of its training data."""
+    return load_train_config(write(tmp_path, {k: v for k, v in (ORIGINAL | changes).items() if k not in without}))
+
+
+def test_minus_one_is_off_in_the_originals_keys(tmp_path: Path) -> None:
+    off = {
+        "checkpointing_steps": -1, "validation_steps": -1, "lr_warmup_steps": -1, "max_grad_norm": -1, "ema_decay": -1,
+        "num_workers": -1, "validation_steps_tuple": [-1], "checkpointing_epochs": -1, "global_seed": -1,
+    }  # fmt: skip
+    config = original(tmp_path, **off)
+    assert (config.save_every, config.validate_every, config.warmup_steps, config.validate_at) == (0, 0, 0, ())
+    assert (config.max_grad_norm, config.ema, config.workers, config.seed) == (None, None, None, 42)
+    ours = load_train_config(write(tmp_path, OURS + "save_every: -1\nvalidate_every: -1\n"))
+    assert (ours.save_every, ours.validate_every) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [(64, (64, 64)), ([64], (64, 64)), ([64, 96], (64, 96)), (None, (256, 256))]
+)
+def test_sizes_of_the_original(tmp_path: Path, size: Any, wanted: tuple[int, int]) -> None:
+    config = original(tmp_path, train_data=ORIGINAL["train_data"] | {"sample_size": size})
+    assert (config.data.height, config.data.width) == wanted
+
+
+@pytest.mark.parametrize("size", [[], [1, 2, 3], "large", [64.5], {"height": 64}, [True]])
+def test_other_sizes_are_named(tmp_path: Path, size: Any) -> None:
+    with pytest.raises(UserError, match=r"train_data\.sample_size=.*expected one number, or \[height, width\]"):
+        original(tmp_path, train_data=ORIGINAL["train_data"] | {"sample_size": size})
+
+
+def test_epochs_are_counted_in_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """10 clips in batches of 2, accumulated twice, are 2.5 updates an epoch."""
+    for index in range(10):
+        (tmp_path / f"{index}.mp4").touch()
+    (tmp_path / "list.csv").write_text("videoid,name,page_dir\n" + "".join(f"{i},up,x\n" for i in range(10)))
+    data = {"csv_path": "list.csv", "video_folder": str(tmp_path), "sample_size": 64}
+    lengths = {"max_train_steps": -1, "max_train_epoch": 5, "checkpointing_steps": -1, "checkpointing_epochs": 1}
+    with caplog.at_level(logging.INFO, "animatediff"):
+        config = original(tmp_path, train_data=data, train_batch_size=2, **lengths)
+    assert (config.steps, config.save_every) == (13, 3)
+    assert "by the clips of the data, max_train_steps=13, checkpointing_steps=3" in caplog.text
+    path = tmp_path / "training.yaml"
+    assert load_train_config(path, ["steps=7"]).steps == 7
+    with pytest.raises(UserError, match="two lengths of one run: say max_train_steps"):
+        original(tmp_path, train_data=data, max_train_epoch=5)
+    with pytest.raises(UserError, match="max_train_steps=-1: say how many, or max_train_epoch"):
+        original(tmp_path, train_data=data, max_train_steps=-1)
+    (tmp_path / "0.tar").touch()
+    with pytest.raises(UserError, match="epochs of shards are not known"):
+        original(tmp_path, train_data={"path": str(tmp_path / "0.tar")}, max_train_steps=-1, max_train_epoch=2)
+
+
+def test_keys_of_forks_are_settings_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = original(tmp_path, resume_ckpt="mm.ckpt", use_adamw8bit=True, use_offset_noise=True, snr_gamma=5)
+    assert (config.stage, config.start_from, config.optimizer) == ("motion", "mm.ckpt", "adamw8bit")
+    assert (config.noise_offset, config.snr_gamma, config.mid_block) == (0.1, 5, False)
+    config = original(tmp_path, motion_module_path="x.ckpt", lora_rank=32, resume_ckpt="lora.safetensors")
+    assert (config.stage, config.motion_module, config.rank) == ("motion_lora", "x.ckpt", 32)
+    assert config.start_from == "lora.safetensors"
+    noise = ORIGINAL["noise_scheduler_kwargs"] | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    config = original(tmp_path, noise_scheduler_kwargs=noise)
+    assert (config.prediction, config.zero_terminal_snr, config.schedule) == ("v_prediction", True, "linear")
+    with pytest.raises(UserError, match=r"noise_scheduler_kwargs\.num_train_timesteps=500: only 1000"):
+        original(tmp_path, noise_scheduler_kwargs=noise | {"num_train_timesteps": 500})
+    with pytest.raises(UserError, match="noise_scheduler_kwargs: unknown setting 'predicton_type'; did you mean 'pred"):
+        original(tmp_path, noise_scheduler_kwargs={"predicton_type": "epsilon"})
+    with pytest.raises(UserError, match="unet_additional_kwargs: unknown setting 'motion_module_typ'"):
+        original(tmp_path, unet_additional_kwargs={"motion_module_typ": "Vanilla"})
+    with pytest.raises(UserError, match="resume_from_checkpoint='latest': the same command goes on"):
+        original(tmp_path, resume_from_checkpoint="latest")
+    with pytest.raises(UserError, match="resume_ckpt and motion_module_path are two names of one setting"):
+        original(tmp_path, resume_ckpt="a.ckpt", motion_module_path="b.ckpt")
+    with caplog.at_level(logging.INFO, "animatediff"):
+        original(tmp_path, use_lion_optim=True, lora_unet_dropout=0.1, learning_rate_spatial=0)
+    assert "use_lion_optim has no effect: the optimizer is AdamW" in caplog.text
+    assert "lora_unet_dropout has no effect" in caplog.text and "learning_rate_spatial" not in caplog.text
+    with pytest.raises(UserError, match="unknown setting 'resume_ckpt'; did you mean 'start_from'"):
+        load_train_config(write(tmp_path, OURS + "resume_ckpt: x.ckpt\n"))
+
+
+def test_the_forms_of_motion_director(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    video = {
+        "path": "clips",
+        "start_time": 0,
+        "max_chunks": 1,
+        "training_prompt": "a man",
+        "validation_prompt": "a cat",
+    }
+    short = {
+        "pretrained_model_path": "sd", "motion_module_path": "v3_sd15_mm.ckpt", "domain_adapter_path": "",
+        "unet_checkpoint_path": "", "mode_type": "folder", "video": video, "save_name": "running", "simple_mode": True,
+        "quality": "preferred", "training_config": "training.yaml",
+    }  # fmt: skip
+    with caplog.at_level(logging.INFO, "animatediff"):
+        config = load_train_config(write(tmp_path, short))
+    assert (config.stage, config.rank, config.learning_rate, config.steps) == ("motion_lora", 32, 5e-4, 300)
+    assert (config.data.kind, config.data.path, config.validation.prompts) == ("folder", "clips", ("a cat",))
+    assert config.out == str(Path("outputs") / "running")
+    assert "video.training_prompt has no effect" in caplog.text and "quality has no effect" in caplog.text
+    with pytest.raises(UserError, match=r"single video 'clips'.*put it into a folder beside a \.txt"):
+        load_train_config(write(tmp_path, short | {"mode_type": "single_video"}))
+    (tmp_path / "a.mp4").touch()
+    long = ORIGINAL | {
+        "motion_module_path": "mm.ckpt", "domain_adapter_path": "adapter.ckpt", "lora_rank": 32, "lora_name": "dance",
+        "dataset_types": ["folder"], "learning_rate_spatial": 1e-4, "use_lion_optim": True, "cache_latents": True,
+        "max_train_epoch": 50, "max_train_steps": -1, "use_motion_lora_format": True, "gradient_checkpointing": True,
+        "train_data": {"path": str(tmp_path), "sample_size": [320, 512], "width": 128, "height": 64, "fps": 0,
+                       "manual_sample_size": False, "frame_step": 3, "n_sample_frames": 8, "sample_n_frames": 16,
+                       "use_bucketing": False, "single_video_path": "", "max_chunks": 1, "sample_start_idx": 0},
+        "validation_data": {"prompts": ["x"], "guidance_scale": 9, "spatial_scale": 0.5, "validation_seed": 44},
+    }  # fmt: skip
+    config = load_train_config(write(tmp_path, long))
+    data = config.data
+    assert (data.height, data.width, data.stride, data.num_frames, config.validation.seed) == (64, 128, 3, 8, 44)
+    assert (config.domain_adapter and config.domain_adapter.path, config.steps) == ("adapter.ckpt", 7)
+    assert (config.out, data.cache) == (str(Path("outputs") / "dance"), str(Path("outputs") / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_batch_size": 0}, r"training.yaml, line \d+: train_batch_size=0: input should be greater"),
+        ({"lr_warmup_steps": 100}, r"lr_warmup_steps=100 must be less than max_train_steps=100"),
+        ({"train_data": ORIGINAL["train_data"] | {"sample_stride": "x"}}, r"line \d+: train_data\.sample_stride='x'"),
+        ({"train_data": ORIGINAL["train_data"] | {"sample_n_frames": 30}},
+         r"train_data\.sample_n_frames=30 is more than unet_additional_kwargs\..*_encoding_max_len=24"),
+        ({"lr_scheduler": "sometimes"}, "lr_scheduler='sometimes': input should be"),
+    ],
+)  # fmt: skip
+def test_messages_name_what_the_user_wrote(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        original(tmp_path, **changes)

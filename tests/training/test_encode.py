@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from support.training_clips import MODEL, SIZE
+from support.close import relative
+from support.training_clips import MODEL, MOTION, SIZE
 
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.vae import encode_images
 from animatediff.sampling import latents
 from animatediff.sampling.conditions import added_conditions, per_frame, size_time_ids
-from animatediff.training.encode import Encoder
+from animatediff.training.encode import Encoder, of_one_length
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -57,3 +59,39 @@ def test_latents_are_those_of_the_sampler() -> None:
     with torch.no_grad():
         means = pipe.vae.encode((frames * 2 - 1).flatten(0, 1)).latent_dist.mean * pipe.vae.config.scaling_factor
     assert torch.equal(Encoder(pipe, device, size=(SIZE, SIZE)).latents(frames * 2 - 1), means.unflatten(0, (2, 3)))
+
+
+LONG = ", ".join(f"a ball number {number} that moves to the right" for number in range(14)) + ", and (falls:1.3)"
+
+
+def test_long_captions_are_read_as_animate_reads_them(tmp_path: Path) -> None:
+    pipe: Any = AnimateDiffPipeline.from_pretrained(MODEL, torch_dtype="float32", motion_adapter=MOTION)
+    seen: list[torch.Tensor] = []
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda module, args, given: seen.append(given["encoder_hidden_states"]), with_kwargs=True
+    )
+    size = {"height": SIZE, "width": SIZE, "num_frames": 2}
+    pipe(LONG, **size, num_inference_steps=1, guidance_scale=1.0, output_type="latent")
+    hook.remove()
+    encoder = Encoder(pipe, torch.device("cpu"), size=(SIZE, SIZE), cache=str(tmp_path))
+    whole = encoder.text([LONG]).embeddings
+    assert whole.shape[1] > 77 and torch.equal(whole[0], seen[0][0])
+    plain = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    for short in ("up", "(up:1.3)"):
+        assert torch.equal(encoder.text([short]).embeddings, pipe.base.encode_prompt(prompt=[short], **plain)[0])
+    again = Encoder(pipe, torch.device("cpu"), size=(SIZE, SIZE), cache=str(tmp_path))
+    stored = again.text([LONG, "up"]).embeddings
+    assert relative(stored[:1], whole) < 1e-3 and stored.shape == (2, *whole.shape[1:])
+
+
+def test_captions_of_different_length_are_read_as_by_themselves() -> None:
+    """Attention to repeated keys and values is attention to them once."""
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randn(7 * number, 4, generator=generator, dtype=torch.float64) for number in (1, 2, 3)]
+    same = of_one_length(texts)
+    assert [len(text) for text in same] == [42, 42, 42]
+    query = torch.randn(1, 5, 4, generator=generator, dtype=torch.float64)
+    for alone, repeated in zip(texts, same, strict=True):
+        a, b = (torch.nn.functional.scaled_dot_product_attention(query, t[None], t[None]) for t in (alone, repeated))
+        assert torch.allclose(a, b, atol=1e-12)
+    assert all(a is not b and torch.equal(a, b) for a, b in zip(texts[:1], of_one_length(texts[:1]), strict=True))

@@ -235,6 +235,66 @@ def test_another_run_is_not_gone_on_with(tmp_path: Path) -> None:
         run("motion", tmp_path / "new", resume=True)
 
 
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def test_clips_can_be_added_to_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Weights, optimizer and noise go on; the data is gone through anew."""
+    run("motion", tmp_path / "run", steps=2, num=5)
+    with pytest.raises(UserError, match=r"5 as the usable clips in the data, now it is 9.*go on.*by `new_data`"):
+        run("motion", tmp_path / "run", steps=4, num=9)
+    config = TrainConfig.model_validate(settings("motion", tmp_path / "run", steps=4))
+    done = train(config, dataset=SquareClips(9), new_data=True, quiet=True)
+    assert done.step == 4 and len(losses(tmp_path / "run")) == 4
+    checkpoint = newest_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
+    (data,) = checkpoint["data"]
+    assert (data["place"], data["source"]["num_items"], data["source"]["index"]) == (8, 9, 4)
+    assert "new_data" not in caplog.text
+    assert run("motion", tmp_path / "run", steps=5, num=9).step == 5
+    train(TrainConfig.model_validate(settings("motion", tmp_path / "new", steps=1)), dataset=SquareClips(2),
+          new_data=True, quiet=True)  # fmt: skip
+    assert "`new_data` has no effect" in caplog.text
+
+
+def test_a_rate_that_jumps_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Half a cosine after its end, where more steps are asked for; no word where the rate stays."""
+    common: dict[str, Any] = {"lr_schedule": "cosine", "learning_rate": 1e-3}
+    run("motion", tmp_path, steps=3, **common)
+    run("motion", tmp_path, steps=6, **common)
+    (said,) = [text for text in caplog.messages if "jumps" in text]
+    assert "the learning rate jumps from 0.00025 to 0.0005 after step 3" in said
+    assert "follows from steps;" in said and "lr_schedule=constant" in said
+    caplog.clear()
+    run("motion", tmp_path, steps=7, learning_rate=6.7e-5)  # constant: what the cosine ended with
+    assert "jumps" not in caplog.text
+    run("motion", tmp_path, steps=9, learning_rate=6.7e-5)
+    assert "jumps" not in caplog.text
+    run("motion", tmp_path, steps=10, learning_rate=1e-3)
+    assert (
+        "jumps from 6.7e-05 to 0.001 after step 9, since the schedule follows from learning_rate, steps" in caplog.text
+    )
+
+
+def test_a_sample_before_the_first_step(tmp_path: Path) -> None:
+    """Of the model as it was; it changes no loss, and is not made again where a run goes on."""
+    look: dict[str, Any] = {"prompts": ["up"], "num_inference_steps": 1, "num_items": 2}
+    run("motion", tmp_path / "plain", steps=2)
+    for name, more in (("every", {"validate_every": 2}), ("at", {"validate_at": [0]})):
+        run("motion", tmp_path / name, steps=2, validation=look, **more)
+        assert losses(tmp_path / name) == losses(tmp_path / "plain")
+        assert (tmp_path / name / "samples" / "step-00000000" / "0.mp4").is_file()
+        assert_same(weights(tmp_path / name), weights(tmp_path / "plain"))
+    curve = tmp_path / "at" / "curve.jsonl"
+    run("motion", tmp_path / "at", steps=3, validation=look, validate_at=[0])
+    steps = [json.loads(line)["step"] for line in curve.read_text().splitlines()]
+    assert steps == [0, 1, 2, 3]
+    run("motion", tmp_path / "quiet", steps=2, validate_every=2)
+    assert not (tmp_path / "quiet" / "samples").exists()
+
+
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"step \d: the loss is (nan|inf).*learning_rate"):
         run("motion", tmp_path, steps=50, learning_rate=1e30, max_grad_norm=None)

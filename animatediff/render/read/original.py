@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from animatediff.errors import UserError
@@ -189,9 +189,14 @@ def _motion_loras(configs: Any, where: str) -> list[dict[str, Any]]:
     return found
 
 
-def to_original(request: AnimateRequest) -> dict[str, Any]:
-    """A run in the original's keys, and in ours where it has none; `load_config` reads it back as the same request."""
-    stored = request.stored()
+def to_original(
+    request: AnimateRequest, renamed: Callable[[dict[str, Any]], dict[str, Any]] = lambda stored: stored
+) -> dict[str, Any]:
+    """A run in the original's keys, and in ours where it has none; `load_config` reads it back as the same request.
+
+    renamed: gives the files of the record other names.
+    """
+    stored = renamed(request.stored())
     run: dict[str, Any] = {}
     if "motion_loras" in stored:
         refs = stored.pop("motion_loras")

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.files import HERE, Roots, find
+from animatediff.files import HERE, Roots
 from animatediff.media.numbered import find_numbered
+from animatediff.render.read.lookup import Lookup
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config"
+"""Folder in which these tools have their configurations."""
 DATA = Path("data")
 """Folder in which these tools look for the files that a configuration names."""
 LENGTH = 16
@@ -23,9 +26,13 @@ SHOWN = 4
 
 
 def data_folders(path: Path, roots: Roots = HERE) -> list[Path]:
-    """Folders that a configuration's relative names are tried in: its own, `data/` here, `data/` above it."""
-    above = [parent / DATA for parent in path.absolute().parents[:4]]
-    return [path.parent, *(root / DATA for root in roots.files), *(folder for folder in above if folder.is_dir())]
+    """Folders that a configuration's relative names are tried in: its own, `data/` here, its tool's `data/`.
+
+    That one is beside `config/`, in which these tools have their configurations.
+    """
+    above = [parent.parent / DATA for parent in path.absolute().parents if parent.name == CONFIG][:1]
+    own = [folder / DATA for folder in (path.parent, *roots.files)]
+    return [path.parent, *own, *(folder for folder in above if folder.is_dir())]
 
 
 @dataclass
@@ -61,8 +68,8 @@ class TravelFile:
         self._notes.clear()
 
     def found(self, name: str) -> Path:
-        """The file or folder that a name means."""
-        return Path(find(name, self.folders, roots=self.roots))
+        """The file or folder that a name means. Raises UserError for one outside of the user's folders."""
+        return Path(Lookup(self.where, self.folders, self.roots).find(name) or name)
 
     def images(self, key: str, folder: Any, part: str = "") -> dict[int, Path]:
         """The images of a folder by frame, without those beyond the clip; none where it is missing or empty.

@@ -9,8 +9,11 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.files import HERE, Lines, Roots, config_file, parse_json, parse_yaml, read_text
 from animatediff.limits import MAX_RUNS
-from animatediff.render.read.merge import merge, resolve
+from animatediff.render.options import PATH_FIELDS
+from animatediff.render.read.lookup import Lookup
+from animatediff.render.read.merge import merge
 from animatediff.render.read.original import ALIASES, EACH, RENAMED, is_run, settings_of
+from animatediff.render.read.place import without_what_is_not_its_own
 from animatediff.render.read.travel_file import data_folders
 from animatediff.render.read.travel_json import is_travel_json, settings_of_travel
 from animatediff.render.request import AnimateRequest, build_request
@@ -30,6 +33,8 @@ def load_config(
     request for each. JSON files of animatediff-cli-prompt-travel and animatediff-cli give one.
     overrides: settings that win over the file's; pretrained_model_path: replaces the file's, not its dreambooth_path;
     roots: where files are looked for that are not beside this one.
+    The file may be a stranger's: it never decides whether the network is asked (`download` is left out), `out` is a new
+    file below the working directory or left out, and files that it names lie in the folders of `Lookup`.
     Raises UserError that names the file, the line, and the nearest known key.
     """
     path = config_file(path)
@@ -38,10 +43,9 @@ def load_config(
     if is_travel_json(data):
         folders, length = data_folders(path, roots), (overrides or {}).get("num_frames")
         settings = settings_of_travel(data, str(path), folders, roots, num_frames=length)
-        values = resolve(settings, folders, roots)
-        if pretrained_model_path:
-            values["model"] = pretrained_model_path
-        return [build_request(merge(values, overrides or {}), str(path))]
+        users = {"model": pretrained_model_path} if pretrained_model_path else {}
+        values = _merged(settings, Lookup(str(path), folders, roots), {**users, **(overrides or {})})
+        return [build_request(values, str(path))]
     return parse_config(
         read_text(path),
         overrides,
@@ -67,12 +71,21 @@ def parse_config(
     for label, run, run_lines in _runs(data, lines, where):
         place = f"{where}, {label}" if label else where
         values, known_lines = _settings(run, run_lines, place, pretrained_model_path)
-        values = merge(resolve(values, [folder], roots), overrides or {})
+        is_users = pretrained_model_path is not None and values.get("model") == pretrained_model_path
+        users = {"model": pretrained_model_path} if is_users else {}
+        values = _merged(values, Lookup(place, [folder], roots), {**users, **(overrides or {})})
         known_lines = {key: line for key, line in known_lines.items() if key not in (overrides or {})}
         runs = _each(values)
         MAX_RUNS.check(len(requests) + len(runs), f"{where}: holds {len(requests) + len(runs):,} runs or more")
         requests += [build_request(one, place, known_lines) for one in runs]
     return requests
+
+
+def _merged(values: Mapping[str, Any], lookup: Lookup, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run as far as a file decides them, with the files that it names found, and others on top."""
+    values = {name: value for name, value in values.items() if name not in PATH_FIELDS or name not in overrides}
+    values = without_what_is_not_its_own(values, lookup.where, overrides)
+    return merge(lookup.resolve(values), overrides)
 
 
 def _each(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from animatediff.errors import UserError
+from animatediff.media.folder import ImageFolder
 from animatediff.media.kinds import BadMedia
-from animatediff.media.open import open_media
 from animatediff.training.data.clip import Draw
 from animatediff.training.data.config import DataConfig, Kind
-from animatediff.training.data.dataset import chosen_frames
+from animatediff.training.data.dataset import chosen_frames, frames_in_time, is_still, opened
+from animatediff.training.data.folder import NO_CAPTION, STILLS
 from animatediff.training.data.items import Findings
-from animatediff.training.data.shards import list_shards, parts_of
-from animatediff.training.data.sources import MISSING, NO_CAPTION, kind_of, list_items
-from animatediff.training.data.tar import is_remote, read_samples
+from animatediff.training.data.samples import parts_of
+from animatediff.training.data.shards import list_shards
+from animatediff.training.data.sources import MISSING, kind_of, list_items
+from animatediff.training.data.tar import is_indexed, is_remote, read_samples
 
 CHECKED_SHARDS = 4
 """Number of shards, spread over all of them, whose first samples are read."""
@@ -42,7 +44,7 @@ class DataReport:
     num_found: int = 0
     """Listed items that exist and have a readable caption; training draws from these."""
     num_opened: int = 0
-    """Items whose first frame was decoded."""
+    """Items whose first and middle frames were decoded."""
     bad_listed: Findings = field(default_factory=Findings)
     """Faults of the listing: missing files, rows without a name, unreadable captions."""
     bad_opened: Findings = field(default_factory=Findings)
@@ -56,12 +58,18 @@ class DataReport:
         opened = len(self.bad_opened) / max(self.num_opened, 1)
         return 1 - (1 - listed) * (1 - opened)
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether there is nothing to be said beside the numbers."""
+        return not (len(self.bad_listed) or len(self.bad_opened) or len(self.notes))
+
     def __str__(self) -> str:
         config = self.config
         unit = "shards" if self.kind == "webdataset" else "clips" if self.kind == "sprites" else "items"
         clip = f"{config.num_frames} frames" if config.num_frames > 1 else "single frames"
         if config.num_frames > 1 and self.kind not in ("sprites", "pictures"):
-            clip += f", stride {config.stride},"
+            clip += f" at {config.fps:g} a second" if config.fps is not None else ""
+            clip += f", stride {config.stride}," if config.fps is None or config.stride > 1 else ","
         lines = [
             f"{config.path + ': ' if config.path else ''}{NAMES[self.kind]}; {clip} at {config.width}x{config.height}",
             f"  {self.num_listed} {unit} listed, {self.num_found} found",
@@ -101,7 +109,12 @@ def check_data(config: DataConfig) -> DataReport:
 
 
 def _hint(report: DataReport) -> str:
-    """A hint where most of the files are missing."""
+    """A hint where most of the files are missing, or single images are among clips."""
+    if STILLS in report.bad_listed.counts or STILLS in report.bad_opened.counts:
+        return (
+            "\nImages are single frames: data.num_frames: 1 (the stages adapter and image set it) takes them together "
+            "with videos, data.camera makes clips of them; otherwise keep them elsewhere."
+        )
     if report.bad_listed.counts.get(MISSING, 0) <= report.num_listed / 2:
         return ""
     return f"\nAre the videos elsewhere? They were looked for in {report.config.base()}; data.video_folder says where."
@@ -119,13 +132,26 @@ def check_fits(config: DataConfig, kind: Kind) -> None:
 
 
 def open_frame(source: str | bytes, name: str, config: DataConfig) -> list[str]:
-    """Decode the first frame of a video, or an image; returns what is to be known of it, such as HDR.
+    """Decode the first and the middle frame of a video, or an image; returns what is to be known of it, such as HDR.
 
     Raises BadMedia, also where there are too few frames.
     """
-    with open_media(source) as media:
-        media.read(chosen_frames(media, name, config, FIRST.start)[:1])
-        return media.notes
+    with opened(source, config) as media:
+        frames = chosen_frames(media, name, config, FIRST.start)
+        first = media.read(frames[:1])
+        if is_still(media, name):
+            return media.notes
+        shown = frames_in_time(media, config)
+        middle = media.read([shown[len(shown) // 2]])  # by itself: not everything in between is decoded
+        if first.shape != middle.shape:
+            raise BadMedia("its frames are of different sizes")
+        # What is no frame in a folder of frames is a finding of the listing.
+        notes = [] if isinstance(media, ImageFolder) else list(media.notes)
+        if config.fps is not None and len(shown) > 1.05 * media.num_frames:
+            notes.append("slower than data.fps, so that frames repeat")
+        if config.fps is None and 1 < config.num_frames <= len(shown) < (config.num_frames - 1) * config.stride + 1:
+            notes.append("too short for data.stride, so that a smaller one is taken")
+        return notes
 
 
 def _spread(total: int, at_most: int) -> list[int]:
@@ -184,17 +210,26 @@ def _check_shards(config: DataConfig, report: DataReport) -> None:
 def _first_samples(
     shard: str, count: int, config: DataConfig, report: DataReport
 ) -> Iterator[tuple[str, BadMedia | list[str]]]:
-    found = False
-    for sample in islice(read_samples(shard), count):
+    found, bare = False, False
+    samples = read_samples(shard)
+    for sample in islice(samples, count):
         found = True
         try:
-            name, content, text = parts_of(sample)
-            notes = open_frame(content, name, config)
+            parts = parts_of(sample)
+            notes = open_frame(parts.content, parts.name, config)
         except BadMedia as error:
             yield sample.name, error
             continue
-        if not text:
-            report.notes.add(NO_CAPTION, f"{shard}: {name}")
+        if not parts.text:
+            report.notes.add(NO_CAPTION, f"{shard}: {parts.name}")
+            bare = True
+        if parts.note:
+            report.notes.add(parts.note, f"{shard}: {parts.name}")
+        for suffix in parts.unused:
+            report.notes.add("files of samples that are not used", suffix)
         yield sample.name, notes
     if not found and count:
         raise BadMedia("holds no samples (files that share a name, such as 0001.mp4 and 0001.txt)")
+    if bare and not is_indexed(shard):
+        for _ in samples:  # are their captions further behind? Reading raises UserError then
+            pass

@@ -45,6 +45,7 @@ def draw(config: DataConfig, epoch: int, index: int | str, name: str) -> Draw:
 def clip_key(config: DataConfig, drawn: Draw, name: str, identity: str) -> str:
     """Name exactly these frames: `name`, and a hash of the file's `identity` and of everything done to it."""
     made_by = [identity, asdict(drawn), config.num_frames, config.stride, config.height, config.width, config.resize]
+    made_by += [config.fps] if config.fps is not None else []
     made_by += [config.camera, config.camera_strength] if config.camera else []
     return f"{name}#{hashlib.sha256(repr(made_by).encode('utf-8', 'surrogateescape')).hexdigest()[:16]}"
 

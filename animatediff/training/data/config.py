@@ -38,7 +38,11 @@ class DataConfig(BaseModel):
     num_frames: Count = 16
     """Frames of a clip; 1 gives single frames, each drawn from its whole video."""
     stride: Count = 4
-    """One frame of the video in so many is one of the clip; videos too short for it get the largest that fits."""
+    """One frame of the video in so many is one of the clip; videos too short for it get the largest that fits. 1 where
+    `fps` is given."""
+    fps: Annotated[float, Field(gt=0, le=240)] | None = None
+    """Take clips at so many frames a second of the video's time, whatever its own rate; None: frame by frame. Folders
+    of frames that do not say how fast they play are taken to play so."""
     height: Annotated[int, Field(ge=8)] = 256
     width: Annotated[int, Field(ge=8)] = 256
     resize: Literal["crop", "pad", "stretch"] = "crop"
@@ -71,6 +75,14 @@ class DataConfig(BaseModel):
     look: Name = None
     """Sprites: paint them in another look, "neon" or "paper"."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _stride_of_fps(cls, values: Any) -> Any:
+        """Frames that are chosen by time are neighbours, unless a stride is asked for as well."""
+        if isinstance(values, Mapping) and values.get("fps") is not None and "stride" not in values:
+            return {**values, "stride": 1}
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.kind != "sprites":
@@ -81,6 +93,8 @@ class DataConfig(BaseModel):
                 raise ValueError(f"{ignored[0]} is for kind: sprites, this is kind: {self.kind}")
         if self.flip and self.camera is not None and self.camera.startswith(("Pan", "Rolling")):
             raise ValueError(f"flip: true would turn {self.camera} into its opposite; set flip: false")
+        if self.kind == "sprites" and self.fps is not None:
+            raise ValueError("fps means nothing for kind: sprites, whose motions take the whole clip")
         self._check_sprites()
         return self
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -12,12 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from animatediff.errors import UserError
+from animatediff.media.animation import AnimatedImage
 from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, reason
 from animatediff.media.open import open_media
 from animatediff.media.reader import Reader
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
+from animatediff.training.data.frames import identity_of
 from animatediff.training.data.items import Item, Listing
 
 MAX_TRIES = 10
@@ -118,11 +122,11 @@ class FileClips(ClipDataset):
     def clip(self, index: int, epoch: int) -> tuple[str, str, tuple[Item, Draw]]:
         item = self.items[index]
         try:
-            status = os.stat(item.path)
+            identity = identity_of(item.path)
         except OSError as error:
             raise BadMedia(f"cannot be opened ({reason(error)})") from error
         drawn = draw(self.config, epoch, index, item.name)
-        key = clip_key(self.config, drawn, item.name, f"{status.st_size} {status.st_mtime_ns}")
+        key = clip_key(self.config, drawn, item.name, identity)
         return key, item.text, (item, drawn)
 
     def frames(self, what: tuple[Item, Draw]) -> Tensor:
@@ -135,8 +139,29 @@ def read_frames(source: str | bytes, name: str, config: DataConfig, drawn: Draw)
 
     source: the file, or its bytes, whose content says what it is; name: of the file. Raises BadMedia.
     """
-    with open_media(source) as media:
+    with opened(source, config) as media:
         return media.read(chosen_frames(media, name, config, drawn.start))
+
+
+@contextmanager
+def opened(source: str | bytes, config: DataConfig) -> Iterator[Reader]:
+    """Open a video, an image or a folder of frames. Raises BadMedia."""
+    try:
+        with open_media(source, config.fps) as media:
+            yield media
+    except UserError as error:  # a folder from which the images have gone
+        raise BadMedia(str(error)) from error
+
+
+def is_still(media: Reader, name: str) -> bool:
+    """Whether a file is a single image."""
+    is_image = isinstance(media, AnimatedImage) or os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return media.num_frames == 1 and is_image
+
+
+def frames_in_time(media: Reader, config: DataConfig) -> tuple[int, ...]:
+    """All frames at a constant rate, that of the configuration if it names one."""
+    return media.steady().indices if config.fps is None else media.at_rate(config.fps)
 
 
 def chosen_frames(media: Reader, name: str, config: DataConfig, start: float) -> list[int]:
@@ -144,9 +169,13 @@ def chosen_frames(media: Reader, name: str, config: DataConfig, start: float) ->
 
     Raises BadMedia where there are too few.
     """
-    if media.num_frames == 1 and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+    if is_still(media, name):
         if config.num_frames > 1 and config.camera is None:
             raise BadMedia(f"is an image, one frame; {config.num_frames} are needed", "images, not clips")
         return [0]
-    shown = media.steady().indices
+    shown = frames_in_time(media, config)
+    needed = (config.num_frames - 1) * config.stride + 1
+    if config.fps is not None and len(shown) < needed:
+        length = f"{len(shown) / config.fps:.3g} s, {needed / config.fps:.3g} s are needed"
+        raise BadMedia(f"lasts {length} for {config.num_frames} frames", "shorter than a clip")
     return [shown[number] for number in choose_frames(len(shown), config.num_frames, config.stride, start)]

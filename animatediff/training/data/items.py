@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from animatediff import errors
+from animatediff.limits import MAX_ROWS
+
 EXAMPLES = 5
 """Examples of each finding that are kept and shown."""
 
@@ -32,8 +35,12 @@ class ItemList:
     def __init__(self) -> None:
         self._bytes = bytearray()
         self._ends = array("q")
+        self._most = MAX_ROWS.value
 
     def append(self, item: Item) -> None:
+        """Add an item. Raises UserError beyond `max_rows`."""
+        if len(self._ends) >= self._most:
+            MAX_ROWS.check(len(self._ends) + 1, f"{item.path}: is item {len(self._ends) + 1:,} of this training data")
         self._bytes += json.dumps(item, ensure_ascii=False).encode("utf-8", "surrogateescape")
         self._ends.append(len(self._bytes))
 
@@ -58,11 +65,18 @@ class Findings:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, what: str, example: str) -> None:
-        """Count one more finding; unprintable bytes of `example` are written out."""
+        """Count one more finding; unprintable letters and bytes of `example` are written out."""
         self.counts[what] = self.counts.get(what, 0) + 1
         listed = self.examples.setdefault(what, [])
         if len(listed) < EXAMPLES:
-            listed.append(printable(example))
+            listed.append(errors.printable(printable(example)))
+
+    def update(self, other: Findings) -> None:
+        """Count those of `other` as well."""
+        for what, count in other.counts.items():
+            self.counts[what] = self.counts.get(what, 0) + count
+            listed = self.examples.setdefault(what, [])
+            listed += other.examples.get(what, [])[: EXAMPLES - len(listed)]
 
     def __len__(self) -> int:
         return sum(self.counts.values())

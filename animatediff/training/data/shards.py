@@ -7,7 +7,6 @@ from front to back, in blocks of neighbouring samples that are shuffled in memor
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import random
@@ -19,13 +18,14 @@ from typing import Any, NamedTuple
 from torch.utils.data import IterableDataset, get_worker_info
 
 from animatediff.errors import UserError
-from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.media.kinds import BadMedia, is_litter
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig
 from animatediff.training.data.dataset import MAX_TRIES, ClipItem, read_frames
-from animatediff.training.data.sources import TEXT_KEYS, caption_of
-from animatediff.training.data.tar import Sample, expand, is_remote, read_samples
+from animatediff.training.data.frames import walk
+from animatediff.training.data.samples import Sample, parts_of
+from animatediff.training.data.tar import SHARD_SUFFIXES, expand, is_remote, read_samples
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def list_shards(config: DataConfig) -> list[str]:
 def _local(name: str) -> list[str]:
     path = Path(name)
     if path.is_dir():
-        names = sorted(str(p) for p in path.iterdir() if p.name.lower().endswith((".tar", ".tar.gz", ".tgz")))
+        files = (os.path.join(root, name) for root, _, names in walk(path) for name in names if not is_litter(name))
+        names = sorted(file for file in files if file.lower().endswith(SHARD_SUFFIXES))
         if not names:
             raise UserError(f"{path}: holds no .tar shards")
         return names
@@ -72,27 +73,6 @@ def _local(name: str) -> list[str]:
             raise UserError(f"{path}: no file matches")
         return names
     return [name]
-
-
-def parts_of(sample: Sample) -> tuple[str, bytes, str]:
-    """Name and bytes of a sample's video or image, and its caption. Raises BadMedia."""
-    kinds = {suffix: "." + suffix.rsplit(".", 1)[-1] for suffix in sample.files}
-    media = [suffix for suffix, kind in kinds.items() if kind in VIDEO_SUFFIXES | IMAGE_SUFFIXES]
-    if not media:
-        raise BadMedia(f"holds no video or image, only {', '.join(sorted(sample.files))}")
-    media.sort(key=lambda suffix: (kinds[suffix] in IMAGE_SUFFIXES, suffix))  # an image beside a video is its poster
-    if "txt" in sample.files:
-        text = caption_of(sample.files["txt"])
-    elif "json" in sample.files:
-        try:
-            values = json.loads(sample.files["json"])
-        except (ValueError, RecursionError) as error:
-            raise BadMedia("holds .json that is not JSON") from error
-        found = next((values[k] for k in TEXT_KEYS if values.get(k)), "") if isinstance(values, dict) else ""
-        text = " ".join(str(found).split())
-    else:
-        text = ""
-    return f"{sample.name}.{media[0]}", sample.files[media[0]], text
 
 
 class ShardClips(IterableDataset[ClipItem]):
@@ -208,7 +188,7 @@ class ShardClips(IterableDataset[ClipItem]):
                 return
 
     def _item(self, shard: str, sample: Sample, epoch: int) -> ClipItem:
-        name, content, text = parts_of(sample)
+        name, content, text, *_ = parts_of(sample)
         name = f"{os.path.basename(shard.split('?')[0])}/{name}"
         drawn = draw(self.config, epoch, f"{name}/{sample.begin}", name)
         key = clip_key(self.config, drawn, name, hashlib.sha256(content).hexdigest())

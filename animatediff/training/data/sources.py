@@ -1,29 +1,38 @@
-"""Listings of the videos or images, with captions, of a CSV file, a JSONL file or a folder."""
+"""Listings of the videos or images, with captions, of a CSV file, a JSON file or a folder."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import UserError, did_you_mean, nearest
-from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia, is_litter
+from animatediff.errors import UserError, did_you_mean
+from animatediff.media.folder import images_in
+from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.training.data.captions import (
+    FILE_KEYS,
+    NO_TEXT,
+    NO_UTF8,
+    TEXT_KEYS,
+    UNREADABLE,
+    Caption,
+    caption_in,
+    choose_caption,
+)  # fmt: skip
 from animatediff.training.data.config import DataConfig, Kind
-from animatediff.training.data.items import Findings, Item, Listing, printable
-
-FILE_KEYS = ("video", "file", "path", "file_name", "image")
-TEXT_KEYS = ("text", "caption", "prompt")
-WEBVID = ("videoid", "name")
+from animatediff.training.data.csv_rows import WEBVID, Row, csv_rows
+from animatediff.training.data.folder import NO_CAPTION, list_folder, sidecars
+from animatediff.training.data.frames import has_clips, walk
+from animatediff.training.data.items import Item, Listing, printable
+from animatediff.training.data.json_rows import json_rows
+from animatediff.training.data.tar import SHARD_SUFFIXES
 
 MISSING = "missing"
-NO_UTF8 = "with a caption that is not UTF-8"
-NO_CAPTION = "without a caption (an empty one is used)"
-HIDDEN = "with a hidden name, as macOS puts beside files (left out)"
 TWICE = "named again with the same caption (left out)"
+NOT_USED = "keys or columns that are not used"
+COLUMNS = {*FILE_KEYS, *TEXT_KEYS, *WEBVID, "page_dir"}
 
 
 def kind_of(config: DataConfig) -> Kind:
@@ -31,25 +40,26 @@ def kind_of(config: DataConfig) -> Kind:
     if config.kind != "auto":
         return config.kind
     name = config.path.lower().split("?")[0]
-    if name.endswith((".tar", ".tar.gz", ".tgz")) or config.is_remote():
+    if name.endswith(SHARD_SUFFIXES) or config.is_remote():
         return "webdataset"
     path = Path(config.path)
     if not path.is_dir():
-        if name.endswith(".csv"):
+        if name.endswith((".csv", ".tsv")):
             return "csv"
-        if name.endswith((".jsonl", ".ndjson")):
+        if name.endswith((".jsonl", ".ndjson", ".json")):
             return "jsonl"
         _must_exist(path)
         raise UserError(
             f"{path}: expected a .csv or .jsonl file, a folder, or .tar shards; "
             "if it is one of these under another name, set kind: csv, jsonl, folder, pictures or webdataset"
         )
-    found = Counter(suffix for _, suffix in _walk(path))
-    if any(suffix in VIDEO_SUFFIXES for suffix in found):
+    found = Counter(os.path.splitext(name)[1].lower() for _, _, names in walk(path) for name in names)
+    if found.keys() & VIDEO_SUFFIXES:
         return "folder"
-    if any(suffix in IMAGE_SUFFIXES for suffix in found):
-        return "pictures"
-    return "webdataset" if found[".tar"] else "folder"
+    if found.keys() & IMAGE_SUFFIXES:
+        single = config.num_frames == 1 or config.camera is not None
+        return "pictures" if single or not has_clips(path) else "folder"
+    return "webdataset" if any(suffix in found for suffix in (".tar", ".tgz")) else "folder"
 
 
 def list_items(config: DataConfig, kind: Kind) -> Listing:
@@ -59,12 +69,11 @@ def list_items(config: DataConfig, kind: Kind) -> Listing:
     if kind in ("folder", "pictures"):
         if not path.is_dir():
             raise UserError(f"{path}: is a file; kind: {kind} expects a folder")
-        listing = _list_folder(path, IMAGE_SUFFIXES if kind == "pictures" else VIDEO_SUFFIXES)
+        listing = list_folder(config, kind, list_rows)
     else:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; kind: {kind} expects a file; kind: folder takes a folder of videos")
-        rows = _csv_rows(path) if kind == "csv" else _jsonl_rows(path)
-        listing = _list_rows(rows, config, path)
+        listing = list_rows(path, config.base(), kind)
     return listing
 
 
@@ -78,138 +87,21 @@ def _must_exist(path: Path) -> None:
     raise UserError(f"{path}: no such file or folder{f'; {hint}' if hint else ''}")
 
 
-def caption_of(content: bytes) -> str:
-    """Read a caption from the bytes of a text file, on one line. Raises BadMedia if it is not UTF-8."""
-    try:
-        return " ".join(content.decode("utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise BadMedia("caption is not UTF-8") from error
+def list_rows(path: Path, base: Path, kind: Kind, rows: Iterable[Row] | None = None) -> Listing:
+    """List the items that the rows of a CSV or JSON file name, from the folder `base` on.
 
-
-def _walk(folder: Path, left_out: Findings | None = None) -> Iterator[tuple[str, str]]:
-    """Walk all files below, sorted: (file, suffix in lower case). Hidden ones with names of media go to `left_out`."""
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = sorted(f for f in folders if not is_litter(f)) if real not in seen else []
-        if real in seen:  # a link back to a folder above
-            continue
-        seen.add(real)
-        for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()
-            if not is_litter(name):
-                yield os.path.join(root, name), suffix
-            elif left_out is not None and suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
-                left_out.add(HIDDEN, os.path.relpath(os.path.join(root, name), folder))
-
-
-def _list_folder(folder: Path, suffixes: set[str]) -> Listing:
-    listing, others = Listing(), Counter[str]()
-    for path, suffix in _walk(folder, listing.notes):
-        if suffix not in suffixes:
-            others[suffix or "no suffix"] += 1
-            continue
-        listing.num_listed += 1
-        name = os.path.relpath(path, folder)
-        try:
-            text = caption_of(Path(path).with_suffix(".txt").read_bytes())
-        except FileNotFoundError:
-            text = ""
-        except BadMedia:
-            listing.bad.add(NO_UTF8, name)
-            continue
-        except OSError as error:
-            listing.bad.add("with a caption that cannot be read", f"{name} ({error.strerror})")
-            continue
-        if not text:
-            listing.notes.add(NO_CAPTION, name)
-        listing.items.append(Item(path, text, printable(name)))
-    others.pop(".txt", None)
-    if not listing.num_listed:
-        raise UserError(_empty(folder, suffixes, others))
-    for suffix in sorted(others.keys() & (VIDEO_SUFFIXES | IMAGE_SUFFIXES)):
-        listing.notes.counts[f"{suffix} files beside them are not used"] = others[suffix]
-        listing.notes.examples[f"{suffix} files beside them are not used"] = []
-    return listing
-
-
-def _empty(folder: Path, suffixes: set[str], others: Counter[str]) -> str:
-    kind = "images" if suffixes is IMAGE_SUFFIXES else "videos"
-    counts = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(4)) or "no files at all"
-    other = IMAGE_SUFFIXES if kind == "videos" else VIDEO_SUFFIXES
-    hint = f"; for these set kind: {'pictures' if kind == 'videos' else 'folder'}" if others.keys() & other else ""
-    return f"{folder}: holds no {kind} ({', '.join(sorted(suffixes))}); found: {counts}{hint}"
-
-
-Row = tuple[str, Mapping[str, Any] | str]
-"""Place of a row ("line 7"), and its values, or its fault."""
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    """Read the rows of a CSV file by the names of its columns. Raises UserError without videos or captions."""
-    # Bytes that are not UTF-8 come through as surrogates: the row they are in is found out later.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            _check_columns(path, header)
-            for values in reader:
-                where = f"line {reader.line_num}"
-                if not values:
-                    continue
-                if len(values) < len(header):
-                    yield where, f"{len(values)} values for {len(header)} columns"
-                else:
-                    yield where, dict(zip(header, values, strict=False))
-        except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num}: is not valid CSV ({error})") from error
-
-
-def _check_columns(path: Path, header: Sequence[str]) -> None:
-    if set(WEBVID) <= set(header) or (set(FILE_KEYS) & set(header) and set(TEXT_KEYS) & set(header)):
-        return
-    expected = f"videoid, name and, where videos lie in folders, page_dir; or one of {', '.join(FILE_KEYS)}" + (
-        f" with one of {', '.join(TEXT_KEYS)}"
-    )
-    if not header:
-        raise UserError(f"{path}: is empty; expected a first line with the columns {expected}")
-    shown = ", ".join(name[:30] for name in header[:8])
-    missing = [name for name in WEBVID if name not in header]
-    hint = ""
-    if len(header) == 1 and (mark := next((m for m in (";", "\t", "|") if m in header[0]), None)):
-        hint = f". Columns must be separated by commas, these are by {mark!r}"
-    elif close := [f"{h} -> {n}" for h in header if (n := nearest(h, missing)) and h != n]:
-        hint = f". Did you mean {', '.join(close)}?"
-    elif any(name[:1].isdigit() or " " in name for name in header):
-        hint = ". This looks like a row: is the line with the names of the columns missing?"
-    raise UserError(
-        f"{path}: columns missing: {', '.join(missing)}; found {len(header)}: {shown}; expected {expected}{hint}"
-    )
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                values = json.loads(line)
-            except (ValueError, RecursionError):
-                yield f"line {number}", "not JSON"
-                continue
-            yield f"line {number}", values if isinstance(values, dict) else "not a JSON object"
-
-
-def _list_rows(rows: Iterator[Row], config: DataConfig, path: Path) -> Listing:
+    rows: those of the file where they are known. Raises UserError for a file without rows that name videos.
+    """
+    if rows is None and kind == "csv":
+        rows = csv_rows(path, lambda values: _resolved(values, base) is not None)
     listing, seen, keys = Listing(), set[int](), Counter[str]()
-    for where, values in rows:
+    for where, values in json_rows(path) if rows is None else rows:
         listing.num_listed += 1
         if isinstance(values, str):
             listing.bad.add(f"rows unusable: {values}", where)
             continue
-        keys.update(values.keys())
-        found = _row(values, config, where, listing.bad)
-        if found is None:
+        keys.update(key for key, value in values.items() if value not in (None, ""))
+        if (found := _row(values, base, where, listing)) is None:
             continue
         same = hash((found.path, found.text))
         if same in seen:
@@ -221,39 +113,75 @@ def _list_rows(rows: Iterator[Row], config: DataConfig, path: Path) -> Listing:
         listing.items.append(found)
     if not listing.num_listed:
         raise UserError(f"{path}: holds no rows")
+    if not keys and len(listing.bad):
+        raise UserError(f"{path}: no row can be read: {'; '.join(listing.bad.lines())}")
     if not keys.keys() & {*FILE_KEYS, *WEBVID}:
-        shown = ", ".join(name for name, _ in keys.most_common(6)) or "none"
+        shown = ", ".join(name[:30] for name, _ in keys.most_common(6)) or "none"
         raise UserError(
             f"{path}: no line names a video; expected JSON objects such as "
-            f'{{"video": "a.mp4", "text": "a fox runs"}}, with one of {", ".join(FILE_KEYS)} '
-            f"and one of {', '.join(TEXT_KEYS)}; keys found: {shown}"
+            f'{{"video": "a.mp4", "text": "a fox runs"}}, with one of {", ".join(FILE_KEYS[:6])} '
+            f"and one of {', '.join(TEXT_KEYS[:3])}; keys found: {shown}"
         )
+    for key in sorted(keys.keys() - COLUMNS):
+        listing.notes.add(NOT_USED, key[:40])
     return listing
 
 
-def _row(values: Mapping[str, Any], config: DataConfig, where: str, bad: Findings) -> Item | None:
-    """The item of one row, or None, with the reason added to `bad`."""
-    name = next((values[key] for key in FILE_KEYS if values.get(key)), None)
-    candidates: list[Path]
-    if name is None and values.get("videoid"):
-        name, text = str(values["videoid"]).strip(), values.get("name")
-        file = name if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES else f"{name}.mp4"
-        folder = str(values.get("page_dir") or "").strip()
-        candidates = [config.base() / folder / file, config.base() / file]
-    else:
-        text = next((values[key] for key in TEXT_KEYS if values.get(key) is not None), None)
-        candidates = [config.base() / str(name or "").strip()]
-    if not name or not isinstance(name, str):
-        bad.add("rows name no file", where)
+def _candidates(values: Mapping[str, Any], base: Path) -> list[tuple[str, Path]]:
+    """The names in a row, each with a place where its file may be."""
+    names = [value.strip() for key in FILE_KEYS if isinstance(value := values.get(key), str) and value.strip()]
+    if names or not values.get("videoid"):
+        return [(name, base / name) for name in names]
+    name = str(values["videoid"]).strip()
+    file = name if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES else f"{name}.mp4"
+    folder = str(values.get("page_dir") or "").strip()
+    return [(name, base / folder / file), (name, base / file)]
+
+
+def _resolved(values: Mapping[str, Any], base: Path) -> tuple[str, Path] | None:
+    """The first name in a row whose file, or folder of frames, is there."""
+    for name, path in _candidates(values, base):
+        if os.path.isfile(path) or (os.path.isdir(path) and images_in(path)[0]):
+            return name, path
+    return None
+
+
+def _is_torn(folder: str, base: Path) -> bool:
+    """Whether the name of a folder is rather the end of a caption."""
+    odd = len(folder.split()) > 1 or folder != folder.strip()
+    return odd and not os.path.isdir(base / folder.strip())  # these two take names of any length
+
+
+def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) -> Item | None:
+    """The item of one row, or None, with the reason among the findings."""
+    candidates = _candidates(values, base)
+    if not candidates:
+        listing.bad.add("rows name no file", where)
         return None
-    if text is not None and not isinstance(text, str):
-        bad.add("with a caption that is no text", f"{name} ({where})")
+    if (found := _resolved(values, base)) is None:
+        listing.bad.add(MISSING, str(candidates[0][1]))
         return None
-    if any("\udc80" <= letter <= "\udcff" for letter in text or ""):
-        bad.add(NO_UTF8, f"{name} ({where})")
+    name, path = found
+    try:
+        if (folder := values.get("page_dir")) and _is_torn(str(folder), base):
+            listing.bad.add("rows unusable: page_dir is no folder (a comma in a caption without quotes?)", where)
+            return None
+        caption = Caption("")
+        if not any(values.get(key) for key in FILE_KEYS):
+            caption = caption_in({"text": values.get("name")})
+        if not caption.text:
+            caption = caption_in(values)
+        if not caption.text:
+            caption = choose_caption(sidecars(path))
+    except BadMedia as error:
+        detail = "" if error.kind in (NO_UTF8, NO_TEXT) else f": {error}"
+        listing.bad.add(error.kind, f"{name} ({where}{detail})")
         return None
-    path = next((str(path) for path in candidates if path.is_file()), None)
-    if path is None:
-        bad.add(MISSING, str(candidates[0]))
+    except OSError as error:
+        listing.bad.add(UNREADABLE, f"{name} ({where}: {error.strerror})")
         return None
-    return Item(path, " ".join((text or "").split()), printable(name))
+    if caption.note:
+        listing.notes.add(caption.note, name)
+    if any(other != name and os.path.isfile(place) for other, place in candidates):
+        listing.notes.add("that name several files (the first is used)", f"{name} ({where})")
+    return Item(str(path), caption.text, printable(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,15 @@ from animatediff.sampling import make_scheduler
 from animatediff.training.models import text_encoders
 from animatediff.training.objective import ClipLoss, Objective
 from animatediff.weights.families import LINEAR
+from animatediff.weights.trained_with import (
+    BETAS,
+    PLAIN,
+    differing,
+    laid_over,
+    only,
+    told,
+    trained_metadata,
+)
 
 if TYPE_CHECKING:
     from animatediff.motion import FrameContext
@@ -23,8 +33,16 @@ if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
     from animatediff.training.data.loader import Batch
 
+logger = logging.getLogger(__name__)
+
 TRAINING_KEY, STEP_KEY = "animatediff.training", "animatediff.step"
 """Keys of the metadata: the configuration that made the weights, and the step they are of."""
+
+
+def asked_sampling(config: TrainConfig) -> dict[str, Any]:
+    """Prediction type and zero terminal SNR, where the configuration asks for any, in diffusers' names."""
+    asked = {"prediction_type": config.prediction, "rescale_betas_zero_snr": config.zero_terminal_snr}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def schedule_betas(config: TrainConfig) -> dict[str, Any] | None:
@@ -43,17 +61,49 @@ class Stage(ABC):
     def __init__(self, config: TrainConfig, pipe: AnimateDiffPipeline) -> None:
         self.config = config
         self.pipe = pipe
-        self.noise_schedule: Mapping[str, Any] = pipe.scheduler.config
-        """Of the base model, as it is before motion modules bring theirs."""
+        self.loaded: dict[str, Any] = {}
+        """Settings that weights to go on from were trained with in place of the base model's."""
+        self.module_betas: Mapping[str, Any] | None = None
+        """Those of the motion module that the stage builds on."""
+        own = dict(pipe.scheduler.config)
         parts: list[Any] = [pipe.unet, pipe.vae, *text_encoders(pipe)]
         for part in parts:
             part.requires_grad_(False)
         self.betas: Mapping[str, Any] | None = schedule_betas(config)
-        """Betas laid over those of `noise_schedule`; None leaves it as it is."""
+        """Betas laid over those of the base model; None leaves them as they are."""
         self.parameters: dict[str, nn.Parameter] = self.build()
         """The parameters that train, by internal name."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
+        self._settle_schedule(own)
+
+    def _settle_schedule(self, own: Mapping[str, Any]) -> None:
+        """Find the noise schedule of the training: what the configuration says, else loaded weights, else the model."""
+        asked = asked_sampling(self.config)
+        stated, notes = self.pipe.sampler.laid_over(self.pipe.family)
+        loaded = {**stated, **self.loaded}
+        contradicted = {name: value for name, value in loaded.items() if asked.get(name, value) != value}
+        if contradicted:
+            notes.append(
+                f"the weights to build on were trained with {told(contradicted)}; "
+                f"trained on with {told({name: asked[name] for name in contradicted})}, as the configuration says"
+            )
+        for note in notes:
+            logger.warning("%s", note)
+        taken = only(PLAIN, {**loaded, **asked})
+        old_betas = only(BETAS, loaded)
+        self.betas = self.betas or ({**LINEAR, **old_betas} if old_betas else self.module_betas)
+        self.noise_schedule: Mapping[str, Any] = laid_over(own, taken)
+        """Of the base model, with what is laid over it but the betas."""
+        known = own if self.module_betas is None else self.module_betas
+        betas = only(BETAS, self.betas or {})
+        self.trained_with: dict[str, Any] = {
+            **{name: value for name, value in taken.items() if name in loaded or differing({name: value}, own)},
+            **{name: value for name, value in betas.items() if name in loaded or differing({name: value}, known)},
+        }
+        """Settings of the noise schedule in place of the base model's, which are stored with the weights."""
+        self.pipe.sampler.asked = {**taken, **betas}
+        self.pipe.renew_scheduler()
 
     @abstractmethod
     def build(self) -> dict[str, nn.Parameter]:
@@ -100,6 +150,7 @@ class Stage(ABC):
         """Metadata of the file of weights."""
         return {
             "format": "pt",
+            **trained_metadata(self.trained_with),
             TRAINING_KEY: json.dumps(self.config.stored()),
             STEP_KEY: str(step),
             "animatediff.version": __version__,

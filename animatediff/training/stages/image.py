@@ -25,10 +25,7 @@ class ImageStage(Stage):
         return dict(self.pipe.unet.float().named_parameters())
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-        schedule = dict(self.betas or {})
-        if self.config.prediction is not None:
-            schedule["prediction_type"] = self.config.prediction
-        save_image_model(path, self.out_dtype(tensors), self.source, metadata=metadata, schedule=schedule)
+        save_image_model(path, self.out_dtype(tensors), self.source, metadata=metadata, schedule=self.trained_with)
 
 
 class ImageLoraStage(Stage):
@@ -42,6 +39,7 @@ class ImageLoraStage(Stage):
     def build(self) -> dict[str, nn.Parameter]:
         patterns = (IMAGE, CONVOLUTIONS) if self.config.lora_convolutions else (IMAGE,)
         self.lora = LoRA(self.pipe.unet, *patterns, config=self.config, kinds=("lora",))
+        self.loaded = self.lora.trained_with
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

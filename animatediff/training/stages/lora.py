@@ -20,6 +20,7 @@ class AdapterStage(Stage):
 
     def build(self) -> dict[str, nn.Parameter]:
         self.lora = LoRA(self.pipe.unet, SPATIAL, config=self.config, kinds=("domain_adapter",))
+        self.loaded = self.lora.trained_with
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -34,6 +35,7 @@ class MotionLoraStage(Stage):
     def build(self) -> dict[str, nn.Parameter]:
         self.family = load_frozen_motion(self)
         self.lora = LoRA(self.pipe.unet, TEMPORAL, config=self.config, kinds=("motion_lora",))
+        self.loaded = self.lora.trained_with
         return self.lora.parameters
 
     def write(self, path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from animatediff.errors import UserError
 from animatediff.training.randomness import generator_for
 from animatediff.weights.lora.key_formats import lora_to_original
 from animatediff.weights.lora.load import load_lora
+from animatediff.weights.storage.files import Header
+from animatediff.weights.trained_with import trained_with
 
 if TYPE_CHECKING:
     from animatediff.training.config import TrainConfig
@@ -72,11 +74,13 @@ class LoRA:
         layers = {path: layer for pattern in patterns for path, layer in target_layers(unet, pattern).items()}
         if not layers:
             raise UserError(f"{config.model}: has no layers for a LoRA of the stage {config.stage}")
+        self.trained_with: dict[str, Any] = {}
+        """Settings that the file to go on from was trained with in place of the base model's."""
         if config.start_from is None:
             load_lora(new_lora(layers, config.lora_rank, config.seed), unet=unet, adapter_name=NAME, scale=scale)
         else:
             start = named(config.start_from)
-            check_kind(start, kinds)
+            self.trained_with = trained_with(check_kind(start, kinds).metadata, str(start))
             load_lora(start, unet=unet, adapter_name=NAME)
         self.paths = [path for path in layers if NAME in getattr(unet.get_submodule(path), "lora_A", ())]
         self.parameters: dict[str, nn.Parameter] = {}
@@ -133,8 +137,8 @@ class LoRA:
         return state
 
 
-def check_kind(path: str | Path, kinds: tuple[str, ...]) -> None:
-    """Raise UserError if the file is a LoRA of another kind than `kinds`, or not of low-rank pairs alone."""
+def check_kind(path: str | Path, kinds: tuple[str, ...]) -> Header:
+    """The header of a LoRA. Raises UserError for one of another kind than `kinds`, or not of low-rank pairs alone."""
     from animatediff.weights.lora.methods import sort_keys
     from animatediff.weights.recognise import recognise, wrong_kind
 
@@ -143,3 +147,4 @@ def check_kind(path: str | Path, kinds: tuple[str, ...]) -> None:
         raise wrong_kind(found, kinds[0])
     if methods := sort_keys(found.header.tensors).methods:
         raise UserError(f"{path}: has {', '.join(methods)}, but training goes on from low-rank pairs alone")
+    return found.header

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -15,6 +16,9 @@ from animatediff.training.stages.base import Stage
 from animatediff.weights.families import FAMILIES, Family, Recommended
 from animatediff.weights.motion import original_tensors, tables_in
 from animatediff.weights.storage.files import save_tensors
+
+if TYPE_CHECKING:
+    from animatediff.training.config import TrainConfig
 
 
 class MotionStage(Stage):
@@ -28,13 +32,19 @@ class MotionStage(Stage):
         recommended = self._recommended()
         if config.start_from is not None:
             found = pipe.load_motion_module(config.start_from)
+            self.module_betas = found.betas
             self.betas = self.betas or found.betas
             self.family = replace(found, betas=self.betas, recommended=recommended)
             assert pipe.attachment is not None
             adapter = pipe.attachment.adapter
+            if config.norm is not None:
+                adapter.set_motion_norm(over_frames=config.norm == "over-frames")
+                self.family = replace(self.family, numerics=adapter.numerics)
         else:
             numerics = MotionNumerics(
-                image_norm_over_frames=config.image_norm_over_frames, max_positions=config.max_positions
+                image_norm_over_frames=config.image_norm_over_frames,
+                motion_norm_over_frames=config.norm == "over-frames",
+                max_positions=config.max_positions,
             )
             self.family = replace(
                 FAMILIES["custom"],
@@ -49,6 +59,7 @@ class MotionStage(Stage):
                 f"data.num_frames={config.data.num_frames}: {config.start_from} knows {limit} frame positions; "
                 "train on at most as many frames"
             )
+        self.module_betas = self.betas or self.module_betas  # which the file states as its family's
         pipe.set_motion_adapter(adapter, self.family)
         load_domain_adapter(self)
         return dict(adapter.float().named_parameters())
@@ -76,6 +87,14 @@ def load_domain_adapter(stage: Stage) -> None:
         stage.pipe.load_lora_weights(adapter.path, adapter_name="domain_adapter", scale=adapter.scale)
 
 
+def missing_motion_module(config: TrainConfig) -> UserError:
+    """The error for a stage that builds on a motion module which is not named."""
+    return UserError(
+        f"motion_module is missing: the stage {config.stage} builds on a trained one; name its file "
+        "(v3_sd15_mm.ckpt, mm_sd_v15_v2.ckpt, or one that the stage motion has saved)"
+    )
+
+
 def load_frozen_motion(stage: Stage) -> Family:
     """Plug in the motion module that a stage builds on; the noise schedule becomes the one it was trained with.
 
@@ -85,10 +104,7 @@ def load_frozen_motion(stage: Stage) -> Family:
     source = config.motion_module
     if source is None:
         if not is_bundled(config.model):
-            raise UserError(
-                f"motion_module is missing: the stage {config.stage} builds on a trained one; name its file "
-                "(v3_sd15_mm.ckpt, mm_sd_v15_v2.ckpt, or one that the stage motion has saved)"
-            )
+            raise missing_motion_module(config)
         source = "bundled"
     family = stage.pipe.load_motion_module(source)
     if config.data.num_frames > (limit := family.numerics.max_positions):
@@ -96,11 +112,6 @@ def load_frozen_motion(stage: Stage) -> Family:
             f"data.num_frames={config.data.num_frames}: {source} knows {limit} frame positions; "
             "train on at most as many frames"
         )
-    if stage.betas is None:
-        stage.betas = family.betas
-    else:
-        family = replace(family, betas=stage.betas)
-        assert stage.pipe.attachment is not None
-        stage.pipe.set_motion_adapter(stage.pipe.attachment.adapter, family)
+    stage.module_betas = family.betas
     load_domain_adapter(stage)
     return family

@@ -24,8 +24,10 @@ from animatediff.training.objective import ClipLoss, Objective
 from animatediff.training.randomness import generator_for
 from animatediff.training.stages.base import Stage
 from animatediff.training.stages.motion import load_frozen_motion
+from animatediff.weights.motion import find_header
 from animatediff.weights.sparsectrl import config_metadata, load_sparsectrl, original_entries
 from animatediff.weights.storage.files import save_tensors
+from animatediff.weights.trained_with import trained_with
 
 if TYPE_CHECKING:
     from animatediff.training.data import Batch
@@ -66,7 +68,9 @@ class SparseCtrlStage(Stage):
             adapter = pipe.attachment.adapter
             encoder = SparseCtrl.from_unet(pipe.unet, adapter, kind=config.condition, vae_scale_factor=factor)
         else:
-            encoder = load_sparsectrl(named(config.start_from), unet=pipe.unet)
+            header = find_header(named(config.start_from))
+            self.loaded = trained_with(header.metadata, str(header.path))
+            encoder = load_sparsectrl(header, unet=pipe.unet)
             if encoder.kind != config.condition:
                 logger.info(
                     "%s: a %s encoder; its body is taken, its conditioning embedding begins anew for %s",

@@ -18,10 +18,10 @@ from animatediff.errors import UserError
 from animatediff.files import parse_yaml, read_text
 from animatediff.parse import load_json
 from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.trained_with import BETAS, PREDICTION_TYPES, SAMPLING_KEY, trained_with
 
 logger = logging.getLogger(__name__)
 
-PREDICTION_TYPES = ("epsilon", "v_prediction")
 SD2_BASE_SIZE = 64
 """Latent size that the noise-predicting SD 2.x models were trained at; the velocity-predicting ones: 96."""
 METADATA_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
@@ -75,7 +75,7 @@ class SamplingFacts:
             told.append(f"EDM noise levels, sigma {self.edm['sigma_min']:g} to {self.edm['sigma_max']:g}")
         elif self.zero_snr:
             told.append("zero terminal SNR")
-        told += [f"{name}={value:g}" for name, value in self.betas.items()]
+        told += [f"{name}={value if isinstance(value, str) else f'{value:g}'}" for name, value in self.betas.items()]
         told += ["latents of a mean and deviation of their own"] if "latents_mean" in self.vae else []
         return ", ".join(told)
 
@@ -121,7 +121,7 @@ def sampling_facts(header: Header) -> SamplingFacts:
         unknown_prediction=None if known else str(prediction),
         zero_snr=bool(values.get("zero_snr")),
         edm=edm,
-        betas={name: values[name] for name in ("beta_start", "beta_end") if name in values},
+        betas={name: values[name] for name in BETAS if name in values},
         vae={name: values[name] for name in ("latents_mean", "latents_std", "scaling_factor") if name in values},
         evidence=tuple(evidence),
         contradictions=tuple(contradictions),
@@ -165,7 +165,32 @@ def _size(shape: Sequence[int]) -> int:
     return size
 
 
+def restated(
+    schedule: Mapping[str, Any], metadata: Mapping[str, str], tensors: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata and tensors of a single file that state `schedule` (diffusers' names) in place of what they stated."""
+    import torch
+
+    stated, marked = dict(metadata), dict(tensors)
+    of_prediction = (*METADATA_KEYS, "modelspec.architecture", "ss_v_parameterization")
+    for setting, keys, mark, value in (
+        ("prediction_type", of_prediction, "v_pred", "v_prediction"),
+        ("rescale_betas_zero_snr", ("ss_zero_terminal_snr",), "ztsnr", True),
+    ):
+        if setting in schedule:
+            for key in (*keys, "ot_config"):
+                stated.pop(key, None)
+            marked.pop(mark, None)
+            if schedule[setting] == value:
+                marked[mark] = torch.zeros(1)
+    if "prediction_type" in schedule:
+        stated[METADATA_KEYS[0]] = "v" if schedule["prediction_type"] == "v_prediction" else "epsilon"
+    return stated, marked
+
+
 def _of_metadata(metadata: Mapping[str, str]) -> Iterator[_Statement]:
+    for name, value in trained_with(metadata, "this file").items():
+        yield _Statement("zero_snr" if name == "rescale_betas_zero_snr" else name, value, f"metadata {SAMPLING_KEY}")
     for key in METADATA_KEYS:
         if word := metadata.get(key, "").strip():
             yield _Statement("prediction_type", _prediction(word), f"metadata {key}")

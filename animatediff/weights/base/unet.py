@@ -13,6 +13,7 @@ from animatediff.errors import UserError
 from animatediff.files import write_errors, write_text
 from animatediff.weights.base import ldm
 from animatediff.weights.base.components import planned_shapes
+from animatediff.weights.base.prediction import restated
 from animatediff.weights.base.quantized import quantization, scale_of
 from animatediff.weights.fit import Fit, leave_out
 from animatediff.weights.keys import MOTION_KEY
@@ -66,16 +67,18 @@ def save_image_model(
 ) -> None:
     """Write the model `source` with the weights `unet` (diffusers names) in place of its own, in the same layout.
 
-    `source` is a single file or a diffusers folder; `schedule` is laid over a folder's scheduler. Each file appears
-    whole or not at all.
+    `source` is a single file or a diffusers folder; `schedule` is laid over a folder's scheduler, or stated by the
+    file, in its metadata and by the tensors that other programs look for. Each file appears whole or not at all.
     """
     if source.is_file():
-        _single_file(target, unet, source, metadata)
+        _single_file(target, unet, source, metadata, dict(schedule or {}))
     else:
         _folder(target, unet, source, metadata, dict(schedule or {}))
 
 
-def _single_file(target: Path, unet: Mapping[str, Tensor], source: Path, metadata: Mapping[str, str]) -> None:
+def _single_file(
+    target: Path, unet: Mapping[str, Tensor], source: Path, metadata: Mapping[str, str], schedule: dict[str, Any]
+) -> None:
     header = read_header(source)
     plan, _ = ldm.unet_plan_of(header.tensors)
     places = {found.key: name for name, found in plan.items() if name in unet}
@@ -91,7 +94,9 @@ def _single_file(target: Path, unet: Mapping[str, Tensor], source: Path, metadat
         for key, info in header.tensors.items()
         if key in places or key in kept
     }
-    own = header.metadata if header.format == "safetensors" else {}
+    own = dict(header.metadata) if header.format == "safetensors" else {}
+    if schedule:
+        own, tensors = restated(schedule, own, tensors)
     save_tensors(target, tensors, {**own, **metadata})
 
 
@@ -112,5 +117,6 @@ def _folder(
     write_text(target / "unet" / "config.json", json.dumps(config, indent=2) + "\n")
     scheduler = target / "scheduler" / "scheduler_config.json"
     if schedule and scheduler.is_file():
-        write_text(scheduler, json.dumps({**read_json(scheduler), **schedule}, indent=2) + "\n")
+        own_betas = {"trained_betas": None} if "beta_schedule" in schedule else {}
+        write_text(scheduler, json.dumps({**read_json(scheduler), **own_betas, **schedule}, indent=2) + "\n")
     save_tensors(target / "unet" / UNET_FILE, unet, metadata)

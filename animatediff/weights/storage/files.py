@@ -21,7 +21,7 @@ from animatediff.weights.storage.dtypes import ITEM_SIZES, no_tensor_of
 from animatediff.weights.storage.formats import what_it_is
 from animatediff.weights.storage.paths import PARTIAL_SUFFIXES, regular_file, shown
 from animatediff.weights.storage.pickled import OpaqueTensor, Place
-from animatediff.weights.storage.pickles import read_pickle
+from animatediff.weights.storage.pickles import MAX_TENSOR_NAME, read_pickle
 from animatediff.weights.storage.safetensors_header import LIBRARY_HEADER_BYTES, HeaderError, parse_header
 from animatediff.weights.storage.unwrap import METADATA_ENTRY, unwrap
 
@@ -212,6 +212,8 @@ def _strip(infos: Mapping[str, TensorInfo], path: Path) -> dict[str, TensorInfo]
         short = name
         while prefix := next((p for p in PREFIXES if short.startswith(p)), ""):
             short = short[len(prefix) :]
+        if len(name) > MAX_TENSOR_NAME:
+            raise UserError(f"{shown(path)}: a tensor's name of {len(name):,} characters, as no weight file has")
         if short in stripped:
             raise UserError(
                 f"{shown(path)}: {short!r} is there twice, with and without a prefix; which one is meant cannot be told"

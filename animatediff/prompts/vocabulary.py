@@ -1,0 +1,62 @@
+"""Words of prompts that the bundled model was not trained on, with the nearest that it was."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from animatediff.prompts.grammar import parse
+from animatediff.prompts.words import without_added
+from animatediff.sprites import words
+
+NEAR = 0.7
+"""Similarity of spelling (difflib) from which on a word of the same first letter is named: `foxes` and fox."""
+LARGEST = 1000
+"""Tokens of a vocabulary that is taken for the bundled one; CLIP's own, which has its words as well, has 49,408."""
+_WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s!-/:-@\[-`{-~]+")
+"""Words as CLIP's tokenizer cuts them, numbers, and signs that are no punctuation."""
+
+_SIGNS = re.compile(r"<[^<>]*:[^<>]*>|\bembedding:[\w./-]+|__[\w/-]+__")
+"""Signs of other programs in place of words, of which `prompts.unread` warns."""
+
+
+def is_bundled_vocabulary(tokenizer: Any) -> bool:
+    """Whether a tokenizer is that of the bundled model: the words of its captions, and few more."""
+    if tokenizer is None or len(tokenizer) > LARGEST:
+        return False
+    tokens = tokenizer.get_vocab()
+    return all(f"{word}</w>" in tokens for word in words.corpus_words())
+
+
+def unknown_words(texts: Iterable[str], tokenizer: Any, *, plain: bool = False) -> list[str]:
+    """Words of these texts that the bundled model was not trained on, each once; none for another vocabulary.
+
+    Words of textual inversions are known. plain: brackets are letters, not weights.
+    """
+    if not is_bundled_vocabulary(tokenizer):
+        return []
+    known, found = set(words.corpus_words()), {}
+    for text in texts:
+        text = _SIGNS.sub(" ", without_added(text, tokenizer))
+        text = text if plain else " ".join(part.text for part in parse(text))
+        found |= dict.fromkeys(word for word in _WORD.findall(text.lower()) if word not in known)
+    return list(found)
+
+
+def say_unknown(texts: Iterable[str], tokenizer: Any, *, plain: bool = False) -> list[str]:
+    """One sentence where some words are unknown (`unknown_words`), with the nearest known ones; else nothing."""
+    if not (found := unknown_words(texts, tokenizer, plain=plain)):
+        return []
+    known = [word for word in words.corpus_words() if len(word) > 1]
+    named = []
+    for word in found:
+        near = difflib.get_close_matches(word, [each for each in known if each[0] == word[0]], n=1, cutoff=NEAR)
+        named.append(f"{word} (it knows {near[0]})" if near else word)
+    these = "this word" if len(named) == 1 else "these words"
+    return [
+        f"the bundled model was not trained on {these}, and shows something else: {', '.join(named)}; it knows "
+        f"{', '.join(words.OBJECTS)}, on backgrounds of {', '.join(words.BACKGROUNDS)}, and lets them move right, "
+        "left, up or down, grow, shrink or spin (all words: `animatediff animate --list-words`)"
+    ]
