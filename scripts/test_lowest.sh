@@ -21,7 +21,7 @@ for version in 3.10 3.11 3.12 3.13; do
     echo "Python $version: floors and constraints hold together"
     resolve() { "$folder/bin/uv" pip compile --quiet --python-version "$version" "$@" pyproject.toml >/dev/null; }
     resolve --resolution lowest-direct --extra heic --extra train
-    resolve --constraint constraints.txt --extra heic --extra train --extra dev
+    resolve --constraint constraints.txt --extra heic --extra train --extra media --extra dev
 done
 "$folder/bin/uv" pip check --python "$folder/bin/python"
 "$folder/bin/uv" pip freeze --python "$folder/bin/python"
