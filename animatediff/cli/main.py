@@ -16,6 +16,7 @@ from animatediff.cli.inspect import inspect
 from animatediff.cli.show import show
 from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
+from animatediff.cli.ui import ui
 from animatediff.errors import did_you_mean, printable
 
 
@@ -71,6 +72,7 @@ app.command()(convert)
 app.command()(train)
 app.command()(data)
 app.command()(evaluate)
+app.command()(ui)
 
 
 def main() -> None:

@@ -60,19 +60,21 @@ class Rendered:
 
 @dataclass(frozen=True)
 class OneFile:
-    """Clips as `path`, numbered where there are several; None is `samples/{prompt}.mp4` under a free name.
+    """Clips as `path`, numbered where there are several; None is `samples/{prompt}{suffix}` under a free name.
 
     Beside each goes `FILE.json`, from which `load_result` repeats it, and, where images condition the clip, a sheet of
     them, `{name}.keyframes.png`, and where the prompt travels, its timeline, `{name}.prompts.png`.
     """
 
     path: str | None = None
+    suffix: str = ".mp4"
+    """Of the free name; empty for a folder of frames."""
 
     @contextmanager
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
         """The writer of these requests. Raises UserError where it could not write."""
         num_clips = sum(request.num_clips for request in requests)
-        first = self.path or str(roots.samples / _default_name(requests[0]))
+        first = self.path or str(roots.samples / _default_name(requests[0], self.suffix))
         for request in requests:
             warn_of_idle_output(request, format_of(first))
             if request.audio:
@@ -82,7 +84,7 @@ class OneFile:
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
         check_writable(first)
-        yield _OneFile(self.path, num_clips, roots, reporter)
+        yield _OneFile(self.path, num_clips, roots, reporter, self.suffix)
 
 
 @dataclass(frozen=True)
@@ -127,11 +129,12 @@ class _OneFile:
     num_clips: int
     roots: Roots
     reporter: Reporter
+    suffix: str = ".mp4"
     done: list[Rendered] = field(default_factory=list)
 
     def add(self, clip: Clip) -> None:
         if self.path is None:
-            target = free_name(str(self.roots.samples / _default_name(clip.request)), 1)
+            target = free_name(str(self.roots.samples / _default_name(clip.request, self.suffix)), 1)
         else:
             target = numbered(self.path, len(self.done), self.num_clips)
         overwrite = self.path is not None
@@ -253,9 +256,10 @@ def slug(text: str, words: int = 10) -> str:
     return _name("-".join(re.findall(r"\w+", text)[:words]))
 
 
-def _default_name(request: AnimateRequest) -> str:
-    """Name of a result's file, where none is given."""
-    return f"{file_stem(request.name) if request.name else slug(request.prompt[0]).lower()}.mp4"
+def _default_name(request: AnimateRequest, suffix: str = ".mp4") -> str:
+    """Name of a result's file, where none is given; that of a folder has no dot."""
+    stem = file_stem(request.name) if request.name else slug(request.prompt[0]).lower()
+    return f"{stem}{suffix}" if suffix else stem.replace(".", "-")
 
 
 def file_stem(title: str) -> str:
