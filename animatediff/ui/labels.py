@@ -1,4 +1,4 @@
-"""Names of options on the page, as users of A1111, ComfyUI and diffusers know them, and the groups that they stand in."""
+"""Names of options on the page, as users of A1111, ComfyUI and diffusers know them, and the groups they stand in."""
 
 from __future__ import annotations
 

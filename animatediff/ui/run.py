@@ -12,6 +12,7 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.media.formats import FOLDER, FORMATS
+from animatediff.render.request import AnimateRequest
 from animatediff.render.write import OneFile, Rendered
 from animatediff.ui import stage
 from animatediff.ui.form import Form
@@ -87,16 +88,17 @@ class Runs:
             r.clips: gr.Radio(visible=False),
             r.stage: stage.progress(None, None),
         }
+        asked = None
         try:
             others = {"download": True} if self.download else {}
             asked = self.form.request(values, clips, **others)
             job = self.jobs.add(owner, asked, OneFile(suffix="" if suffix == FOLDER else suffix))
         except Exception as error:
-            yield self._failed(error)
+            yield self._failed(error, asked)
             return
         yield from self._watched(job)
         if job.state == "failed" and job.error is not None:
-            yield self._failed(job.error, job.notes)
+            yield self._failed(job.error, asked, job.notes)
         elif job.state == "cancelled":
             text = stage.message("Cancelled; nothing was written.", "note")
             yield {**self._ready(), r.stage: stage.empty(), r.line: gr.HTML(text, visible=True)}
@@ -131,8 +133,8 @@ class Runs:
     def _ready(self) -> dict[Any, Any]:
         return {self.result.generate: gr.Button(visible=True), self.result.cancel: gr.Button(visible=False)}
 
-    def _failed(self, error: BaseException, notes: Sequence[str] = ()) -> dict[Any, Any]:
-        beside, line, names = self.form.failure(explained(error))
+    def _failed(self, error: BaseException, asked: AnimateRequest | None, notes: Sequence[str] = ()) -> dict[Any, Any]:
+        beside, line, names = self.form.failure(explained(error), asked)
         return {
             **self._ready(),
             **beside,
