@@ -76,7 +76,7 @@ class Text(Field):
         return self.lines > 1
 
     def make(self, sources: Sources) -> None:
-        self.parts = [gr.Textbox("", lines=self.lines, placeholder=self.placeholder, **self.described)]
+        self.parts = [gr.Textbox("", lines=self.lines, placeholder=worded(self.option.unset), **self.described)]
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         text = str(values[0] or "")

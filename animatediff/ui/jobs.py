@@ -50,6 +50,10 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
 
+class BusyError(UserError):
+    """Raised for a second job of one page."""
+
+
 class Jobs:
     """Jobs in the order in which they were asked for."""
 
@@ -61,11 +65,11 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def add(self, owner: str, request: AnimateRequest, to: OneFile) -> Job:
-        """Take a job. Raises UserError where this page has one, or too many wait."""
+        """Take a job. Raises BusyError where this page has one, UserError where too many wait."""
         job = Job(owner, request, to)
         with self._changed:
             if self._of(owner) is not None:
-                raise UserError("this page is rendering already; wait for it or press “Cancel”")
+                raise BusyError("this page is rendering already; wait for it or press “Cancel”")
             if len(self._waiting) >= MAX_WAITING:
                 raise UserError(f"{MAX_WAITING} renders are waiting, which is as many as fit; try again later")
             self._waiting.append(job)
@@ -74,6 +78,11 @@ class Jobs:
                 self._thread.start()
             self._changed.notify_all()
         return job
+
+    def busy(self, owner: str) -> bool:
+        """Whether a page has a job."""
+        with self._changed:
+            return self._of(owner) is not None
 
     def place(self, job: Job) -> int:
         """How many are rendered before it."""

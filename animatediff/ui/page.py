@@ -157,7 +157,7 @@ class Page:
             [*r.all, *form.errors.values(), *form.folds.values()],
             concurrency_limit=None,
             show_progress="hidden",
-            trigger_mode="once",
+            trigger_mode="multiple",
             api_visibility="private",
         )
         r.cancel.click(runs.cancel, None, [r.cancel], **QUIET)

@@ -16,7 +16,7 @@ from animatediff.render.request import AnimateRequest
 from animatediff.render.write import OneFile, Rendered
 from animatediff.ui import stage
 from animatediff.ui.form import Form
-from animatediff.ui.jobs import Job, Jobs
+from animatediff.ui.jobs import BusyError, Job, Jobs
 from animatediff.ui.labels import worded
 from animatediff.ui.library import gr
 from animatediff.ui.views import downloadable, viewable
@@ -75,6 +75,9 @@ class Runs:
     ) -> Iterator[dict[Any, Any]]:
         """Render what the form says; yields updates of the page."""
         r, owner = self.result, str(request.session_hash)
+        if self.jobs.busy(owner):  # by a double click
+            yield {r.line: gr.skip()}
+            return
         yield {
             **self.form.forgotten(marked),
             r.marked: [],
@@ -93,6 +96,9 @@ class Runs:
             others = {"download": True} if self.download else {}
             asked = self.form.request(values, clips, **others)
             job = self.jobs.add(owner, asked, OneFile(suffix="" if suffix == FOLDER else suffix))
+        except BusyError:
+            yield {r.line: gr.skip()}
+            return
         except Exception as error:
             yield self._failed(error, asked)
             return

@@ -147,14 +147,14 @@ def test_errors_stand_beside_their_fields(tab: Any) -> None:
     fill(tab, "steps", "many")
     tab.click("#generate")
     beside = tab.locator(".ad-three .column", has=tab.locator("#option-steps"))
-    beside.locator(".ad-error >> text=expected a number").wait_for()
+    beside.locator(".ad-error", has_text="expected a number").wait_for()
     fill(tab, "steps", "1")
     tab.get_by_role("button", name="Second pass").click()
     fill(tab, "upscale", "90")
     tab.get_by_role("button", name="Second pass").click()
     tab.locator("#option-upscale").wait_for(state="hidden")
     tab.click("#generate")
-    tab.wait_for_selector(".ad-fold .ad-error >> text=more than 1 and at most 8")
+    tab.wait_for_selector(".ad-fold .ad-error:has-text('more than 1 and at most 8')")
     fill(tab, "upscale", "")
     tab.click("#generate")
     tab.wait_for_selector("video.ad-result")
@@ -191,7 +191,7 @@ def test_prompt_travel_shows_its_timeline(tab: Any) -> None:
     small(tab)
     tab.get_by_role("button", name="Prompt travel").click()
     for column, text in ((0, "2"), (1, "a cat moving right")):
-        cell = tab.locator(".ad-travel tbody tr").first.locator("td").nth(column)
+        cell = tab.locator(".ad-travel [role=gridcell]").nth(column)
         cell.dblclick()
         tab.keyboard.type(text)
         tab.keyboard.press("Enter")
@@ -203,8 +203,8 @@ def test_nothing_is_wider_than_the_window(width: int, server: Any, browser: Any,
     """In every tab, with every part unfolded."""
     write_video(np.zeros((2, 64, 64, 3), np.uint8), output / "clip-of-others.gif")
     for tab in opened(server, browser, width, 844):
-        for fold in tab.locator(".ad-fold > button, .ad-fold .label-wrap").all():
-            fold.click()
+        tab.evaluate("document.querySelectorAll('.ad-fold > button').forEach(button => button.click())")
+        tab.locator("#option-quality").wait_for()  # in the last part
         for name in ("Create", "Gallery", "Models"):
             tab.get_by_role("tab", name=name, exact=True).click()
             assert tab.evaluate("document.documentElement.scrollWidth") <= width, name
