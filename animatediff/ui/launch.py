@@ -73,11 +73,9 @@ def start(
             css=CSS,
         )
     except OSError as error:
-        if "port" in str(error).lower() or error.errno is not None:
-            raise UserError(
-                f"cannot listen on {host}, `port` {port or 7860}: {error}; choose another `port`"
-            ) from error
-        raise
+        where = f"{host}, port {port}" if port else host
+        reason = "it is taken" if "empty port" in str(error) else str(error)
+        raise UserError(f"cannot listen on {where}: {reason}; choose another with `port`, or leave it out") from error
     return page
 
 

@@ -21,7 +21,8 @@ def theme() -> Any:
 
 
 CSS = """
-.gradio-container { max-width: 1560px !important; margin: 0 auto; padding: 0 24px 24px !important; }
+.gradio-container { width: 100% !important; max-width: 1560px !important; margin: 0 auto;
+  padding: 0 24px 24px !important; }
 .gradio-container > .main { width: 100%; padding: 6px 0 !important; max-width: none !important; }
 .ad-title { display: flex; align-items: baseline; gap: 12px; padding: 4px 2px 0; }
 .ad-title h1 { font-size: 1.25rem; font-weight: 650; margin: 0; }
@@ -48,7 +49,7 @@ CSS = """
 .ad-three { grid-template-columns: repeat(2, minmax(0, 1fr)) minmax(0, 2fr); }
 .ad-seed { grid-template-columns: minmax(0, 2fr) 44px minmax(0, 1fr) minmax(0, 1fr); }
 .ad-models-row { grid-template-columns: repeat(2, minmax(0, 1fr)) 44px; }
-.ad-moves > .form { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+.ad-moves > .form { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1px; }
 @media (max-width: 560px) {
   .ad-numbers, .ad-three { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .ad-three > :last-child, .ad-models-row > :first-child { grid-column: 1 / -1; }
@@ -56,6 +57,7 @@ CSS = """
   .ad-seed { grid-template-columns: minmax(0, 1fr) 44px minmax(0, 1fr); }
   .ad-seed > :last-child { grid-column: 1 / -1; }
   .ad-moves > .form { grid-template-columns: minmax(0, 1fr); }
+  .ad-models td, .ad-models th { overflow-wrap: anywhere !important; }
 }
 .ad-numbers > *, .ad-three > *, .ad-seed > *, .ad-moves > .form > *, .ad-models-row > * { min-width: 0 !important; }
 .ad-square { min-width: 0 !important; padding: 0 !important; font-size: 1.35rem; align-self: stretch; }

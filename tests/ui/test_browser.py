@@ -61,6 +61,11 @@ def small(tab: Any, steps: str = "1") -> None:
     fill(tab, "steps", steps)
 
 
+def unfold(tab: Any, part: str) -> None:
+    """Open a part of the form; early, as Gradio mounts its components then, and loses what is typed before they are."""
+    tab.get_by_role("button", name=part).click()
+
+
 def value(tab: Any, name: str) -> str:
     return field(tab, name).input_value()
 
@@ -141,6 +146,7 @@ def test_a_second_tab_waits_for_its_turn(server: Any, browser: Any, tab: Any, ou
 
 def test_errors_stand_beside_their_fields(tab: Any) -> None:
     """Also in a folded part, which opens; they go with the next try, and the page stays usable."""
+    unfold(tab, "Second pass")
     tab.click("#generate")
     tab.wait_for_selector("#line >> text=say what to show")
     small(tab)
@@ -149,9 +155,8 @@ def test_errors_stand_beside_their_fields(tab: Any) -> None:
     beside = tab.locator(".ad-three .column", has=tab.locator("#option-steps"))
     beside.locator(".ad-error", has_text="expected a number").wait_for()
     fill(tab, "steps", "1")
-    tab.get_by_role("button", name="Second pass").click()
     fill(tab, "upscale", "90")
-    tab.get_by_role("button", name="Second pass").click()
+    unfold(tab, "Second pass")  # which folds it
     tab.locator("#option-upscale").wait_for(state="hidden")
     tab.click("#generate")
     tab.wait_for_selector(".ad-fold .ad-error:has-text('more than 1 and at most 8')")
@@ -166,8 +171,8 @@ def test_dropped_files(tab: Any, tmp_path: Path, output: Path) -> None:
     bad, good = tmp_path / "bad.png", tmp_path / "good.png"
     bad.write_bytes(b"no image at all")
     Image.fromarray(np.full((64, 64, 3), (200, 80, 30), np.uint8)).save(good)
+    unfold(tab, "Animate an image")
     small(tab)
-    tab.get_by_role("button", name="Animate an image").click()
     part = tab.locator("#option-image input[type=file]").first
     part.set_input_files(str(bad))
     tab.wait_for_selector("#option-image img")
@@ -188,8 +193,8 @@ def test_dropped_files(tab: Any, tmp_path: Path, output: Path) -> None:
 
 
 def test_prompt_travel_shows_its_timeline(tab: Any) -> None:
+    unfold(tab, "Prompt travel")
     small(tab)
-    tab.get_by_role("button", name="Prompt travel").click()
     for column, text in ((0, "2"), (1, "a cat moving right")):
         cell = tab.locator(".ad-travel [role=gridcell]").nth(column)
         cell.dblclick()
