@@ -78,8 +78,8 @@ class StrangeWords:
         common = sorted(self.words.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_NAMED]
         more = len(self.words) - len(common)
         return (
-            f"{self.num_strange} of {self.num_texts} captions have words that the bundled model was not trained on, and "
-            f"reads as letters: {', '.join(f'{word} ({count})' for word, count in common)}"
+            f"{self.num_strange} of {self.num_texts} captions have words that the bundled model was not trained on, "
+            f"and reads as letters: {', '.join(f'{word} ({count})' for word, count in common)}"
             f"{f' and {more} more' if more else ''}; `animatediff animate --list-words` lists those it knows"
         )
 

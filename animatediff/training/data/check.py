@@ -95,8 +95,9 @@ class DataReport:
 def check_data(config: DataConfig, tokenizer: Any = None) -> DataReport:
     """Check everything that `config` names, and open up to `config.max_checked` files, spread over all of them.
 
-    tokenizer: that of the model to train on; of the bundled one, words of captions are looked for in it. Raises UserError if there is nothing, columns are missing, or more than `config.max_bad` is unusable; the message
-    says what was found.
+    tokenizer: that of the model to train on; of the bundled one, words of captions are looked for in it. Raises
+    UserError if there is nothing, columns are missing, or more than `config.max_bad` is unusable; the message says what
+    was found.
     """
     kind = kind_of(config)
     report = DataReport(config, kind, strange=StrangeWords() if is_bundled_vocabulary(tokenizer) else None)
