@@ -17,6 +17,8 @@ from animatediff.weights.hub import KNOWN_FILES
 
 _PACKAGE = ("animatediff", "bundled")
 """Last folders of the bundled parts, wherever the package is installed."""
+REVISION = "revision"
+"""Before the commit of a model of the hub, in place of the method of a hash."""
 _SNAPSHOT = "snapshots"
 """In the hub's cache: models--OWNER--NAME/snapshots/REVISION/FILE."""
 
@@ -55,8 +57,7 @@ def portable(stored: Mapping[str, Any], roots: Roots = HERE) -> tuple[dict[str, 
         if (name := bundled_name(path)) is not None:
             return name
         if (name := _hub_name(path)) is not None:
-            parts = Path(path).parts
-            hashes[place] = f"revision:{parts[parts.index(_SNAPSHOT) + 1]}"
+            hashes[place] = f"{REVISION}:{revision_of(path)}"
             return name
         if (found := fingerprint(path)) is not None:
             hashes[place] = found
@@ -78,6 +79,12 @@ def bundled_name(path: str) -> str | None:
             known = {item.name: name for name, item in bundled_set().items()}
             return PREFIX + known[rest[1]] if len(rest) == 2 and rest[0] == "set" and rest[1] in known else None
     return None
+
+
+def revision_of(path: str | Path) -> str:
+    """The commit that a path in the hub's cache is of."""
+    parts = Path(path).parts
+    return parts[parts.index(_SNAPSHOT) + 1]
 
 
 def _hub_name(path: str) -> str | None:

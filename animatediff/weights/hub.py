@@ -281,17 +281,23 @@ def known_file(name: str | Path, *, download: bool, roots: Roots = HERE) -> Path
     for models in roots.models:
         if (place := models / known.folder / path.name).is_file():
             return place
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(known.repository, path.name)
-    if isinstance(cached, str):
-        return Path(cached)
+    if (cached := cached_file(path.name)) is not None:
+        return cached
     if not download:
         raise UserError(
             f"{name}: not here; put it at {roots.models[0] / known.folder / path.name}, or add `download` to fetch it "
             f"from {known.repository} on the hub (about {known.megabytes:,} MB)"
         )
     return None
+
+
+def cached_file(name: str) -> Path | None:
+    """The published file of this name in the hub's local cache; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    known = KNOWN_FILES.get(name)
+    found = None if known is None else try_to_load_from_cache(known.repository, name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def fetch(name: str | Path, *, download: bool, roots: Roots = HERE, on_bytes: OnBytes | None = None) -> Path:

@@ -186,7 +186,7 @@ def test_without_a_network_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("huggingface_hub.hf_hub_download", asked)
         with pytest.raises(UserError, match=r"the hub cannot be reached \(.*refused\), and it is not in"):
             fetch_folder("owner/name", lambda files: files)
-        with pytest.raises(UserError, match=r"could not be fetched from guoyww/animatediff at .*refused\. Put the file"):
+        with pytest.raises(UserError, match=r"could not be fetched from guoyww/.* at .*refused\. Put the file"):
             fetch("v3_sd15_mm.ckpt", download=True)
 
 
