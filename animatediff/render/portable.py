@@ -54,16 +54,24 @@ def portable(stored: Mapping[str, Any], roots: Roots = HERE) -> tuple[dict[str, 
     hashes: dict[str, str] = {}
 
     def name_of(path: str, setting: str, place: str) -> str:
-        if (name := bundled_name(path)) is not None:
-            return name
-        if (name := _hub_name(path)) is not None:
-            hashes[place] = f"{REVISION}:{revision_of(path)}"
-            return name
-        if (found := fingerprint(path)) is not None:
+        name, found = portable_name(path, roots)
+        if found is not None:
             hashes[place] = found
-        return _relative(path, roots)
+        return name
 
     return with_files(stored, name_of), hashes
+
+
+def portable_name(path: str, roots: Roots = HERE, *, hashed: bool = True) -> tuple[str, str | None]:
+    """The name of one file or folder as `portable` records it, and its short hash where it has one.
+
+    hashed: False reads nothing of it.
+    """
+    if (name := bundled_name(path)) is not None:
+        return name, None
+    if (name := _hub_name(path)) is not None:
+        return name, f"{REVISION}:{revision_of(path)}"
+    return _relative(path, roots), fingerprint(path) if hashed else None
 
 
 def bundled_name(path: str) -> str | None:
