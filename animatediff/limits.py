@@ -175,6 +175,11 @@ MAX_ROWS = Limit(
     name="max_rows", default=20_000_000, unit="rows", room=DATA, remedy="split it, or ",
     help="Rows, files or samples of a set of training data.",
 )  # fmt: skip
+MAX_JSON_BYTES = Limit(
+    name="max_json_bytes", default=2**24, unit="bytes", room=DATA,
+    remedy="write one JSON object a line (.jsonl), or an array of them, or ",
+    help="Bytes of a JSON file of training data that is one object, such as of captions by name.",
+)  # fmt: skip
 
 LIMITS = {limit.name: limit for limit in list(globals().values()) if isinstance(limit, Limit)}
 """All limits by their name."""
