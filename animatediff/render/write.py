@@ -225,13 +225,14 @@ def write_clip(
         reporter.check()
     reporter.tell("write", first, first)
     path = writer.path
-    write_sidecar(path, content)
     sheets = []
-    if clip.keyframes.images:
-        sheet = keyframe_sheet(clip.keyframes.images, kept, indices)
-        sheets.append(write_image(sheet, path.with_name(f"{path.stem}.keyframes.png")))
-    if isinstance(prompt := request.prompt_of(), PromptTravel):
-        sheets.append(write_image(timeline_image(prompt, first), path.with_name(f"{path.stem}.prompts.png")))
+    with _beside(path):
+        write_sidecar(path, content)
+        if clip.keyframes.images:
+            sheet = keyframe_sheet(clip.keyframes.images, kept, indices)
+            sheets.append(write_image(sheet, path.with_name(f"{path.stem}.keyframes.png")))
+        if isinstance(prompt := request.prompt_of(), PromptTravel):
+            sheets.append(write_image(timeline_image(prompt, first), path.with_name(f"{path.stem}.prompts.png")))
     return Rendered(
         file=path,
         request=request,
@@ -239,6 +240,15 @@ def write_clip(
         seam=None if seam is None else seam.value(),
         notes=tuple(clip.notes),
     )
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    """Say in errors of the files beside a result that the result itself is there."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path} is written, but not all that belongs beside it: {error}") from error
 
 
 # -- names and records -------------------------------------------------------------------------------------------------

@@ -331,7 +331,7 @@ class Trainer:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
-                f"{self.folder}: a checkpoint takes {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; "
+                f"{self.folder}: a checkpoint takes {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free; "
                 "make room, or name another folder with `out`"
             )
 
