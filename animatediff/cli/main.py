@@ -13,6 +13,7 @@ from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
+from animatediff.cli.serve import serve
 from animatediff.cli.show import show
 from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
@@ -73,6 +74,7 @@ app.command()(train)
 app.command()(data)
 app.command()(evaluate)
 app.command()(ui)
+app.command()(serve)
 
 
 def main() -> None:
