@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -69,6 +69,8 @@ class OneFile:
     path: str | None = None
     suffix: str = ".mp4"
     """Of the free name; empty for a folder of frames."""
+    note: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of the record inside and beside each clip, as plain JSON values."""
 
     @contextmanager
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
@@ -84,7 +86,7 @@ class OneFile:
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
         check_writable(first)
-        yield _OneFile(self.path, num_clips, roots, reporter, self.suffix)
+        yield _OneFile(self.path, num_clips, roots, reporter, self.suffix, self.note)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ class _OneFile:
     num_clips: int
     roots: Roots
     reporter: Reporter
-    suffix: str = ".mp4"
+    suffix: str
+    note: Mapping[str, Any]
     done: list[Rendered] = field(default_factory=list)
 
     def add(self, clip: Clip) -> None:
@@ -138,7 +141,8 @@ class _OneFile:
         else:
             target = numbered(self.path, len(self.done), self.num_clips)
         overwrite = self.path is not None
-        self.done.append(write_clip(clip, target, self.reporter, overwrite=overwrite, roots=self.roots))
+        rendered = write_clip(clip, target, self.reporter, overwrite=overwrite, roots=self.roots, note=self.note)
+        self.done.append(rendered)
 
     def finish(self) -> list[Rendered]:
         return self.done
@@ -192,12 +196,14 @@ def write_clip(
     overwrite: bool,
     spools: list[Spool] | None = None,
     roots: Roots = HERE,
+    note: Mapping[str, Any] | None = None,
 ) -> Rendered:
     """Write a clip's frames as they are decoded, then the files beside it; nothing half written stays.
 
-    spools: gets the frames once more, on disk; roots: folders that names in the record are relative to.
+    spools: gets the frames once more, on disk; roots: folders that names in the record are relative to; note: further
+    entries of the record.
     """
-    request, content = clip.request, record(clip.request, roots)
+    request, content = clip.request, record(clip.request, roots) | dict(note or {})
     seam = LoopSeam() if request.closed_loop else None
     num_frames = request.num_frames or 1
     indices = [index % num_frames for index in clip.keyframes.indices]
