@@ -17,7 +17,7 @@ import numpy as np
 from animatediff.errors import UserError, holds_surrogates
 from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
 from animatediff.media.animated import Spool
-from animatediff.media.formats import FOLDER, format_of
+from animatediff.media.formats import FOLDER, format_of, frame_rate, num_frames_at
 from animatediff.media.grid import grid_frames
 from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
@@ -26,6 +26,7 @@ from animatediff.media.write import VideoWriter, check_takes_sound
 from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
+from animatediff.render.finish import finish_of
 from animatediff.render.inputs import sound_of
 from animatediff.render.portable import portable
 from animatediff.render.read.original import to_original
@@ -188,6 +189,13 @@ class _RunFolder:
             frames.close()
 
 
+def shown_from(index: int, request: AnimateRequest) -> int:
+    """The frame of the file at which frame `index` of the clip is shown first, or, at a lower rate, the nearest one."""
+    fps = frame_rate(request.fps or GRID_FPS)
+    rate = finish_of(request).rate(fps) / fps
+    return min(round(index * rate), num_frames_at(request.num_frames or 1, rate) - 1)
+
+
 def write_clip(
     clip: Clip,
     target: str | Path,
@@ -206,11 +214,13 @@ def write_clip(
     request, content = clip.request, record(clip.request, roots) | dict(note or {})
     seam = LoopSeam() if request.closed_loop else None
     num_frames = request.num_frames or 1
+    fps = finish_of(request).rate(request.fps or GRID_FPS)
     indices = [index % num_frames for index in clip.keyframes.indices]
+    shown = {shown_from(index, request): index for index in indices}
     kept: dict[int, np.ndarray] = {}
     writer = VideoWriter(
         target,
-        fps=request.fps or GRID_FPS,
+        fps=fps,
         quality=request.quality,
         metadata=content,
         loop=request.loop,
@@ -224,7 +234,7 @@ def write_clip(
             writer.write(frames)
             if seam is not None:
                 seam.add(frames)
-            kept |= {index: frames[index - first].copy() for index in indices if first <= index < first + len(frames)}
+            kept |= {shown[at]: frames[at - first].copy() for at in shown if first <= at < first + len(frames)}
             if spools is not None:
                 if first == 0:
                     spools.append(Spool((frames.shape[1], frames.shape[2])))
@@ -240,7 +250,7 @@ def write_clip(
         sheet = keyframe_sheet(clip.keyframes.images, kept, indices)
         sheets.append(write_image(sheet, path.with_name(f"{path.stem}.keyframes.png")))
     if isinstance(prompt := request.prompt_of(), PromptTravel):
-        sheets.append(write_image(timeline_image(prompt, first), path.with_name(f"{path.stem}.prompts.png")))
+        sheets.append(write_image(timeline_image(prompt, num_frames), path.with_name(f"{path.stem}.prompts.png")))
     return Rendered(
         file=path,
         request=request,
