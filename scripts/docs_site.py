@@ -53,14 +53,14 @@ JSON files, in Python's `build_request` and `AnimateRequest`, and in `extra_para
 `pipe(...)` calls it something else, a third line says so. "The model's" is what the motion module or a few-step LoRA
 recommends; `animatediff inspect FILE` shows it.
 
-Names of other programs stand for ours in files: see [who comes from elsewhere](for/index.md). Bounds that no file can change are
-[limits](command_line.md#limits). Flags that are not part of a request (`--from`, `--config`, ...) are with the
-[commands](commands.md).
+Names of other programs stand for ours in files: see [who comes from elsewhere](for/index.md). Bounds that no file can
+change are [limits](command_line.md#limits). Flags that are not part of a request (`--from`, `--config`, ...) are with
+the [commands](commands.md).
 """
 
 SAMPLERS_INTRODUCTION = """\
-Names for `--scheduler`. A class of diffusers that samples Stable Diffusion may be named as well. The noise schedule (betas) is the
-motion module's in each of them.
+Names for `--scheduler`. A class of diffusers that samples Stable Diffusion may be named as well. The noise schedule
+(betas) is the motion module's in each of them.
 """
 
 
@@ -175,8 +175,8 @@ def commands_page() -> str:
 COMMANDS_INTRODUCTION = """\
 # Commands
 
-Made from the command line itself; `animatediff --help` and `animatediff COMMAND --help` print the same. What each is for
-and how they go together: [On the command line](command_line.md).
+Made from the command line itself; `animatediff --help` and `animatediff COMMAND --help` print the same. What each is
+for and how they go together: [On the command line](command_line.md).
 """
 
 
@@ -204,11 +204,14 @@ def _clean(text: str) -> str:
 def _table(name: str, heads: tuple[str, ...], rows: list[tuple[str, tuple[str, ...]]]) -> list[str]:
     """An HTML table whose rows have anchors; site.css makes cards of the rows on a narrow screen."""
     head = "".join(f"<th>{text}</th>" for text in heads)
-    body = [
-        f'<tr id="{key}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" for key, cells in rows
-    ]  # fmt: skip
-    return [f'<div class="rows {name}"><table>', f"<thead><tr>{head}</tr></thead>", "<tbody>", *body, "</tbody>"] + [
-        "</table></div>\n"
+    body = (f'<tr id="{key}">{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for key, cells in rows)
+    return [
+        f'<div class="rows {name}"><table>',
+        f"<thead><tr>{head}</tr></thead>",
+        "<tbody>",
+        *body,
+        "</tbody>",
+        "</table></div>\n",
     ]
 
 
@@ -258,9 +261,8 @@ def loaded_from_elsewhere(folder: Path) -> Iterator[str]:
             reader = _Loaded()
             text = path.read_text("utf-8")
             reader.feed(text)
-            found = reader.away + [
-                away for style in re.findall(r"<style.*?</style>", text, re.S) for away in _CSS.findall(style)
-            ]
+            styles = re.findall(r"<style.*?</style>", text, re.DOTALL)
+            found = [*reader.away, *(address for style in styles for address in _CSS.findall(style))]
         elif path.suffix in (".css", ".svg"):
             found = _CSS.findall(path.read_text("utf-8"))
         yield from (f"{path.relative_to(folder)}: {address}" for address in found)
