@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 """Kind of base model -> its name in messages."""
+SHORT_TITLES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+"""Kind of base model -> its name inside of a longer sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
