@@ -13,9 +13,11 @@ from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
+from animatediff.cli.serve import serve
 from animatediff.cli.show import show
 from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
+from animatediff.cli.ui import ui
 from animatediff.errors import did_you_mean, printable
 
 MADE = {"animate": animate.command, "batch": batch.command}
@@ -78,6 +80,8 @@ app.command()(convert)
 app.command()(train)
 app.command()(data)
 app.command()(evaluate)
+app.command()(ui)
+app.command()(serve)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from animatediff.render.clip import Clip
 from animatediff.render.defaults import call_arguments, check_travels, with_defaults, with_seeds
 from animatediff.render.dry_run import DryRuns
 from animatediff.render.events import Cancel, OnEvent, Reporter, noted
+from animatediff.render.finish import Finishing, finish_of
 from animatediff.render.inputs import Inputs, input_arguments, logger, look_into
 from animatediff.render.models import AfterPart, ModelSpec, load_model
 from animatediff.render.prepare import complete, model_to_come, to_come
@@ -129,6 +130,7 @@ class Renderer:
             warn_of_idle_options(request)
             if request.out is not None:
                 check_writable(request.out)
+            finish_of(request).check(self._roots)
         inputs = [look_into(request, reporter.check) for request in found]
         runs = DryRuns(self._models, self._given)
 
@@ -201,9 +203,11 @@ class Renderer:
                     pipe = self._model(job.request, reporter)
                     request = with_defaults(job.request, job.inputs, pipe)
                     check_travels(request)
+                    finishing = Finishing.of(request, self._roots)
                 for index in range(request.num_clips):
                     with noted(reporter):
                         clip = _sampled(pipe, request.clip(index), job.inputs, reporter, preview)
+                        clip.frames = finishing.frames(clip.frames, reporter)
                     try:
                         yield clip
                     finally:
