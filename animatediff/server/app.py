@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,14 +177,15 @@ class Service:
             await asyncio.sleep(0.1)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application; its workers run from its start to its end."""
+def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application; its workers run from its start, when `on_ready` is called, to its end."""
     service = Service.of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.store.sweep(service.queue.ids())
         service.supervisor.start()
+        on_ready()
         try:
             yield
         finally:

@@ -34,7 +34,7 @@ def run(settings: Settings, on_ready: Callable[[str], None] = lambda place: None
         place = f"http://{host}:{listener.getsockname()[1]}"
         server = uvicorn.Server(
             uvicorn.Config(
-                _announced(settings, lambda: on_ready(place)),
+                create_app(settings, lambda: on_ready(place)),
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -46,26 +46,6 @@ def run(settings: Settings, on_ready: Callable[[str], None] = lambda place: None
             )
         )
         server.run(sockets=[listener])
-
-
-def _announced(settings: Settings, on_ready: Callable[[], None]) -> object:
-    """The application, which says when it is ready, and whose streams end when the server is told to."""
-    app = create_app(settings)
-    own = app.router.lifespan_context
-
-    def announced(app: object) -> object:
-        from contextlib import asynccontextmanager
-
-        @asynccontextmanager
-        async def lifespan() -> object:
-            async with own(app):
-                on_ready()
-                yield
-
-        return lifespan()
-
-    app.router.lifespan_context = announced
-    return app
 
 
 def _check_defaults(settings: Settings) -> None:
