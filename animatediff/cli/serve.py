@@ -55,6 +55,7 @@ def serve(
     ] = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Jobs that wait at once.", rich_help_panel=LOAD)] = 32,
     max_steps: Annotated[int, typer.Option(min=1, help="Steps of a job.", rich_help_panel=LOAD)] = 150,
+    max_side: Annotated[int, typer.Option(min=8, help="Pixels of a result's sides.", rich_help_panel=LOAD)] = 4096,
     max_upload_mb: Annotated[int, typer.Option(min=1, help="Megabytes of a request.", rich_help_panel=LOAD)] = 64,
     min_free_mb: Annotated[
         int, typer.Option(min=0, help="Free megabytes on the disk below which no job is taken.", rich_help_panel=LOAD)
@@ -85,6 +86,7 @@ def serve(
         allowed_hosts=tuple(allow_host or ()),
         max_queue=max_queue,
         max_steps=max_steps,
+        max_side=max_side,
         max_upload_mb=max_upload_mb,
         min_free_mb=min_free_mb,
         keep_hours=keep_hours,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -95,18 +96,20 @@ def raw(server: Server, request: bytes) -> bytes:
     """The reply to bytes as they are."""
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
         found = b""
-        while chunk := connection.recv(65536):
-            found += chunk
+        with contextlib.suppress(ConnectionResetError):  # what was too long is not read to its end
+            while chunk := connection.recv(65536):
+                found += chunk
     return found
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        "", "Bearer", "Bearer ", "Bearer wrong", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN,
+        "", "Bearer", "Bearer wrong", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN,
         "Bearer \u00ff", f"Bearer {TOKEN},{TOKEN}", "Bearer " + "x" * 20_000,
     ],
 )  # fmt: skip
