@@ -51,6 +51,15 @@ def frame_rate(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
+def num_frames_at(num_frames: int, ratio: Fraction) -> int:
+    """Frames of a clip of `num_frames` at a rate `ratio` times as high; it lasts as long, to half a frame.
+
+    >>> num_frames_at(16, Fraction(24, 8)), num_frames_at(1, Fraction(1, 8))
+    (48, 1)
+    """
+    return max(1, round(num_frames * ratio))
+
+
 def shown_rate(video_format: str, fps: Fraction) -> Fraction:
     """The most frames per second, up to `fps`, that players of the format show at their speed."""
     return min(fps, Fraction(FASTEST.get(video_format, fps)))

@@ -285,6 +285,11 @@ class AnimateOptions:
     upscale: float | None = option("Render again, so many times as large.", panel=UPSCALE)
     upscale_strength: float = option("How much of it is made anew: above 0 to 1.", panel=UPSCALE)
     upscale_steps: int | None = option("Steps of its whole schedule.", panel=UPSCALE, unset="as before")
+    upscaler: str | None = option(
+        "Enlarge the finished frames: realesr-animevideov3-x2, -x3, -x4, realesrgan-x4plus-anime, realesrgan-x4plus, "
+        "or a weight file.",
+        panel=UPSCALE, metavar="NAME|FILE", folder="upscale_models", default=None,
+    )
 
     device: str | None = option("cpu, cuda, cuda:1, mps.", panel=MACHINE, part_of_model=True, default=None)
     dtype: str | None = option(
@@ -308,6 +313,10 @@ class AnimateOptions:
         panel=OUTPUT, metavar="TEXT", default=None,
     )
     fps: float | None = option("Frames per second.", panel=OUTPUT, default=None, gt=0, le=240)
+    fps_out: float | None = option(
+        "Frames per second of the file, in the same time: those in between are made by optical flow.",
+        panel=OUTPUT, default=None, gt=0, le=240, unset="as rendered",
+    )
     quality: int = option("0 to 100; webp is lossless at 100.", panel=OUTPUT, default=80, ge=0, le=100, needs="lossy")
     loop: int = option(
         "Times that gif, webp and apng play; 0 is for ever.",
