@@ -1,6 +1,6 @@
 """Renders the moving clips of README.md and of the site's first pages with the bundled model.
 
-`python docs/clips.py [NAME ...]` writes docs/clips/NAME.webp: frames three times as large, for a page. Minutes on a CPU.
+`python docs/clips.py [NAME ...]` writes docs/clips/NAME.webp, three times as large. Minutes on a CPU.
 """
 
 from __future__ import annotations

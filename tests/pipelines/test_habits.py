@@ -215,7 +215,7 @@ def test_words_by_diffusers_call(tmp_path: Path) -> None:
 
 
 def test_every_method_that_the_docs_name_is_there_and_is_tested(own: AnimateDiffPipeline) -> None:
-    texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     named = {
         name
         for text in texts
