@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import typer
+from PIL import Image
 from support.paths import ROOT
 
 from animatediff.cli import animate
@@ -130,6 +131,23 @@ def test_links_lead_to_pages_and_headings(document: Path) -> None:
             continue
         assert page.exists(), f"{target}: no such file"
         assert not anchor or anchor in anchors(page), f"{target}: no such heading"
+
+
+def test_readme_opens_with_clips_that_move_and_are_small() -> None:
+    opening = (ROOT / "README.md").read_text("utf-8").split("\n\n", 2)[1]
+    clips = [ROOT / name for name in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", opening)]
+    assert {f"docs/clips/{name}.webp" for name in clip_commands()} == {
+        clip.relative_to(ROOT).as_posix() for clip in clips
+    }
+    for clip in clips:
+        with Image.open(clip) as image:
+            assert getattr(image, "n_frames", 1) >= 16, clip
+    assert sum(clip.stat().st_size for clip in clips) < 400_000
+
+
+def clip_commands() -> list[str]:
+    """Names of the clips that `docs/clips.py` renders."""
+    return re.findall(r'^    "(\w+)":', (ROOT / "docs/clips.py").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
