@@ -33,7 +33,7 @@ Settings = Mapping[str, Any]
 
 EXAMPLE: Settings = {
     "prompt": "a fox moving right on a green background",
-    "negative_prompt": "blurry",
+    "negative_prompt": "a boat",
     "seed": 7,
     "num_frames": 4,
     "steps": 2,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from animatediff.batch.cells import ID
+from animatediff.batch.cells import ID, value_of
 from animatediff.batch.jobs import Job, job_of, suffix_of
 from animatediff.batch.results import NOTE, seed_of, state_of
 from animatediff.errors import Cancelled, UserError
@@ -63,11 +63,15 @@ class RenderRow:
         self._roots, self._renderer = roots, renderer
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Render one row: option names, `id`, `name`, `out`, as in a file of rows; None is nothing."""
+        """Render one row: option names, `id`, `name`, `out`, as in a file of rows; None is nothing.
+
+        Texts are read as cells of CSV: `1|2` is a list where the option is one, `a.safetensors:0.5` a file and its scale.
+        """
         given = {str(key): plain for key, value in row.items() if (plain := _plain(value)) is not None}
         try:
             id = str(given.pop(ID, ""))
-            settings = resolve(settings_of(given), roots=self._roots)
+            read = {key: value_of(key, one, "|") if isinstance(one, str) else one for key, one in given.items()}
+            settings = resolve(settings_of(read), roots=self._roots)
             jobs = job_of({**self._shared, **settings}, self._roots, id=id, suffix=self._suffix)
             if len(jobs) > 1:
                 raise UserError(f"a row makes one clip here, and this one asks for {len(jobs)}; write a row for each")

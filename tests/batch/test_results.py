@@ -289,6 +289,9 @@ def test_the_worker_in_plain_python(tmp_path: Path) -> None:
     assert worker(row) == done and log.read_text() == "a fox\n", "rendered once"
     bad = worker({"prompt": "a fox", "stesp": 3})
     assert bad["file"] is None and "did you mean 'steps'" in bad["error"]
+    travel = worker({"prompt": "a fox", "seed": "9", "prompt_travel": "1=a boat|2=a car", "loras": ""})
+    assert load_result(travel["file"]).prompt_travel == ({1: "a boat", 2: "a car"},)
+    assert "write a row for each" in worker({"prompt": "a fox", "seed": "1|2"})["error"]
     assert "write a row for each" in worker({"prompt": ["a", "b"]})["error"]
     assert worker({"prompt": "a fox", "seed": 4})["error"] is None, "the worker goes on"
     with pytest.raises(UserError, match="did you mean 'steps'"):
