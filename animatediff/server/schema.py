@@ -47,8 +47,6 @@ REFUSED = {
 EXTRA = tuple(name for name in FIELDS if name not in REFUSED)
 FORMATS = ("mp4", "webm", "gif", "webp", "apng")
 NOT_HERE = {
-    "enable_frame_interpolation": "there is no frame interpolation here; ask for more `num_frames` and `fps`",
-    "frame_interpolation_exp": "there is no frame interpolation here; ask for more `num_frames` and `fps`",
     "n": "one job is one video; send a request for each",
     "num_outputs_per_prompt": "one job is one video; send a request for each",
     "characters": "there are no characters here; `image_reference` and `extra_params.ip_adapter` carry a likeness",
@@ -103,6 +101,15 @@ class VideoRequest(BaseModel):
     lora: LoraRef | list[LoraRef] | None = Field(None, description="LoRAs and MotionLoRAs of the server by name.")
     image_reference: str | Reference | None = Field(None, description="Image of the first frame.")
     video_reference: str | Reference | None = Field(None, description="Video to start from.")
+    enable_frame_interpolation: bool | None = Field(
+        None, description="Make frames in between by optical flow: the clip lasts as long, at a higher rate."
+    )
+    frame_interpolation_exp: int | None = Field(
+        None,
+        ge=1,
+        le=4,
+        description="The rate is multiplied by 2 to this power (1). `extra_params.fps_out` says it itself.",
+    )
     output_format: str = Field("mp4", description="Format of the result.", json_schema_extra={"enum": list(FORMATS)})
     extra_params: dict[str, Any] = Field(default_factory=dict, description="Every other option of AnimateDiff.")
 
@@ -112,6 +119,9 @@ def request_schema() -> dict[str, Any]:
     """JSON schema of a request, with that of `extra_params` inside; self-contained."""
     schema = VideoRequest.model_json_schema(ref_template="#/$defs/{model}")
     extra = extra_schema()
+    for name, option in TOP.items():
+        if option in extra["properties"]:
+            schema["properties"][name] |= _bounds(extra["properties"][option])
     defs = schema.pop("$defs", {}) | extra.pop("$defs", {})
     schema["properties"]["extra_params"] = extra
     return _inlined(schema, defs)
@@ -138,6 +148,13 @@ def extra_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": whole.get("$defs", {}),
     }
+
+
+def _bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """The range of an option's value."""
+    found = schema.get("items", schema)
+    names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
+    return {name: found[name] for name in names if name in found}
 
 
 def _inlined(value: Any, defs: dict[str, Any]) -> Any:

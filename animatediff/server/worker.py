@@ -41,6 +41,7 @@ SHARES = {
     "encode": (4, 8),
     "denoise": (8, 85),
     "decode": (85, 95),
+    "finish": (85, 95),
     "write": (95, 99),
 }
 """Percent at which a phase begins and ends."""
@@ -177,14 +178,14 @@ class Worker:
         )
         from animatediff.server.stills import write_stills
 
-        width, height = write_stills(done.file, folder)
-        made = done.request
+        made, (num_frames, width, height) = done.request, write_stills(done.file, folder)
         return {
             "folder": str(job.tries),
             "file": done.file.name,
             "seed": made.seed[0],
-            "num_frames": made.num_frames,
-            "fps": made.fps,
+            "num_frames": num_frames,
+            "fps": made.fps_out or made.fps,
+            "seconds": f"{made.num_frames / made.fps:g}",
             "width": width,
             "height": height,
             "seam": done.seam,

@@ -88,7 +88,8 @@ VALUES: dict[str, Any] = {
     "freeinit_filter": "gaussian", "control_preprocess": "scribble", "controlnet_preprocess": ["canny"],
     "resize": "pad", "image_mode": "latents", "scheduler": "euler_a", "dtype": "float16", "seed": 5, "width": 64,
     "height": 72, "stride": 2, "freeinit": 2, "guidance_scale": 3.0, "upscale": 1.5, "decode_chunk_size": 2,
-    "num_frames": 8, "control_indices": [1], "upscale_strength": 0.35, "freeinit_ds": 0.3, "freeinit_dt": 0.3,
+    "num_frames": 8, "fps_out": 24.0, "control_indices": [1], "upscale_strength": 0.35, "freeinit_ds": 0.3,
+    "freeinit_dt": 0.3,
     "quality": 60, "loop": 2, "fps": 12.0, "steps": 7, "window": 6, "overlap": 2, "clip_skip": 2,
     "controlnet_end": [0.5], "control_end": 0.5, "strength": 0.4, "prompt_hold": 0.25,
 }  # fmt: skip
@@ -152,9 +153,12 @@ def test_every_option_is_taken_or_refused_with_its_reason(reader: Reader) -> Non
 def test_the_names_of_openai_and_vllm_are_options_of_ours(reader: Reader) -> None:
     request = asked(
         reader, seconds="2", size="72x64", negative_prompt="blurry", num_inference_steps=3, guidance_scale=2.5, seed=9,
-        fps=4, lora=[{"name": "DreamBooth_LoRA/own.safetensors", "scale": 0.5}, {"name": "ZoomIn"}, {"name": "spin", "scale": 2}],
-        model="bundled/neon", input_reference=data_url(png()),
+        fps=4, model="bundled/neon", input_reference=data_url(png()),
+        lora=[{"name": "DreamBooth_LoRA/own.safetensors", "scale": 0.5}, {"name": "ZoomIn"},
+              {"name": "spin", "scale": 2}],
+        enable_frame_interpolation=True, frame_interpolation_exp=2,
     )  # fmt: skip
+    assert request.fps_out == 16.0
     assert (request.num_frames, request.fps, request.width, request.height) == (8, 4.0, 72, 64)
     assert (request.negative_prompt, request.steps, request.guidance_scale) == (("blurry",), 3, 2.5)
     assert (request.seed, request.model, request.image) == ((9,), "bundled/neon", "/inputs/image-0.png")
@@ -214,6 +218,11 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"lora": {"name": "none"}}, "lora", "no model 'none' here"),
         ({"width": 800000, "height": 8}, "width", "at most 4,096 a side"),
         ({"width": 64, "height": 2048, "extra_params": {"upscale": 4}}, "height", "at most 4,096 a side"),
+        ({"frame_interpolation_exp": 1}, "frame_interpolation_exp", "without enable_frame_interpolation"),
+        ({"enable_frame_interpolation": True, "fps": 200}, "frame_interpolation_exp", "up to 240"),
+        ({"enable_frame_interpolation": True, "frame_interpolation_exp": 9}, "frame_interpolation_exp", "equal to 4"),
+        ({"enable_frame_interpolation": True, "extra_params": {"fps_out": 24}}, "frame_interpolation_exp", "give one"),
+        ({"extra_params": {"upscaler": "realesr"}}, "extra_params.upscaler", "realesr-animevideov3-x2"),
         ({"user": "\ud800"}, "user", "string"),
         ({"model": "\ud800"}, "model", "string"),
         ({"user": "x" * 300}, "user", "at most 200"),
