@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from animatediff.bundled import CAMERA_MOVES, PREFIX
 from animatediff.errors import UserError, brief, did_you_mean
-from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY
+from animatediff.render.options import BY_NAME, IN_MEMORY
 from animatediff.render.portable import with_files
 from animatediff.render.request import AnimateRequest, build_request
 from animatediff.server.catalog import BUNDLED, PLACES, Catalog
@@ -21,11 +21,10 @@ from animatediff.server.errors import ApiError, in_our_names, refused
 from animatediff.server.form import Body
 from animatediff.server.schema import EXTRA, FORMATS, NAMES, NOT_HERE, REFUSED, TOP, LoraRef, Reference, VideoRequest
 from animatediff.server.settings import Settings
-from animatediff.server.uploads import ANY, IMAGE, VIDEO, Uploads, from_data_url
+from animatediff.server.uploads import ANY, IMAGE, REFERENCES, VIDEO, Uploads, from_data_url
 
 FPS = 8.0
 """Frames a second of a request that says how long its video is, and nothing of its frames."""
-REFERENCES = {"input_reference": ANY, "image_reference": IMAGE, "video_reference": VIDEO}
 VIDEOS = tuple(name for name in IN_MEMORY if BY_NAME[name].in_memory == "video")
 _SIZE = re.compile(r"(\d{1,6})[xX](\d{1,6})", re.ASCII)
 _KEYFRAME = re.compile(r"keyframes\[(-?\d{1,6})\]", re.ASCII)
@@ -58,7 +57,7 @@ class Reader:
         try:
             request = build_request(options)
         except UserError as error:
-            raise in_our_names(error, NAMES, FIELDS) from error
+            raise in_our_names(error, NAMES) from error
         self._check_bounds(request)
         shown = {
             "model": wire.model or self._settings.model or BUNDLED,

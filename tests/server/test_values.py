@@ -161,7 +161,7 @@ def test_the_names_of_openai_and_vllm_are_options_of_ours(reader: Reader) -> Non
     assert request.fps_out == 16.0
     assert (request.num_frames, request.fps, request.width, request.height) == (8, 4.0, 72, 64)
     assert (request.negative_prompt, request.steps, request.guidance_scale) == (("blurry",), 3, 2.5)
-    assert (request.seed, request.model, request.image) == ((9,), "bundled/neon", "/inputs/image-0.png")
+    assert (request.seed, request.model, request.image) == ((9,), "bundled/neon", "/inputs/input_reference-0.png")
     assert [(Path(ref.path).name, ref.scale) for ref in request.loras] == [("own.safetensors", 0.5)]
     assert [(ref.path, ref.scale) for ref in request.motion_loras] == [("ZoomIn", 1.0), ("spin", 2.0)]
 
@@ -228,7 +228,7 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"user": "x" * 300}, "user", "at most 200"),
         ({"prompt": ""}, "prompt", "at least 1"),
         ({"prompt": ["a", "b"]}, "prompt", "string"),
-        ({"prompt": "a" * 60_000}, "prompt", "characters"),
+        ({"prompt": "a" * 60_000}, "prompt", "or raise --max-prompt-chars of the server"),
     ],
 )
 def test_mistakes_name_the_field(reader: Reader, values: dict[str, Any], param: str, words: str) -> None:
@@ -270,10 +270,10 @@ def test_files_of_a_form_stand_for_options(reader: Reader, mp4: bytes) -> None:
     files = [("image", png()), ("keyframes[3]", png()), ("controlnet_video", mp4), ("ip_adapter_image", png())]
     request = asked(reader, files, extra_params={"controlnet": "own.safetensors", "ip_adapter": "own.safetensors"})
     assert request.image == "/inputs/image-0.png"
-    assert [(item.frame, item.path) for item in request.keyframes] == [(3, "/inputs/image-1.png")]
-    assert request.controlnet_video == ("/inputs/video-2.mp4",)
-    assert request.ip_adapter_image == ("/inputs/image-3.png",)
-    assert asked(reader, [("input_reference", mp4)]).video == "/inputs/video-0.mp4"
+    assert [(item.frame, item.path) for item in request.keyframes] == [(3, "/inputs/keyframes-1.png")]
+    assert request.controlnet_video == ("/inputs/controlnet_video-2.mp4",)
+    assert request.ip_adapter_image == ("/inputs/ip_adapter_image-3.png",)
+    assert asked(reader, [("input_reference", mp4)]).video == "/inputs/input_reference-0.mp4"
     assert refusal(reader, [("imagee", png())]).param == "imagee"
     assert refusal(reader, [("image", png())], image_reference=data_url(png())).param is not None
     assert refusal(reader, [("image", png()), ("image", png())]).param == "extra_params.image"
