@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from animatediff.media import formats
 from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY
 from animatediff.server.catalog import PLACES
 
@@ -34,7 +35,7 @@ _BY_SERVER = "whoever runs the server decides it"
 REFUSED = {
     "prompt": "it stands beside extra_params, one text a job",
     "model": "it stands beside extra_params, as `model`",
-    "out": "results are stored under the id of their job; `output_format` chooses mp4, webm, gif, webp or apng",
+    "out": "results are stored under the id of their job; `output_format` chooses mp4, webm, gif, ...",
     "name": "results are named by the id of their job",
     "download": "the server fetches nothing; whoever runs it puts models into its folders",
     "device": f"{_BY_SERVER} (animatediff serve --device)",
@@ -45,7 +46,8 @@ REFUSED = {
 }
 """Options that `extra_params` does not take, and why."""
 EXTRA = tuple(name for name in FIELDS if name not in REFUSED)
-FORMATS = ("mp4", "webm", "gif", "webp", "apng")
+FORMATS = tuple(dict.fromkeys(formats.FORMATS.values()))
+"""mp4 and the others that are single files."""
 NOT_HERE = {
     "n": "one job is one video; send a request for each",
     "num_outputs_per_prompt": "one job is one video; send a request for each",

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from animatediff.bundled import CAMERA_MOVES, PREFIX
 from animatediff.errors import UserError, brief, did_you_mean
+from animatediff.media.write import check_output, check_takes_sound
 from animatediff.render.options import BY_NAME, IN_MEMORY
 from animatediff.render.portable import with_files
 from animatediff.render.request import AnimateRequest, build_request
@@ -56,6 +57,7 @@ class Reader:
         files.check_all_taken()
         try:
             request = build_request(options)
+            _check_output(request, f"result.{wire.output_format}")
         except UserError as error:
             raise in_our_names(error, NAMES) from error
         self._check_bounds(request)
@@ -328,6 +330,13 @@ def _interpolation(wire: VideoRequest, values: Mapping[str, Any], *, has_video: 
     if not 0 < rate <= 240:
         raise refused(f"{name}: comes to {rate:g} frames a second; expected up to 240", name)
     return {"fps": fps, "fps_out": rate}
+
+
+def _check_output(request: AnimateRequest, file: str) -> None:
+    """Raise UserError where the format that is asked for does not hold what else is asked for."""
+    check_output(file, request.codec, request.max_size)
+    if request.audio:
+        check_takes_sound(file)
 
 
 def _seconds(request: AnimateRequest) -> str | None:

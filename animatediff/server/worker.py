@@ -184,7 +184,7 @@ class Worker:
         if self._setup["device"] is not None:
             values["device"] = self._setup["device"]
         request = build_request(values)
-        file = str(folder / f"video.{job.asked.get('output_format', 'mp4')}")
+        file = str(folder / f"result.{job.asked.get('output_format', 'mp4')}")
         (done,) = self._renderer.render(
             [request], OneFile(file), on_event=progress.on_event, cancel=progress.cancelled, preview=True
         )

@@ -69,7 +69,7 @@ def test_paths(server: Server, path: str) -> None:
 def test_ids_cannot_be_guessed_and_variants_are_words(server: Server) -> None:
     job = server.create("a fox")["id"]
     server.ended(job)
-    for variant in ("../video.mp4", "video.mp4", "", "..", "queue.sqlite3", "%00"):
+    for variant in ("../result.mp4", "result.mp4", "", "..", "queue.sqlite3", "%00"):
         assert is_refused(server.client.get(f"/v1/videos/{job}/content", params={"variant": variant}), 400)
     for query in (
         {"limit": "0"},

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import av
@@ -15,6 +18,7 @@ from support.http_server import Server, eventually
 from support.paths import ROOT
 
 from animatediff.media.open import open_media
+from animatediff.server.schema import EXTRA
 
 
 def client(server: Server) -> openai.OpenAI:
@@ -139,3 +143,27 @@ def test_the_frames_are_those_of_python(real: Server, tmp_path: Path) -> None:
     assert any("zorgblat" in note for note in notes) and any("SparseCtrl RGB" in note for note in notes)
     assert not any("/tmp" in note or str(ROOT) in note or str(real.data) in note for note in notes), notes
     assert real.client.get("/health").json()["status"] == "ok"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_lines_of_the_docs_run_as_they_stand(real: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the port, and fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "http.md").read_text()
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    lines = python.replace("http://127.0.0.1:8000", real.url).replace(
+        '"seed": 1', '"seed": 1, "num_inference_steps": 1'
+    )
+    exec(lines, {})
+    assert frames_of(tmp_path / "fox.mp4").shape == (16, 64, 64, 3)
+    shells = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    (sync,) = [line for line in shells.splitlines() if "/sync" in line]
+    words = shlex.split(sync.replace("http://127.0.0.1:8000", real.url))
+    subprocess.run([*words, "-F", "num_inference_steps=1"], check=True, timeout=120)
+    assert frames_of(tmp_path / "fox.mp4").shape[0] == 16
+    (body,) = re.findall(r"-d '(\{.*?\})'", shells, re.DOTALL)
+    reply = real.client.post("/v1/videos", json=json.loads(body) | {"num_inference_steps": 1})
+    assert real.ended(reply.json()["id"])["details"]["num_frames"] == 16
+    for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL):
+        given = json.loads(block)["extra_params"]
+        assert set(given) <= set(EXTRA)

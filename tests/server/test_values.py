@@ -107,6 +107,8 @@ def example(name: str, mp4: bytes) -> Any:
         return [given] if option.many else given
     if name in PLACES:
         return [{"path": "own.safetensors", "scale": 0.5}] if "WeightRef" in option.annotation else "own.safetensors"
+    if option.choices is not None and not option.many:
+        return next(word for word in option.choices if word != option.default)
     if option.entry is bool:
         return not option.default
     if option.entry in (int, float):
@@ -122,7 +124,8 @@ def test_every_option_arrives(name: str, reader: Reader, mp4: bytes) -> None:
         value = value[0]
     beside = {key: item for key, item in needs(mp4).get(name, {}).items() if key != name}
     before = {**beside, **({"controlnet_video": [data_url(mp4)]} if name == "controlnet" else {})}
-    request = asked(reader, extra_params={**before, name: value})
+    file = "gif" if name == "max_size" else "mp4"
+    request = asked(reader, output_format=file, extra_params={**before, name: value})
     found = getattr(request, name)
     assert found != BY_NAME[name].default
     if name in PLACES or name in IN_MEMORY:
@@ -210,6 +213,8 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"extra_params": [1]}, "extra_params", "dictionary"),
         ({"strength": 0.5}, "strength", "extra_params.strength"),
         ({"promt": "a"}, "promt", "did you mean 'prompt'"),
+        ({"output_format": "webm", "extra_params": {"codec": "prores"}}, "extra_params.codec", "vp9"),
+        ({"extra_params": {"max_size": 1}}, "extra_params.max_size", "for gif and webp"),
         ({"output_format": "avi"}, "output_format", "known are mp4"),
         ({"model": "sora-2"}, "model", "there are bundled"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference", "no files are kept"),
