@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ STORE_BYTES = 80_000_000
 WAIT_S = 1.0
 LONG_S = 60.0
 """Seconds without any worker after which that is said."""
+ANSWER_S = 10.0
 LOCAL = "local"
 
 Ended = tuple[Job, Outcome, int]
@@ -69,6 +71,8 @@ class OnRay:
         given: dict[str, Any] = {"address": os.environ.get("RAY_ADDRESS") or self.address}
         if given["address"] == LOCAL:
             given |= {"object_store_memory": STORE_BYTES, "include_dashboard": False}
+        else:
+            _check_answers(given["address"])
         given |= {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         limits = {name: value for name, value in os.environ.items() if name.startswith("ANIMATEDIFF_")}
         if limits:
@@ -94,7 +98,9 @@ class OnRay:
             logger.warning("%d workers for %d GPUs: the others wait for one", count, gpus)
         actor = ray.remote(self.worker).options(**share, max_restarts=-1, max_task_retries=0)
         options = {"folder": str(folder.absolute())}
-        logger.info("%d workers on Ray, each with %s", count, ", ".join(f"{v:g} {k[4:]}" for k, v in share.items()))
+        logger.info(
+            "%d workers on Ray, each with %s", count, ", ".join(f"{v:g} {k[4:-1].upper()}" for k, v in share.items())
+        )
         return [actor.remote(options, roots=_absolute_roots(roots)) for _ in range(count)]
 
 
@@ -193,6 +199,17 @@ def _ray() -> Any:
             "rows are spread over a cluster by Ray, which is not installed: pip install 'animatediff[ray]'"
         ) from error
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError where nobody listens at `HOST:PORT`, which Ray takes minutes to find out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster at {address} ({error}); `ray` without an address starts one here") from error
 
 
 def _is_restarting(error: Exception) -> bool:

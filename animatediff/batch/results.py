@@ -107,7 +107,7 @@ def state_of(folder: Path, job: Job) -> State:
         return "foreign"
     if note.get("fingerprint") != job.fingerprint:
         return "changed"
-    if not _is_whole(path, job):
+    if not _is_whole(path):
         return "damaged"
     if not sidecar_of(path).exists():  # the run was killed between the two
         write_sidecar(path, dict(record))
@@ -148,17 +148,15 @@ def _record(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _is_whole(path: Path, job: Job) -> bool:
-    """Whether all frames of a result can be read."""
+def _is_whole(path: Path) -> bool:
+    """Whether all frames that a result says it has can be read."""
     from animatediff.media.read import open_clip
 
     try:
         with open_clip(path) as clip:
-            count = sum(1 for _ in clip.frames)
+            return sum(1 for _ in clip.frames) == clip.num_frames > 0
     except (UserError, OSError):
         return False
-    wanted = _record(path).get("request", {}).get("num_frames")
-    return count > 0 and (not isinstance(wanted, int) or count >= min(wanted, clip.num_frames))
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,9 @@ class BadRowsError(UserError):
 
     def __init__(self, source: str, faults: Sequence[Fault], *, may_be_more: bool) -> None:
         self.faults = list(faults)
-        count = f"{len(faults)} or more" if may_be_more else str(len(faults))
+        count = f"{len(faults)}{' or more' if may_be_more else ''} bad row{'s' * (len(faults) > 1)}"
         lines = [f"{source}, {fault}" for fault in faults]
-        super().__init__(f"{source}: {count} bad rows, nothing is rendered\n" + "\n".join(lines))
+        super().__init__(f"{source}: {count}, nothing is rendered\n" + "\n".join(lines))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Progress:
     """Jobs at their end in this run, this one among them, of `total`."""
     total: int
     time_left: float | None
-    """Seconds, at the speed so far."""
+    """Seconds, at the speed so far; None after the first, for which the model was loaded."""
 
 
 @dataclass(kw_only=True)
@@ -92,7 +92,8 @@ def render_jobs(
     with ResultsFolder(folder) as results:
         report = Report(folder=folder)
         faults = list(jobs.faults)
-        todo = list(_not_done(jobs, results, report, faults))
+        again: dict[str, str] = {}
+        todo = list(_not_done(jobs, results, report, faults, again))
         try:
             todo, most = _judged(todo, faults, renderer, cancel, on_ray is not None, None if keep_going else SHOWN)
         except Cancelled:
@@ -103,6 +104,7 @@ def render_jobs(
         results.set_failed(failed)
         if faults and not keep_going:
             raise BadRowsError(jobs.source, faults, may_be_more=most)
+        _say_again(todo, again, check)
         ordered = [] if check else list(by_models(todo))
         if on_ray is None:
             worker = RenderRow({"folder": folder}, roots=jobs.roots, renderer=renderer)
@@ -115,9 +117,11 @@ def render_jobs(
         with closing(ended):
             for job, outcome, tries in ended:
                 count += 1
+                outcome = replace(outcome, file=None if outcome.error else str(folder / job.target))
                 _note(results, report, failed, job, outcome, tries)
                 if on_progress is not None:
                     seconds = left.after("rows", count, len(ordered))
+                    seconds = None if count == 1 else seconds
                     on_progress(Progress(job=job, outcome=outcome, step=count, total=len(ordered), time_left=seconds))
                 if outcome.ends_all:
                     break
@@ -143,7 +147,10 @@ class _Late:
         return getattr(self._renderer, name)
 
 
-def _not_done(jobs: Jobs, results: ResultsFolder, report: Report, faults: list[Fault]) -> Generator[Job]:
+def _not_done(
+    jobs: Jobs, results: ResultsFolder, report: Report, faults: list[Fault], again: dict[str, str]
+) -> Generator[Job]:
+    """The jobs to be rendered; `again` gets the reason of those that have a result, by their ids."""
     for job in jobs.jobs:
         state = results.state_of(job)
         if state == "done":
@@ -153,12 +160,20 @@ def _not_done(jobs: Jobs, results: ResultsFolder, report: Report, faults: list[F
             faults.append(_fault(job, foreign(results.path / job.target)))
             continue
         if state == "changed":
-            logger.info(
-                "%s (%s): its settings are others than those of %s; rendered again", job.place, job.id, job.target
-            )
+            again[job.id] = f"its settings are others than those of {job.target}"
         elif state == "damaged":
-            logger.warning("%s (%s): %s is not whole; rendered again", job.place, job.id, job.target)
+            again[job.id] = f"{job.target} is not whole"
         yield job
+
+
+def _say_again(jobs: Sequence[Job], again: Mapping[str, str], check: bool) -> None:
+    """Say which results are replaced, and why."""
+    found = [job for job in jobs if job.id in again]
+    for job in found[:SHOWN]:
+        what = "would be rendered again" if check else "rendered again"
+        logger.info("%s (%s): %s; %s", job.place, job.id, again[job.id], what)
+    if len(found) > SHOWN:
+        logger.info("and %d more", len(found) - SHOWN)
 
 
 def _judged(

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from support.batch_stub import StubRenderer
 from support.paths import ROOT
 
-from animatediff.batch import BadRowsError, Progress, RenderRow, Report, read_jobs, render_jobs
+from animatediff.batch import BadRowsError, OnRay, Progress, RenderRow, Report, read_jobs, render_jobs
 from animatediff.errors import UserError
 from animatediff.media.read import read_video
 from animatediff.render import load_result, sidecar_of
@@ -138,6 +139,37 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     assert (folder / "a.mp4").read_bytes() == b"mine"
 
 
+def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Ray cluster at {address} .*; `ray` without an address starts one"):
+            run(many(tmp_path / "rows.csv", 2), tmp_path / "out", on_ray=OnRay(address=address))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        (["rows.csv", "--ray"], "local"),
+        (["--ray", "rows.csv"], "local"),
+        (["rows.csv", "--ray", "--quiet"], "local"),
+        (["--ray", "auto", "rows.csv"], "auto"),
+        (["rows.csv", "--ray", "10.0.0.1:6379"], "10.0.0.1:6379"),
+        (["--ray=ray://head:10001", "rows.csv"], "ray://head:10001"),
+    ],
+)
+def test_the_address_of_a_cluster_may_be_left_out(
+    arguments: list[str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from animatediff.cli import batch
+
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(batch, "run", lambda path, values, **settings: given.update(settings, path=path))
+    batch.command().main(arguments, standalone_mode=False)
+    assert given["path"] == Path("rows.csv") and given["on_ray"].address == address
+
+
 class Refusing(StubRenderer):
     """A renderer that refuses some clips when they are checked, and fails at others."""
 
@@ -228,7 +260,7 @@ def test_rows_of_one_model_follow_each_other(tmp_path: Path) -> None:
     _, rendered = run(tmp_path / "rows.csv", tmp_path / "out", on_progress=seen.append)
     assert rendered == ["clip 0", "clip 2", "clip 5", "clip 1", "clip 4", "clip 3"]
     assert [(progress.step, progress.total) for progress in seen] == [(n, 6) for n in range(1, 7)]
-    assert seen[0].time_left is not None and seen[-1].time_left == 0
+    assert seen[0].time_left is None and seen[1].time_left is not None and seen[-1].time_left == 0
 
 
 def test_on_a_local_ray_of_two_workers_of_which_one_is_killed(tmp_path: Path) -> None:
