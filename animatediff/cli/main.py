@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from animatediff.cli import animate
+from animatediff.cli import animate, upscale
 from animatediff.cli.convert import convert
 from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
@@ -20,7 +20,7 @@ from animatediff.errors import did_you_mean, printable
 
 
 class Commands(TyperGroup):
-    """The commands; `animate`, which has a parameter for every option, is made when that word is typed."""
+    """The commands; those with parameters made from the table of options are made when their word is typed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The name, the command, and the arguments that are left for it."""
@@ -30,7 +30,8 @@ class Commands(TyperGroup):
                 f'{", ".join(self.commands)}. A prompt is rendered by: animatediff animate "a fox moving right"'
             )
         name, found, rest = super().resolve_command(ctx, args)
-        return name, animate.command() if name == "animate" else found, rest
+        made = {"animate": animate.command, "upscale": upscale.command}.get(name or "")
+        return name, made() if made is not None else found, rest
 
 
 app = typer.Typer(
@@ -63,6 +64,11 @@ def options(
 
 @app.command("animate", help=animate.HELP)
 def _animate() -> None:
+    """Stand for the command in the list of commands."""
+
+
+@app.command("upscale", help=upscale.HELP)
+def _upscale() -> None:
     """Stand for the command in the list of commands."""
 
 

@@ -16,7 +16,7 @@ from animatediff.limits import MAX_FRAMES
 from animatediff.media.flow import AnalysedImage, Tracker, opencv, resize_flow, sample, targets
 from animatediff.media.formats import frame_rate, num_frames_at
 
-SIDE, ENLARGED = 512, 3.0
+SIDE, ENLARGED = 512, 2.0
 """The flow is searched in frames of the area of a square of this side; small ones are enlarged by this at most."""
 TRUST = 20.0
 """Mean brightness levels by which a pixel may miss its match before it hardly counts."""
@@ -46,7 +46,7 @@ def interpolated(
     num_frames: of `frames`, where these do not tell; of a loop it is needed, whose steps are made equal by less than
     half a new frame. Raises UserError for a rate out of range, without OpenCV, and beyond `max_frames`.
     """
-    step = frame_rate(fps) / frame_rate(fps_out)  # frames of the clip a new one
+    step = frame_rate(fps) / frame_rate(fps_out, "fps_out")  # frames of the clip a new one
     opencv("interpolation", "media")
     if num_frames is None and isinstance(frames, Sized):
         num_frames = len(frames)
