@@ -87,12 +87,13 @@ class Between:
 
     def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
         self._frames = first, second
-        self._tracker = Tracker()
+        tracker = Tracker()
         grounds = [_opaque(frame) for frame in self._frames]
         self._images = [AnalysedImage.of(ground, SIDE, ENLARGED) for ground in grounds]
         self._cut = False
         if not np.array_equal(first, second):
-            self._flows = [self._tracker.flow(*images) for images in (self._images, self._images[::-1])]
+            one, other = self._images
+            self._flows = [tracker.flow(one, other), tracker.flow(other, one)]
             self._trusts = [self._trust(0), self._trust(1)]
             self._cut = self._is_cut(grounds)
 

@@ -306,7 +306,8 @@ class AnimateOptions:
     )
 
     out: str | None = option(
-        "mp4, webm, mov, mkv, gif, webp, apng, or a folder of PNG.", panel=OUTPUT, short="-o", metavar="FILE", default=None,
+        "mp4, webm, mov, mkv, gif, webp, apng, or a folder of PNG.",
+        panel=OUTPUT, short="-o", metavar="FILE", default=None,
     )
     name: str | None = option(
         "Title of the results, in place of the prompt or the configuration's name.",
