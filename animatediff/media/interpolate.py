@@ -25,6 +25,13 @@ APART_PX = 1.0
 CUT_DIFFERENCE, CUT_MISS = 0.06, 0.55
 """A scene is cut where coarse colours change by the first share of full brightness, and the best match of the whole
 frame leaves the second share of that."""
+EXPLAINED, UNEXPLAINED = 0.45, 0.75
+"""Shares of their difference that two frames may keep once they are brought together: up to the first the flow is
+followed, from the second on they are blended."""
+TORN, WHOLE = 0.35, 0.65
+"""The same for the share of pixels in which forward and backward flow agree."""
+AROUND = 1 / 20
+"""Width of the surroundings in which that is judged, of the frame's side: wider than what movement uncovers."""
 COARSE = 16
 """Side of the coarse frames that cuts are looked for in."""
 
@@ -110,16 +117,41 @@ class Between:
         cv2 = opencv()
         height, width = first.shape[:2]
         movement = self._movement(moment)
-        layers, weights = [], []
+        layers, weights, seen_in = [], [], []
         for index, share in ((0, -moment), (1, 1 - moment)):
             flow = movement * np.float32(share)
             seen = sample(self._trusts[index], flow)
+            seen_in.append(seen)
             weights.append((1 - abs(share)) * cv2.resize(seen, (width, height), interpolation=cv2.INTER_LINEAR))
             flow = resize_flow(flow, width, height)
             layers.append(_warped(_premultiplied(self._frames[index]), flow))
         total = weights[0] + weights[1]
         near = np.where(total > 1e-4, weights[1] / np.maximum(total, 1e-4), moment)[..., None]
-        return _straight(layers[0] * (1 - near) + layers[1] * near)
+        moved = layers[0] * (1 - near) + layers[1] * near
+        blended = _premultiplied(first) * np.float32(1 - moment) + _premultiplied(second) * np.float32(moment)
+        found = self._found(layers, seen_in)[..., None]
+        return _straight(moved * found + blended * (1 - found))
+
+    def _found(self, layers: list[np.ndarray], seen: list[np.ndarray]) -> np.ndarray:
+        """How far movement explains the change around each pixel, 0 to 1: float32 (h, w).
+
+        There both frames, brought to the moment, agree better than they did before, and forward and backward flow
+        agree; where they do not, the flow would tear shapes apart. seen: trust at the moment, of each frame.
+        """
+        cv2 = opencv()
+        height, width = layers[0].shape[:2]
+        size = (max(1, width // 4), max(1, height // 4))
+        spread = max(1.0, (size[0] * size[1]) ** 0.5 * AROUND)
+        left, before = (
+            cv2.GaussianBlur(cv2.resize(np.abs(a - b).mean(-1), size, interpolation=cv2.INTER_AREA), (0, 0), spread)
+            for a, b in (layers, [_premultiplied(frame) for frame in self._frames])
+        )
+        share = (left / (before + 1)).clip(EXPLAINED, UNEXPLAINED)
+        found = (UNEXPLAINED - share) / (UNEXPLAINED - EXPLAINED)
+        agree = cv2.resize(np.maximum(*seen), size, interpolation=cv2.INTER_AREA)
+        agree = cv2.GaussianBlur(agree, (0, 0), spread)
+        found *= ((agree - TORN) / (WHOLE - TORN)).clip(0, 1)
+        return cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
     def _trust(self, index: int) -> np.ndarray:
         """How far each analysed pixel of a frame is seen in the other one too, 0 to 1: float32 (h, w)."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
 import importlib.util
 import json
+import re
+import shlex
 from pathlib import Path
 
 import av
@@ -13,6 +16,7 @@ import pytest
 from PIL import Image
 from support.commands import is_one_message, run
 from support.fake_pipeline import FakePipeline, loading
+from support.paths import ROOT
 from support.sprite_clips import spinning_loop, sprite_clip
 from typer.testing import CliRunner
 
@@ -234,3 +238,32 @@ def test_mistakes_of_a_rendered_clip_come_before_the_model(place: Path, monkeypa
         (("--max-size", "3", "--out", "a.mp4"), "--max-size is for gif and webp"),
     ):
         assert words in is_one_message(place, "a fox", *arguments)
+
+
+# -- documentation ----------------------------------------------------------------------------------------------------
+
+
+def recipes() -> list[str]:
+    """The commands in the table of recipes of docs/media.md."""
+    text = (ROOT / "docs" / "media.md").read_text("utf-8")
+    return re.findall(r"^\|[^|]*\| `(animatediff [^`]*)`", text, re.MULTILINE)
+
+
+@needs_models
+def test_recipes_of_the_docs_run_as_they_stand(place: Path) -> None:
+    clip = sprite_clip("right", 3)
+    for name in ("fox.mp4", "fox.mkv", "fox.gif"):
+        write_video(clip, name, fps=8)
+    write_video(spinning_loop(6), "loop.mp4", fps=8)
+    found = recipes()
+    assert len(found) > 8
+    for recipe in found:
+        words = [path for word in shlex.split(recipe)[1:] for path in (sorted(glob.glob(word)) or [word])]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, f"{recipe}: {result.output}"
+        if "frames" in words[-1]:  # with transparency, for the command after it
+            for path in Path("frames").glob("*.png"):
+                Image.open(path).convert("RGBA").save(path)
+    made = {"fox.gif", "fox.mov", "frames", "fox.webm", "fox-upscaled.mp4", "fox-24fps.mp4", "loop-24fps.mp4"}
+    assert made <= {path.name for path in place.iterdir()}
+    assert Path("fox.gif").stat().st_size < 2_000_000

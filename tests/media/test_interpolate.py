@@ -123,3 +123,11 @@ def test_without_opencv_one_message_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match=r"interpolation needs OpenCV .* pip install 'animatediff\[media\]'"):
         interpolated(np.zeros((2, 8, 8, 3), np.uint8), 8, 24)
+
+
+def test_what_no_movement_explains_is_blended_not_torn() -> None:
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3)).astype(np.uint8)
+    between = Between(first, second)
+    assert not between.is_cut, "coarse colours are the same"
+    middle = (first.astype(float) + second) / 2
+    assert np.abs(between.at(0.5) - middle).mean() < 8
