@@ -1,4 +1,4 @@
-"""Interpolation against true frames in between: sprite clips drawn at three times the rate, two of three frames left out.
+"""Interpolation against true frames in between: sprite clips drawn at three times the rate.
 
 `python benchmarks/interpolation.py [--clips 16] [--seed 11]`: PSNR of the frames in between over clips that move, for
 repeated frames, plain blending, and optical flow; the table of docs/media.md.
