@@ -215,7 +215,9 @@ class _Collected:
             self.found.jobs.append(replace(job, places=places))
 
     def refuse(self, row: Row, reason: str) -> None:
-        self.found.faults.append(Fault(place=row.place, id=_text(row.values.get(ID)), reason=reason))
+        id = row.values.get(ID)
+        named = str(id).strip() if isinstance(id, str | int | float) else ""
+        self.found.faults.append(Fault(place=row.place, id=named, reason=reason))
 
     def _numbered(self, job: Job) -> Job:
         """A job of settings that an earlier row has too, under a name of its own."""

@@ -13,7 +13,7 @@ from typing import Any
 from animatediff.batch.cells import ID
 from animatediff.batch.jobs import Job, job_of, suffix_of
 from animatediff.batch.results import NOTE, seed_of, state_of
-from animatediff.errors import Cancelled, UserError, brief
+from animatediff.errors import Cancelled, UserError
 from animatediff.files import HERE, Roots
 from animatediff.render.events import Cancel, OnEvent
 from animatediff.render.read.merge import resolve
@@ -127,7 +127,7 @@ def _reason(error: Exception) -> str:
         return OUT_OF_MEMORY
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}"
-    return f"{type(error).__name__}: {brief(str(error))}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _is_full(error: BaseException | None) -> bool:

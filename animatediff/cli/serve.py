@@ -13,14 +13,15 @@ from animatediff.cli.limits import takes_limits
 from animatediff.cli.show import show
 from animatediff.errors import UserError
 from animatediff.limits import CONFIG, MEDIA, WEIGHTS
+from animatediff.server.settings import BOUNDS
 
 TOKEN = "ANIMATEDIFF_TOKEN"
 """Variable with the token, where no file is given."""
-ACCESS, FILES, BOUNDS = "Who may ask", "Models and files", "Bounds"
+ACCESS, FILES, LOAD = "Who may ask", "Models and files", "Load"
 
 
 @reports_errors
-@takes_limits(MEDIA, CONFIG, WEIGHTS)
+@takes_limits(MEDIA, CONFIG, WEIGHTS, defaults=BOUNDS)
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=ACCESS)] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", rich_help_panel=ACCESS)] = 8000,
@@ -50,19 +51,20 @@ def serve(
     ] = "samples/serve",
     device: Annotated[
         list[str] | None,
-        typer.Option(help="A worker on this device (cuda:0); may be repeated.", rich_help_panel=BOUNDS),
+        typer.Option(help="A worker on this device (cuda:0); may be repeated.", rich_help_panel=LOAD),
     ] = None,
-    max_queue: Annotated[int, typer.Option(min=1, help="Jobs that wait at once.", rich_help_panel=BOUNDS)] = 32,
-    max_steps: Annotated[int, typer.Option(min=1, help="Steps of a job.", rich_help_panel=BOUNDS)] = 150,
-    max_upload_mb: Annotated[int, typer.Option(min=1, help="Megabytes of a request.", rich_help_panel=BOUNDS)] = 64,
+    max_queue: Annotated[int, typer.Option(min=1, help="Jobs that wait at once.", rich_help_panel=LOAD)] = 32,
+    max_steps: Annotated[int, typer.Option(min=1, help="Steps of a job.", rich_help_panel=LOAD)] = 150,
+    max_side: Annotated[int, typer.Option(min=8, help="Pixels of a result's sides.", rich_help_panel=LOAD)] = 4096,
+    max_upload_mb: Annotated[int, typer.Option(min=1, help="Megabytes of a request.", rich_help_panel=LOAD)] = 64,
     min_free_mb: Annotated[
-        int, typer.Option(min=0, help="Free megabytes on the disk below which no job is taken.", rich_help_panel=BOUNDS)
+        int, typer.Option(min=0, help="Free megabytes on the disk below which no job is taken.", rich_help_panel=LOAD)
     ] = 256,
     keep_hours: Annotated[
-        float, typer.Option(min=0.001, help="Hours that results are kept.", rich_help_panel=BOUNDS)
+        float, typer.Option(min=0.001, help="Hours that results are kept.", rich_help_panel=LOAD)
     ] = 24.0,
     job_minutes: Annotated[
-        float, typer.Option(min=0.01, help="Minutes after which a job is given up.", rich_help_panel=BOUNDS)
+        float, typer.Option(min=0.01, help="Minutes after which a job is given up.", rich_help_panel=LOAD)
     ] = 60.0,
 ) -> None:
     """Serve videos over HTTP, in the shape of OpenAI's /v1/videos. docs/http.md shows requests."""
@@ -84,6 +86,7 @@ def serve(
         allowed_hosts=tuple(allow_host or ()),
         max_queue=max_queue,
         max_steps=max_steps,
+        max_side=max_side,
         max_upload_mb=max_upload_mb,
         min_free_mb=min_free_mb,
         keep_hours=keep_hours,

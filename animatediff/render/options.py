@@ -317,6 +317,15 @@ class AnimateOptions:
         "Frames per second of the file, in the same time: those in between are made by optical flow.",
         panel=OUTPUT, default=None, gt=0, le=240, unset="as rendered",
     )
+    codec: str | None = option(
+        "h264, h265, av1 (mp4), vp9, av1 (webm), prores (mov), ffv1 (mkv), ...",
+        panel=OUTPUT, metavar="NAME", default=None, choices="animatediff.media.formats.CODEC_NAMES",
+        unset="the format's",
+    )
+    max_size: float | None = option(
+        "Megabytes that a gif or webp has at most: colours, then frames, then its size are reduced.",
+        panel=OUTPUT, default=None, gt=0, unit="megabytes",
+    )
     quality: int = option("0 to 100; webp is lossless at 100.", panel=OUTPUT, default=80, ge=0, le=100, needs="lossy")
     loop: int = option(
         "Times that gif, webp and apng play; 0 is for ever.",

@@ -16,13 +16,13 @@ import numpy as np
 
 from animatediff.errors import UserError, holds_surrogates
 from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
-from animatediff.media.animated import Spool
 from animatediff.media.formats import FOLDER, format_of, frame_rate, num_frames_at
 from animatediff.media.grid import grid_frames
 from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
 from animatediff.media.sheet import keyframe_sheet
-from animatediff.media.write import VideoWriter, check_takes_sound
+from animatediff.media.spool import Spool
+from animatediff.media.write import VideoWriter, check_output, check_takes_sound
 from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
@@ -80,6 +80,7 @@ class OneFile:
         first = self.path or str(roots.samples / _default_name(requests[0], self.suffix))
         for request in requests:
             warn_of_idle_output(request, format_of(first))
+            check_output(first, request.codec, request.max_size)
             if request.audio:
                 check_takes_sound(first)
         if self.path is not None:
@@ -109,6 +110,7 @@ class RunFolder:
         root = self.root or roots.samples
         for request in requests:
             warn_of_idle_output(request, "gif")
+            check_output("sample.gif", request.codec, request.max_size)
             if request.audio:
                 check_takes_sound("sample.gif")
         titles = {request.name for request in requests}
@@ -224,6 +226,8 @@ def write_clip(
         quality=request.quality,
         metadata=content,
         loop=request.loop,
+        codec=request.codec,
+        max_size=request.max_size,
         overwrite=overwrite,
         sound=sound_of(request),
         after_frame=reporter.on("write"),

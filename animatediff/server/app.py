@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -64,6 +65,8 @@ class Service:
     streams: int = 0
     stopping: bool = False
     bodies: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BODIES))
+    adding: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(BODIES))
+    """Threads of their own, so that those who ask for states need not wait for those who send images."""
 
     @classmethod
     def of(cls, settings: Settings) -> Service:
@@ -177,14 +180,15 @@ class Service:
             await asyncio.sleep(0.1)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application; its workers run from its start to its end."""
+def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) -> FastAPI:
+    """The application; its workers run from its start, when `on_ready` is called, to its end."""
     service = Service.of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.store.sweep(service.queue.ids())
         service.supervisor.start()
+        on_ready()
         try:
             yield
         finally:
@@ -204,10 +208,15 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    _add_errors(app, service)
+    _add_errors(app)
     _add_videos(app, service)
     _add_others(app, service)
-    app.add_middleware(Gate, settings=settings)
+    count = service.metrics.requests
+    app.add_middleware(
+        Gate,
+        settings=settings,
+        on_reply=lambda method, route, status: count.labels(method, route, str(status)).inc(),
+    )
     return app
 
 
@@ -215,7 +224,7 @@ def _add_videos(app: FastAPI, service: Service) -> None:
     async def added(request: Request) -> Job:
         async with service.bodies:
             body = await read_body(request)
-        return await run_in_threadpool(service.add, body)
+            return await to_thread.run_sync(service.add, body, limiter=service.adding)
 
     @app.post(
         "/v1/videos", responses=openapi.replies(openapi.VIDEO, 408, 413, 415, 429, 507), openapi_extra=openapi.body()
@@ -350,8 +359,8 @@ def _add_others(app: FastAPI, service: Service) -> None:
         return Response(text, media_type=Metrics.content_type)
 
 
-def _add_errors(app: FastAPI, service: Service) -> None:
-    """Every error in one shape, and the count of replies."""
+def _add_errors(app: FastAPI) -> None:
+    """Every error in one shape."""
 
     def reply(error: ApiError) -> JSONResponse:
         return JSONResponse(error.body(), error.status, headers=error.headers)
@@ -388,10 +397,3 @@ def _add_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(Exception)
     async def of_nobody(request: Request, error: Exception) -> JSONResponse:
         return reply(ApiError(500, "an error of the server; its log says more", code="internal_error"))
-
-    @app.middleware("http")
-    async def count(request: Request, call_next: Any) -> Response:
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "none")
-        service.metrics.requests.labels(request.method[:10], route, str(response.status_code)).inc()
-        return response

@@ -19,13 +19,21 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN = ("/health",)
 """Paths that need no token."""
+BODY_TIMES = 5
+"""The whole of a body may take so many times as long as a part of it."""
 
 
 class Gate:
     """ASGI middleware. Without a token, pages of other sites are kept out, which a browser here could have open."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], settings: Settings) -> None:
-        self._app, self._settings = app, settings
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        settings: Settings,
+        on_reply: Callable[[str, str, int], None] = lambda method, route, status: None,
+    ) -> None:
+        """on_reply: is told of each reply: method, route, status."""
+        self._app, self._settings, self._on_reply = app, settings, on_reply
         self._tokens = [token.encode() for token in settings.tokens]
         self._hosts = {name.lower() for name in (*LOOPBACK, settings.host, *settings.allowed_hosts)}
         self._limit = settings.max_upload_mb * 2**20
@@ -37,11 +45,18 @@ class Gate:
                 await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
+
+        async def counted(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "none")
+                self._on_reply(scope["method"][:10], route, message["status"])
+            await send(message)
+
         try:
             self._check(scope, headers)
-            await self._app(scope, self._bounded(receive), send)
+            await self._app(scope, self._bounded(receive), counted)
         except ApiError as error:
-            await _answer(send, error)
+            await _answer(counted, error)
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         if self._tokens:
@@ -90,13 +105,15 @@ class Gate:
     def _bounded(self, receive: Receive) -> Receive:
         """`receive` that ends bodies which are too large, or too slow."""
         read, ended = 0, False
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + BODY_TIMES * self._settings.body_s
 
         async def bounded() -> MutableMapping[str, Any]:
             nonlocal read, ended
             if ended:  # waits for the end of the connection
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self._settings.body_s)
+                message = await asyncio.wait_for(receive(), min(self._settings.body_s, deadline - clock()))
             except (asyncio.TimeoutError, TimeoutError):
                 raise ApiError(408, "the body of the request did not come in time", code="timed_out") from None
             ended = message["type"] != "http.request" or not message.get("more_body", False)

@@ -67,15 +67,9 @@ class Catalog:
     def names(self, setting: str) -> list[str]:
         """Names that a setting is likely to take, those without a folder first."""
         known = self.entries()
-        if setting == "model":
-            models = {"", *(name for name, path in bundled_set().items() if path.is_dir())}
-            own = [BUNDLED if not name else PREFIX + name for name in sorted(models)]
-        elif setting == "motion_module":
-            own = [BUNDLED]
-        else:
-            own = [name for name in known if name.startswith(PREFIX)]
-            if setting == "motion_loras":
-                own = [*CAMERA_MOVES, *own]
+        own = [BUNDLED] if setting in ("model", "motion_module") else []
+        own += CAMERA_MOVES if setting == "motion_loras" else ()
+        own += [PREFIX + name for name, path in bundled_set().items() if _setting_of(name, path) == setting]
         return [*own, *(name for name, entry in known.items() if entry.folder in PLACES.get(setting, ()))]
 
     def find(self, name: str, setting: str, param: str) -> str:
@@ -106,6 +100,15 @@ class Catalog:
         here = [Path(entry).stem for entry in self.entries() if entry.startswith("MotionLoRA/")]
         known = ("".join(char for char in stem.lower() if char.isalnum()) for stem in (*CAMERA_MOVES, *here))
         return plain in {spelling for stem in known for spelling in (stem, stem.removeprefix("v2lora"))}
+
+
+def _setting_of(name: str, path: Path) -> str:
+    """The setting that takes a part of the bundled set."""
+    if path.is_dir():
+        return "model"
+    if name in CAMERA_MOVES:
+        return ""  # by its short name
+    return name if name == "domain_adapter" else "sparsectrl" if name.startswith("sparsectrl") else "loras"
 
 
 def _bundled() -> Iterator[Entry]:

@@ -9,15 +9,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
 
 from animatediff.errors import UserError
 from animatediff.parse import parse_json
 from animatediff.server.errors import ApiError, refused
 from animatediff.server.uploads import MAX_FILES
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 MAX_FIELDS = 500
 MAX_LEVELS = 8
@@ -49,16 +51,13 @@ async def read_body(request: Request) -> Body:
         text = (await request.body()).decode()
     except UnicodeDecodeError as error:
         raise refused(f"the body is no UTF-8 (byte {error.start})", code="invalid_json") from error
-    values = _json(text, "the body")
+    values = await run_in_threadpool(_json, text, "the body")
     if not isinstance(values, dict):
         raise refused("the body is no JSON object", code="invalid_json")
     return Body(values)
 
 
 async def _form(request: Request) -> Body:
-    from starlette.exceptions import HTTPException
-    from starlette.formparsers import MultiPartException
-
     body, pairs = Body(), list[tuple[str, str]]()
     try:
         async with request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=2**24) as form:
@@ -74,7 +73,7 @@ async def _form(request: Request) -> Body:
     for name in JSON_FIELDS:
         text = body.values.get(name)
         if isinstance(text, str) and (name in ("extra_params", "lora") or text.lstrip().startswith("{")):
-            body.values[name] = _json(text, name) if text.strip() else None
+            body.values[name] = await run_in_threadpool(_json, text, name) if text.strip() else None
     body.values = {name: value for name, value in body.values.items() if value not in ("", None)}
     return body
 

@@ -67,7 +67,8 @@ def replies(schema: Any, *errors: int, kind: str = "application/json") -> dict[i
     """Replies of a route, for FastAPI: 200 of this schema, and errors."""
     content = {kind: {} if schema is None else {"schema": schema}}
     wrong = {"description": "Error", "content": {"application/json": {"schema": ERROR}}}
-    return {200: {"description": "Done", "content": content}} | dict.fromkeys((400, 401, 403, *errors), wrong)
+    found: dict[int | str, dict[str, Any]] = {200: {"description": "Done", "content": content}}
+    return found | dict.fromkeys((400, 401, 403, *errors), wrong)
 
 
 def body() -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -21,7 +20,13 @@ from animatediff.server.catalog import Catalog
 from animatediff.server.errors import ApiError
 from animatediff.server.settings import BOUNDS, Settings
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 GRACE_S = 3
+"""Seconds that connections have to end."""
 
 
 def run(settings: Settings, on_ready: Callable[[str], None] = lambda place: None) -> None:
@@ -34,7 +39,7 @@ def run(settings: Settings, on_ready: Callable[[str], None] = lambda place: None
         place = f"http://{host}:{listener.getsockname()[1]}"
         server = uvicorn.Server(
             uvicorn.Config(
-                _announced(settings, lambda: on_ready(place)),
+                create_app(settings, lambda: on_ready(place)),
                 log_level="warning",
                 access_log=False,
                 server_header=False,
@@ -45,27 +50,10 @@ def run(settings: Settings, on_ready: Callable[[str], None] = lambda place: None
                 h11_max_incomplete_event_size=2**16,
             )
         )
-        server.run(sockets=[listener])
-
-
-def _announced(settings: Settings, on_ready: Callable[[], None]) -> object:
-    """The application, which says when it is ready, and whose streams end when the server is told to."""
-    app = create_app(settings)
-    own = app.router.lifespan_context
-
-    def announced(app: object) -> object:
-        from contextlib import asynccontextmanager
-
-        @asynccontextmanager
-        async def lifespan() -> object:
-            async with own(app):
-                on_ready()
-                yield
-
-        return lifespan()
-
-    app.router.lifespan_context = announced
-    return app
+        with suppress(SystemExit, KeyboardInterrupt):  # the signal that ended it, told again; its jobs are put back
+            server.run(sockets=[listener])
+        if not server.started:
+            raise UserError("the service could not be started; what is said above is the reason")
 
 
 def _check_defaults(settings: Settings) -> None:
@@ -90,7 +78,8 @@ def _alone(settings: Settings) -> Iterator[None]:
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(settings.data / "lock", "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 f"--data {settings.data}: another server works there; give it a folder of its own"

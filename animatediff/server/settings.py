@@ -40,6 +40,8 @@ class Settings:
     job_minutes: float = 60.0
     """Time after which a job at work is given up."""
     max_steps: int = 150
+    max_side: int = 4096
+    """Pixels of a result's width and of its height."""
     max_upload_mb: int = 64
     """Megabytes of a request's body."""
     min_free_mb: int = 256

@@ -22,7 +22,7 @@ logger = logging.getLogger("animatediff.server")
 
 TICK_S = 0.2
 SWEEP_S = 20.0
-SHORT_S, MAX_PAUSE_S = 20.0, 30.0
+SHORT_S, FIRST_PAUSE_S, MAX_PAUSE_S = 20.0, 0.1, 30.0
 """A worker that lived no longer is started again after a pause, which doubles."""
 STOP_S = 15.0
 
@@ -35,7 +35,7 @@ class _Slot:
     starts: int = 0
     started: float = 0.0
     not_before: float = 0.0
-    pause: float = 0.5
+    pause: float = FIRST_PAUSE_S
 
     @property
     def worker(self) -> str:
@@ -131,7 +131,7 @@ class Supervisor:
                 self._lost(job, f"the worker {reason} while it rendered this")
             slot.process = None
             self.metrics.worker_deaths.inc()
-            slot.pause = min(slot.pause * 2, MAX_PAUSE_S) if now - slot.started < SHORT_S else 0.5
+            slot.pause = min(slot.pause * 2, MAX_PAUSE_S) if now - slot.started < SHORT_S else FIRST_PAUSE_S
             slot.not_before = now + slot.pause
         if slot.process is None and now >= slot.not_before:
             slot.starts, slot.started = slot.starts + 1, now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,15 +107,22 @@ class Reader:
         """LoRAs of the field `lora` beside those of `extra_params`; the catalog tells which are MotionLoRAs."""
         refs = given if isinstance(given, list) else [given] if given is not None else []
         for ref in refs:
-            try:
-                self._catalog.find(ref.name, "motion_loras", "lora")
-                setting = "motion_loras"
-            except ApiError:
-                self._catalog.find(ref.name, "loras", "lora")
-                setting = "loras"
+            setting = self._kind_of_lora(ref.name)
             there = values.get(setting) or []
             there = list(there) if isinstance(there, list | tuple) else [there]
             values[setting] = [*there, {"path": ref.name, "scale": ref.scale}]
+
+    def _kind_of_lora(self, name: str) -> str:
+        """The setting that a LoRA's name belongs to. Raises ApiError for a name of both kinds, or of none."""
+        found = {}
+        for setting in ("loras", "motion_loras"):
+            with suppress(ApiError):
+                found[setting] = self._catalog.find(name, setting, "lora")
+        if len(set(found.values())) > 1:
+            raise refused(f"lora: {name!r} is a LoRA and a MotionLoRA here; write its folder before it", "lora")
+        if not found:
+            self._catalog.find(name, "loras", "lora")
+        return "motion_loras" if "MotionLoRA" in next(iter(found.values())) else list(found)[-1]
 
     def _resolved(self, values: Mapping[str, Any], files: _Files) -> dict[str, Any]:
         """The values with files in place of models' names and of files sent."""
@@ -140,7 +148,10 @@ class Reader:
                 "and one prompt_travel",
                 "extra_params",
             )
-        most = self._settings.max_steps
+        most, longest = self._settings.max_steps, self._settings.max_side
+        for name, side in (("width", request.width), ("height", request.height)):
+            if (pixels := (side or 8) * (request.upscale or 1.0)) > longest:
+                raise refused(f"{name}: {pixels:,.0f} pixels, and this server makes at most {longest:,} a side", name)
         for name in ("steps", "upscale_steps"):
             if (steps := getattr(request, name)) is not None and steps > most:
                 raise refused(f"{NAMES[name]}={steps}: this server makes at most {most} steps", NAMES[name])

@@ -103,10 +103,11 @@ class Progress:
 
             content = io.BytesIO()
             Image.fromarray(preview).save(content, format="JPEG", quality=80)
-            write_whole(self._folder / PREVIEW, content.getvalue())
-            with self._changed:
-                self.state["preview"] += 1
-                state["preview"] = self.state["preview"]
+            with suppress(OSError, UserError):  # of a job that was deleted, the folder is gone: the beat says so
+                write_whole(self._folder / PREVIEW, content.getvalue())
+                with self._changed:
+                    self.state["preview"] += 1
+                    state["preview"] = self.state["preview"]
         if not self._queue.beat(self._claim, state):
             self.lost = True
 
@@ -218,8 +219,9 @@ class Worker:
         return "internal_error", f"an error of the server ({type(error).__name__}); its log says more", None
 
     def _without_folders(self, text: str, job: Job) -> str:
-        from animatediff.bundled import bundled_path
+        from animatediff.bundled import bundled_path, set_path
 
+        text = text.replace(str(set_path()), "bundled")
         folders = [str(self._store.inputs(job.id)), str(self._store.folder(job.id)), str(self._data)]
         folders += [str(path) for path in self._setup["models"]] + [str(bundled_path().parent)]
         for folder in folders:

@@ -170,9 +170,7 @@ def _models_in(root: Path) -> Iterator[Path]:
 
 def automatic(option: str) -> str:
     """Words for an option that is left open."""
-    words = {
-        "model": "Automatic: the bundled model, or Stable Diffusion 1.5 with a motion module",
-        "motion_module": "Automatic: the model's own",
-    }
-    return words.get(option) or ("none" if option not in ("vae", "text_encoder", "text_encoder_2") else "the model's")
+    if option in ("model", "motion_module"):
+        return "Automatic"
+    return "the model's own" if option in ("vae", "text_encoder", "text_encoder_2") else "none"
 

@@ -9,7 +9,7 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.render.declare import Option
 from animatediff.ui.choices import Choices, automatic
-from animatediff.ui.labels import label, worded
+from animatediff.ui.labels import info, label, worded
 from animatediff.ui.library import gr
 from animatediff.ui.uploads import Uploads
 
@@ -39,7 +39,7 @@ class Field:
     @property
     def described(self) -> dict[str, Any]:
         """Label and explanation of its main component."""
-        return {"label": label(self.name), "info": worded(self.option.help)}
+        return {"label": label(self.name), "info": info(self.name)}
 
     @property
     def placeholder(self) -> str:
@@ -86,7 +86,9 @@ class Text(Field):
 class LongText(Text):
     """The same on several lines."""
 
-    lines = 3
+    @property
+    def lines(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 3 if self.option.required else 2
 
     def make(self, sources: Sources) -> None:
         hint = "a fox moving right on a green background" if self.option.required else ""
@@ -122,7 +124,10 @@ class Number(Field):
         return given[0] if isinstance(given, tuple) else given
 
     def make(self, sources: Sources) -> None:
-        self.parts = [gr.Number(self.default, placeholder=self.placeholder, step=self.step, **self.described)]
+        if self.default is None:  # of which Gradio's own field would make 0
+            self.parts = [gr.Textbox("", placeholder=self.placeholder, max_lines=1, **self.described)]
+        else:
+            self.parts = [gr.Number(self.default, step=self.step, **self.described)]
 
     @property
     def step(self) -> float:
@@ -133,9 +138,19 @@ class Number(Field):
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         value = values[0]
+        if isinstance(value, str):
+            text = value.strip().replace(",", ".")
+            if text in ("", self.placeholder):
+                return None
+            try:
+                value = float(text)
+            except ValueError:
+                raise UserError(f"`{self.name}`: expected a number, or nothing, got {value!r}") from None
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     def show(self, setting: Any, sources: Sources) -> list[Any]:
+        if self.default is None:
+            return ["" if setting is None else f"{setting:g}"]
         return [self.default if setting is None else setting]
 
 
@@ -144,7 +159,7 @@ class Share(Number):
 
     def make(self, sources: Sources) -> None:
         within = self.option.range
-        assert within is not None and within.le is not None
+        assert within is not None and within.le is not None and self.default is not None
         step = 1 if "int" in self.option.annotation else 0.01
         lowest = within.ge if within.ge is not None else (within.gt or 0) + step
         self.parts = [gr.Slider(lowest, within.le, self.default, step=step, **self.described)]

@@ -13,7 +13,7 @@ from animatediff.render.portable import portable
 from animatediff.render.request import AnimateRequest, build_request
 from animatediff.ui import fields, media_fields, rows
 from animatediff.ui.fields import Field, Sources
-from animatediff.ui.labels import NOT_ON_THE_PAGE, concerned, group, worded
+from animatediff.ui.labels import NOT_ON_THE_PAGE, concerned, group, label, worded
 from animatediff.ui.library import gr
 
 UNITS = 3
@@ -217,17 +217,20 @@ class Form:
     def failure(self, message: str) -> tuple[dict[Any, Any], str, list[str]]:
         """Updates that show a message beside its fields, the line for all, and the options concerned."""
         updates: dict[Any, Any] = {}
-        names = []
-        for line in filter(None, message.splitlines()):
+        names: list[str] = []
+        lines = [line for line in message.splitlines() if line]
+        for line in lines:
             about = concerned(line, self.names)
             if not about:
                 continue
             names.append(name := about[0])
-            text = f'<p class="ad-error" role="alert">{escape(worded(line))}</p>'
+            short = worded(line).removeprefix(f"“{label(name)}”").lstrip(": ")
+            text = f'<p class="ad-error" role="alert">{escape(short)}</p>'
             updates[self.errors[name]] = gr.HTML(text, visible=True)
             if (title := group(name)) is not None and title in self.folds:
                 updates[self.folds[title]] = gr.Accordion(open=True)
-        return updates, worded(message), names
+        rest = f" (and {len(lines) - 1} more, beside the fields)" if len(lines) > 1 else ""
+        return updates, worded(lines[0] if lines else message) + rest, names
 
     def forgotten(self, names: Sequence[str]) -> dict[Any, Any]:
         """Updates that take the messages of these options away."""

@@ -155,6 +155,11 @@ def label(name: str) -> str:
     return LABELS.get(name) or name.replace("_", " ").capitalize()
 
 
+def info(name: str) -> str | None:
+    """The line under the label of an option; those in sight need none, except the seed."""
+    return worded(BY_NAME[name].help) if name not in IN_SIGHT or name == "seed" else None
+
+
 def group(name: str) -> str | None:
     """The folded part that an option stands in; None for one in sight."""
     if name in IN_SIGHT:

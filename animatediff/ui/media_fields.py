@@ -129,12 +129,12 @@ def _gallery(title: str) -> ImageFiles:
     )
 
 
-def spread(images: Sequence[Any] | None, frames: str | None, num_frames: float | None) -> Any:
+def spread(images: Sequence[Any] | None, frames: str | None, num_frames: str | None) -> Any:
     """Frames for images that have none yet: the first, the last, and evenly between; other numbers of frames stay."""
     count = len(images or ())
     given = [part for part in str(frames or "").split(",") if part.strip()]
     if len(given) == count or not count:
         return gr.skip()
-    length = int(num_frames or 16)
+    length = int(num_frames) if (num_frames or "").isdigit() else 16
     places = [round(index * (length - 1) / max(1, count - 1)) for index in range(count)]
     return ", ".join(str(-1 if index and index == count - 1 else place) for index, place in enumerate(places))

@@ -25,6 +25,7 @@ from animatediff.ui.uploads import Uploads
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Of events that are done at once."""
+BUNDLED = "The small bundled model: simple animals and shapes, in seconds on any machine."
 TRAVEL = (
     *("prompt", "prompt_travel", "prompt_head", "prompt_tail", "prompt_interpolation", "prompt_hold"),
     *("prompt_loop", "closed_loop", "num_frames"),
@@ -72,19 +73,21 @@ class Page:
         with gr.Column(elem_classes="ad-basics"):
             make("prompt")
             make("negative_prompt")
-            make("model")
-            make("motion_module")
-            self.about = gr.HTML("", elem_classes="ad-about")
-            self.refresh = gr.Button("Refresh the lists of models", size="sm", variant="secondary")
+            with gr.Row(elem_classes="ad-models-row"):
+                self._cells("model", "motion_module")
+                self.refresh = gr.Button("↻", elem_classes="ad-square", elem_id="refresh")
+            self.about = gr.HTML(self._about("", ""), elem_classes="ad-about")
             with gr.Row(elem_classes="ad-numbers"):
                 self._cells("width", "height", "num_frames", "fps")
             with gr.Row(elem_classes="ad-three"):
                 self._cells("steps", "guidance_scale", "scheduler")
             with gr.Row(elem_classes="ad-seed"):
                 self._cells("seed")
-                self.dice = gr.Button("🎲", elem_classes="ad-dice", elem_id="dice")
-                self.clips = gr.Number(1, label="Clips", info="Seeds after this one.", step=1, elem_id="clips")
-                self.format = gr.Dropdown(formats(), value=".mp4", label="Format", info="Of the result.")
+                self.dice = gr.Button("⚄", elem_classes="ad-square", elem_id="dice")
+                with gr.Column(min_width=60):
+                    self.clips = gr.Number(1, label="Clips", info="with the next seeds", step=1, elem_id="clips")
+                with gr.Column(min_width=60):
+                    self.format = gr.Dropdown(formats(), value=".mp4", label="Format", info="of the file")
 
     def _cells(self, *names: str) -> None:
         for name in names:
@@ -195,9 +198,11 @@ class Page:
         for gallery, text in ((keyframes, at), (images, indices)):
             gallery.change(spread, [gallery, text, length], text, **QUIET)
 
-    def _about(self, *values: str) -> str:
-        lines = filter(None, map(self.choices.about, values))
-        return "".join(f"<p>{escape(line)}</p>" for line in lines)
+    def _about(self, model: str, motion_module: str) -> str:
+        lines = [self.choices.about(value) for value in (model, motion_module) if value]
+        if not model:
+            lines.insert(0, "Stable Diffusion 1.5 from models/" if motion_module else BUNDLED)
+        return "".join(f"<p>{escape(line)}</p>" for line in lines if line)
 
     def _models(self) -> str:
         """A table of what lies in models/."""
@@ -227,7 +232,8 @@ class Page:
                 hold=given["prompt_hold"],
                 loop=given["prompt_loop"] or given["closed_loop"],
             )
-            length = int(given["num_frames"] or max(16, max(travel.texts) + 1))
+            number = self.form.fields["num_frames"].read([given["num_frames"]], self.form.sources)
+            length = int(number or max(16, max(travel.texts) + 1))
             travel.check(length)
             return stage.image(timeline_image(travel, length), "Texts over the frames of the clip")
         except (UserError, ValueError) as error:

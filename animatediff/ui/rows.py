@@ -10,7 +10,7 @@ from animatediff.errors import UserError
 from animatediff.frames import frame_number
 from animatediff.render.declare import Option
 from animatediff.ui.fields import Field, Sources
-from animatediff.ui.labels import label, worded
+from animatediff.ui.labels import info, label
 from animatediff.ui.library import gr
 
 
@@ -35,7 +35,7 @@ class Weights(Field):
                         value="",
                         allow_custom_value=True,
                         label=title,
-                        info=worded(self.option.help) if index == 0 else None,
+                        info=info(self.name) if index == 0 else None,
                         scale=4,
                         min_width=180,
                     )

@@ -21,7 +21,7 @@ def theme() -> Any:
 
 
 CSS = """
-.gradio-container { max-width: 1560px !important; margin: 0 auto; padding: 8px 20px 24px !important; }
+.gradio-container { max-width: 1560px !important; margin: 0 auto; padding: 0 20px 24px !important; }
 .ad-title { display: flex; align-items: baseline; gap: 12px; padding: 4px 2px 0; }
 .ad-title h1 { font-size: 1.25rem; font-weight: 650; margin: 0; }
 .ad-title span { color: var(--body-text-color-subdued); font-size: .9rem; }
@@ -41,18 +41,28 @@ CSS = """
 }
 .ad-go button { min-height: 46px; font-size: 1.05rem; }
 
-.ad-numbers { display: grid !important; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 8px; }
-.ad-three { display: grid !important; grid-template-columns: repeat(2, minmax(0, 1fr)) minmax(0, 2fr); gap: 8px; }
-.ad-seed { display: grid !important; grid-template-columns: minmax(0, 2fr) 46px minmax(0, 1fr) minmax(0, 1fr);
-  gap: 8px; align-items: end; }
-.ad-moves { display: grid !important; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px; }
+.ad-numbers, .ad-three, .ad-seed, .ad-moves, .ad-models-row { display: grid !important; gap: 8px; }
+.ad-numbers { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+.ad-three { grid-template-columns: repeat(2, minmax(0, 1fr)) minmax(0, 2fr); }
+.ad-seed { grid-template-columns: minmax(0, 2fr) 44px minmax(0, 1fr) minmax(0, 1fr); }
+.ad-models-row { grid-template-columns: repeat(2, minmax(0, 1fr)) 44px; }
+.ad-moves { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 @media (max-width: 560px) {
-  .ad-numbers { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .ad-seed { grid-template-columns: minmax(0, 1fr) 46px; }
+  .ad-numbers, .ad-three { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .ad-three > :last-child, .ad-models-row > :first-child { grid-column: 1 / -1; }
+  .ad-models-row { grid-template-columns: minmax(0, 1fr) 44px; }
+  .ad-seed { grid-template-columns: minmax(0, 1fr) 44px minmax(0, 1fr); }
+  .ad-seed > :last-child { grid-column: 1 / -1; }
   .ad-moves { grid-template-columns: minmax(0, 1fr); }
 }
-.ad-numbers > *, .ad-three > *, .ad-seed > *, .ad-moves > * { min-width: 0 !important; }
-.ad-dice { min-width: 0 !important; padding: 0 !important; height: 42px; font-size: 1.2rem; }
+.ad-numbers > *, .ad-three > *, .ad-seed > *, .ad-moves > *, .ad-models-row > * { min-width: 0 !important; }
+.ad-square { min-width: 0 !important; padding: 0 !important; font-size: 1.35rem; align-self: stretch; }
+.ad-side .html-container, .ad-about .html-container, .ad-error-place .html-container { padding: 0 !important; }
+.ad-side .block, .ad-basics .ad-about { padding: 0 !important; }
+
+.ad-numbers, .ad-three, .ad-seed { align-items: stretch; }
+.ad-numbers .form, .ad-three .form, .ad-seed .form { flex-grow: 1; }
+.gradio-container main { padding-top: 8px !important; }
 
 .ad-frame { display: flex; align-items: center; justify-content: center; overflow: hidden; min-height: 320px;
   border-radius: 10px; background: #101218; border: 1px solid var(--border-color-primary); }
@@ -67,7 +77,7 @@ CSS = """
   color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .ad-facts { display: flex; flex-wrap: wrap; gap: 2px 16px; margin: 2px 0; font-variant-numeric: tabular-nums; }
 .ad-file { margin: 0; color: var(--body-text-color-subdued); font-size: .85rem; overflow-wrap: anywhere; }
-.ad-about { color: var(--body-text-color-subdued); font-size: .85rem; margin: 0; }
+.ad-about p { color: var(--body-text-color-subdued); font-size: .85rem; margin: 0 2px; }
 .ad-error { margin: 2px 0 0; padding: 7px 11px; border-radius: 8px; font-size: .92rem; overflow-wrap: anywhere;
   white-space: pre-line; color: #8f1d1d; background: #fdecec; border: 1px solid #f2b8b8; }
 .dark .ad-error { color: #ffc9c9; background: #43191c; border-color: #84363b; }
