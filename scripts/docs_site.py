@@ -282,7 +282,7 @@ def loaded_from_elsewhere(folder: Path) -> Iterator[str]:
 # -- hooks of MkDocs ---------------------------------------------------------------------------------------------------
 
 PAGES = {"options.md": options_page, "commands.md": commands_page}
-TO_COME = ("web_page.md", "http.md", "many_clips.md", "media.md")
+TO_COME = ("web_page.md", "media.md")
 """Pages that have a place already; a line stands in for one that is not there yet."""
 
 
