@@ -159,23 +159,23 @@ def commands_page() -> str:
     """Every command with its help and its options, in tables made from the command line itself."""
     import typer
 
-    from animatediff.cli import animate
-    from animatediff.cli.main import app
+    from animatediff.cli.main import MADE, app
     from animatediff.limits import LIMITS
     from animatediff.render.options import BY_NAME
 
     group: Any = typer.main.get_command(app)
     lines = [COMMANDS_INTRODUCTION]
     for name, found in group.commands.items():
-        command: Any = animate.command() if name == "animate" else found
+        command: Any = MADE[name]() if name in MADE else found
         shown = [each for each in command.params if each.name not in LIMITS and each.name != "help"]
         limits = [LIMITS[each.name].flag for each in command.params if each.name in LIMITS]
         words = [each.metavar or each.name.upper() for each in shown if not each.opts[0].startswith("-")]
         lines += [f"## animatediff {name}\n", f"    animatediff {' '.join([name, *words, '[OPTIONS]'])}\n"]
         lines += [_prose(_clean(command.help or "")) + "\n"]
-        if name == "animate":
-            shown = [each for each in shown if each.name not in BY_NAME]
-            lines += [f"Takes the {len(BY_NAME)} options of a request ([every option](options.md)), and:\n"]
+        if name in MADE:  # with a parameter for every option
+            own = [each for each in shown if each.name not in BY_NAME]
+            lines += [f"Takes {len(shown) - len(own)} options of a request ([every option](options.md)), and:\n"]
+            shown = own
         lines += _table("commands", ("Option", "Default", "What it does"), [_parameter_row(name, p) for p in shown])
         if limits:
             listed = ", ".join(f"`{flag}`" for flag in limits)
