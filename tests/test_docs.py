@@ -21,8 +21,7 @@ import typer
 from PIL import Image
 from support.paths import ROOT
 
-from animatediff.cli import animate
-from animatediff.cli.main import app
+from animatediff.cli.main import MADE, app
 from animatediff.render.options import OPTIONS
 from scripts import docs_site
 
@@ -58,7 +57,7 @@ class Rows(HTMLParser):
 def commands() -> dict[str, Any]:
     """Name -> the command, with all its options."""
     group: Any = typer.main.get_command(app)
-    return {**group.commands, "animate": animate.command()}
+    return {**group.commands, **{name: command() for name, command in MADE.items()}}
 
 
 def flags(command: Any) -> set[str]:
@@ -89,6 +88,7 @@ def test_the_table_of_options_says_type_range_default_and_need() -> None:
     assert rows["blend"][1:3] == ["word | pyramid, flat, overlap-linear, gauss", "pyramid"]
     assert rows["closed_loop"][1:3] == ["switch", "off"]
     assert rows["strength"][1:3] == ["number | more than 0 and at most 1", "0.6"]
+    assert rows["out"][2] == "a new name in samples/" and rows["dtype"][1] == "word | float32, float16, bfloat16"
     assert rows["prompt"][2] == "must be given" and rows["vae"][1:3] == ["file", "none"]
     assert "Without effect where all frames are in one window" in rows["overlap"][3]
     assert "--window" in rows["overlap"][3], "settings by the names of the command line"
@@ -101,7 +101,7 @@ def test_the_page_of_commands_has_every_command_and_flag() -> None:
     for name, command in commands().items():
         assert f"\n## animatediff {name}\n" in page
         for each in command.params:
-            if each.opts[0].startswith("-") and not (name == "animate" and each.name in of_request):
+            if each.opts[0].startswith("-") and not (name in MADE and each.name in of_request):
                 assert each.opts[0] in page, f"{name} {each.opts[0]}"
     rows = Rows(page).rows
     assert rows["convert-to"][:2] == ["--to", "original"]
