@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 TYPES = {bool: "switch", int: "whole number", float: "number", str: "text"}
 
+CHOSEN = {
+    "device": "the best there is",
+    "dtype": "half where the device has it",
+    "decode_chunk_size": "a few",
+    "out": "a new name in <code>samples/</code>",
+    "name": "the prompt",
+}
+"""Defaults in words that the declaration does not hold."""
+
 # -- every option ------------------------------------------------------------------------------------------------------
 
 
@@ -51,7 +60,7 @@ title: Every option
 (`animatediff/render/options.py`). The first column has the name on the command line and, below it, the one in YAML and
 JSON files, in Python's `build_request` and `AnimateRequest`, and in `extra_params` of the HTTP service; where
 `pipe(...)` calls it something else, a third line says so. "The model's" is what the motion module or a few-step LoRA
-recommends; `animatediff inspect FILE` shows it.
+recommends; `animatediff inspect FILE` shows it. Without `--model` and `--motion-module` the bundled model renders.
 
 Names of other programs stand for ours in files: see [who comes from elsewhere](for/index.md). Bounds that no file can
 change are [limits](command_line.md#limits). Flags that are not part of a request (`--from`, `--config`, ...) are with
@@ -124,6 +133,8 @@ def default_of(option: Option) -> str:
     if option.required:
         return "must be given"
     value = option.default
+    if option.name in CHOSEN:
+        return CHOSEN[option.name]
     if value is None:
         return "the model's" if {option.name, option.argument} & recommended else "none"
     if isinstance(value, bool):
@@ -161,10 +172,17 @@ def commands_page() -> str:
         words = [each.metavar or each.name.upper() for each in shown if not each.opts[0].startswith("-")]
         lines += [f"## animatediff {name}\n", f"    animatediff {' '.join([name, *words, '[OPTIONS]'])}\n"]
         lines += [_prose(_clean(command.help or "")) + "\n"]
+<<<<<<< HEAD
         if name in MADE:
             count = sum(each.name in BY_NAME for each in shown)
             shown = [each for each in shown if each.name not in BY_NAME]
             lines += [f"Takes {count} options of a request ([every option](options.md)), and:\n"]
+=======
+        if name in MADE:  # with a parameter for every option
+            own = [each for each in shown if each.name not in BY_NAME]
+            lines += [f"Takes {len(shown) - len(own)} options of a request ([every option](options.md)), and:\n"]
+            shown = own
+>>>>>>> main
         lines += _table("commands", ("Option", "Default", "What it does"), [_parameter_row(name, p) for p in shown])
         if limits:
             listed = ", ".join(f"`{flag}`" for flag in limits)
@@ -271,7 +289,7 @@ def loaded_from_elsewhere(folder: Path) -> Iterator[str]:
 # -- hooks of MkDocs ---------------------------------------------------------------------------------------------------
 
 PAGES = {"options.md": options_page, "commands.md": commands_page}
-TO_COME = ("web_page.md", "http.md", "many_clips.md", "media.md")
+TO_COME = ("web_page.md", "media.md")
 """Pages that have a place already; a line stands in for one that is not there yet."""
 
 
@@ -286,6 +304,11 @@ def on_files(files: Any, config: Any) -> Any:
             title = name.removesuffix(".md").replace("_", " ").capitalize()
             files.append(File.generated(config, name, content=f"# {title}\n\nThis page is being written.\n"))
     return files
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Mark flags, which browsers would break after their dashes."""
+    return re.sub(r"<code>(-[\w\-]+(?: [\w/.:]+)?)</code>", r'<code class="flag">\1</code>', html)
 
 
 def on_post_build(config: Any) -> None:

@@ -65,7 +65,7 @@ class RenderRow:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Render one row: option names, `id`, `name`, `out`, as in a file of rows; None is nothing.
 
-        Texts are read as cells of CSV: `1|2` is a list where the option is one, `a.safetensors:0.5` a file and its scale.
+        Texts are read as cells of CSV: `1|2` are two entries, `a.safetensors:0.5` a file and its scale.
         """
         given = {str(key): plain for key, value in row.items() if (plain := _plain(value)) is not None}
         try:
@@ -118,10 +118,11 @@ def foreign(path: Path) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value as Python has it: tables hold NumPy's numbers, and NaN where there is nothing."""
+    """A value as Python has it: tables hold NumPy's numbers, and NaN or an empty text where there is nothing."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return None if isinstance(value, float) and value != value else value
+    empty = not value.strip() if isinstance(value, str) else isinstance(value, float) and value != value
+    return None if empty else value
 
 
 def _reason(error: Exception) -> str:

@@ -95,8 +95,8 @@ def serve(
     check_access(settings, no_auth=no_auth)
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'animatediff[serve]'") from error

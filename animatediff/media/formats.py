@@ -84,12 +84,15 @@ def codec_of(video_format: str, codec: str | None = None) -> str:
     return codec
 
 
-def frame_rate(fps: float | Fraction) -> Fraction:
-    """Frames per second as a fraction that every container can hold. Raises UserError unless 0 < fps <= 240."""
+def frame_rate(fps: float | Fraction, name: str = "fps") -> Fraction:
+    """Frames per second as a fraction that every container can hold. Raises UserError unless 0 < fps <= 240.
+
+    name: of the setting, in messages.
+    """
     if not 0 < fps <= 240:
-        raise UserError(f"fps={fps}: expected more than 0 and at most 240 frames per second")
+        raise UserError(f"{name}={fps}: expected more than 0 and at most 240 frames per second")
     if not (rate := Fraction(fps).limit_denominator(1001)):
-        raise UserError(f"fps={fps}: is a frame in more than a quarter of an hour; expected at least 0.001")
+        raise UserError(f"{name}={fps}: is a frame in more than a quarter of an hour; expected at least 0.001")
     return rate
 
 

@@ -16,7 +16,7 @@ from animatediff.limits import MAX_FRAMES
 from animatediff.media.flow import AnalysedImage, Tracker, opencv, resize_flow, sample, targets
 from animatediff.media.formats import frame_rate, num_frames_at
 
-SIDE, ENLARGED = 512, 3.0
+SIDE, ENLARGED = 512, 2.0
 """The flow is searched in frames of the area of a square of this side; small ones are enlarged by this at most."""
 TRUST = 20.0
 """Mean brightness levels by which a pixel may miss its match before it hardly counts."""
@@ -25,6 +25,13 @@ APART_PX = 1.0
 CUT_DIFFERENCE, CUT_MISS = 0.06, 0.55
 """A scene is cut where coarse colours change by the first share of full brightness, and the best match of the whole
 frame leaves the second share of that."""
+EXPLAINED, UNEXPLAINED = 0.45, 0.75
+"""Shares of their difference that two frames may keep once they are brought together: up to the first the flow is
+followed, from the second on they are blended."""
+TORN, WHOLE = 0.35, 0.65
+"""The same for the share of pixels in which forward and backward flow agree."""
+AROUND = 1 / 20
+"""Width of the surroundings in which that is judged, of the frame's side: wider than what movement uncovers."""
 COARSE = 16
 """Side of the coarse frames that cuts are looked for in."""
 
@@ -46,7 +53,7 @@ def interpolated(
     num_frames: of `frames`, where these do not tell; of a loop it is needed, whose steps are made equal by less than
     half a new frame. Raises UserError for a rate out of range, without OpenCV, and beyond `max_frames`.
     """
-    step = frame_rate(fps) / frame_rate(fps_out)  # frames of the clip a new one
+    step = frame_rate(fps) / frame_rate(fps_out, "fps_out")  # frames of the clip a new one
     opencv("interpolation", "media")
     if num_frames is None and isinstance(frames, Sized):
         num_frames = len(frames)
@@ -87,12 +94,13 @@ class Between:
 
     def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
         self._frames = first, second
-        self._tracker = Tracker()
+        tracker = Tracker()
         grounds = [_opaque(frame) for frame in self._frames]
         self._images = [AnalysedImage.of(ground, SIDE, ENLARGED) for ground in grounds]
         self._cut = False
         if not np.array_equal(first, second):
-            self._flows = [self._tracker.flow(*images) for images in (self._images, self._images[::-1])]
+            one, other = self._images
+            self._flows = [tracker.flow(one, other), tracker.flow(other, one)]
             self._trusts = [self._trust(0), self._trust(1)]
             self._cut = self._is_cut(grounds)
 
@@ -109,16 +117,41 @@ class Between:
         cv2 = opencv()
         height, width = first.shape[:2]
         movement = self._movement(moment)
-        layers, weights = [], []
+        layers, weights, seen_in = [], [], []
         for index, share in ((0, -moment), (1, 1 - moment)):
             flow = movement * np.float32(share)
             seen = sample(self._trusts[index], flow)
+            seen_in.append(seen)
             weights.append((1 - abs(share)) * cv2.resize(seen, (width, height), interpolation=cv2.INTER_LINEAR))
             flow = resize_flow(flow, width, height)
             layers.append(_warped(_premultiplied(self._frames[index]), flow))
         total = weights[0] + weights[1]
         near = np.where(total > 1e-4, weights[1] / np.maximum(total, 1e-4), moment)[..., None]
-        return _straight(layers[0] * (1 - near) + layers[1] * near)
+        moved = layers[0] * (1 - near) + layers[1] * near
+        blended = _premultiplied(first) * np.float32(1 - moment) + _premultiplied(second) * np.float32(moment)
+        found = self._found(layers, seen_in)[..., None]
+        return _straight(moved * found + blended * (1 - found))
+
+    def _found(self, layers: list[np.ndarray], seen: list[np.ndarray]) -> np.ndarray:
+        """How far movement explains the change around each pixel, 0 to 1: float32 (h, w).
+
+        There both frames, brought to the moment, agree better than they did before, and forward and backward flow
+        agree; where they do not, the flow would tear shapes apart. seen: trust at the moment, of each frame.
+        """
+        cv2 = opencv()
+        height, width = layers[0].shape[:2]
+        size = (max(1, width // 4), max(1, height // 4))
+        spread = max(1.0, (size[0] * size[1]) ** 0.5 * AROUND)
+        left, before = (
+            cv2.GaussianBlur(cv2.resize(np.abs(a - b).mean(-1), size, interpolation=cv2.INTER_AREA), (0, 0), spread)
+            for a, b in (layers, [_premultiplied(frame) for frame in self._frames])
+        )
+        share = (left / (before + 1)).clip(EXPLAINED, UNEXPLAINED)
+        found = (UNEXPLAINED - share) / (UNEXPLAINED - EXPLAINED)
+        agree = cv2.resize(np.maximum(*seen), size, interpolation=cv2.INTER_AREA)
+        agree = cv2.GaussianBlur(agree, (0, 0), spread)
+        found *= ((agree - TORN) / (WHOLE - TORN)).clip(0, 1)
+        return cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
     def _trust(self, index: int) -> np.ndarray:
         """How far each analysed pixel of a frame is seen in the other one too, 0 to 1: float32 (h, w)."""

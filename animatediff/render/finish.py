@@ -43,7 +43,7 @@ class Finish:
         if self.fps_out is not None:
             from animatediff.media.flow import opencv
 
-            frame_rate(self.fps_out)
+            frame_rate(self.fps_out, "fps_out")
             opencv("interpolation (`fps_out`)", "media")
         if self.upscaler in PUBLISHED:
             check_published(self.upscaler)

@@ -306,7 +306,8 @@ class AnimateOptions:
     )
 
     out: str | None = option(
-        "mp4, webm, gif, webp, apng, or a folder of PNG.", panel=OUTPUT, short="-o", metavar="FILE", default=None,
+        "mp4, webm, mov, mkv, gif, webp, apng, or a folder of PNG.",
+        panel=OUTPUT, short="-o", metavar="FILE", default=None,
     )
     name: str | None = option(
         "Title of the results, in place of the prompt or the configuration's name.",
@@ -318,7 +319,7 @@ class AnimateOptions:
         panel=OUTPUT, default=None, gt=0, le=240, unset="as rendered",
     )
     codec: str | None = option(
-        "h264, h265, av1 (mp4), vp9, av1 (webm), prores (mov), ffv1 (mkv), ...",
+        "mp4: h264, h265, av1; webm: vp9, av1; mov: prores, h264, h265; mkv: ffv1 and most others.",
         panel=OUTPUT, metavar="NAME", default=None, choices="animatediff.media.formats.CODEC_NAMES",
         unset="the format's",
     )

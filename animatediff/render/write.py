@@ -178,7 +178,8 @@ class _RunFolder:
 
     def finish(self) -> list[Rendered]:
         assert self.folder is not None
-        with VideoWriter(self.folder / "sample.gif", fps=GRID_FPS, after_frame=self.reporter.on("write")) as grid:
+        fps = finish_of(self.requests[0]).rate(GRID_FPS)
+        with VideoWriter(self.folder / "sample.gif", fps=fps, after_frame=self.reporter.on("write")) as grid:
             for frame in grid_frames(self._frames):
                 grid.write(frame)
                 self.reporter.check()

@@ -39,6 +39,8 @@ logger = logging.getLogger("animatediff.server")
 MEDIA_TYPES = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",
+    ".mov": "video/quicktime",
+    ".mkv": "video/x-matroska",
     ".gif": "image/gif",
     ".webp": "image/webp",
     ".apng": "image/apng",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from animatediff.bundled import CAMERA_MOVES, PREFIX, bundled_path, bundled_set
 from animatediff.errors import did_you_mean
+from animatediff.media.upscale import PUBLISHED
 from animatediff.render.options import PATH_FIELDS
 from animatediff.server.errors import refused
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
@@ -68,7 +69,7 @@ class Catalog:
         """Names that a setting is likely to take, those without a folder first."""
         known = self.entries()
         own = [BUNDLED] if setting in ("model", "motion_module") else []
-        own += CAMERA_MOVES if setting == "motion_loras" else ()
+        own += {"motion_loras": CAMERA_MOVES, "upscaler": tuple(PUBLISHED)}.get(setting, ())
         own += [PREFIX + name for name, path in bundled_set().items() if _setting_of(name, path) == setting]
         return [*own, *(name for name, entry in known.items() if entry.folder in PLACES.get(setting, ()))]
 
@@ -80,7 +81,7 @@ class Catalog:
         for full in (name, *(f"{folder}/{name}" for folder in PLACES.get(setting, ()))):
             if (entry := known.get(full)) is not None:
                 return name if full.startswith(PREFIX) else str(entry.path)
-        if setting == "motion_loras" and self._is_move(name):
+        if (setting == "motion_loras" and self._is_move(name)) or (setting == "upscaler" and name in PUBLISHED):
             return name
         names = self.names(setting)
         listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")

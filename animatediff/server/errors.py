@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from animatediff.errors import UserError, printable, renamed
+from animatediff.limits import FLAGS
 
 INVALID, AUTHENTICATION, LIMIT, SERVER = (
     "invalid_request_error",
@@ -30,7 +31,11 @@ STATUS = {
     "internal_error": 500,
 }
 """Code of a failed job -> status of the reply that would have been its video."""
-_NAME = re.compile(r"`?([a-z][a-z0-9_]*)")
+_BEGINS = re.compile(r"([a-z][a-z0-9_]*)(?![\w/-])")
+_NAMED = re.compile(r"(?:`|\b(?=\w+=)|\bunknown |\ba )([a-z][a-z0-9_]*)")
+"""A setting in backquotes, before its value, or as a noun: `width`, width=63, unknown blend, a prompt."""
+_OF_SERVER = {name: f"{flag} of the server" for name, flag in FLAGS.items()}
+"""Limits, which no client sets."""
 
 
 class ApiError(Exception):
@@ -61,17 +66,14 @@ def refused(message: str, param: str | None = None, code: str = "invalid_value")
     return ApiError(400, message, param=param, code=code)
 
 
-def in_our_names(error: UserError, names: Mapping[str, str], known: Iterable[str]) -> ApiError:
+def in_our_names(error: UserError, names: Mapping[str, str]) -> ApiError:
     """The reply for an error of the library: settings under the names that they have here, `param` the first of them.
 
-    names: setting -> its name here; known: the settings.
+    names: setting -> its name here.
     """
     text = str(error)
-    found = _NAME.match(text)
-    first = found[1] if found and found[1] in set(known) else None
-    if first is None:
-        first = next((name for name in re.findall(r"`?\b([a-z][a-z0-9_]*)\b", text) if name in set(known)), None)
-    param = names.get(first, first) if first else None
-    if found and found[1] == first and first is not None:  # the message begins with the setting, without backquotes
-        text = text[: found.start(1)] + str(param) + text[found.end(1) :] if not text.startswith("`") else text
-    return refused(renamed(text, names), param)
+    first = next((found[1] for found in _NAMED.finditer(text) if found[1] in names), None)
+    begin = _BEGINS.match(text)
+    if begin and begin[1] in names:  # without backquotes
+        first, text = begin[1], names[begin[1]] + text[begin.end() :]
+    return refused(renamed(text, {**_OF_SERVER, **names}), names.get(first or ""))

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from animatediff.media import formats
 from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY
 from animatediff.server.catalog import PLACES
 
@@ -34,7 +35,7 @@ _BY_SERVER = "whoever runs the server decides it"
 REFUSED = {
     "prompt": "it stands beside extra_params, one text a job",
     "model": "it stands beside extra_params, as `model`",
-    "out": "results are stored under the id of their job; `output_format` chooses mp4, webm, gif, webp or apng",
+    "out": "results are stored under the id of their job; `output_format` chooses mp4, webm, gif, ...",
     "name": "results are named by the id of their job",
     "download": "the server fetches nothing; whoever runs it puts models into its folders",
     "device": f"{_BY_SERVER} (animatediff serve --device)",
@@ -45,10 +46,9 @@ REFUSED = {
 }
 """Options that `extra_params` does not take, and why."""
 EXTRA = tuple(name for name in FIELDS if name not in REFUSED)
-FORMATS = ("mp4", "webm", "gif", "webp", "apng")
+FORMATS = tuple(dict.fromkeys(formats.FORMATS.values()))
+"""mp4 and the others that are single files."""
 NOT_HERE = {
-    "enable_frame_interpolation": "there is no frame interpolation here; ask for more `num_frames` and `fps`",
-    "frame_interpolation_exp": "there is no frame interpolation here; ask for more `num_frames` and `fps`",
     "n": "one job is one video; send a request for each",
     "num_outputs_per_prompt": "one job is one video; send a request for each",
     "characters": "there are no characters here; `image_reference` and `extra_params.ip_adapter` carry a likeness",
@@ -103,6 +103,15 @@ class VideoRequest(BaseModel):
     lora: LoraRef | list[LoraRef] | None = Field(None, description="LoRAs and MotionLoRAs of the server by name.")
     image_reference: str | Reference | None = Field(None, description="Image of the first frame.")
     video_reference: str | Reference | None = Field(None, description="Video to start from.")
+    enable_frame_interpolation: bool | None = Field(
+        None, description="Make frames in between by optical flow: the clip lasts as long, at a higher rate."
+    )
+    frame_interpolation_exp: int | None = Field(
+        None,
+        ge=1,
+        le=4,
+        description="The rate is multiplied by 2 to this power (1). `extra_params.fps_out` says it itself.",
+    )
     output_format: str = Field("mp4", description="Format of the result.", json_schema_extra={"enum": list(FORMATS)})
     extra_params: dict[str, Any] = Field(default_factory=dict, description="Every other option of AnimateDiff.")
 
@@ -112,6 +121,9 @@ def request_schema() -> dict[str, Any]:
     """JSON schema of a request, with that of `extra_params` inside; self-contained."""
     schema = VideoRequest.model_json_schema(ref_template="#/$defs/{model}")
     extra = extra_schema()
+    for name, option in TOP.items():
+        if option in extra["properties"]:
+            schema["properties"][name] |= _bounds(extra["properties"][option])
     defs = schema.pop("$defs", {}) | extra.pop("$defs", {})
     schema["properties"]["extra_params"] = extra
     return _inlined(schema, defs)
@@ -138,6 +150,13 @@ def extra_schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": whole.get("$defs", {}),
     }
+
+
+def _bounds(schema: dict[str, Any]) -> dict[str, Any]:
+    """The range of an option's value."""
+    found = schema.get("items", schema)
+    names = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf")
+    return {name: found[name] for name in names if name in found}
 
 
 def _inlined(value: Any, defs: dict[str, Any]) -> Any:

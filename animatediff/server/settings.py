@@ -50,6 +50,8 @@ class Settings:
     """Connections that wait for events or for a video at once."""
     lease_s: float = 30.0
     """Seconds without a sign of life after which a worker counts as lost."""
+    sweep_s: float = 20.0
+    """Seconds between two searches for results whose time is over."""
     body_s: float = 60.0
     """Seconds in which a part of a request's body has to come."""
     renderer: str = "animatediff.render.renderer:Renderer"

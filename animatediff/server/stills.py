@@ -16,16 +16,16 @@ MAX_CELLS, COLUMNS, CELL = 64, 8, 256
 THUMBNAIL_SIDE = 512
 
 
-def write_stills(video: Path, folder: Path) -> tuple[int, int]:
-    """Write both beside a result; returns (width, height) of its frames in pixels."""
+def write_stills(video: Path, folder: Path) -> tuple[int, int, int]:
+    """Write both beside a result; returns the number of its frames, their width and height in pixels."""
     with open_media(video) as reader:
         count = reader.num_frames
         wanted = sorted({round(index) for index in np.linspace(0, count - 1, min(count, MAX_CELLS))})
         cells = []
-        size = (0, 0)
+        width = height = 0
         for index, frame in reader.each(wanted):
             image = Image.fromarray(frame)
-            size = image.size
+            width, height = image.size
             if index == wanted[0]:
                 thumbnail = image.copy()
                 thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
@@ -34,4 +34,4 @@ def write_stills(video: Path, folder: Path) -> tuple[int, int]:
             cells.append(np.asarray(image)[None])
     (sheet,) = make_grid(cells, columns=COLUMNS)
     Image.fromarray(sheet).save(folder / SPRITESHEET, quality=85)
-    return size
+    return count, width, height

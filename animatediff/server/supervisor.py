@@ -21,7 +21,6 @@ from animatediff.server.store import Store
 logger = logging.getLogger("animatediff.server")
 
 TICK_S = 0.2
-SWEEP_S = 20.0
 SHORT_S, FIRST_PAUSE_S, MAX_PAUSE_S = 20.0, 0.1, 30.0
 """A worker that lived no longer is started again after a pause, which doubles."""
 STOP_S = 15.0
@@ -115,7 +114,7 @@ class Supervisor:
         for job in self.queue.newly_ended():
             self.metrics.tell(job)
         self.counts = self.queue.counts()
-        if time.monotonic() > self._swept + SWEEP_S:
+        if time.monotonic() > self._swept + self.settings.sweep_s:
             self._swept = time.monotonic()
             for job in self.queue.expired():
                 self.queue.delete(job.id)

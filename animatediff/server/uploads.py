@@ -13,12 +13,17 @@ from animatediff.errors import UserError
 from animatediff.media.kinds import BadMedia, head_of, is_image, sniff
 from animatediff.media.open import open_media
 from animatediff.media.stills import opened, rgb
+from animatediff.render.options import IN_MEMORY
 from animatediff.server.errors import ApiError, refused
 
 IMAGE, VIDEO, ANY = "image", "video", "image or video"
 MAX_FILES = 64
 """Files of one request."""
 _DATA = re.compile(r"data:([\w.+/-]*)((?:;[\w=.+-]+)*),", re.ASCII)
+REFERENCES = {"input_reference": ANY, "image_reference": IMAGE, "video_reference": VIDEO}
+"""Fields that are files, and the kind that they take."""
+FIELDS = (*REFERENCES, *IN_MEMORY)
+_STORED = re.compile(rf"\b({'|'.join(FIELDS)})-\d+\.\w+")
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "GIF": ".gif", "WEBP": ".webp", "AVIF": ".avif"}
 _decoding = threading.Semaphore(2)
 """Large images take hundreds of megabytes while they are judged."""
@@ -105,7 +110,7 @@ class Uploads:
         if len(self._files) >= MAX_FILES:
             raise refused(f"{param}: more than {MAX_FILES} files in one request", param)
         upload = judged(content, wanted, param)
-        path = self._folder / f"{upload.kind}-{len(self._files)}{upload.suffix}"
+        path = self._folder / f"{_field(param)}-{len(self._files)}{upload.suffix}"
         self._files.append((path, upload.content))
         return upload.kind, str(path)
 
@@ -114,6 +119,22 @@ class Uploads:
         for path, content in self._files:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.write_bytes(content)
+
+
+def _field(param: str) -> str:
+    """The field of ours that a parameter is, or is a part of: `keyframes` of `extra_params.keyframes.0`."""
+    found = param.removeprefix("extra_params.").partition(".")[0]
+    assert found in FIELDS, f"{param}: no field that takes files"
+    return found
+
+
+def without_numbers(text: str) -> str:
+    """A message about a stored file, which goes by the name of its field.
+
+    >>> without_numbers("input_reference-0.mp4: has 4 frames")
+    'input_reference: has 4 frames'
+    """
+    return _STORED.sub(r"\1", text)
 
 
 def too_large(limit_mb: int) -> ApiError:

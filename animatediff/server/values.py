@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from animatediff.bundled import CAMERA_MOVES, PREFIX
 from animatediff.errors import UserError, brief, did_you_mean
-from animatediff.render.options import BY_NAME, FIELDS, IN_MEMORY
+from animatediff.media.write import check_output, check_takes_sound
+from animatediff.render.options import BY_NAME, IN_MEMORY
 from animatediff.render.portable import with_files
 from animatediff.render.request import AnimateRequest, build_request
 from animatediff.server.catalog import BUNDLED, PLACES, Catalog
@@ -19,14 +22,14 @@ from animatediff.server.errors import ApiError, in_our_names, refused
 from animatediff.server.form import Body
 from animatediff.server.schema import EXTRA, FORMATS, NAMES, NOT_HERE, REFUSED, TOP, LoraRef, Reference, VideoRequest
 from animatediff.server.settings import Settings
-from animatediff.server.uploads import ANY, IMAGE, VIDEO, Uploads, from_data_url
+from animatediff.server.uploads import ANY, IMAGE, REFERENCES, VIDEO, Uploads, from_data_url
 
 FPS = 8.0
 """Frames a second of a request that says how long its video is, and nothing of its frames."""
-REFERENCES = {"input_reference": ANY, "image_reference": IMAGE, "video_reference": VIDEO}
 VIDEOS = tuple(name for name in IN_MEMORY if BY_NAME[name].in_memory == "video")
 _SIZE = re.compile(r"(\d{1,6})[xX](\d{1,6})", re.ASCII)
 _KEYFRAME = re.compile(r"keyframes\[(-?\d{1,6})\]", re.ASCII)
+BUNDLED_MOVES = {PREFIX + move for move in CAMERA_MOVES}
 _PART = "part:"
 
 
@@ -54,8 +57,9 @@ class Reader:
         files.check_all_taken()
         try:
             request = build_request(options)
+            _check_output(request, f"result.{wire.output_format}")
         except UserError as error:
-            raise in_our_names(error, NAMES, FIELDS) from error
+            raise in_our_names(error, NAMES) from error
         self._check_bounds(request)
         shown = {
             "model": wire.model or self._settings.model or BUNDLED,
@@ -78,6 +82,7 @@ class Reader:
                 raise refused(f"{field} is given twice: beside extra_params, and in it as {option}", field)
             values[option] = given[field]
         values |= _size(wire, values) | _length(wire, values)
+        values |= _interpolation(wire, values, has_video="video" in values or bool(wire.video_reference))
         for field, wanted in REFERENCES.items():
             self._refer(values, field, getattr(wire, field), wanted, files)
         for name, places in files.of_options().items():
@@ -122,7 +127,8 @@ class Reader:
             raise refused(f"lora: {name!r} is a LoRA and a MotionLoRA here; write its folder before it", "lora")
         if not found:
             self._catalog.find(name, "loras", "lora")
-        return "motion_loras" if "MotionLoRA" in next(iter(found.values())) else list(found)[-1]
+        is_move = "loras" not in found or Path(found["loras"]).parent.name == "MotionLoRA" or name in BUNDLED_MOVES
+        return "motion_loras" if is_move else "loras"
 
     def _resolved(self, values: Mapping[str, Any], files: _Files) -> dict[str, Any]:
         """The values with files in place of models' names and of files sent."""
@@ -303,6 +309,34 @@ def _length(wire: VideoRequest, values: Mapping[str, Any]) -> dict[str, Any]:
             "seconds",
         )
     return {}
+
+
+def _interpolation(wire: VideoRequest, values: Mapping[str, Any], *, has_video: bool) -> dict[str, Any]:
+    """The rate of the file where frames in between are asked for as vLLM-Omni does."""
+    name = "frame_interpolation_exp"
+    if not wire.enable_frame_interpolation:
+        if wire.frame_interpolation_exp is not None:
+            raise refused(f"{name} is given without enable_frame_interpolation", name)
+        return {}
+    if "fps_out" in values:
+        raise refused("enable_frame_interpolation and extra_params.fps_out both say the rate; give one", name)
+    if "fps" not in values and has_video:
+        raise refused("enable_frame_interpolation multiplies `fps`: give it, as a video has its own", "fps")
+    try:
+        fps = float(values.get("fps", FPS))
+    except (TypeError, ValueError):
+        raise refused(f"fps={brief(values['fps'])}: expected a number", "fps") from None
+    rate = fps * 2 ** (wire.frame_interpolation_exp or 1)
+    if not 0 < rate <= 240:
+        raise refused(f"{name}: comes to {rate:g} frames a second; expected up to 240", name)
+    return {"fps": fps, "fps_out": rate}
+
+
+def _check_output(request: AnimateRequest, file: str) -> None:
+    """Raise UserError where the format that is asked for does not hold what else is asked for."""
+    check_output(file, request.codec, request.max_size)
+    if request.audio:
+        check_takes_sound(file)
 
 
 def _seconds(request: AnimateRequest) -> str | None:

@@ -12,8 +12,7 @@ def video(job: Job, position: int | None = None) -> dict[str, Any]:
     asked, state, result = job.asked, job.state, job.result or {}
     seconds, size = asked.get("seconds"), asked.get("size")
     if result:
-        seconds = f"{result['num_frames'] / result['fps']:g}" if result["fps"] else seconds
-        size = f"{result['width']}x{result['height']}"
+        seconds, size = result["seconds"], f"{result['width']}x{result['height']}"
     error = None if job.error is None else {key: job.error[key] for key in ("code", "message")}
     return {
         "id": job.id,

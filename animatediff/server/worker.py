@@ -12,8 +12,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from typing import Any
 from animatediff.errors import Cancelled, UserError, renamed
 from animatediff.files import Roots
 from animatediff.render.events import Event
-from animatediff.render.options import FIELDS
+from animatediff.render.options import PATH_FIELDS
 from animatediff.render.request import build_request
 from animatediff.server.errors import DISK_FULL, FULL, OUT_OF_MEMORY, in_our_names
 from animatediff.server.queue import Job, Queue
 from animatediff.server.schema import NAMES
 from animatediff.server.store import PREVIEW, Store, write_whole
+from animatediff.server.uploads import REFERENCES, without_numbers
 
 logger = logging.getLogger("animatediff.server.worker")
 
@@ -41,6 +43,7 @@ SHARES = {
     "encode": (4, 8),
     "denoise": (8, 85),
     "decode": (85, 95),
+    "finish": (85, 95),
     "write": (95, 99),
 }
 """Percent at which a phase begins and ends."""
@@ -49,9 +52,18 @@ SHARES = {
 class Progress:
     """The state of one job, told to the table by a thread of its own, which also hears that the job was cancelled."""
 
-    def __init__(self, queue: Queue, claim: Job, folder: Path, deadline: float, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        claim: Job,
+        folder: Path,
+        deadline: float,
+        stopping: threading.Event,
+        shown: Callable[[str], str],
+    ) -> None:
+        """deadline: of `time.monotonic`; shown: a text as a client may see it."""
         self._queue, self._claim, self._folder, self._deadline = queue, claim, folder, deadline
-        self._stopping = stopping
+        self._stopping, self._shown = stopping, shown
         self.state: dict[str, Any] = {"percent": 0, "phase": "load", "step": 0, "total": 1, "notes": [], "preview": 0}
         self.lost = self.late = False
         self._preview: Any = None
@@ -70,8 +82,9 @@ class Progress:
         """Keep an event of the renderer until the next beat."""
         with self._changed:
             if event.note:
-                if len(self.state["notes"]) < MAX_NOTES and event.note not in self.state["notes"]:
-                    self.state["notes"].append(renamed(event.note, NAMES)[:1000])
+                note = renamed(self._shown(event.note), NAMES)[:1000]
+                if len(self.state["notes"]) < MAX_NOTES and note not in self.state["notes"]:
+                    self.state["notes"].append(note)
                 return
             begin, end = SHARES.get(event.phase, (0, 99))
             percent = int(begin + (end - begin) * event.step / max(1, event.total))
@@ -139,7 +152,7 @@ class Worker:
         logger.info("%s: try %d", job.id, job.tries)
         folder = self._store.attempt(job.id, job.tries)
         deadline = time.monotonic() + self._setup["job_minutes"] * 60
-        progress = Progress(self._queue, job, folder, deadline, self._stopping)
+        progress = Progress(self._queue, job, folder, deadline, self._stopping, partial(self._without_folders, job))
         broken = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,20 +184,20 @@ class Worker:
         if self._setup["device"] is not None:
             values["device"] = self._setup["device"]
         request = build_request(values)
-        file = str(folder / f"video.{job.asked.get('output_format', 'mp4')}")
+        file = str(folder / f"result.{job.asked.get('output_format', 'mp4')}")
         (done,) = self._renderer.render(
             [request], OneFile(file), on_event=progress.on_event, cancel=progress.cancelled, preview=True
         )
         from animatediff.server.stills import write_stills
 
-        width, height = write_stills(done.file, folder)
-        made = done.request
+        made, (num_frames, width, height) = done.request, write_stills(done.file, folder)
         return {
             "folder": str(job.tries),
             "file": done.file.name,
             "seed": made.seed[0],
-            "num_frames": made.num_frames,
-            "fps": made.fps,
+            "num_frames": num_frames,
+            "fps": made.fps_out or made.fps,
+            "seconds": f"{made.num_frames / made.fps:g}",
             "width": width,
             "height": height,
             "seam": done.seam,
@@ -214,11 +227,13 @@ class Worker:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return "out_of_memory", renamed(OUT_OF_MEMORY, NAMES), None
         if isinstance(error, UserError):
-            reply = in_our_names(UserError(self._without_folders(str(error), job)), NAMES, FIELDS)
-            return "invalid_request", str(reply), reply.param
+            text = self._without_folders(job, str(error))
+            reply = in_our_names(UserError(text), NAMES)
+            return "invalid_request", str(reply), _of_file(text, job) or reply.param
         return "internal_error", f"an error of the server ({type(error).__name__}); its log says more", None
 
-    def _without_folders(self, text: str, job: Job) -> str:
+    def _without_folders(self, job: Job, text: str) -> str:
+        """A text without the folders of this machine; files that were sent go by their field."""
         from animatediff.bundled import bundled_path, set_path
 
         text = text.replace(str(set_path()), "bundled")
@@ -226,7 +241,18 @@ class Worker:
         folders += [str(path) for path in self._setup["models"]] + [str(bundled_path().parent)]
         for folder in folders:
             text = text.replace(f"{folder}/", "").replace(folder, "")
-        return text
+        return without_numbers(text)
+
+
+def _of_file(text: str, job: Job) -> str | None:
+    """The field of the file that a message begins with."""
+    name = text.partition(": ")[0]
+    if name in REFERENCES:
+        return name
+    for option, value in job.options.items():
+        if option in PATH_FIELDS and name and f'{name}"' in json.dumps(value):
+            return NAMES[option]
+    return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

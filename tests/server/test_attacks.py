@@ -69,7 +69,7 @@ def test_paths(server: Server, path: str) -> None:
 def test_ids_cannot_be_guessed_and_variants_are_words(server: Server) -> None:
     job = server.create("a fox")["id"]
     server.ended(job)
-    for variant in ("../video.mp4", "video.mp4", "", "..", "queue.sqlite3", "%00"):
+    for variant in ("../result.mp4", "result.mp4", "", "..", "queue.sqlite3", "%00"):
         assert is_refused(server.client.get(f"/v1/videos/{job}/content", params={"variant": variant}), 400)
     for query in (
         {"limit": "0"},
@@ -311,7 +311,7 @@ def test_names_of_files_are_no_paths(server: Server, name: str) -> None:
     )
     if reply.status_code == 200:
         job = reply.json()["id"]
-        assert [path.name for path in (server.data / "jobs" / job / "inputs").iterdir()] == ["image-0.png"]
+        assert [path.name for path in (server.data / "jobs" / job / "inputs").iterdir()] == ["input_reference-0.png"]
         server.client.delete(f"/v1/videos/{job}")
     else:
         is_refused(reply, 400)
@@ -329,7 +329,7 @@ def test_kinds_belong_to_their_fields(server: Server, tmp_path: Path) -> None:
     for field, content in (("video_reference", video), ("input_reference", gif), ("input_reference", video)):
         reply = server.client.post("/v1/videos", data={"prompt": "a"}, files={field: ("x", content)})
         assert reply.status_code == 200, reply.text
-        assert next((server.data / "jobs" / reply.json()["id"] / "inputs").iterdir()).name.startswith("video-0.")
+        assert next((server.data / "jobs" / reply.json()["id"] / "inputs").iterdir()).name.startswith(f"{field}-0.")
     is_refused(server.client.post("/v1/videos", data={"prompt": "a"}, files={"prompt": ("x", b"a fox")}), 400)
 
 

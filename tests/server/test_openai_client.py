@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import av
@@ -12,8 +15,10 @@ import openai
 import pytest
 from PIL import Image
 from support.http_server import Server, eventually
+from support.paths import ROOT
 
 from animatediff.media.open import open_media
+from animatediff.server.schema import EXTRA
 
 
 def client(server: Server) -> openai.OpenAI:
@@ -84,7 +89,7 @@ def test_an_image_to_animate(server: Server) -> None:
     made = client(server).videos.create_and_poll(prompt="a fox", input_reference=image, poll_interval_ms=50)
     assert made.status == "completed"
     folder = server.data / "jobs" / made.id / "inputs"
-    assert [path.name for path in folder.iterdir()] == ["image-0.png"]
+    assert [path.name for path in folder.iterdir()] == ["input_reference-0.png"]
     assert server.client.delete(f"/v1/videos/{made.id}").json()["deleted"]
     eventually(folder.parent.exists, lambda there: not there)
 
@@ -116,7 +121,49 @@ def test_the_frames_are_those_of_python(real: Server, tmp_path: Path) -> None:
     assert sync.headers["content-type"] == "video/mp4" and sync.content == (tmp_path / "http.mp4").read_bytes()
 
     # what only the model knows is said by the job, without a folder of this machine
-    wrong = real.create("a fox", num_frames=4, num_inference_steps=1, extra_params={"loras": ["bundled/neon"]})
-    error = real.ended(wrong["id"])["error"]
-    assert error["code"] == "invalid_request" and error["message"].startswith("bundled/neon: a whole image")
+    wrong = {"prompt": "a fox", "num_frames": 4, "num_inference_steps": 1, "extra_params": {"loras": ["bundled/neon"]}}
+    job = real.ended(real.client.post("/v1/videos", json=wrong).json()["id"])
+    assert job["error"]["code"] == "invalid_request" and job["error"]["message"].startswith("bundled/neon: a whole")
+    reply = real.client.post("/v1/videos/sync", json=wrong)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (422, "extra_params.loras")
+    video = {"file": ("x", (tmp_path / "http.mp4").read_bytes())}["file"]
+    reply = real.client.post(
+        "/v1/videos/sync", data={"prompt": "a fox", "num_frames": "9"}, files={"input_reference": video}
+    )
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (422, "input_reference")
+    assert error["message"].startswith("input_reference: has 4 frames to give, but num_frames=9")
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(image, format="PNG")
+    shown = real.client.post(
+        "/v1/videos", data={"prompt": "a zorgblat", "num_frames": "2", "num_inference_steps": "1"},
+        files={"input_reference": ("x", image.getvalue())},
+    ).json()["id"]  # fmt: skip
+    notes = real.ended(shown)["details"]["notes"]
+    assert any("zorgblat" in note for note in notes) and any("SparseCtrl RGB" in note for note in notes)
+    assert not any("/tmp" in note or str(ROOT) in note or str(real.data) in note for note in notes), notes
     assert real.client.get("/health").json()["status"] == "ok"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_lines_of_the_docs_run_as_they_stand(real: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the port, and fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "http.md").read_text()
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    lines = python.replace("http://127.0.0.1:8000", real.url).replace(
+        '"seed": 1', '"seed": 1, "num_inference_steps": 1'
+    )
+    exec(lines, {})
+    assert frames_of(tmp_path / "fox.mp4").shape == (16, 64, 64, 3)
+    shells = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
+    (sync,) = [line for line in shells.splitlines() if "/sync" in line]
+    words = shlex.split(sync.replace("http://127.0.0.1:8000", real.url))
+    subprocess.run([*words, "-F", "num_inference_steps=1"], check=True, timeout=120)
+    assert frames_of(tmp_path / "fox.mp4").shape[0] == 16
+    (body,) = re.findall(r"-d '(\{.*?\})'", shells, re.DOTALL)
+    reply = real.client.post("/v1/videos", json=json.loads(body) | {"num_inference_steps": 1})
+    assert real.ended(reply.json()["id"])["details"]["num_frames"] == 16
+    for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL):
+        given = json.loads(block)["extra_params"]
+        assert set(given) <= set(EXTRA)

@@ -88,7 +88,8 @@ VALUES: dict[str, Any] = {
     "freeinit_filter": "gaussian", "control_preprocess": "scribble", "controlnet_preprocess": ["canny"],
     "resize": "pad", "image_mode": "latents", "scheduler": "euler_a", "dtype": "float16", "seed": 5, "width": 64,
     "height": 72, "stride": 2, "freeinit": 2, "guidance_scale": 3.0, "upscale": 1.5, "decode_chunk_size": 2,
-    "num_frames": 8, "control_indices": [1], "upscale_strength": 0.35, "freeinit_ds": 0.3, "freeinit_dt": 0.3,
+    "num_frames": 8, "fps_out": 24.0, "control_indices": [1], "upscale_strength": 0.35, "freeinit_ds": 0.3,
+    "freeinit_dt": 0.3,
     "quality": 60, "loop": 2, "fps": 12.0, "steps": 7, "window": 6, "overlap": 2, "clip_skip": 2,
     "controlnet_end": [0.5], "control_end": 0.5, "strength": 0.4, "prompt_hold": 0.25,
 }  # fmt: skip
@@ -106,6 +107,8 @@ def example(name: str, mp4: bytes) -> Any:
         return [given] if option.many else given
     if name in PLACES:
         return [{"path": "own.safetensors", "scale": 0.5}] if "WeightRef" in option.annotation else "own.safetensors"
+    if option.choices is not None and not option.many:
+        return next(word for word in option.choices if word != option.default)
     if option.entry is bool:
         return not option.default
     if option.entry in (int, float):
@@ -121,7 +124,8 @@ def test_every_option_arrives(name: str, reader: Reader, mp4: bytes) -> None:
         value = value[0]
     beside = {key: item for key, item in needs(mp4).get(name, {}).items() if key != name}
     before = {**beside, **({"controlnet_video": [data_url(mp4)]} if name == "controlnet" else {})}
-    request = asked(reader, extra_params={**before, name: value})
+    file = "gif" if name == "max_size" else "mp4"
+    request = asked(reader, output_format=file, extra_params={**before, name: value})
     found = getattr(request, name)
     assert found != BY_NAME[name].default
     if name in PLACES or name in IN_MEMORY:
@@ -152,12 +156,15 @@ def test_every_option_is_taken_or_refused_with_its_reason(reader: Reader) -> Non
 def test_the_names_of_openai_and_vllm_are_options_of_ours(reader: Reader) -> None:
     request = asked(
         reader, seconds="2", size="72x64", negative_prompt="blurry", num_inference_steps=3, guidance_scale=2.5, seed=9,
-        fps=4, lora=[{"name": "DreamBooth_LoRA/own.safetensors", "scale": 0.5}, {"name": "ZoomIn"}, {"name": "spin", "scale": 2}],
-        model="bundled/neon", input_reference=data_url(png()),
+        fps=4, model="bundled/neon", input_reference=data_url(png()),
+        lora=[{"name": "DreamBooth_LoRA/own.safetensors", "scale": 0.5}, {"name": "ZoomIn"},
+              {"name": "spin", "scale": 2}],
+        enable_frame_interpolation=True, frame_interpolation_exp=2,
     )  # fmt: skip
+    assert request.fps_out == 16.0
     assert (request.num_frames, request.fps, request.width, request.height) == (8, 4.0, 72, 64)
     assert (request.negative_prompt, request.steps, request.guidance_scale) == (("blurry",), 3, 2.5)
-    assert (request.seed, request.model, request.image) == ((9,), "bundled/neon", "/inputs/image-0.png")
+    assert (request.seed, request.model, request.image) == ((9,), "bundled/neon", "/inputs/input_reference-0.png")
     assert [(Path(ref.path).name, ref.scale) for ref in request.loras] == [("own.safetensors", 0.5)]
     assert [(ref.path, ref.scale) for ref in request.motion_loras] == [("ZoomIn", 1.0), ("spin", 2.0)]
 
@@ -206,6 +213,8 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"extra_params": [1]}, "extra_params", "dictionary"),
         ({"strength": 0.5}, "strength", "extra_params.strength"),
         ({"promt": "a"}, "promt", "did you mean 'prompt'"),
+        ({"output_format": "webm", "extra_params": {"codec": "prores"}}, "extra_params.codec", "vp9"),
+        ({"extra_params": {"max_size": 1}}, "extra_params.max_size", "for gif and webp"),
         ({"output_format": "avi"}, "output_format", "known are mp4"),
         ({"model": "sora-2"}, "model", "there are bundled"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference", "no files are kept"),
@@ -214,12 +223,17 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"lora": {"name": "none"}}, "lora", "no model 'none' here"),
         ({"width": 800000, "height": 8}, "width", "at most 4,096 a side"),
         ({"width": 64, "height": 2048, "extra_params": {"upscale": 4}}, "height", "at most 4,096 a side"),
+        ({"frame_interpolation_exp": 1}, "frame_interpolation_exp", "without enable_frame_interpolation"),
+        ({"enable_frame_interpolation": True, "fps": 200}, "frame_interpolation_exp", "up to 240"),
+        ({"enable_frame_interpolation": True, "frame_interpolation_exp": 9}, "frame_interpolation_exp", "equal to 4"),
+        ({"enable_frame_interpolation": True, "extra_params": {"fps_out": 24}}, "frame_interpolation_exp", "give one"),
+        ({"extra_params": {"upscaler": "realesr"}}, "extra_params.upscaler", "realesr-animevideov3-x2"),
         ({"user": "\ud800"}, "user", "string"),
         ({"model": "\ud800"}, "model", "string"),
         ({"user": "x" * 300}, "user", "at most 200"),
         ({"prompt": ""}, "prompt", "at least 1"),
         ({"prompt": ["a", "b"]}, "prompt", "string"),
-        ({"prompt": "a" * 60_000}, "prompt", "characters"),
+        ({"prompt": "a" * 60_000}, "prompt", "or raise --max-prompt-chars of the server"),
     ],
 )
 def test_mistakes_name_the_field(reader: Reader, values: dict[str, Any], param: str, words: str) -> None:
@@ -261,10 +275,10 @@ def test_files_of_a_form_stand_for_options(reader: Reader, mp4: bytes) -> None:
     files = [("image", png()), ("keyframes[3]", png()), ("controlnet_video", mp4), ("ip_adapter_image", png())]
     request = asked(reader, files, extra_params={"controlnet": "own.safetensors", "ip_adapter": "own.safetensors"})
     assert request.image == "/inputs/image-0.png"
-    assert [(item.frame, item.path) for item in request.keyframes] == [(3, "/inputs/image-1.png")]
-    assert request.controlnet_video == ("/inputs/video-2.mp4",)
-    assert request.ip_adapter_image == ("/inputs/image-3.png",)
-    assert asked(reader, [("input_reference", mp4)]).video == "/inputs/video-0.mp4"
+    assert [(item.frame, item.path) for item in request.keyframes] == [(3, "/inputs/keyframes-1.png")]
+    assert request.controlnet_video == ("/inputs/controlnet_video-2.mp4",)
+    assert request.ip_adapter_image == ("/inputs/ip_adapter_image-3.png",)
+    assert asked(reader, [("input_reference", mp4)]).video == "/inputs/input_reference-0.mp4"
     assert refusal(reader, [("imagee", png())]).param == "imagee"
     assert refusal(reader, [("image", png())], image_reference=data_url(png())).param is not None
     assert refusal(reader, [("image", png()), ("image", png())]).param == "extra_params.image"
