@@ -172,17 +172,10 @@ def commands_page() -> str:
         words = [each.metavar or each.name.upper() for each in shown if not each.opts[0].startswith("-")]
         lines += [f"## animatediff {name}\n", f"    animatediff {' '.join([name, *words, '[OPTIONS]'])}\n"]
         lines += [_prose(_clean(command.help or "")) + "\n"]
-<<<<<<< HEAD
-        if name in MADE:
-            count = sum(each.name in BY_NAME for each in shown)
-            shown = [each for each in shown if each.name not in BY_NAME]
-            lines += [f"Takes {count} options of a request ([every option](options.md)), and:\n"]
-=======
         if name in MADE:  # with a parameter for every option
             own = [each for each in shown if each.name not in BY_NAME]
             lines += [f"Takes {len(shown) - len(own)} options of a request ([every option](options.md)), and:\n"]
             shown = own
->>>>>>> main
         lines += _table("commands", ("Option", "Default", "What it does"), [_parameter_row(name, p) for p in shown])
         if limits:
             listed = ", ".join(f"`{flag}`" for flag in limits)

@@ -189,7 +189,8 @@ def of_http(settings: Settings, place: Place) -> AnimateRequest:
     from animatediff.server.uploads import Uploads
 
     uploads = Uploads(Path(tempfile.mkdtemp(dir=place.folder)))
-    asked = place.service.reader.read(Body(_body(settings)), uploads)
+    format = "gif" if "max_size" in settings else "mp4"
+    asked = place.service.reader.read(Body(_body(settings, output_format=format)), uploads)
     uploads.write()
     return build_request(asked.options)
 

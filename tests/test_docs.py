@@ -57,11 +57,7 @@ class Rows(HTMLParser):
 def commands() -> dict[str, Any]:
     """Name -> the command, with all its options."""
     group: Any = typer.main.get_command(app)
-<<<<<<< HEAD
-    return {**group.commands, **{name: make() for name, make in MADE.items()}}
-=======
     return {**group.commands, **{name: command() for name, command in MADE.items()}}
->>>>>>> main
 
 
 def flags(command: Any) -> set[str]:

@@ -14,7 +14,9 @@ from animatediff.batch.jobs import Fault, Job, Jobs, by_models, located
 from animatediff.batch.results import FAILED, ResultsFolder
 from animatediff.batch.worker import Outcome, RenderRow, foreign
 from animatediff.errors import Cancelled, UserError
-from animatediff.render.events import Cancel, OnEvent, TimeLeft
+from animatediff.files import Roots
+from animatediff.render.events import Cancel, OnEvent, Reporter, TimeLeft
+from animatediff.render.write import OneFile
 
 if TYPE_CHECKING:
     from animatediff.batch.on_ray import OnRay
@@ -94,6 +96,7 @@ def render_jobs(
         faults = list(jobs.faults)
         again: dict[str, str] = {}
         todo = list(_not_done(jobs, results, report, faults, again))
+        todo = list(_writable(todo, folder, jobs.roots, faults))
         try:
             todo, most = _judged(todo, faults, renderer, cancel, on_ray is not None, None if keep_going else SHOWN)
         except Cancelled:
@@ -164,6 +167,16 @@ def _not_done(
         elif state == "damaged":
             again[job.id] = f"{job.target} is not whole"
         yield job
+
+
+def _writable(jobs: Sequence[Job], folder: Path, roots: Roots, faults: list[Fault]) -> Generator[Job]:
+    """The jobs whose results can be written in their formats; adds to `faults`."""
+    for job in jobs:
+        try:
+            with OneFile(str(folder / job.target)).opened([job.request], roots, Reporter()):
+                yield job
+        except UserError as error:
+            faults.append(_fault(job, located(str(error), job.places)))
 
 
 def _say_again(jobs: Sequence[Job], again: Mapping[str, str], check: bool) -> None:

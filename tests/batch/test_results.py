@@ -214,6 +214,13 @@ def test_all_rows_are_checked_before_the_first_is_rendered(tmp_path: Path) -> No
     assert len(rendered) == 100 and [fault.id for fault in report.failed] == ["x", "y", "z"]
 
 
+def test_a_format_that_cannot_hold_what_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id,prompt,video,audio,out\na,clip a,a.mp4,yes,a.gif\nb,clip b,,,\n")
+    with pytest.raises(BadRowsError, match=r"line 2 \(a\): column 'audio': .*a.gif: holds no sound"):
+        run(tmp_path / "rows.csv", tmp_path / "out")
+    assert run(tmp_path / "rows.csv", tmp_path / "out", keep_going=True)[1] == ["clip b"]
+
+
 def test_a_file_of_bad_rows_ends_early(tmp_path: Path) -> None:
     rows = table(tmp_path / "rows.csv", [f"r{n},refused,{n}" for n in range(1000)])
     renderer = Refusing(tmp_path / "log.txt")
