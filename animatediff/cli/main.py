@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from animatediff.cli import animate, batch
-from animatediff.cli import animate, upscale
+from animatediff.cli import animate, batch, upscale
 from animatediff.cli.convert import convert
 from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
@@ -21,11 +20,10 @@ from animatediff.cli.train import train
 from animatediff.cli.ui import ui
 from animatediff.errors import did_you_mean, printable
 
-MADE = {"animate": animate.command, "batch": batch.command}
+MADE = {"animate": animate.command, "batch": batch.command, "upscale": upscale.command}
 
 
 class Commands(TyperGroup):
-    """The commands; those that have a parameter for every option are made when their word is typed."""
     """The commands; those with parameters made from the table of options are made when their word is typed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -37,8 +35,6 @@ class Commands(TyperGroup):
             )
         name, found, rest = super().resolve_command(ctx, args)
         return name, MADE[name]() if name in MADE else found, rest
-        made = {"animate": animate.command, "upscale": upscale.command}.get(name or "")
-        return name, made() if made is not None else found, rest
 
 
 app = typer.Typer(
@@ -77,9 +73,11 @@ def _animate() -> None:
 @app.command("batch", help=batch.HELP)
 def _batch() -> None:
     """Likewise."""
+
+
 @app.command("upscale", help=upscale.HELP)
 def _upscale() -> None:
-    """Stand for the command in the list of commands."""
+    """Likewise."""
 
 
 app.command()(inspect)
