@@ -249,7 +249,7 @@ def states_sampling(request: AnimateRequest) -> bool:
     loras = [ref.path for ref in request.all_loras if Path(ref.path).exists()]
     others = [path for path in (request.motion_module, request.sparsectrl) if path is not None and Path(path).exists()]
     headers = [*map(find_header, others), *map(lora_header, loras)]
-    return any(trained_with(header.metadata, str(header.path)) for header in headers)
+    return any(map(trained_with, headers))
 
 
 def _bases(model: str | None) -> tuple[str, ...]:
