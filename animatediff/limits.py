@@ -179,6 +179,11 @@ MAX_JOBS = Limit(
     name="max_jobs", default=100_000, unit="clips", room=BATCH, remedy="split the file, or ",
     help="Clips that a file of rows asks for.",
 )  # fmt: skip
+MAX_JSON_BYTES = Limit(
+    name="max_json_bytes", default=2**24, unit="bytes", room=DATA,
+    remedy="write one JSON object a line (.jsonl), or an array of them, or ",
+    help="Bytes of a JSON file of training data that is one object, such as of captions by name.",
+)  # fmt: skip
 
 LIMITS = {limit.name: limit for limit in list(globals().values()) if isinstance(limit, Limit)}
 """All limits by their name."""

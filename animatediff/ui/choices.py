@@ -173,4 +173,3 @@ def automatic(option: str) -> str:
     if option in ("model", "motion_module"):
         return "Automatic"
     return "the model's own" if option in ("vae", "text_encoder", "text_encoder_2") else "none"
-

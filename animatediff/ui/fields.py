@@ -33,13 +33,20 @@ class Field:
 
     def __init__(self, option: Option) -> None:
         self.option, self.name = option, option.name
+        self.unit = 0
+        """Which of several like it, from 0."""
         self.parts: list[Any] = []
         """Its components."""
 
     @property
     def described(self) -> dict[str, Any]:
         """Label and explanation of its main component."""
-        return {"label": label(self.name), "info": info(self.name)}
+        return {"label": label(self.name), "info": info(self.name), "elem_id": self.anchor}
+
+    @property
+    def anchor(self) -> str:
+        """Identity of its main component in the page."""
+        return f"option-{self.name}" + (f"-{self.unit}" if self.unit else "")
 
     @property
     def placeholder(self) -> str:
@@ -69,7 +76,7 @@ class Text(Field):
         return self.lines > 1
 
     def make(self, sources: Sources) -> None:
-        self.parts = [gr.Textbox("", lines=self.lines, placeholder=self.placeholder, **self.described)]
+        self.parts = [gr.Textbox("", lines=self.lines, placeholder=worded(self.option.unset), **self.described)]
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         text = str(values[0] or "")
@@ -93,7 +100,9 @@ class LongText(Text):
     def make(self, sources: Sources) -> None:
         hint = "a fox moving right on a green background" if self.option.required else ""
         self.parts = [
-            gr.Textbox("", lines=self.lines, max_lines=12, placeholder=hint, label=label(self.name), submit_btn=False)
+            gr.Textbox(
+                "", lines=self.lines, max_lines=12, placeholder=hint, label=label(self.name), elem_id=self.anchor
+            )
         ]
 
 

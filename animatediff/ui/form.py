@@ -9,7 +9,7 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.render.declare import Option
 from animatediff.render.options import BY_NAME, CONTROLNET, OPTIONS
-from animatediff.render.portable import portable
+from animatediff.render.portable import portable, with_files
 from animatediff.render.request import AnimateRequest, build_request
 from animatediff.ui import fields, media_fields, rows
 from animatediff.ui.fields import Field, Sources
@@ -82,6 +82,9 @@ class Units:
     def __init__(self, options: Sequence[Option]) -> None:
         self.options = options
         self.units = [[field_of(option) for option in options] for _ in range(UNITS)]
+        for number, unit in enumerate(self.units):
+            for field in unit:
+                field.unit = number
 
     def read(self, values: Mapping[str, Sequence[Any]], sources: Sources) -> dict[str, Any]:
         """The settings of the units that something is set in."""
@@ -214,13 +217,18 @@ class Form:
 
     # -- errors --------------------------------------------------------------------------------------------------------
 
-    def failure(self, message: str) -> tuple[dict[Any, Any], str, list[str]]:
-        """Updates that show a message beside its fields, the line for all, and the options concerned."""
+    def failure(self, message: str, request: AnimateRequest | None = None) -> tuple[dict[Any, Any], str, list[str]]:
+        """Updates that show a message beside its fields, the line for all, and the options concerned.
+
+        request: whose files a message may name in place of an option.
+        """
+        files = {} if request is None else _files_of(request)
         updates: dict[Any, Any] = {}
         names: list[str] = []
         lines = [line for line in message.splitlines() if line]
         for line in lines:
-            about = concerned(line, self.names)
+            named = [name for file, name in files.items() if file in line and name in self.names]
+            about = [*named, *concerned(line, self.names)]
             if not about:
                 continue
             names.append(name := about[0])
@@ -235,6 +243,18 @@ class Form:
     def forgotten(self, names: Sequence[str]) -> dict[Any, Any]:
         """Updates that take the messages of these options away."""
         return {self.errors[name]: gr.HTML("", visible=False) for name in names}
+
+
+def _files_of(request: AnimateRequest) -> dict[str, str]:
+    """File -> the option that names it."""
+    found: dict[str, str] = {}
+
+    def note(file: str, setting: str, place: str) -> str:
+        found.setdefault(file, setting)
+        return file
+
+    with_files(request.stored(), note)
+    return found
 
 
 def _is_upload(name: str) -> bool:

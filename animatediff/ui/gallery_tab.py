@@ -126,5 +126,3 @@ def make_gallery(gallery: Gallery, form: Form, tabs: Any) -> GalleryTab:
     more.click(tab.extend, names, tab.outputs, **quiet)
     back.click(tab.put_back, chosen, [*form.components, tabs, line], **quiet)
     return tab
-
-

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +50,10 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
 
+class BusyError(UserError):
+    """Raised for a second job of one page."""
+
+
 class Jobs:
     """Jobs in the order in which they were asked for."""
 
@@ -62,11 +65,11 @@ class Jobs:
         self._thread: threading.Thread | None = None
 
     def add(self, owner: str, request: AnimateRequest, to: OneFile) -> Job:
-        """Take a job. Raises UserError where this page has one, or too many wait."""
+        """Take a job. Raises BusyError where this page has one, UserError where too many wait."""
         job = Job(owner, request, to)
         with self._changed:
             if self._of(owner) is not None:
-                raise UserError("this page is rendering already; wait for it or press “Cancel”")
+                raise BusyError("this page is rendering already; wait for it or press “Cancel”")
             if len(self._waiting) >= MAX_WAITING:
                 raise UserError(f"{MAX_WAITING} renders are waiting, which is as many as fit; try again later")
             self._waiting.append(job)
@@ -75,6 +78,11 @@ class Jobs:
                 self._thread.start()
             self._changed.notify_all()
         return job
+
+    def busy(self, owner: str) -> bool:
+        """Whether a page has a job."""
+        with self._changed:
+            return self._of(owner) is not None
 
     def place(self, job: Job) -> int:
         """How many are rendered before it."""
@@ -121,14 +129,16 @@ class Jobs:
                 self._changed.wait_for(lambda: bool(self._waiting))
                 job = self._at_work = self._waiting.popleft()
                 job.started = time.monotonic()
-                self._change(job, lambda: setattr(job, "state", "running"))
+                job.state = "running"
+                self._changed_now(job)
                 for other in self._waiting:  # their places have changed
                     other.version += 1
             state, error, results = self._rendered(job)
             with self._changed:
                 self._at_work = None
                 job.error, job.results, job.seconds = error, results, time.monotonic() - job.started
-                self._change(job, lambda: setattr(job, "state", state))
+                job.state = state
+                self._changed_now(job)
 
     def _rendered(self, job: Job) -> tuple[State, BaseException | None, list[Rendered]]:
         try:
@@ -148,19 +158,14 @@ class Jobs:
         return "done", None, done
 
     def _tell(self, job: Job, event: Event) -> None:
-        def change() -> None:
-            if event.note:
-                if event.note not in job.notes:
-                    job.notes.append(event.note)
-                return
-            job.event = event
-            if event.preview is not None:
-                job.preview = event.preview
-
         with self._changed:
-            self._change(job, change)
+            if not event.note:
+                job.event = event
+                job.preview = job.preview if event.preview is None else event.preview
+            elif event.note not in job.notes:
+                job.notes.append(event.note)
+            self._changed_now(job)
 
-    def _change(self, job: Job, change: Callable[[], None]) -> None:
-        change()
+    def _changed_now(self, job: Job) -> None:
         job.version += 1
         self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Names of options on the page, as users of A1111, ComfyUI and diffusers know them, and the groups that they stand in."""
+"""Names of options on the page, as users of A1111, ComfyUI and diffusers know them, and the groups they stand in."""
 
 from __future__ import annotations
 
@@ -183,8 +183,9 @@ def worded(message: str) -> str:
     shown = {option.name: f"“{label(option.name)}”" for option in OPTIONS}
     lines = []
     for line in renamed(message, shown).splitlines():
-        if (found := _VALUE.match(line)) and found[1] in BY_NAME:
-            line = f"{shown[found[1]]}{found[2]}" + (f" {found[4]}" if found[3] else "")
+        found = _VALUE.match(line)
+        if found and found[1] in BY_NAME and (found[3] or "_" in found[1]):
+            line = f"{shown[found[1]]}{found[2]}{' ' if found[3] else ''}{found[4]}"
         lines.append(line.replace(" (setting model)", "").strip())
     return "\n".join(lines)
 

@@ -74,7 +74,9 @@ def start(
         )
     except OSError as error:
         if "port" in str(error).lower() or error.errno is not None:
-            raise UserError(f"cannot listen on {host}, `port` {port or 7860}: {error}; choose another `port`") from error
+            raise UserError(
+                f"cannot listen on {host}, `port` {port or 7860}: {error}; choose another `port`"
+            ) from error
         raise
     return page
 

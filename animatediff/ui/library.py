@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from typing import Any
 
 from animatediff.errors import UserError
 
@@ -21,7 +22,7 @@ try:
 except ImportError as error:
     raise UserError(f"the web page needs Gradio ({error}); pip install 'animatediff[ui]'") from error
 
-__all__ = ["ImageFile", "ImageFiles", "gr", "uploads_folder"]
+__all__ = ["gr", "image_file", "image_files", "uploads_folder"]
 
 
 def uploads_folder() -> str:
@@ -29,21 +30,24 @@ def uploads_folder() -> str:
     return os.path.realpath(os.environ["GRADIO_TEMP_DIR"])
 
 
-class ImageFile(gr.Image):
-    """An image by the name of its file, as it was sent: it is opened, and refused, by the readers of `media`."""
+def image_file(**settings: Any) -> gr.Image:
+    """An image by the name of its file, as it was sent: it is opened, and refused, by the readers of `media`.
 
-    is_template = True
+    The component itself is changed, as Gradio writes a stub file beside the source of each subclass.
+    """
+    image = gr.Image(type="filepath", image_mode=None, **settings)
+    vars(image)["preprocess"] = lambda payload: getattr(payload, "path", None)
+    return image
 
-    def preprocess(self, payload: object) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return getattr(payload, "path", None)
 
-
-class ImageFiles(gr.Gallery):
+def image_files(**settings: Any) -> gr.Gallery:
     """Several images, likewise."""
 
-    is_template = True
-
-    def preprocess(self, payload: object) -> list[str]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def names(payload: Any) -> list[str]:
         entries = getattr(payload, "root", None) or []
         files = (getattr(entry, "image", None) or getattr(entry, "video", None) for entry in entries)
         return [file.path for file in files if file is not None and file.path]
+
+    gallery = gr.Gallery(type="filepath", **settings)
+    vars(gallery)["preprocess"] = names
+    return gallery

@@ -10,7 +10,7 @@ from animatediff.errors import UserError
 from animatediff.frames import frame_number
 from animatediff.ui.fields import Field, Sources
 from animatediff.ui.labels import label
-from animatediff.ui.library import ImageFile, ImageFiles, gr
+from animatediff.ui.library import gr, image_file, image_files
 
 MOVING = ["video", "image", ".gif", ".webp", ".apng", ".mkv"]
 
@@ -20,12 +20,11 @@ class Image(Field):
 
     def make(self, sources: Sources) -> None:
         self.parts = [
-            ImageFile(
-                type="filepath",
+            image_file(
                 sources=["upload", "clipboard"],
-                image_mode=None,
                 height=190,
                 label=label(self.name),
+                elem_id=self.anchor,
                 buttons=[],
                 placeholder=f"### {label(self.name)}\nDrop an image or click",
             )
@@ -41,7 +40,7 @@ class Images(Field):
     wide = True
 
     def make(self, sources: Sources) -> None:
-        self.parts = [_gallery(label(self.name))]
+        self.parts = [_gallery(label(self.name), self.anchor)]
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         return [sources.uploads.keep(path) for path in values[0] or ()] or None
@@ -54,7 +53,7 @@ class ImagesAtFrames(Images):
     """Images, and the frames that they stand at."""
 
     def make(self, sources: Sources) -> None:
-        images = _gallery(label(self.name))
+        images = _gallery(label(self.name), self.anchor)
         frames = gr.Textbox(
             "",
             label=f"{label(self.name)} at frames",
@@ -88,7 +87,9 @@ class Files(Field):
     wide = True
 
     def make(self, sources: Sources) -> None:
-        self.parts = [gr.File(file_count="multiple", file_types=MOVING, height=140, label=self._title)]
+        self.parts = [
+            gr.File(file_count="multiple", file_types=MOVING, height=140, label=self._title, elem_id=self.anchor)
+        ]
 
     @property
     def _title(self) -> str:
@@ -109,16 +110,23 @@ class TextFile(Field):
     """A configuration file."""
 
     def make(self, sources: Sources) -> None:
-        self.parts = [gr.File(file_types=[".yaml", ".yml"], height=110, label=f"{label(self.name)} (only compared)")]
+        self.parts = [
+            gr.File(
+                file_types=[".yaml", ".yml"],
+                height=110,
+                label=f"{label(self.name)} (only compared)",
+                elem_id=self.anchor,
+            )
+        ]
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         return sources.uploads.keep(values[0]) if values[0] else None
 
 
-def _gallery(title: str) -> ImageFiles:
-    return ImageFiles(
+def _gallery(title: str, anchor: str) -> Any:
+    return image_files(
         label=f"{title}: drop images here",
-        type="filepath",
+        elem_id=anchor,
         file_types=["image"],
         sources=["upload", "clipboard"],
         interactive=True,

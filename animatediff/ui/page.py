@@ -47,11 +47,10 @@ class Page:
         ) as self.blocks:
             gr.HTML('<div class="ad-title"><h1>AnimateDiff</h1><span>text and images to moving clips</span></div>')
             with gr.Tabs() as self.tabs:
-                with gr.Tab("Create", id="create"):
-                    with gr.Row(elem_classes="ad-main"):
-                        self._make_basics()
-                        self._make_result()
-                        self._make_more()
+                with gr.Tab("Create", id="create"), gr.Row(elem_classes="ad-main"):
+                    self._make_basics()
+                    self._make_result()
+                    self._make_more()
                 with gr.Tab("Gallery", id="gallery") as gallery_tab:
                     gallery = make_gallery(self.gallery, self.form, self.tabs)
                 with gr.Tab("Models", id="models"):
@@ -158,7 +157,7 @@ class Page:
             [*r.all, *form.errors.values(), *form.folds.values()],
             concurrency_limit=None,
             show_progress="hidden",
-            trigger_mode="once",
+            trigger_mode="multiple",
             api_visibility="private",
         )
         r.cancel.click(runs.cancel, None, [r.cancel], **QUIET)
@@ -238,5 +237,3 @@ class Page:
             return stage.image(timeline_image(travel, length), "Texts over the frames of the clip")
         except (UserError, ValueError) as error:
             return stage.message(str(error), "error")
-
-

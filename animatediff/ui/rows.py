@@ -38,6 +38,7 @@ class Weights(Field):
                         info=info(self.name) if index == 0 else None,
                         scale=4,
                         min_width=180,
+                        elem_id=f"{self.anchor}-{index}",
                     )
                 )
                 self.parts += [files[-1], self._second()]
@@ -149,6 +150,7 @@ class Travel(Field):
                 wrap=True,
                 label=f"{label(self.name)}: the prompt above is frame 0; add later texts",
                 elem_classes="ad-travel",
+                elem_id=self.anchor,
             )
         ]
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.media.formats import FOLDER, FORMATS
+from animatediff.render.request import AnimateRequest
 from animatediff.render.write import OneFile, Rendered
 from animatediff.ui import stage
 from animatediff.ui.form import Form
-from animatediff.ui.jobs import Job, Jobs
+from animatediff.ui.jobs import BusyError, Job, Jobs
 from animatediff.ui.labels import worded
 from animatediff.ui.library import gr
 from animatediff.ui.views import downloadable, viewable
@@ -74,6 +75,9 @@ class Runs:
     ) -> Iterator[dict[Any, Any]]:
         """Render what the form says; yields updates of the page."""
         r, owner = self.result, str(request.session_hash)
+        if self.jobs.busy(owner):  # by a double click
+            yield {r.line: gr.skip()}
+            return
         yield {
             **self.form.forgotten(marked),
             r.marked: [],
@@ -87,16 +91,20 @@ class Runs:
             r.clips: gr.Radio(visible=False),
             r.stage: stage.progress(None, None),
         }
+        asked = None
         try:
             others = {"download": True} if self.download else {}
             asked = self.form.request(values, clips, **others)
             job = self.jobs.add(owner, asked, OneFile(suffix="" if suffix == FOLDER else suffix))
+        except BusyError:
+            yield {r.line: gr.skip()}
+            return
         except Exception as error:
-            yield self._failed(error)
+            yield self._failed(error, asked)
             return
         yield from self._watched(job)
         if job.state == "failed" and job.error is not None:
-            yield self._failed(job.error, job.notes)
+            yield self._failed(job.error, asked, job.notes)
         elif job.state == "cancelled":
             text = stage.message("Cancelled; nothing was written.", "note")
             yield {**self._ready(), r.stage: stage.empty(), r.line: gr.HTML(text, visible=True)}
@@ -131,8 +139,8 @@ class Runs:
     def _ready(self) -> dict[Any, Any]:
         return {self.result.generate: gr.Button(visible=True), self.result.cancel: gr.Button(visible=False)}
 
-    def _failed(self, error: BaseException, notes: Sequence[str] = ()) -> dict[Any, Any]:
-        beside, line, names = self.form.failure(explained(error))
+    def _failed(self, error: BaseException, asked: AnimateRequest | None, notes: Sequence[str] = ()) -> dict[Any, Any]:
+        beside, line, names = self.form.failure(explained(error), asked)
         return {
             **self._ready(),
             **beside,
