@@ -286,7 +286,10 @@ def test_length_and_size_can_be_told_and_long_videos_are_cut(place: Path, monkey
         (["--video", "a.mp4", "--video-duration", "0.05"], "1 frames between 0 s and 0.05 s"),
         (["--video", "a.mp4", "--resize", "zoom"], "unknown resize 'zoom'; known are crop, pad, stretch"),
         (["--video", "mute.mp4", "--audio"], "mute.mp4: holds no sound"),
-        (["--video", "a.mp4", "--audio", "--out", "a.gif"], "a.gif: holds no sound; only .mp4 and .webm do"),
+        (
+            ["--video", "a.mp4", "--audio", "--out", "a.gif"],
+            "a.gif: holds no sound; only .mp4, .webm, .mov and .mkv do",
+        ),
         (["--video", "a.mp4", "--audio", "--fps", "8"], "its sound would not fit"),
         (["--video-start", "1"], "video_start is a setting of video, but no video is given"),
         (["--audio"], "audio is a setting of video"),
