@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -23,6 +24,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("ANIMATEDIFF_TEST_THREADS", "1")
 
 NOISE = float(os.environ.get("ANIMATEDIFF_TEST_NOISE", "0"))
 """Share by which outputs of UNets are off, such as 3e-6: more than the rounding of any machine, less than any fault."""
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of every later garbage collection: millions of objects that live to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
