@@ -70,7 +70,7 @@ def _plain_field(option: Option, entry: str) -> Field:
         return fields.Numbers(option)
     if entry in ("int", "float"):
         within, given = option.range, option.default
-        bounded = within is not None and within.le is not None and within.le <= 100 and given not in (None, 1)
+        bounded = within is not None and within.le is not None and within.le <= 100 and given is not None
         lowest = within is not None and (within.ge is not None or within.gt is not None)
         return fields.Share(option) if bounded and lowest else fields.Number(option)
     return fields.Text(option)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from animatediff.errors import UserError
@@ -26,6 +27,7 @@ class GalleryTab:
     gallery: Gallery
     form: Form
     tabs: Any
+    count: Any
     grid: Any
     names: Any
     """State: names of the clips shown, in order."""
@@ -41,7 +43,7 @@ class GalleryTab:
     @property
     def outputs(self) -> list[Any]:
         """What `refresh` changes."""
-        return [self.grid, self.names, self.more]
+        return [self.count, self.grid, self.names, self.more]
 
     def refresh(self) -> list[Any]:
         """The newest clips."""
@@ -54,9 +56,11 @@ class GalleryTab:
     def _first(self, count: int) -> list[Any]:
         results = self.gallery.results()
         shown = results[:count]
-        label = f"{len(results)} clips in {self.gallery.output}" if results else "No clips yet: press Generate"
+        clips = "1 clip" if len(results) == 1 else f"{len(results)} clips"
+        line = f"{clips} in {self.gallery.output}" if results else "No clips yet: press Generate"
         return [
-            gr.Gallery([self.gallery.thumbnail(one) for one in shown], label=label, selected_index=None),
+            f"<p>{escape(line)}</p>",
+            gr.Gallery([self.gallery.thumbnail(one) for one in shown], selected_index=None),
             [self.gallery.name(one) for one in shown],
             gr.Button(visible=len(shown) < len(results)),
         ]
@@ -105,10 +109,19 @@ def make_gallery(gallery: Gallery, form: Form, tabs: Any) -> GalleryTab:
     """Make the tab in the current place of the page."""
     with gr.Row(elem_classes="ad-gallery"):
         with gr.Column():
+            count = gr.HTML("")
             grid = gr.Gallery(
-                [], label="Results", columns=5, height="auto", allow_preview=False, object_fit="cover", buttons=[],
-                elem_id="gallery", interactive=False,
-            )  # fmt: skip
+                [],
+                label="Results",
+                show_label=False,
+                columns=5,
+                height="auto",
+                allow_preview=False,
+                object_fit="cover",
+                buttons=[],
+                elem_id="gallery",
+                interactive=False,
+            )
             more = gr.Button("Show more", size="sm", visible=False)
         with gr.Column():
             shown = gr.HTML('<div class="ad-frame"><div class="ad-hint">Choose a clip.</div></div>', elem_id="chosen")
@@ -119,7 +132,7 @@ def make_gallery(gallery: Gallery, form: Form, tabs: Any) -> GalleryTab:
             settings = gr.HTML("")
     names, chosen = gr.State([]), gr.State("")
     tab = GalleryTab(
-        gallery, form, tabs, grid, names, more, shown, [back], download, chosen, settings, line
+        gallery, form, tabs, count, grid, names, more, shown, [back], download, chosen, settings, line
     )  # fmt: skip
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     grid.select(tab.choose, names, [shown, back, download, chosen, settings, line], **quiet)

@@ -102,8 +102,8 @@ LABELS = {
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Prompt travel": (
-        *("prompt_travel", "prompt_interpolation", "prompt_hold", "prompt_loop"),
-        *("prompt_head", "prompt_tail"),
+        *("prompt_travel", "prompt_interpolation", "prompt_hold", "prompt_head", "prompt_tail"),
+        "prompt_loop",
     ),
     "Camera and motion": ("motion_loras", "motion_scale"),
     "LoRA and embeddings": ("loras", "embeddings", "domain_adapter"),

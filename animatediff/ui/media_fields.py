@@ -26,7 +26,7 @@ class Image(Field):
                 label=label(self.name),
                 elem_id=self.anchor,
                 buttons=[],
-                placeholder=f"### {label(self.name)}\nDrop an image or click",
+                placeholder="Drop an image, or click",
             )
         ]
 
@@ -113,7 +113,7 @@ class TextFile(Field):
         self.parts = [
             gr.File(
                 file_types=[".yaml", ".yml"],
-                height=110,
+                height=130,
                 label=f"{label(self.name)} (only compared)",
                 elem_id=self.anchor,
             )
@@ -143,6 +143,6 @@ def spread(images: Sequence[Any] | None, frames: str | None, num_frames: str | N
     given = [part for part in str(frames or "").split(",") if part.strip()]
     if len(given) == count or not count:
         return gr.skip()
-    length = int(num_frames) if (num_frames or "").isdigit() else 16
+    length = int(num_frames) if num_frames and num_frames.strip().isdecimal() else 16
     places = [round(index * (length - 1) / max(1, count - 1)) for index in range(count)]
     return ", ".join(str(-1 if index and index == count - 1 else place) for index, place in enumerate(places))

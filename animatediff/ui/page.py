@@ -54,7 +54,9 @@ class Page:
                 with gr.Tab("Gallery", id="gallery") as gallery_tab:
                     gallery = make_gallery(self.gallery, self.form, self.tabs)
                 with gr.Tab("Models", id="models"):
-                    again = gr.Button("Refresh", size="sm")
+                    with gr.Row():
+                        self.folder = gr.HTML(f"<p>Files in {escape(str(roots.models[0]))}/, and the bundled set:</p>")
+                        again = gr.Button("Refresh", size="sm", scale=0, min_width=120)
                     self.table = gr.HTML(self._models())
             self.runs = Runs(self.form, self.jobs, self.result, download=download)
             self._wire(again)
@@ -207,12 +209,12 @@ class Page:
         """A table of what lies in models/."""
         rows = []
         for entry in self.choices.entries:
-            advice = entry.facts.get("error") or entry.facts.get("what_to_do") or self.choices.about(entry.value)
+            about = self.choices.about(entry.value).removeprefix(f"{entry.words}, ")
+            advice = entry.facts.get("error") or entry.facts.get("what_to_do") or about
             cells = (entry.value.removeprefix("models/"), entry.words, advice)
             rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
         head = "<tr><th>Name</th><th>What it is</th><th>Details</th></tr>"
-        folders = ", ".join(str(folder) for folder in self.choices.roots.models[:1])
-        return f'<p>Put files into {escape(folders)}/.</p><table class="ad-models">{head}{"".join(rows)}</table>'
+        return f'<table class="ad-models">{head}{"".join(rows)}</table>'
 
     def _timeline(self, *values: Any) -> str:
         """The image of the texts over the frames, or why there is none."""

@@ -148,6 +148,7 @@ class Travel(Field):
                 column_widths=["90px", "auto"],
                 interactive=True,
                 wrap=True,
+                buttons=[],
                 label=f"{label(self.name)}: the prompt above is frame 0; add later texts",
                 elem_classes="ad-travel",
                 elem_id=self.anchor,
@@ -157,7 +158,8 @@ class Travel(Field):
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         texts: dict[int, str] = {}
         for number, row in enumerate(values[0] or (), 1):
-            frame, text = [*row, "", ""][:2]
+            cells = list(row)
+            frame, text = cells[0] if cells else "", cells[1] if len(cells) > 1 else ""
             frame, text = str("" if frame is None else frame).strip(), str("" if text is None else text).strip()
             if not frame and not text:
                 continue

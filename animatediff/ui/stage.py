@@ -75,7 +75,8 @@ def notes(texts: list[str]) -> str:
     if not texts:
         return ""
     items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-    return f'<details class="ad-notes"><summary>{len(texts)} notes</summary><ul>{items}</ul></details>'
+    count = "1 note" if len(texts) == 1 else f"{len(texts)} notes"
+    return f'<details class="ad-notes" open><summary>{count}</summary><ul>{items}</ul></details>'
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,8 @@ def theme() -> Any:
 
 
 CSS = """
-.gradio-container { max-width: 1560px !important; margin: 0 auto; padding: 0 20px 24px !important; }
+.gradio-container { max-width: 1560px !important; margin: 0 auto; padding: 0 24px 24px !important; }
+.gradio-container > .main { width: 100%; padding: 6px 0 !important; max-width: none !important; }
 .ad-title { display: flex; align-items: baseline; gap: 12px; padding: 4px 2px 0; }
 .ad-title h1 { font-size: 1.25rem; font-weight: 650; margin: 0; }
 .ad-title span { color: var(--body-text-color-subdued); font-size: .9rem; }
@@ -33,7 +34,7 @@ CSS = """
 .ad-more { grid-area: more; min-width: 0 !important; }
 .ad-side { grid-area: result; min-width: 0 !important; position: sticky; top: 10px; }
 @media (max-width: 900px) {
-  .gradio-container { padding: 4px 10px 20px !important; }
+  .gradio-container { padding: 0 12px 20px !important; }
   .ad-main { grid-template-columns: minmax(0, 1fr); grid-template-rows: none;
     grid-template-areas: "basics" "result" "more"; }
   .ad-side { position: static; }
@@ -41,23 +42,23 @@ CSS = """
 }
 .ad-go button { min-height: 46px; font-size: 1.05rem; }
 
-.ad-numbers, .ad-three, .ad-seed, .ad-moves, .ad-models-row { display: grid !important; gap: 8px; }
+.ad-numbers, .ad-three, .ad-seed, .ad-moves > .form, .ad-models-row { display: grid !important; gap: 8px; }
+.ad-moves { display: block !important; }
 .ad-numbers { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 .ad-three { grid-template-columns: repeat(2, minmax(0, 1fr)) minmax(0, 2fr); }
 .ad-seed { grid-template-columns: minmax(0, 2fr) 44px minmax(0, 1fr) minmax(0, 1fr); }
 .ad-models-row { grid-template-columns: repeat(2, minmax(0, 1fr)) 44px; }
-.ad-moves { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+.ad-moves > .form { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 @media (max-width: 560px) {
   .ad-numbers, .ad-three { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .ad-three > :last-child, .ad-models-row > :first-child { grid-column: 1 / -1; }
   .ad-models-row { grid-template-columns: minmax(0, 1fr) 44px; }
   .ad-seed { grid-template-columns: minmax(0, 1fr) 44px minmax(0, 1fr); }
   .ad-seed > :last-child { grid-column: 1 / -1; }
-  .ad-moves { grid-template-columns: minmax(0, 1fr); }
+  .ad-moves > .form { grid-template-columns: minmax(0, 1fr); }
 }
-.ad-numbers > *, .ad-three > *, .ad-seed > *, .ad-moves > *, .ad-models-row > * { min-width: 0 !important; }
+.ad-numbers > *, .ad-three > *, .ad-seed > *, .ad-moves > .form > *, .ad-models-row > * { min-width: 0 !important; }
 .ad-square { min-width: 0 !important; padding: 0 !important; font-size: 1.35rem; align-self: stretch; }
-.ad-side .html-container, .ad-about .html-container, .ad-error-place .html-container { padding: 0 !important; }
 .ad-side .block, .ad-basics .ad-about { padding: 0 !important; }
 
 .ad-numbers, .ad-three, .ad-seed { align-items: stretch; }
@@ -85,13 +86,20 @@ CSS = """
 .ad-notes summary { cursor: pointer; color: var(--body-text-color-subdued); }
 .ad-notes ul { margin: 4px 0 0 18px; font-size: .9rem; overflow-wrap: anywhere; }
 .ad-timeline img { width: 100%; border-radius: 8px; margin: 0; }
-.ad-settings, .ad-models { width: 100%; border-collapse: collapse; font-size: .9rem; }
+.ad-settings tr, .ad-models tr, .ad-settings tbody, .ad-models tbody { border: 0 !important; }
+table.ad-settings, table.ad-models { width: 100%; border-collapse: collapse; font-size: .9rem; border: 0 !important; }
 .ad-settings th, .ad-settings td, .ad-models th, .ad-models td { text-align: left; vertical-align: top;
-  padding: 5px 10px 5px 0; border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
-.ad-settings th { width: 34%; font-weight: 500; color: var(--body-text-color-subdued); }
+  padding: 5px 12px 5px 0 !important; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; overflow-wrap: break-word; }
+.ad-settings td, .ad-models td:last-child { overflow-wrap: anywhere; }
+.ad-settings th { width: 38%; font-weight: 500; color: var(--body-text-color-subdued); }
 .ad-gallery { display: grid !important; gap: 14px 20px; align-items: start;
   grid-template-columns: minmax(0, 11fr) minmax(0, 9fr); }
 .ad-gallery > * { min-width: 0 !important; }
 @media (max-width: 900px) { .ad-gallery { grid-template-columns: minmax(0, 1fr); } }
+#gallery .grid-wrap { min-height: 0 !important; max-height: none !important; height: auto !important; }
+#gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)) !important; }
+.gradio-container .html-container { padding: 0 !important; }
+.gradio-container main, .gradio-container .contain { width: 100%; }
 footer { display: none !important; }
 """
