@@ -282,8 +282,6 @@ def loaded_from_elsewhere(folder: Path) -> Iterator[str]:
 # -- hooks of MkDocs ---------------------------------------------------------------------------------------------------
 
 PAGES = {"options.md": options_page, "commands.md": commands_page}
-TO_COME = ("web_page.md", "media.md")
-"""Pages that have a place already; a line stands in for one that is not there yet."""
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -292,10 +290,6 @@ def on_files(files: Any, config: Any) -> Any:
 
     for name, page in PAGES.items():
         files.append(File.generated(config, name, content=page()))
-    for name in TO_COME:
-        if files.get_file_from_path(name) is None:
-            title = name.removesuffix(".md").replace("_", " ").capitalize()
-            files.append(File.generated(config, name, content=f"# {title}\n\nThis page is being written.\n"))
     return files
 
 

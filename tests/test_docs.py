@@ -155,8 +155,6 @@ def test_commands_name_commands_and_options_that_there_are(document: Path) -> No
         name, *words = shlex.split(line, comments=True)
         if name.startswith("-") or name == "COMMAND":
             continue
-        if name == "upscale" and name not in commands():
-            continue  # comes with the page that docs_site.TO_COME names
         assert name in commands(), line
         for word in words:
             if re.match(r"--?[a-z]", word):

@@ -14,8 +14,9 @@ STOPPING = ("SIGTERM", "SIGINT", "SIGHUP")
 class StopRequest:
     """A context in which the first such signal is noted in `number`; a second one acts as it would without.
 
-    But for SIGHUP, which both the shell and the system send when a terminal closes: further ones do nothing. Signals
-    that are ignored (`nohup`) stay so.
+    But for SIGHUP, which both the shell and the system send when a terminal closes: further ones do nothing, and where it
+    is ignored (`nohup`) it stays so. The others count also where they were ignored, as a shell has SIGINT in what it
+    starts in the background: only who means this very run sends them to it.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python takes no handlers
             for number in (getattr(signal, name) for name in STOPPING if hasattr(signal, name)):
-                if signal.getsignal(number) is not signal.SIG_IGN:
+                if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 
