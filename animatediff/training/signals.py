@@ -14,8 +14,8 @@ STOPPING = ("SIGTERM", "SIGINT", "SIGHUP")
 class StopRequest:
     """A context in which the first such signal is noted in `number`; a second one acts as it would without.
 
-    But for SIGHUP, which both the shell and the system send when a terminal closes: further ones do nothing, and where it
-    is ignored (`nohup`) it stays so. The others count also where they were ignored, as a shell has SIGINT in what it
+    But for SIGHUP, which both the shell and the system send when a terminal closes: further ones do nothing, and where
+    it is ignored (`nohup`) it stays so. The others count also where they were ignored, as a shell has SIGINT in what it
     starts in the background: only who means this very run sends them to it.
     """
 
