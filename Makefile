@@ -1,9 +1,11 @@
 # `make animate` and `make test` are all the set-up there is: a virtual environment in .venv, made once.
 VENV := .venv
 BIN := $(VENV)/bin
+# the variable silences what the theme's authors say about their next project
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 PROMPT ?= a fox moving right on a green background
 
-.PHONY: animate test test-lowest lint format dev bench bench-gpu bundled clean help
+.PHONY: animate test test-lowest lint format docs dev bench bench-gpu bundled clean help
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,10 +19,14 @@ test: $(VENV)/.dev  ## set up, then run all tests
 test-lowest:  ## install the lowest versions that pyproject.toml allows into .venv-lowest, render and test there
 	@sh scripts/test_lowest.sh .venv-lowest
 
-lint: $(VENV)/.dev  ## check style and types
+lint: $(VENV)/.dev  ## check style, types, and that the documentation builds without a warning
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(MKDOCS) --quiet --site-dir build/site
+
+docs: $(VENV)/.dev  ## build the documentation into site/; open site/index.html
+	@$(MKDOCS) --site-dir site
 
 format: $(VENV)/.dev  ## put the code into shape
 	@$(BIN)/ruff check --fix .
@@ -39,7 +45,7 @@ bundled: $(VENV)/.dev  ## train the bundled model again (hours); every step resu
 	@sh recipes/bundled/train.sh $(BIN)/python outputs/bundled
 
 clean:  ## remove the environment and what tools left behind
-	rm -rf $(VENV) .venv-lowest build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build site *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@for python in python3.11 python3.12 python3.13 python3.10 python3; do \

@@ -135,7 +135,7 @@ def write_error(path: Path, error: BaseException) -> UserError:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"{path}: the disk is full; nothing was left behind. Free some space or choose another place with `out`"
+            f"{path}: the disk is full; nothing half written stays. Free some space or choose another place with `out`"
         )
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(f"{path}: cannot be written ({reason}); choose another place with `out`")

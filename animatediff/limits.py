@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from animatediff.errors import UserError, unknown
 
-MEDIA, CONFIG, WEIGHTS, DATA = "media", "config", "weights", "data"
+MEDIA, CONFIG, WEIGHTS, DATA, BATCH = "media", "config", "weights", "data", "batch"
 """Rooms of limits; a command offers those of the rooms that it reads from."""
 
 
@@ -174,6 +174,15 @@ MAX_EXPANDED_BYTES = Limit(
 MAX_ROWS = Limit(
     name="max_rows", default=20_000_000, unit="rows", room=DATA, remedy="split it, or ",
     help="Rows, files or samples of a set of training data.",
+)  # fmt: skip
+MAX_JOBS = Limit(
+    name="max_jobs", default=100_000, unit="clips", room=BATCH, remedy="split the file, or ",
+    help="Clips that a file of rows asks for.",
+)  # fmt: skip
+MAX_JSON_BYTES = Limit(
+    name="max_json_bytes", default=2**24, unit="bytes", room=DATA,
+    remedy="write one JSON object a line (.jsonl), or an array of them, or ",
+    help="Bytes of a JSON file of training data that is one object, such as of captions by name.",
 )  # fmt: skip
 
 LIMITS = {limit.name: limit for limit in list(globals().values()) if isinstance(limit, Limit)}

@@ -14,6 +14,9 @@ from animatediff.limits import MAX_DEPTH, MAX_ENTRIES
 
 OF_TEXTS = ("prompt", "prompt_travel", "prompt_map")
 """Keys that hold texts at frames: a frame given twice there is a mistake as well."""
+OF_ROWS = ("rows",)
+"""Keys that hold a list of settings, the lines of which are known as well."""
+_ROWS = {(key,) for key in OF_ROWS}
 MAX_DIGITS = 1000
 """Digits of a number; Python turns no more than 4300 of them into text again."""
 MERGE = "tag:yaml.org,2002:merge"
@@ -71,7 +74,7 @@ def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def parse_yaml(text: str, where: str) -> tuple[Any, Lines]:
-    """Plain values of a YAML text, and the line (from 1) of each key down to the second level.
+    """Plain values of a YAML text, and the line (from 1) of each key down to the second level, and in rows.
 
     Raises UserError for anything that is not valid YAML, for a key given twice, and beyond a limit.
     """
@@ -106,7 +109,7 @@ def _collect_lines(node: yaml.Node | None, path: tuple[Any, ...], lines: Lines, 
             lines[place] = line
             if len(place) < 2 or place[-1] in OF_TEXTS:
                 _collect_lines(value, place, lines, where)
-    elif isinstance(node, yaml.SequenceNode) and (not path or path[-1] in OF_TEXTS):
+    elif isinstance(node, yaml.SequenceNode) and (not path or path[-1] in OF_TEXTS or path in _ROWS):
         for index, item in enumerate(node.value):
             place = (*path, index)
             lines[place] = item.start_mark.line + 1

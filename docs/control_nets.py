@@ -1,4 +1,4 @@
-"""Trains a ControlNet and an IP-Adapter for the bundled model, small ones that do not ship, for strips of control.md.
+"""Trains a ControlNet and an IP-Adapter for the bundled model, small ones that do not ship, for docs/controlnet.md.
 
 `python docs/control_nets.py controlnet FOLDER` writes a diffusers folder, `... ip-adapter FOLDER` a file in the key
 format of the published ones and its image encoder: ten minutes each on one CPU core.

@@ -1,4 +1,4 @@
-"""Renders the strips of frames in docs/control.md and docs/bundled.md, with the commands that stand above them there.
+"""Renders the strips of frames in docs/, with the commands that stand above them there.
 
 `python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for the two that
 need a ControlNet or an IP-Adapter, which do not ship: `--nets FOLDER` is where `control_nets.py` wrote `controlnet` and

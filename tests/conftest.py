@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +24,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One thread for each process that tests run in: they run side by side. No result may depend on it.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("ANIMATEDIFF_TEST_THREADS", "1")
 
+# A shell ignores SIGINT in what it starts in the background; tests send it to themselves and to what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    with suppress(ValueError):  # in a thread that is not the main one
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 NOISE = float(os.environ.get("ANIMATEDIFF_TEST_NOISE", "0"))
 """Share by which outputs of UNets are off, such as 3e-6: more than the rounding of any machine, less than any fault."""
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of every later garbage collection: millions of objects that live to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ LAYERS = (
     ("sampling", "prompts", "weights"),
     ("pipelines",),
     ("render", "training", "evaluation"),
+    ("batch",),
     ("cli", "ui", "server", "recipes"),
 )
 """From the ground up."""

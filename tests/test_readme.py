@@ -1,4 +1,5 @@
-"""README's commands run as they stand, in their order, on files that ship or that a command before has made."""
+"""Commands of README and of the first steps run as they stand, in their order, on files that ship or that a command
+before has made."""
 
 from __future__ import annotations
 
@@ -19,16 +20,19 @@ from animatediff.training import loop
 
 ELSEWHERE = {
     "models/StableDiffusion/realisticVisionV20_v20.safetensors": "a checkpoint of others",
-    "realisticVisionV20_v20.safetensors": "a checkpoint of others",
     "configs/training/2-motion.yaml": "Stable Diffusion 1.5 and a data set",
 }
 """Files that do not ship, by which commands are told that are not run here."""
 
 
+DOCUMENTS = ("README.md", "docs/first_clip.md")
+
+
 def commands() -> list[list[str]]:
-    """Every indented line of README that begins with `animatediff`, as the shell cuts it."""
-    text = (ROOT / "README.md").read_text("utf-8").replace("\\\n", " ")
-    return [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (animatediff .*)$", text, re.MULTILINE)]
+    """Every indented line that begins with `animatediff`, as the shell cuts it; one that both have is run once."""
+    texts = [(ROOT / name).read_text("utf-8").replace("\\\n", " ") for name in DOCUMENTS]
+    lines = dict.fromkeys(line for text in texts for line in re.findall(r"^    (animatediff .*)$", text, re.MULTILINE))
+    return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
 def test_commands_that_are_not_run_here_are_known() -> None:

@@ -17,7 +17,7 @@ from animatediff.files import config_file
 from animatediff.render import load_config
 from animatediff.training.read import load_train_config
 
-DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+DOCS = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
 @pytest.fixture(scope="module")

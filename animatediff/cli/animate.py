@@ -72,14 +72,14 @@ def command() -> Any:
             help="Print only where the files are.",
         ),
     ]  # fmt: skip
-    parameters = [_parameter(option) for option in (*own[:-1], *OPTIONS, own[-1])]
+    parameters = [parameter(option) for option in (*own[:-1], *OPTIONS, own[-1])]
     vars(animate)["__signature__"] = Signature([*parameters, *limit_parameters(MEDIA, CONFIG, WEIGHTS)])
     app = typer.Typer(add_completion=False)
     app.command("animate", help=HELP)(animate)
     return typer.main.get_command(app)
 
 
-def _parameter(option: Option) -> Parameter:
+def parameter(option: Option) -> Parameter:
     """The option as typer takes parameters."""
     from animatediff.render.options import FLAGS
 

@@ -57,7 +57,7 @@ def evaluate(
     if world is not None and world not in WORLDS:
         raise unknown("--world", world, WORLDS)
     from animatediff.evaluation import SpriteWorld, evaluate_file
-    from animatediff.evaluation.flow import opencv
+    from animatediff.media.flow import opencv
 
     opencv()  # told once, not once a file
     sprites = SpriteWorld() if world else None

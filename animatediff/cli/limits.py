@@ -15,8 +15,8 @@ from animatediff.limits import LIMITS, limits
 PANEL = "Limits"
 
 
-def limit_parameters(*rooms: str) -> list[Parameter]:
-    """Parameters for typer: one for each limit of these rooms."""
+def limit_parameters(*rooms: str, defaults: Mapping[str, int] | None = None) -> list[Parameter]:
+    """Parameters for typer: one for each limit of these rooms. defaults: those of the command, where they differ."""
     return [
         Parameter(
             limit.name,
@@ -26,7 +26,7 @@ def limit_parameters(*rooms: str) -> list[Parameter]:
                 int | None,
                 typer.Option(
                     limit.flag,
-                    help=f"{limit.help.removesuffix('.')} ({limit.default:,}).",
+                    help=f"{limit.help.removesuffix('.')} ({(defaults or {}).get(limit.name, limit.default):,}).",
                     metavar="N",
                     rich_help_panel=PANEL,
                     show_default=False,
@@ -46,7 +46,9 @@ def given_limits(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: value for name, value in given.items() if name not in LIMITS}
 
 
-def takes_limits(*rooms: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_limits(
+    *rooms: str, defaults: Mapping[str, int] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command with an option for each limit of these rooms besides its own; within `reports_errors`."""
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,7 +58,7 @@ def takes_limits(*rooms: str) -> Callable[[Callable[..., None]], Callable[..., N
                 command(**others)
 
         own = signature(command, eval_str=True)
-        parameters = [*own.parameters.values(), *limit_parameters(*rooms)]
+        parameters = [*own.parameters.values(), *limit_parameters(*rooms, defaults=defaults)]
         vars(wrapped)["__signature__"] = own.replace(parameters=parameters)
         return wrapped
 

@@ -7,21 +7,24 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from animatediff.cli import animate
+from animatediff.cli import animate, batch, upscale
 from animatediff.cli.convert import convert
 from animatediff.cli.data import data
 from animatediff.cli.errors import reporting
 from animatediff.cli.evaluate import evaluate
 from animatediff.cli.inspect import inspect
+from animatediff.cli.serve import serve
 from animatediff.cli.show import show
 from animatediff.cli.terminal import ending, prepare
 from animatediff.cli.train import train
 from animatediff.cli.ui import ui
 from animatediff.errors import did_you_mean, printable
 
+MADE = {"animate": animate.command, "batch": batch.command, "upscale": upscale.command}
+
 
 class Commands(TyperGroup):
-    """The commands; `animate`, which has a parameter for every option, is made when that word is typed."""
+    """The commands; those with parameters made from the table of options are made when their word is typed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The name, the command, and the arguments that are left for it."""
@@ -31,7 +34,7 @@ class Commands(TyperGroup):
                 f'{", ".join(self.commands)}. A prompt is rendered by: animatediff animate "a fox moving right"'
             )
         name, found, rest = super().resolve_command(ctx, args)
-        return name, animate.command() if name == "animate" else found, rest
+        return name, MADE[name]() if name in MADE else found, rest
 
 
 app = typer.Typer(
@@ -67,12 +70,23 @@ def _animate() -> None:
     """Stand for the command in the list of commands."""
 
 
+@app.command("batch", help=batch.HELP)
+def _batch() -> None:
+    """Likewise."""
+
+
+@app.command("upscale", help=upscale.HELP)
+def _upscale() -> None:
+    """Likewise."""
+
+
 app.command()(inspect)
 app.command()(convert)
 app.command()(train)
 app.command()(data)
 app.command()(evaluate)
 app.command()(ui)
+app.command()(serve)
 
 
 def main() -> None:

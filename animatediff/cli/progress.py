@@ -18,6 +18,7 @@ PHASES = {
     "encode": "encoding",
     "denoise": "rendering",
     "decode": "decoding",
+    "finish": "finishing",
     "write": "writing",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -93,11 +93,12 @@ def run(
     if not _is_first_process():
         return
     if done.signal is not None:
-        show(
-            f"animatediff: stopped after step {done.step} of {done.steps}, which is saved in {done.folder}; "
-            "the same command goes on from there",
-            file=sys.stderr,
-        )
+        with suppress(OSError):  # the terminal may be what has gone
+            show(
+                f"animatediff: stopped after step {done.step} of {done.steps}, which is saved in {done.folder}; "
+                "the same command goes on from there",
+                file=sys.stderr,
+            )
         raise typer.Exit(SIGNAL_BASE + done.signal)
     show(done.weights)
 
@@ -106,11 +107,12 @@ def look_through(config: TrainConfig) -> None:
     """Check models and data of a configuration and print what was found; exit where a run would be refused."""
     from animatediff.training.check import check_models
     from animatediff.training.data import check_data
+    from animatediff.training.models import tokenizer_of
     from animatediff.training.original import as_written
 
     problems = [as_written(text, config.written) for text in check_models(config)]
     try:
-        show(check_data(config.clips()))
+        show(check_data(config.clips(), tokenizer_of(config)))
     except UserError as error:
         if not problems:
             raise

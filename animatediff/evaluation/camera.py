@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from animatediff.evaluation.flow import AnalysedImage, Matrix, lands_inside, opencv, transform_flow
+from animatediff.media.flow import AnalysedImage, Matrix, lands_inside, opencv, transform_flow
 
 FOLLOWS_PX = 1.0
 """Misfit within which a pixel goes with the camera, in analysed pixels; a tenth of its way is allowed besides."""

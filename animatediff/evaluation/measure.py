@@ -10,9 +10,9 @@ import numpy as np
 
 from animatediff.errors import UserError
 from animatediff.evaluation.camera import Camera, mean_camera, read_camera
-from animatediff.evaluation.flow import AnalysedImage, Tracker, transform_flow
 from animatediff.evaluation.similarity import track
 from animatediff.evaluation.stability import mean_length, warp_error
+from animatediff.media.flow import AnalysedImage, Tracker, transform_flow
 from animatediff.media.seam import LoopSeam, frame_difference
 
 OnStep = Callable[[int, int], None]

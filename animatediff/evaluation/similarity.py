@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from animatediff.evaluation.flow import IDENTITY, AnalysedImage, Matrix, Tracker, pixel_grid, transform_flow
+from animatediff.media.flow import IDENTITY, AnalysedImage, Matrix, Tracker, pixel_grid, transform_flow
 
 ROUNDS = 4
 """How often the flow is searched at most, each time from the movement found before."""

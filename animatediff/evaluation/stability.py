@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from animatediff.evaluation.flow import opencv, resize_flow, sample
+from animatediff.media.flow import opencv, resize_flow, sample
 from animatediff.media.seam import PERCENT
 
 

@@ -1,4 +1,4 @@
-"""Frames to files and back: mp4, webm, gif, webp, apng, folders of PNG, with the request inside."""
+"""Frames to files and back: mp4, webm, mov, mkv, gif, webp, apng, folders of PNG, with the request inside."""
 
 from animatediff.files import check_writable
 from animatediff.media.grid import make_grid

@@ -31,9 +31,9 @@ class AnimatedImage(Reader):
     Raises BadMedia, at once or while reading, for whatever is no image or cannot be decoded.
     """
 
-    def __init__(self, source: str | Path | bytes) -> None:
+    def __init__(self, source: str | Path | bytes, *, alpha: bool = False) -> None:
         super().__init__()
-        self._source = source
+        self._source, self._alpha = source, alpha
         try:
             self._image: Any = self._opened.enter_context(opened(source))
             with reading(source):
@@ -47,7 +47,9 @@ class AnimatedImage(Reader):
         self.num_frames = count - self._first
         self.tick = TICKS_S.get(self._image.format, 0.001)
         self._ends: list[float] = [1 / DEFAULT_FPS]
-        if self.num_frames > 1:
+        if self.num_frames == 1:
+            self.clear = alpha and self._image.has_transparency_data
+        else:
             self._ends = self._scan()
             self.fps = whole(self.num_frames, self._ends[-1], self.tick)
 
@@ -72,6 +74,8 @@ class AnimatedImage(Reader):
         for index in range(self.num_frames):
             self._seek(index)
             lengths.append(float(self._image.info.get("duration") or 0))
+            if self._alpha and not self.clear and self._image.has_transparency_data:
+                self.clear = self._image.convert("RGBA").getchannel("A").getextrema()[0] < 255
         if not sum(lengths):  # nothing is stated
             lengths = [1000 / DEFAULT_FPS] * len(lengths)
         return [end / 1000 for end in accumulate(length if length > 0 else UNSAID_MS for length in lengths)]
@@ -97,4 +101,4 @@ class AnimatedImage(Reader):
         for index in sorted(set(indices)):
             self._seek(index)
             with reading(self._source):
-                yield index, np.array(decoded(self._image, self._source))
+                yield index, np.array(decoded(self._image, self._source, alpha=self.clear))

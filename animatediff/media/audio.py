@@ -8,8 +8,9 @@ from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.media.decode import address, open_container
+from animatediff.media.encode import MUXERS
 
-CODECS = {"mp4": "aac", "webm": "libopus"}
+CODECS = {"mp4": "aac", "webm": "libopus", "mov": "aac", "mkv": "libopus"}
 RATE = 48_000
 """Samples a second of the result: Opus knows no 44,100."""
 
@@ -26,15 +27,19 @@ class Sound:
 def add_sound(video: Path, container: str, sound: Sound, target: Path) -> None:
     """Write `target` with the images of `video`, bit for bit, and as much of the sound as they last.
 
-    container: mp4 or webm. Raises UserError for a source without sound, or that cannot be read.
+    container: one of CODECS. Raises UserError for a source without sound, or that cannot be read.
     """
     import av
     from av.error import FFmpegError
 
-    options = {"movflags": "+faststart"} if container == "mp4" else {}
-    with av.open(address(video)) as source, av.open(address(target), "w", format=container, options=options) as output:
+    options = {"movflags": "+faststart"} if container in ("mp4", "mov") else {}
+    muxer = MUXERS[container]
+    with av.open(address(video)) as source, av.open(address(target), "w", format=muxer, options=options) as output:
         shown: Any = source.streams.video[0]
         stream: Any = output.add_stream_from_template(shown)
+        for key, value in shown.metadata.items():
+            if key.lower() == "alpha_mode":
+                stream.metadata[key.lower()] = value
         voice: Any = output.add_stream(CODECS[container], rate=RATE, layout="stereo")
         for key, value in source.metadata.items():
             if key.lower() == "comment":

@@ -33,25 +33,29 @@ LUMINANCE = (0.2627, 0.6780, 0.0593)
 """Of linear BT.2020 (ITU-R BT.2100)."""
 
 
-def rgb_of(frame: Any, aspect: Fraction | None = None) -> np.ndarray:
+def rgb_of(frame: Any, aspect: Fraction | None = None, *, alpha: bool = False) -> np.ndarray:
     """One frame of PyAV as uint8 RGB (h, w, 3): upright, on white, square pixels, the light of HDR brought to SDR.
 
-    aspect: width of a pixel by its height.
+    aspect: width of a pixel by its height; alpha: RGBA (h, w, 4) in place of white.
     """
     size = square_size(frame.width, frame.height, aspect)
     matrix = frame.colorspace
     if matrix == UNSPECIFIED and (frame.width > SD_WIDTH or frame.height > SD_HEIGHT):
         matrix = BT709
     deep = any(component.bits > 8 for component in frame.format.components)
-    clear = has_alpha(frame)
+    clear = alpha or has_alpha(frame)
     layout = ("rgba64le" if clear else "rgb48le") if deep else ("rgba" if clear else "rgb24")
     colors = {} if matrix == frame.colorspace else {"src_colorspace": matrix}
     pixels = frame.reformat(*size, format=layout, threads=1, **colors).to_ndarray()
     if clear or pixels.dtype != np.uint8 or is_hdr(frame) or _primaries(frame) in TO_BT709:
         rows = max(1, STRIP_PIXELS // pixels.shape[1])
-        shown = np.empty((*pixels.shape[:2], 3), np.uint8)
+        shown = np.empty((*pixels.shape[:2], 4 if alpha else 3), np.uint8)
         for top in range(0, len(pixels), rows):
-            shown[top : top + rows] = _in_eight_bits(pixels[top : top + rows], frame, clear)
+            part = pixels[top : top + rows]
+            if alpha:
+                shown[top : top + rows, :, 3] = _eighth(part[..., 3])
+                part = part[..., :3]
+            shown[top : top + rows, :, :3] = _in_eight_bits(part, frame, clear and not alpha)
         pixels = shown
     return turned(pixels, display_matrix(frame))
 
@@ -62,14 +66,23 @@ def _in_eight_bits(pixels: np.ndarray, frame: Any, clear: bool) -> np.ndarray:
         pixels = blend(pixels)
     if is_hdr(frame) or _primaries(frame) in TO_BT709:
         pixels = _to_sdr(pixels, frame)
-    if pixels.dtype != np.uint8:
-        pixels = ((pixels.astype(np.uint32) + RGB_OF_16_BITS // 2) // RGB_OF_16_BITS).astype(np.uint8)
-    return pixels
+    return _eighth(pixels)
+
+
+def _eighth(values: np.ndarray) -> np.ndarray:
+    """Values of 8 or 16 bits in 8 bits."""
+    if values.dtype == np.uint8:
+        return values
+    return ((values.astype(np.uint32) + RGB_OF_16_BITS // 2) // RGB_OF_16_BITS).astype(np.uint8)
 
 
 def has_alpha(frame: Any) -> bool:
     """Whether frames of this format have transparency."""
-    name = frame.format.name
+    return is_clear_layout(frame.format.name)
+
+
+def is_clear_layout(name: str) -> bool:
+    """The same by FFmpeg's name of the format."""
     return name.startswith(("yuva", "rgba", "bgra", "argb", "abgr", "gbra", "ya8", "ya16", "pal8", "ayuv", "vuya"))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from animatediff.limits import MAX_VIDEO_FRAMES
-from animatediff.media.colors import is_hdr, rgb_of, square_size
+from animatediff.media.colors import is_clear_layout, is_hdr, rgb_of, square_size
 from animatediff.media.kinds import BadMedia, head_of, reason, sniff, stated_size
 from animatediff.media.reader import Reader
 from animatediff.media.stills import check_size
@@ -76,7 +76,7 @@ class VideoFile(Reader):
     Raises BadMedia, at once or while reading, for whatever is no video or cannot be decoded.
     """
 
-    def __init__(self, source: str | Path | bytes) -> None:
+    def __init__(self, source: str | Path | bytes, *, alpha: bool = False) -> None:
         super().__init__()
         self._source = source
         self._timeline: Timeline | None = None
@@ -86,6 +86,7 @@ class VideoFile(Reader):
             self._check_size()
             self._raw = self._container.format.name in RAW
             self.has_audio = bool(self._container.streams.audio)
+            self.clear = alpha and (self._says_alpha() or is_clear_layout(self._stream.codec_context.pix_fmt or ""))
             # of a raw stream the average is a guess of FFmpeg's, and the other is what its header says
             rates = (self._stream.average_rate, self._stream.guessed_rate)
             self.fps = float(next((rate for rate in rates[:: -1 if self._raw else 1] if rate), DEFAULT_FPS))
@@ -172,8 +173,7 @@ class VideoFile(Reader):
 
     def _decode(self) -> Iterator[Any]:
         name = self._stream.codec_context.name
-        clear = any(key.lower() == "alpha_mode" and value == "1" for key, value in self._stream.metadata.items())
-        if not clear or name not in WITH_ALPHA:
+        if not self._says_alpha() or name not in WITH_ALPHA:
             yield from self._container.decode(self._stream)
             return
         import av
@@ -181,6 +181,10 @@ class VideoFile(Reader):
         decoder: Any = av.CodecContext.create(WITH_ALPHA[name], "r")
         for packet in self._container.demux(self._stream):
             yield from decoder.decode(packet if packet.size else None)
+
+    def _says_alpha(self) -> bool:
+        """Whether WebM says that its VP8 or VP9 has transparency beside it."""
+        return any(key.lower() == "alpha_mode" and value == "1" for key, value in self._stream.metadata.items())
 
     def times(self) -> list[float]:
         if self._timeline is None:
@@ -233,7 +237,7 @@ class VideoFile(Reader):
                 self.notes.append(note)
         aspect = self._aspect()
         check_size(*square_size(frame.width, frame.height, aspect))  # it may change on the way
-        return rgb_of(frame, aspect)
+        return rgb_of(frame, aspect, alpha=self.clear)
 
     def _aspect(self) -> Any:
         """Width of a pixel by its height, or None."""

@@ -14,7 +14,7 @@ from animatediff.limits import MAX_VIDEO_FRAMES
 from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, is_litter, reason
 from animatediff.media.pixels import PILLOW_ERRORS
 from animatediff.media.reader import Reader
-from animatediff.media.stills import check_image, opened, read_image
+from animatediff.media.stills import check_image, is_clear, opened, read_image
 from animatediff.media.timing import DEFAULT_FPS
 
 MOST_FPS = 1e6
@@ -57,7 +57,7 @@ class ImageFolder(Reader):
     Raises UserError for a folder without images.
     """
 
-    def __init__(self, folder: Path, fps: float | None = None) -> None:
+    def __init__(self, folder: Path, fps: float | None = None, *, alpha: bool = False) -> None:
         super().__init__()
         self.files, left_out = images_in(folder)
         self.notes += [left_out] if left_out else []
@@ -71,11 +71,12 @@ class ImageFolder(Reader):
         self.num_frames = len(self.files)
         MAX_VIDEO_FRAMES.check(self.num_frames, f"{folder}: holds {self.num_frames:,} images")
         self.fps = _stated(self.files[0]) or fps or float(DEFAULT_FPS)
+        self.clear = alpha and any(map(is_clear, self.files))
 
     def each(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         for index in sorted(set(indices)):
             try:
-                yield index, read_image(self.files[index])
+                yield index, read_image(self.files[index], alpha=self.clear)
             except BadMedia as error:
                 raise BadMedia(f"{self.name(index)}: cannot be read as an image ({error})") from error
 

@@ -10,6 +10,8 @@ from animatediff.errors import UserError, did_you_mean
 FORMATS = {
     ".mp4": "mp4",
     ".webm": "webm",
+    ".mov": "mov",
+    ".mkv": "mkv",
     ".gif": "gif",
     ".webp": "webp",
     ".apng": "apng",
@@ -17,6 +19,23 @@ FORMATS = {
 }
 FOLDER = "folder"
 """A folder of numbered PNG files."""
+
+CODECS = {
+    "mp4": ("h264", "h265", "av1"),
+    "webm": ("vp9", "av1"),
+    "mov": ("prores", "h264", "h265"),
+    "mkv": ("ffv1", "h264", "h265", "av1", "vp9"),
+}
+"""Codecs of each format, the first one if none is asked for."""
+CODEC_NAMES = tuple(dict.fromkeys(name for names in CODECS.values() for name in names))
+LOSSLESS = ("apng", FOLDER, "ffv1")
+"""Codecs, and formats without any, that hold every pixel as it is."""
+UNADJUSTABLE = (*LOSSLESS, "gif", "prores")
+"""Those without a quality to choose."""
+SIZED = ("gif", "webp")
+"""Formats that can be brought below a size."""
+CLEAR = ("webp", "apng", "gif", FOLDER, "vp9", "prores", "ffv1")
+"""Codecs and formats that hold transparency; GIF all of a pixel or nothing."""
 
 FASTEST = {"gif": 50, "webp": 90, "apng": 90}
 """Frames per second, by format: browsers play frames of 10 ms and less as if they lasted 100 ms, and GIF counts in
@@ -44,11 +63,46 @@ def format_of(path: str | Path) -> str:
     return FORMATS[suffix]
 
 
-def frame_rate(fps: float | Fraction) -> Fraction:
-    """Frames per second as a fraction that every container can hold. Raises UserError unless 0 < fps <= 240."""
+def codec_of(video_format: str, codec: str | None = None) -> str:
+    """The codec of a format, `codec` or its usual one; the name of the format itself where that has none to choose.
+
+    Raises UserError for a codec that the format does not hold.
+
+    >>> codec_of("mp4"), codec_of("mkv", "h265"), codec_of("gif")
+    ('h264', 'h265', 'gif')
+    """
+    known = CODECS.get(video_format)
+    if codec is None:
+        return video_format if known is None else known[0]
+    if known is None or codec not in known:
+        others = [f".{name}" for name, codecs in CODECS.items() if codec in codecs]
+        place = "a folder of PNG" if video_format == FOLDER else f".{video_format}"
+        has = f"has {', '.join(known)}" if known else "has no codec to choose"
+        if not others:
+            raise UserError(f"codec={codec!r}: {did_you_mean(codec, CODEC_NAMES)}{place} {has}")
+        raise UserError(f"codec={codec!r}: {place} {has}; {' and '.join(others)} hold it")
+    return codec
+
+
+def frame_rate(fps: float | Fraction, name: str = "fps") -> Fraction:
+    """Frames per second as a fraction that every container can hold. Raises UserError unless 0 < fps <= 240.
+
+    name: of the setting, in messages.
+    """
     if not 0 < fps <= 240:
-        raise UserError(f"fps={fps}: expected more than 0 and at most 240 frames per second")
-    return Fraction(fps).limit_denominator(1001)
+        raise UserError(f"{name}={fps}: expected more than 0 and at most 240 frames per second")
+    if not (rate := Fraction(fps).limit_denominator(1001)):
+        raise UserError(f"{name}={fps}: is a frame in more than a quarter of an hour; expected at least 0.001")
+    return rate
+
+
+def num_frames_at(num_frames: int, ratio: Fraction) -> int:
+    """Frames of a clip of `num_frames` at a rate `ratio` times as high; it lasts as long, to half a frame.
+
+    >>> num_frames_at(16, Fraction(24, 8)), num_frames_at(1, Fraction(1, 8))
+    (48, 1)
+    """
+    return max(1, round(num_frames * ratio))
 
 
 def shown_rate(video_format: str, fps: Fraction) -> Fraction:

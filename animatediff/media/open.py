@@ -14,14 +14,15 @@ MJPEG = (".mjpeg", ".mjpg")
 """Raw streams of JPEG images, which begin like a single one: here the name decides."""
 
 
-def open_media(source: str | Path | bytes, fps: float | None = None) -> Reader:
+def open_media(source: str | Path | bytes, fps: float | None = None, *, alpha: bool = False) -> Reader:
     """Open a video, an image, animated or not, or a folder of images. A context.
 
-    source: a path, or the bytes of a file; fps: how fast a folder plays that does not say. Raises BadMedia for what is
+    source: a path, or the bytes of a file; fps: how fast a folder plays that does not say; alpha: keep transparency in
+    place of white (`Reader.clear`). Raises BadMedia for what is
     no such file, or damaged, and UserError for a folder without images.
     """
     if not isinstance(source, bytes) and Path(source).is_dir():
-        return ImageFolder(Path(source), fps)
+        return ImageFolder(Path(source), fps, alpha=alpha)
     if is_image(head_of(source)) and not (isinstance(source, (str, Path)) and str(source).lower().endswith(MJPEG)):
-        return AnimatedImage(source)
-    return VideoFile(source)
+        return AnimatedImage(source, alpha=alpha)
+    return VideoFile(source, alpha=alpha)

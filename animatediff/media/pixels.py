@@ -35,6 +35,11 @@ def on_white(image: Image.Image, name: str = "image") -> Image.Image:
     return image.convert("RGB")
 
 
+def with_alpha(image: Image.Image, name: str = "image") -> Image.Image:
+    """The image in RGBA of 8 bits."""
+    return _eight_bits(image, name).convert("RGBA")
+
+
 def blend(pixels: np.ndarray) -> np.ndarray:
     """RGBA (h, w, 4), uint8 or uint16, on white: (h, w, 3) of the same kind."""
     top = int(np.iinfo(pixels.dtype).max)

@@ -52,20 +52,26 @@ class OpenClip:
     frames: Iterator[np.ndarray]
     num_frames: int
     fps: float
+    has_audio: bool = False
+    clear: bool = False
+    """Whether frames have opacity as a fourth channel."""
 
 
 @contextmanager
-def open_clip(path: str | Path) -> Iterator[OpenClip]:
-    """A context with the frames that `read_video` returns, of which one is in memory at a time. Raises as it does."""
+def open_clip(path: str | Path, *, alpha: bool = False) -> Iterator[OpenClip]:
+    """A context with the frames that `read_video` returns, of which one is in memory at a time. Raises as it does.
+
+    alpha: keep transparency, (h, w, 4), where the file has it.
+    """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file")
     what = "{}" if path.is_dir() else "cannot be read as a video ({})"
-    with naming(path, what), open_media(path) as reader:
+    with naming(path, what), open_media(path, alpha=alpha) as reader:
         steady = reader.steady()
         count = len(steady.indices)
         MAX_FRAMES.check(count, f"{path}: has {count:,} frames")
-        yield OpenClip(_each(path, reader, steady), count, steady.fps)
+        yield OpenClip(_each(path, reader, steady), count, steady.fps, reader.has_audio, reader.clear)
 
 
 def _each(path: Path, reader: Reader, steady: Steady) -> Iterator[np.ndarray]:

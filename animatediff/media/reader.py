@@ -25,6 +25,8 @@ class Reader(ABC):
     has_audio: bool = False
     tick: float = 0.0
     """Seconds that times are rounded to."""
+    clear: bool = False
+    """Whether frames have opacity as a fourth channel: where the reader is to keep it, and the file has it."""
     notes: list[str]
     """What a user should know of this file; complete once a frame was read."""
 

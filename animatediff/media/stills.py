@@ -13,28 +13,40 @@ from PIL import Image
 from animatediff.errors import UserError
 from animatediff.limits import MAX_PIXELS
 from animatediff.media.kinds import BadMedia, head_of, is_heic, reason, sniff
-from animatediff.media.pixels import PILLOW_ERRORS, in_srgb, on_white, upright
+from animatediff.media.pixels import PILLOW_ERRORS, in_srgb, on_white, upright, with_alpha
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM", "PSD", "TGA", "ICO")
 """Those of Pillow that are read; others start programs (EPS) or are no images."""
 
 
-def rgb(source: str | Path | bytes) -> Image.Image:
-    """Read an image file, RGB of 8 bits, upright, transparent pixels white. Raises BadMedia for what is no image."""
+def rgb(source: str | Path | bytes, *, alpha: bool = False) -> Image.Image:
+    """Read an image file, RGB of 8 bits, upright, transparent pixels white; RGBA with `alpha`.
+
+    Raises BadMedia for what is no image.
+    """
     with opened(source) as image, reading(source):
         image.load()
-        return decoded(image, source)
+        return decoded(image, source, alpha=alpha)
 
 
-def decoded(image: Image.Image, source: str | Path | bytes) -> Image.Image:
+def decoded(image: Image.Image, source: str | Path | bytes, *, alpha: bool = False) -> Image.Image:
     """An image that Pillow has loaded, as `rgb` gives it."""
     name = "image" if isinstance(source, bytes) else str(source)
-    return on_white(in_srgb(upright(image, name), name), name)
+    return (with_alpha if alpha else on_white)(in_srgb(upright(image, name), name), name)
 
 
-def read_image(source: str | Path | bytes) -> np.ndarray:
-    """The same as uint8 (h, w, 3)."""
-    return np.array(rgb(source))
+def read_image(source: str | Path | bytes, *, alpha: bool = False) -> np.ndarray:
+    """The same as uint8 (h, w, 3), or (h, w, 4) with `alpha`."""
+    return np.array(rgb(source, alpha=alpha))
+
+
+def is_clear(path: Path) -> bool:
+    """Whether an image has transparency, by its header; False where it cannot be read."""
+    try:
+        with opened(path) as image:
+            return image.has_transparency_data
+    except BadMedia:
+        return False
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -17,11 +17,16 @@ from PIL import Image
 
 from animatediff.errors import UserError
 from animatediff.files import AtomicFile, AtomicFolder, write_error
-from animatediff.media.animated import AfterFrame, ApngEncoder, FolderEncoder, GifEncoder, WebpEncoder
+from animatediff.media.animated import ApngEncoder, FolderEncoder, WebpEncoder
 from animatediff.media.audio import CODECS as SOUND_CODECS
 from animatediff.media.audio import Sound, add_sound
-from animatediff.media.encode import CodecEncoder
-from animatediff.media.formats import FOLDER, check_quality, format_of, frame_rate, shown_rate
+from animatediff.media.encode import CODECS as VIDEO_CODECS
+from animatediff.media.encode import CodecEncoder, check_encoder
+from animatediff.media.formats import CLEAR, FOLDER, SIZED, check_quality, codec_of, format_of, frame_rate, shown_rate
+from animatediff.media.gif import GifEncoder
+from animatediff.media.pixels import blend
+from animatediff.media.shrink import MEGABYTE
+from animatediff.media.spool import AfterFrame
 
 logger = logging.getLogger(__name__)
 
@@ -38,20 +43,31 @@ def write_video(
     loop: int = 0,
     overwrite: bool = True,
     sound: Sound | None = None,
+    codec: str | None = None,
+    max_size: float | None = None,
 ) -> Path:
     """Write frames to `path` in the format its suffix names, and return the path written.
 
     frames: as `AnimateDiffPipeline` returns them for one clip: PIL images, arrays or tensors; or an iterable of such
     frames (h, w, 3) or chunks (f, h, w, 3), of which only one is kept at a time. Numbers are uint8, or floats in 0..1.
-    quality: 0 to 100; H.264 and VP9 rate factor, WebP quality with 100 lossless; GIF and PNG do not use it.
+    quality: 0 to 100; rate factor of H.264, H.265, VP9, AV1, WebP quality with 100 lossless; others do not use it.
     metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
-    sound: the sound track, in mp4 and webm.
+    sound: the sound track, in mp4, mov, mkv and webm; codec: one of `formats.CODECS`; max_size: megabytes that a GIF or
+    WebP has at most (`media.shrink`).
     With `overwrite=False` a taken file name gets `-2`, `-3`, ... Raises UserError where the file cannot be written.
     """
     if getattr(frames, "ndim", 4) == 5:  # (b, f, h, w, 3): clips would follow each other
         frames = [list(frames)]
     with VideoWriter(
-        path, fps=fps, quality=quality, metadata=metadata, loop=loop, overwrite=overwrite, sound=sound
+        path,
+        fps=fps,
+        quality=quality,
+        metadata=metadata,
+        loop=loop,
+        overwrite=overwrite,
+        sound=sound,
+        codec=codec,
+        max_size=max_size,
     ) as writer:
         for chunk in frames:
             writer.write(as_bytes(chunk))
@@ -86,7 +102,21 @@ def as_bytes(frames: Any) -> np.ndarray:
 def check_takes_sound(path: str | Path) -> None:
     """Raise UserError for a format without sound."""
     if format_of(path) not in SOUND_CODECS:
-        raise UserError(f"{path}: holds no sound; only .mp4 and .webm do, so choose one of them or leave `audio` out")
+        raise UserError(
+            f"{path}: holds no sound; only .mp4, .webm, .mov and .mkv do, so choose one of them or leave `audio` out"
+        )
+
+
+def check_output(path: str | Path, codec: str | None = None, max_size: float | None = None) -> None:
+    """Raise UserError for a codec or a size that the format of `path` does not have."""
+    found = codec_of(format_of(path), codec)
+    if found in VIDEO_CODECS:
+        check_encoder(found)
+    if max_size is not None:
+        if found not in SIZED:
+            raise UserError(f"{path}: `max_size` is for {' and '.join(SIZED)}; `quality` makes others smaller")
+        if not max_size > 0:
+            raise UserError(f"max_size={max_size}: expected more than 0 megabytes")
 
 
 class VideoWriter:
@@ -107,8 +137,13 @@ class VideoWriter:
         overwrite: bool = True,
         sound: Sound | None = None,
         after_frame: AfterFrame | None = None,
+        codec: str | None = None,
+        max_size: float | None = None,
     ) -> None:
         self._format = format_of(path)
+        check_output(path, codec, max_size)
+        self._codec = codec_of(self._format, codec)
+        self._max_bytes = None if max_size is None else int(max_size * MEGABYTE)
         self._after_frame = after_frame
         if sound is not None:
             check_takes_sound(path)
@@ -131,7 +166,7 @@ class VideoWriter:
         self._text = json.dumps(metadata or {}, separators=(",", ":"))  # ASCII, which every container can hold
         self._file = AtomicFolder(path) if self._format == FOLDER else AtomicFile(path, overwrite=overwrite)
         self._encoder: Encoder | None = None
-        self._size: tuple[int, int] | None = None
+        self._shape: tuple[int, ...] | None = None
 
     @property
     def path(self) -> Path:
@@ -143,15 +178,26 @@ class VideoWriter:
         return self
 
     def write(self, frames: np.ndarray) -> None:
-        """Append uint8 frames, (f, h, w, 3) or (h, w, 3), all of one size."""
-        if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3:
+        """Append uint8 frames, (f, h, w, 3) or (h, w, 3), all of one size; or all with opacity, (f, h, w, 4).
+
+        Opacity stays in the formats and codecs of `formats.CLEAR`; in others frames are on white, which is said once.
+        """
+        if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] not in (3, 4):
             raise ValueError(f"frames must be uint8 (f, h, w, 3), got {frames.dtype} {frames.shape}")
+        if frames.shape[-1] == 4 and self._codec not in CLEAR:
+            if not self._given:
+                logger.warning(
+                    "%s: holds no transparency, so frames are on white; .webm (vp9), .mov (prores), .mkv (ffv1), "
+                    ".webp, .apng, .gif and folders of PNG hold it",
+                    self.path,
+                )
+            frames = blend(frames)
         for frame in frames if frames.ndim == 4 else frames[None]:
-            if self._size is None:
-                self._size = frame.shape[0], frame.shape[1]
+            if self._shape is None:
+                self._shape = frame.shape
                 self._encode(self._open)
-            if frame.shape[:2] != self._size:
-                raise ValueError(f"all frames must have one size: first {self._size}, now {frame.shape[:2]}")
+            if frame.shape != self._shape:
+                raise ValueError(f"all frames must have one size: first {self._shape}, now {frame.shape}")
             assert self._encoder is not None
             self._given += 1
             # as many as the time that has passed holds, so that the clip keeps its speed
@@ -185,18 +231,24 @@ class VideoWriter:
             heard.unlink(missing_ok=True)
 
     def _open(self) -> None:
-        assert self._size is not None
-        path, text = self._file.temporary, self._text
+        assert self._shape is not None
+        path, text, fps = self._file.temporary, self._text, self._fps
+        size, clear = (self._shape[0], self._shape[1]), self._shape[2] == 4
+        after = self._after_frame
         if self._format == FOLDER:
-            self._encoder = FolderEncoder(path, self._fps, text)
+            self._encoder = FolderEncoder(path, fps, text)
         elif self._format == "gif":
-            self._encoder = GifEncoder(path, self._size, self._fps, self._loop, text, self._after_frame)
+            self._encoder = GifEncoder(path, size, fps, self._loop, text, after, clear=clear, max_bytes=self._max_bytes)
         elif self._format == "webp":
-            self._encoder = WebpEncoder(path, self._size, self._fps, self._quality, self._loop, text, self._after_frame)
+            self._encoder = WebpEncoder(
+                path, size, fps, self._quality, self._loop, text, after, clear=clear, max_bytes=self._max_bytes
+            )
         elif self._format == "apng":
-            self._encoder = ApngEncoder(path, self._size, self._fps, self._loop, text)
+            self._encoder = ApngEncoder(path, size, fps, self._loop, text, clear=clear)
         else:
-            self._encoder = CodecEncoder(path, self._format, self._size, self._fps, self._quality, text)
+            self._encoder = CodecEncoder(
+                path, self._format, size, fps, self._quality, text, codec=self._codec, clear=clear
+            )
 
     def _encode(self, step: Any) -> None:
         from av.error import FFmpegError

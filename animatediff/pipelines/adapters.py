@@ -68,7 +68,7 @@ class Adapters(LoadedParts):
         header = find_header(source)
         self.set_sparsectrl(load_sparsectrl(header, unet=self.unet, dtype=self.unet.dtype))
         assert self.sparsectrl is not None
-        self._trained_with("sparsectrl", trained_with(header.metadata, str(header.path)))
+        self._trained_with("sparsectrl", trained_with(header))
         return self.sparsectrl.kind
 
     def load_controlnet(self, path: str | Path) -> ControlNetModel:

@@ -63,7 +63,7 @@ class Loras(LoadedParts):
         name = loaded.name
         if loaded.embeddings:
             self.embeddings += load_bundled_words(source, tokenizers=self._tokenizers, text_encoders=encoders)
-        self._trained_with(name, trained_with(source.metadata, str(source.path)))
+        self._trained_with(name, trained_with(source))
         if scale == 0 and name in self.sampler.trained_with:
             self._disable(self.sampler.disabled | {name})
         if (few := few_step_lora(source)) is not None:

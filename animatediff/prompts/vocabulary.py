@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from animatediff.prompts.grammar import parse
@@ -15,6 +17,8 @@ NEAR = 0.7
 """Similarity of spelling (difflib) from which on a word of the same first letter is named: `foxes` and fox."""
 LARGEST = 1000
 """Tokens of a vocabulary that is taken for the bundled one; CLIP's own, which has its words as well, has 49,408."""
+MOST_NAMED = 8
+"""Words of training data that are named."""
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s!-/:-@\[-`{-~]+")
 """Words as CLIP's tokenizer cuts them, numbers, and signs that are no punctuation."""
 
@@ -41,8 +45,43 @@ def unknown_words(texts: Iterable[str], tokenizer: Any, *, plain: bool = False) 
     for text in texts:
         text = _SIGNS.sub(" ", without_added(text, tokenizer))
         text = text if plain else " ".join(part.text for part in parse(text))
-        found |= dict.fromkeys(word for word in _WORD.findall(text.lower()) if word not in known)
+        found |= dict.fromkeys(_strange(text, known))
     return list(found)
+
+
+def _strange(text: str, known: Collection[str]) -> list[str]:
+    """Words of a text that are none of these."""
+    return [word for word in _WORD.findall(text.lower()) if word not in known]
+
+
+@dataclass
+class StrangeWords:
+    """The captions of training data that have words which the bundled model was not trained on, counted."""
+
+    num_texts: int = 0
+    """Captions that were looked at."""
+    num_strange: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+    """Such a word -> the number of captions that have it."""
+
+    def __post_init__(self) -> None:
+        self._known = frozenset(words.corpus_words())
+
+    def look(self, text: str) -> None:
+        """Count one caption; brackets in it are letters."""
+        found = set(_strange(text, self._known))
+        self.num_texts += 1
+        self.num_strange += bool(found)
+        self.words.update(found)
+
+    def __str__(self) -> str:
+        common = sorted(self.words.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_NAMED]
+        more = len(self.words) - len(common)
+        return (
+            f"{self.num_strange} of {self.num_texts} captions have words that the bundled model was not trained on, "
+            f"and reads as letters: {', '.join(f'{word} ({count})' for word, count in common)}"
+            f"{f' and {more} more' if more else ''}; `animatediff animate --list-words` lists those it knows"
+        )
 
 
 def say_unknown(texts: Iterable[str], tokenizer: Any, *, plain: bool = False) -> list[str]:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from animatediff.render.clip import Clip
     from animatediff.render.declare import Option
     from animatediff.render.events import Event
+    from animatediff.render.finish import Finish
     from animatediff.render.options import FIELDS, OPTIONS, AnimateOptions
     from animatediff.render.read.merge import resolve
     from animatediff.render.read.original import to_original
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from animatediff.render.renderer import Renderer
     from animatediff.render.request import AnimateRequest, build_request
     from animatediff.render.request_inputs import EmbeddingRef, Keyframe, WeightRef
+    from animatediff.render.upscale_file import Finished, Target, upscale_files
     from animatediff.render.write import OneFile, Rendered, RunFolder
 
 __all__ = [
@@ -25,12 +27,15 @@ __all__ = [
     "Clip",
     "EmbeddingRef",
     "Event",
+    "Finish",
+    "Finished",
     "Keyframe",
     "OneFile",
     "Option",
     "Rendered",
     "Renderer",
     "RunFolder",
+    "Target",
     "WeightRef",
     "build_request",
     "load_config",
@@ -39,6 +44,7 @@ __all__ = [
     "resolve",
     "sidecar_of",
     "to_original",
+    "upscale_files",
 ]
 
 _PLACES = {
@@ -51,6 +57,8 @@ _PLACES = {
     "Renderer": "renderer",
     **dict.fromkeys(("OneFile", "Rendered", "RunFolder"), "write"),
     "Event": "events",
+    "Finish": "finish",
+    **dict.fromkeys(("Finished", "Target", "upscale_files"), "upscale_file"),
     "Option": "declare",
     "resolve": "read.merge",
     "to_original": "read.original",

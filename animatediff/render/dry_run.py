@@ -130,7 +130,7 @@ def _put_loras(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> None:
         check_lora_fits(ref.path, unet=pipe.unet, text_encoders=pipe.text_encoders)
     for ref in settings.all_loras:
         header = lora_header(ref.path)
-        if ref.scale != 0 and (settings_of := trained_with(header.metadata, str(header.path))):
+        if ref.scale != 0 and (settings_of := trained_with(header)):
             pipe.sampler.trained_with[ref.path] = settings_of
     for ref in settings.loras:
         if ref.scale != 0 and (few := few_step_lora(lora_header(ref.path))) is not None:

@@ -18,9 +18,9 @@ from animatediff.logs import Escape
 if TYPE_CHECKING:
     import numpy as np
 
-Phase = Literal["load", "download", "encode", "denoise", "decode", "write"]
-"""`load` (parts of the model), `download` (bytes), `encode` (frames of a video), `denoise` (steps), `decode` (frames)
-and `write` (frames)."""
+Phase = Literal["load", "download", "encode", "denoise", "decode", "finish", "write"]
+"""`load` (parts of the model), `download` (bytes), `encode` (frames of a video), `denoise` (steps), `decode` (frames),
+`finish` (frames upscaled or interpolated) and `write` (frames)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -285,6 +285,11 @@ class AnimateOptions:
     upscale: float | None = option("Render again, so many times as large.", panel=UPSCALE)
     upscale_strength: float = option("How much of it is made anew: above 0 to 1.", panel=UPSCALE)
     upscale_steps: int | None = option("Steps of its whole schedule.", panel=UPSCALE, unset="as before")
+    upscaler: str | None = option(
+        "Enlarge the finished frames: realesr-animevideov3-x2, -x3, -x4, realesrgan-x4plus-anime, realesrgan-x4plus, "
+        "or a weight file.",
+        panel=UPSCALE, metavar="NAME|FILE", folder="upscale_models", default=None,
+    )
 
     device: str | None = option("cpu, cuda, cuda:1, mps.", panel=MACHINE, part_of_model=True, default=None)
     dtype: str | None = option(
@@ -301,13 +306,27 @@ class AnimateOptions:
     )
 
     out: str | None = option(
-        "mp4, webm, gif, webp, apng, or a folder of PNG.", panel=OUTPUT, short="-o", metavar="FILE", default=None,
+        "mp4, webm, mov, mkv, gif, webp, apng, or a folder of PNG.",
+        panel=OUTPUT, short="-o", metavar="FILE", default=None,
     )
     name: str | None = option(
         "Title of the results, in place of the prompt or the configuration's name.",
         panel=OUTPUT, metavar="TEXT", default=None,
     )
     fps: float | None = option("Frames per second.", panel=OUTPUT, default=None, gt=0, le=240)
+    fps_out: float | None = option(
+        "Frames per second of the file, in the same time: those in between are made by optical flow.",
+        panel=OUTPUT, default=None, gt=0, le=240, unset="as rendered",
+    )
+    codec: str | None = option(
+        "mp4: h264, h265, av1; webm: vp9, av1; mov: prores, h264, h265; mkv: ffv1 and most others.",
+        panel=OUTPUT, metavar="NAME", default=None, choices="animatediff.media.formats.CODEC_NAMES",
+        unset="the format's",
+    )
+    max_size: float | None = option(
+        "Megabytes that a gif or webp has at most: colours, then frames, then its size are reduced.",
+        panel=OUTPUT, default=None, gt=0, unit="megabytes",
+    )
     quality: int = option("0 to 100; webp is lossless at 100.", panel=OUTPUT, default=80, ge=0, le=100, needs="lossy")
     loop: int = option(
         "Times that gif, webp and apng play; 0 is for ever.",

@@ -17,6 +17,8 @@ from animatediff.weights.hub import KNOWN_FILES
 
 _PACKAGE = ("animatediff", "bundled")
 """Last folders of the bundled parts, wherever the package is installed."""
+REVISION = "revision"
+"""Before the commit of a model of the hub, in place of the method of a hash."""
 _SNAPSHOT = "snapshots"
 """In the hub's cache: models--OWNER--NAME/snapshots/REVISION/FILE."""
 
@@ -52,17 +54,24 @@ def portable(stored: Mapping[str, Any], roots: Roots = HERE) -> tuple[dict[str, 
     hashes: dict[str, str] = {}
 
     def name_of(path: str, setting: str, place: str) -> str:
-        if (name := bundled_name(path)) is not None:
-            return name
-        if (name := _hub_name(path)) is not None:
-            parts = Path(path).parts
-            hashes[place] = f"revision:{parts[parts.index(_SNAPSHOT) + 1]}"
-            return name
-        if (found := fingerprint(path)) is not None:
+        name, found = portable_name(path, roots)
+        if found is not None:
             hashes[place] = found
-        return _relative(path, roots)
+        return name
 
     return with_files(stored, name_of), hashes
+
+
+def portable_name(path: str, roots: Roots = HERE, *, hashed: bool = True) -> tuple[str, str | None]:
+    """The name of one file or folder as `portable` records it, and its short hash where it has one.
+
+    hashed: False reads nothing of it.
+    """
+    if (name := bundled_name(path)) is not None:
+        return name, None
+    if (name := _hub_name(path)) is not None:
+        return name, f"{REVISION}:{revision_of(path)}"
+    return _relative(path, roots), fingerprint(path) if hashed else None
 
 
 def bundled_name(path: str) -> str | None:
@@ -78,6 +87,12 @@ def bundled_name(path: str) -> str | None:
             known = {item.name: name for name, item in bundled_set().items()}
             return PREFIX + known[rest[1]] if len(rest) == 2 and rest[0] == "set" and rest[1] in known else None
     return None
+
+
+def revision_of(path: str | Path) -> str:
+    """The commit that a path in the hub's cache is of."""
+    parts = Path(path).parts
+    return parts[parts.index(_SNAPSHOT) + 1]
 
 
 def _hub_name(path: str) -> str | None:

@@ -12,8 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from animatediff.bundled import PREFIX, bundled_file, bundled_path, is_bundled, motion_module_path, set_path
-from animatediff.errors import UserError
+from animatediff.bundled import (
+    PREFIX,
+    bundled_file,
+    bundled_path,
+    bundled_set,
+    is_bundled,
+    motion_module_path,
+    set_path,
+)
+from animatediff.errors import UserError, did_you_mean
 from animatediff.files import HERE, Roots
 from animatediff.render.hub_models import fetch_model, hub_folder
 from animatediff.render.models import BUNDLED, loading_dtype
@@ -158,7 +166,8 @@ def _present(
     if path.suffix.lower() not in WEIGHT_SUFFIXES:
         if is_hub_id(name):
             return fetched_model(name, setting)
-        raise UserError(f"{name}: no such file or folder (setting {setting})")
+        hint = did_you_mean(name, [BUNDLED, *(PREFIX + part for part in bundled_set())]).rstrip()
+        raise UserError(f"{name}: no such file or folder (setting {setting}){f'; {hint}' if hint else ''}")
     if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
         return fetched(name)
     raise UserError(f"{name}: no such file (setting {setting})")
@@ -249,7 +258,7 @@ def states_sampling(request: AnimateRequest) -> bool:
     loras = [ref.path for ref in request.all_loras if Path(ref.path).exists()]
     others = [path for path in (request.motion_module, request.sparsectrl) if path is not None and Path(path).exists()]
     headers = [*map(find_header, others), *map(lora_header, loras)]
-    return any(trained_with(header.metadata, str(header.path)) for header in headers)
+    return any(map(trained_with, headers))
 
 
 def _bases(model: str | None) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from animatediff.render.clip import Clip
 from animatediff.render.defaults import call_arguments, check_travels, with_defaults, with_seeds
 from animatediff.render.dry_run import DryRuns
 from animatediff.render.events import Cancel, OnEvent, Reporter, noted
+from animatediff.render.finish import Finishing, finish_of
 from animatediff.render.inputs import Inputs, input_arguments, logger, look_into
 from animatediff.render.models import AfterPart, ModelSpec, load_model
 from animatediff.render.prepare import complete, model_to_come, to_come
@@ -66,16 +67,21 @@ class Renderer:
         return renderer
 
     def prepare(
-        self, requests: Iterable[AnimateRequest], *, on_event: OnEvent | None = None, cancel: Cancel | None = None
+        self,
+        requests: Iterable[AnimateRequest],
+        *,
+        on_event: OnEvent | None = None,
+        cancel: Cancel | None = None,
+        fetch: bool = True,
     ) -> list[AnimateRequest]:
         """The requests with every file found or fetched and checked, and their seeds drawn; no weights are read.
 
-        The job of each clip is made and checked (`dry_run.py`). All are judged before the first file is fetched. Raises
-        UserError for what cannot be loaded, rendered, read or written.
+        The job of each clip is made and checked (`dry_run.py`). All are judged before the first file is fetched; with
+        `fetch` False none is. Raises UserError for what cannot be loaded, rendered, read or written.
         """
         reporter = Reporter(on_event, cancel)
         with noted(reporter):
-            return [prepared.request for prepared in self._prepare(requests, reporter)]
+            return [prepared.request for prepared in self._prepare(requests, reporter, fetch=fetch)]
 
     def clips(
         self,
@@ -116,12 +122,15 @@ class Renderer:
 
     # -- the job -------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, requests: Iterable[AnimateRequest], reporter: Reporter) -> list[_Prepared]:
+    def _prepare(
+        self, requests: Iterable[AnimateRequest], reporter: Reporter, *, fetch: bool = True
+    ) -> list[_Prepared]:
         found = list(requests)
         for request in found:
             warn_of_idle_options(request)
             if request.out is not None:
                 check_writable(request.out)
+            finish_of(request).check(self._roots)
         inputs = [look_into(request, reporter.check) for request in found]
         runs = DryRuns(self._models, self._given)
 
@@ -130,7 +139,7 @@ class Renderer:
             runs.check(request, own)
 
         if self._given is None:
-            found = self._complete(found, inputs, check, reporter)
+            found = self._complete(found, inputs, check, reporter, fetch=fetch)
         else:
             for request, own in zip(found, inputs, strict=True):
                 check(request, own)
@@ -142,9 +151,11 @@ class Renderer:
         inputs: list[Inputs],
         check: Callable[[AnimateRequest, Inputs], None],
         reporter: Reporter,
+        *,
+        fetch: bool,
     ) -> list[AnimateRequest]:
         """The requests with every file of their models; all are judged before the first file is fetched."""
-        from animatediff.weights.hub import fetch
+        from animatediff.weights.hub import fetch as fetch_file
 
         def completed(request: AnimateRequest) -> tuple[AnimateRequest, bool]:
             absent: list[str] = []
@@ -164,12 +175,14 @@ class Renderer:
             return here, bool(absent)
 
         def fetched(name: str) -> str:
-            return str(fetch(name, download=True, roots=self._roots, on_bytes=reporter.on("download")))
+            return str(fetch_file(name, download=True, roots=self._roots, on_bytes=reporter.on("download")))
 
         judged = [completed(request) for request in requests]
         for (request, absent), own in zip(judged, inputs, strict=True):
             if not absent:
                 check(request, own)
+        if not fetch:
+            return [here for here, _ in judged]
         found = []
         for request, (here, absent), own in zip(requests, judged, inputs, strict=True):
             found.append(complete(request, roots=self._roots, fetched=fetched) if absent else here)
@@ -190,9 +203,11 @@ class Renderer:
                     pipe = self._model(job.request, reporter)
                     request = with_defaults(job.request, job.inputs, pipe)
                     check_travels(request)
+                    finishing = Finishing.of(request, self._roots)
                 for index in range(request.num_clips):
                     with noted(reporter):
                         clip = _sampled(pipe, request.clip(index), job.inputs, reporter, preview)
+                        clip.frames = finishing.frames(clip.frames, reporter)
                     try:
                         yield clip
                     finally:

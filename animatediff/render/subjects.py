@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from animatediff.bundled import is_bundled
-from animatediff.media.formats import FOLDER
+from animatediff.media.formats import UNADJUSTABLE, codec_of
 from animatediff.render.options import OPTIONS, AnimateOptions
 from animatediff.subjects import Subject, without_effect
 
@@ -68,11 +68,11 @@ OUTPUT_SUBJECTS: dict[str, Subject[str]] = {
         lacking="this format does not hold it, players decide; gif, webp and apng do",
     ),
     "lossy": Subject(
-        is_there=lambda format: format not in ("gif", "apng", FOLDER),
+        is_there=lambda codec: codec not in UNADJUSTABLE,
         lacking="this format has no quality to choose; mp4, webm and webp have",
     ),
 }
-"""The same of options that only some formats hold; looked for in the name of the format."""
+"""The same of options that only some formats hold; looked for in the name of the codec, or of the format."""
 
 
 def warn_of_idle_options(request: AnimateOptions) -> None:
@@ -82,7 +82,7 @@ def warn_of_idle_options(request: AnimateOptions) -> None:
 
 def warn_of_idle_output(request: AnimateOptions, format: str) -> None:
     """Warn of each option that a result in this format (`media.formats`) does not hold."""
-    _warn(request, OUTPUT_SUBJECTS, format)
+    _warn(request, OUTPUT_SUBJECTS, codec_of(format, request.codec))
 
 
 def _warn(request: AnimateOptions, subjects: Mapping[str, Subject[T]], given: T) -> None:

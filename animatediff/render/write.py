@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,16 +16,17 @@ import numpy as np
 
 from animatediff.errors import UserError, holds_surrogates
 from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
-from animatediff.media.animated import Spool
-from animatediff.media.formats import FOLDER, format_of
+from animatediff.media.formats import FOLDER, format_of, frame_rate, num_frames_at
 from animatediff.media.grid import grid_frames
 from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
 from animatediff.media.sheet import keyframe_sheet
-from animatediff.media.write import VideoWriter, check_takes_sound
+from animatediff.media.spool import Spool
+from animatediff.media.write import VideoWriter, check_output, check_takes_sound
 from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
+from animatediff.render.finish import finish_of
 from animatediff.render.inputs import sound_of
 from animatediff.render.portable import portable
 from animatediff.render.read.original import to_original
@@ -69,6 +70,8 @@ class OneFile:
     path: str | None = None
     suffix: str = ".mp4"
     """Of the free name; empty for a folder of frames."""
+    note: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of the record inside and beside each clip, as plain JSON values."""
 
     @contextmanager
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
@@ -77,6 +80,7 @@ class OneFile:
         first = self.path or str(roots.samples / _default_name(requests[0], self.suffix))
         for request in requests:
             warn_of_idle_output(request, format_of(first))
+            check_output(first, request.codec, request.max_size)
             if request.audio:
                 check_takes_sound(first)
         if self.path is not None:
@@ -84,7 +88,7 @@ class OneFile:
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
         check_writable(first)
-        yield _OneFile(self.path, num_clips, roots, reporter, self.suffix)
+        yield _OneFile(self.path, num_clips, roots, reporter, self.suffix, self.note)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class RunFolder:
         root = self.root or roots.samples
         for request in requests:
             warn_of_idle_output(request, "gif")
+            check_output("sample.gif", request.codec, request.max_size)
             if request.audio:
                 check_takes_sound("sample.gif")
         titles = {request.name for request in requests}
@@ -129,7 +134,8 @@ class _OneFile:
     num_clips: int
     roots: Roots
     reporter: Reporter
-    suffix: str = ".mp4"
+    suffix: str
+    note: Mapping[str, Any]
     done: list[Rendered] = field(default_factory=list)
 
     def add(self, clip: Clip) -> None:
@@ -138,7 +144,8 @@ class _OneFile:
         else:
             target = numbered(self.path, len(self.done), self.num_clips)
         overwrite = self.path is not None
-        self.done.append(write_clip(clip, target, self.reporter, overwrite=overwrite, roots=self.roots))
+        rendered = write_clip(clip, target, self.reporter, overwrite=overwrite, roots=self.roots, note=self.note)
+        self.done.append(rendered)
 
     def finish(self) -> list[Rendered]:
         return self.done
@@ -171,7 +178,8 @@ class _RunFolder:
 
     def finish(self) -> list[Rendered]:
         assert self.folder is not None
-        with VideoWriter(self.folder / "sample.gif", fps=GRID_FPS, after_frame=self.reporter.on("write")) as grid:
+        fps = finish_of(self.requests[0]).rate(GRID_FPS)
+        with VideoWriter(self.folder / "sample.gif", fps=fps, after_frame=self.reporter.on("write")) as grid:
             for frame in grid_frames(self._frames):
                 grid.write(frame)
                 self.reporter.check()
@@ -184,6 +192,13 @@ class _RunFolder:
             frames.close()
 
 
+def shown_from(index: int, request: AnimateRequest) -> int:
+    """The frame of the file at which frame `index` of the clip is shown first, or, at a lower rate, the nearest one."""
+    fps = frame_rate(request.fps or GRID_FPS)
+    rate = finish_of(request).rate(fps) / fps
+    return min(round(index * rate), num_frames_at(request.num_frames or 1, rate) - 1)
+
+
 def write_clip(
     clip: Clip,
     target: str | Path,
@@ -192,22 +207,28 @@ def write_clip(
     overwrite: bool,
     spools: list[Spool] | None = None,
     roots: Roots = HERE,
+    note: Mapping[str, Any] | None = None,
 ) -> Rendered:
     """Write a clip's frames as they are decoded, then the files beside it; nothing half written stays.
 
-    spools: gets the frames once more, on disk; roots: folders that names in the record are relative to.
+    spools: gets the frames once more, on disk; roots: folders that names in the record are relative to; note: further
+    entries of the record.
     """
-    request, content = clip.request, record(clip.request, roots)
+    request, content = clip.request, record(clip.request, roots) | dict(note or {})
     seam = LoopSeam() if request.closed_loop else None
     num_frames = request.num_frames or 1
+    fps = finish_of(request).rate(request.fps or GRID_FPS)
     indices = [index % num_frames for index in clip.keyframes.indices]
+    shown = {shown_from(index, request): index for index in indices}
     kept: dict[int, np.ndarray] = {}
     writer = VideoWriter(
         target,
-        fps=request.fps or GRID_FPS,
+        fps=fps,
         quality=request.quality,
         metadata=content,
         loop=request.loop,
+        codec=request.codec,
+        max_size=request.max_size,
         overwrite=overwrite,
         sound=sound_of(request),
         after_frame=reporter.on("write"),
@@ -218,7 +239,7 @@ def write_clip(
             writer.write(frames)
             if seam is not None:
                 seam.add(frames)
-            kept |= {index: frames[index - first].copy() for index in indices if first <= index < first + len(frames)}
+            kept |= {shown[at]: frames[at - first].copy() for at in shown if first <= at < first + len(frames)}
             if spools is not None:
                 if first == 0:
                     spools.append(Spool((frames.shape[1], frames.shape[2])))
@@ -228,13 +249,14 @@ def write_clip(
         reporter.check()
     reporter.tell("write", first, first)
     path = writer.path
-    write_sidecar(path, content)
     sheets = []
-    if clip.keyframes.images:
-        sheet = keyframe_sheet(clip.keyframes.images, kept, indices)
-        sheets.append(write_image(sheet, path.with_name(f"{path.stem}.keyframes.png")))
-    if isinstance(prompt := request.prompt_of(), PromptTravel):
-        sheets.append(write_image(timeline_image(prompt, first), path.with_name(f"{path.stem}.prompts.png")))
+    with _beside(path):
+        write_sidecar(path, content)
+        if clip.keyframes.images:
+            sheet = keyframe_sheet(clip.keyframes.images, kept, indices)
+            sheets.append(write_image(sheet, path.with_name(f"{path.stem}.keyframes.png")))
+        if isinstance(prompt := request.prompt_of(), PromptTravel):
+            sheets.append(write_image(timeline_image(prompt, num_frames), path.with_name(f"{path.stem}.prompts.png")))
     return Rendered(
         file=path,
         request=request,
@@ -242,6 +264,15 @@ def write_clip(
         seam=None if seam is None else seam.value(),
         notes=tuple(clip.notes),
     )
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[None]:
+    """Say in errors of the files beside a result that the result itself is there."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path} is written, but not all that belongs beside it: {error}") from error
 
 
 # -- names and records -------------------------------------------------------------------------------------------------

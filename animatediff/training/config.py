@@ -12,6 +12,7 @@ from animatediff.errors import UserError
 from animatediff.render import WeightRef
 from animatediff.render.request import Count, Finite, Name, Size
 from animatediff.training.data.config import DataConfig
+from animatediff.training.portable import without_folders
 
 logger = logging.getLogger(__name__)
 
@@ -271,8 +272,18 @@ class TrainConfig(_Frozen):
         return self.data.model_copy(update={"num_frames": 1}) if self.single_frames else self.data
 
     def stored(self) -> dict[str, Any]:
-        """The settings that are not the default, as plain JSON values, to be stored with the weights."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"out"})
+        """The settings that are not the default, as plain JSON values, to be stored with the weights.
+
+        They tell no folders of this machine: names of files are portable (`render.portable`).
+        """
+        return self._portable()[0]
+
+    def hashes(self) -> dict[str, str]:
+        """Short hashes of the weights that the run builds on, by setting, to be stored with what it makes."""
+        return self._portable()[1]
+
+    def _portable(self) -> tuple[dict[str, Any], dict[str, str]]:
+        return without_folders(self.model_dump(mode="json", exclude_defaults=True, exclude={"out"}))
 
 
 ONLY_FOR: dict[str, tuple[Stage, ...]] = {

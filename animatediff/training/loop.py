@@ -31,7 +31,7 @@ from animatediff.training.accelerator import (
 from animatediff.training.checkpoint import check_same, newest_checkpoint, restore_random_state, write_checkpoint
 from animatediff.training.encode import Encoder
 from animatediff.training.memory import say_memory
-from animatediff.training.models import cast_frozen, load_pipeline
+from animatediff.training.models import cast_frozen, load_pipeline, tokenizer_of
 from animatediff.training.objective import Objective
 from animatediff.training.optimizer import learning_rate
 from animatediff.training.randomness import NoiseSampler
@@ -331,7 +331,7 @@ class Trainer:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
-                f"{self.folder}: a checkpoint takes {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free; "
+                f"{self.folder}: a checkpoint takes {needed / 1e6:,.0f} MB, the disk has {free / 1e6:,.0f} MB free; "
                 "make room, or name another folder with `out`"
             )
 
@@ -355,7 +355,7 @@ def checked_dataset(config: TrainConfig, accelerator: Any) -> Any:
 
     clips = config.clips()
     if accelerator.is_main_process:
-        report = check_data(clips)
+        report = check_data(clips, tokenizer_of(config))
         logger.log(logging.INFO if report.is_clean else logging.WARNING, "%s", report)
     accelerator.wait_for_everyone()
     return open_dataset(clips, rank=accelerator.process_index, world_size=accelerator.num_processes)

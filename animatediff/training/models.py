@@ -31,6 +31,19 @@ def model_source(model: str) -> Path:
     return path if path.exists() or not is_hub_id(model) else download_base(model)
 
 
+def tokenizer_of(config: TrainConfig) -> Any:
+    """The tokenizer of the base model, where that is a folder here; None elsewhere, also where it cannot be read."""
+    from transformers import CLIPTokenizer
+
+    from animatediff.bundled import bundled_path, named
+
+    try:
+        folder = bundled_path() if config.model == "bundled" else Path(named(config.model)).expanduser()
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer") if (folder / "tokenizer").is_dir() else None
+    except (UserError, OSError, ValueError, RuntimeError):  # which loading the model says
+        return None
+
+
 def load_pipeline(config: TrainConfig) -> AnimateDiffPipeline:
     """Load the base model of the configuration, without motion modules. Raises UserError where it is no such model."""
     from animatediff.pipelines import AnimateDiffPipeline

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ def _short(value: Any) -> Any:
 
 
 class ProgressReporter:
-    """Progress on stderr: a bar where it is a terminal, plain lines otherwise, nothing if `quiet`."""
+    """Progress on stderr: a bar where it is a terminal, plain lines otherwise, nothing if `quiet`.
+
+    A terminal that was closed, or a pipe that nobody reads any more, ends the reports and not the run.
+    """
 
     def __init__(self, steps: int, step: int, *, quiet: bool = False) -> None:
         """steps: those of the whole run; step: the one it goes on after."""
@@ -78,7 +82,8 @@ class ProgressReporter:
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+            with self._as_long_as_shown():
+                self._bar.update(self._task, completed=step)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
         """Show the metrics of a step, and how long the rest will take."""
@@ -86,12 +91,13 @@ class ProgressReporter:
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in row.items() if _shown(name, value))
         text += f", {self.left(step)} left"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-        elif not self.quiet:
-            now = time.perf_counter()
-            if now - self._last_line >= SECONDS_BETWEEN_LINES or step == self.steps:
-                self._last_line = now
-                print(f"step {step} of {self.steps}: {text}", file=sys.stderr, flush=True)
+            with self._as_long_as_shown():
+                self._bar.update(self._task, completed=step, description=text)
+            return
+        now = time.perf_counter()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES or step == self.steps:
+            self._last_line = now
+            self.message(f"step {step} of {self.steps}: {text}")
 
     def left(self, step: int) -> str:
         """Time to completion, by the speed since this process began."""
@@ -101,16 +107,25 @@ class ProgressReporter:
 
     def message(self, text: str) -> None:
         """Print a line of its own."""
-        if self._bar is not None:
-            self._bar.console.print(printable(text), highlight=False, markup=False)
-        elif not self.quiet:
-            print(printable(text), file=sys.stderr, flush=True)
+        with self._as_long_as_shown():
+            if self._bar is not None:
+                self._bar.console.print(printable(text), highlight=False, markup=False)
+            elif not self.quiet:
+                print(printable(text), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        with self._as_long_as_shown():
+            if self._bar is not None:
+                self._bar.stop()
+        self._bar = None
+
+    @contextmanager
+    def _as_long_as_shown(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._bar, self.quiet = None, True
 
 
 def _shown(name: str, value: Any) -> bool:

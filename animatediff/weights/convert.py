@@ -126,7 +126,7 @@ def convert(
         logger.warning("%s: %s", target, result.otherwise)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
     what = f"{found.title}{f' ({result.title})' if result.title else ''}"
-    if settings := trained_with(header.metadata, str(header.path)):
+    if settings := trained_with(header):
         result.note += f"; trained with {told(settings)}, which other programs have to be told"
     return f"{target}: {what}, {to} layout, {len(result.tensors)} tensors, {' and '.join(precisions)}{result.note}"
 

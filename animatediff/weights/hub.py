@@ -34,6 +34,9 @@ MOTION_LORAS = (
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 ALIASES = {"runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 """Hub ids that are gone -> where the model is now."""
+CONNECT_SECONDS = 5
+LONGEST_REASON = 160
+"""Characters of an error of the hub that a message has."""
 _reported: set[str] = set()
 _allowed: ContextVar[bool] = ContextVar("network", default=True)
 
@@ -120,6 +123,7 @@ def fetch_folder(name: str, wanted: Callable[[Sequence[str]], Sequence[str]], **
     logger.info("%s: looked for on the hub", name)
     try:
         with _quiet_hub():
+            _reach()
             files = HfApi().list_repo_files(repository, **of_list)
             return Path(snapshot_download(repository, allow_patterns=[*wanted(files)], **settings))
     except (UserError, Cancelled):
@@ -151,9 +155,25 @@ def _quiet_hub() -> Iterator[None]:
         log.setLevel(level)
 
 
+def _reach() -> None:
+    """Ask the hub for an answer of any kind; without a network its library would go on trying for half a minute.
+
+    Raises the errors of that library's network layer where there is no connection within `CONNECT_SECONDS`.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT, timeout=CONNECT_SECONDS)
+    except Exception as error:
+        if type(error).__name__ != "ReadTimeout":  # by name, as the layer is another with each generation
+            raise
+
+
 def first_line(error: Exception) -> str:
     """An error of the hub in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON].rpartition(' ')[0]} ..."
 
 
 def located_file(
@@ -261,17 +281,23 @@ def known_file(name: str | Path, *, download: bool, roots: Roots = HERE) -> Path
     for models in roots.models:
         if (place := models / known.folder / path.name).is_file():
             return place
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(known.repository, path.name)
-    if isinstance(cached, str):
-        return Path(cached)
+    if (cached := cached_file(path.name)) is not None:
+        return cached
     if not download:
         raise UserError(
             f"{name}: not here; put it at {roots.models[0] / known.folder / path.name}, or add `download` to fetch it "
             f"from {known.repository} on the hub (about {known.megabytes:,} MB)"
         )
     return None
+
+
+def cached_file(name: str) -> Path | None:
+    """The published file of this name in the hub's local cache; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    known = KNOWN_FILES.get(name)
+    found = None if known is None else try_to_load_from_cache(known.repository, name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def fetch(name: str | Path, *, download: bool, roots: Roots = HERE, on_bytes: OnBytes | None = None) -> Path:
@@ -304,14 +330,15 @@ def _download(known: KnownFile, name: str, place: Path, on_bytes: OnBytes | None
         if on_bytes is not None and "tqdm_class" in signature(hf_hub_download).parameters:  # not in old versions
             bar["tqdm_class"] = _bar(on_bytes)
         with _quiet_hub():
+            _reach()
             return Path(hf_hub_download(known.repository, name, endpoint=endpoint, **bar))
     except (UserError, Cancelled):
         raise
     except Exception as error:  # errors of the network are of another library with each generation of the hub's
         reason = first_line(error)
         raise UserError(
-            f"{name}: could not be fetched from {known.repository}{f' at {endpoint}' if endpoint else ''}: {reason} "
-            f"Put the file at {place} by hand, or try again"
+            f"{name}: could not be fetched from {known.repository}{f' at {endpoint}' if endpoint else ''}: "
+            f"{reason.rstrip('.')}. Put the file at {place} by hand, or try again"
         ) from error
 
 

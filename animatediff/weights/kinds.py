@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 BASE_TITLES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "SDXL"}
 """Kind of base model -> its name in messages."""
+SHORT_TITLES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL"}
+"""Kind of base model -> its name inside of a longer sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +139,7 @@ KINDS: dict[str, Kind] = {
     "textual_inversion": Kind(title="textual inversion embedding", settings=("embeddings",)),
     "hypernetwork": Kind(title="hypernetwork", instead="take a LoRA of the same subject (`loras`)"),
     # Others that lie in the same folders
-    "upscaler": Kind(
-        title="image upscaler", instead="`upscale` renders larger by the image model; or upscale the frames elsewhere"
-    ),
+    "upscaler": Kind(title="image upscaler", settings=("upscaler",)),
     "face_restorer": Kind(title="face restoration model", instead="restore the rendered frames elsewhere"),
     "inpainter": Kind(title="inpainting model without text (LaMa)", instead="edit the rendered frames elsewhere"),
     "interpolator": Kind(

@@ -31,6 +31,7 @@ from animatediff.weights.keys import (
     to_internal,
     to_original,
 )
+from animatediff.weights.kinds import SHORT_TITLES
 from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BASE_TITLES = {3: "SDXL", 4: "SD 1.x"}
-"""Number of down blocks -> base model."""
+BY_LEVELS = {3: "sdxl", 4: "sd1"}
+"""Number of down blocks -> kind of base model."""
 DEEPER = re.compile(r"\.transformer_blocks\.[1-9]|\.(attention_blocks|norms)\.([2-9]|\d\d)|\.attn[3-9]\.")
 """Internal names that modules of one transformer block with at most two attentions do not have."""
 MODEL = "motion module"
@@ -116,7 +117,7 @@ def family_of(found: Recognised, family: str | None) -> Family:
     assert facts is not None, "check_family lets no other pass"
     for line in [*said, *(judged.warnings if judged is not None else ())]:
         logger.warning("%s: %s", path, line)
-    return replace(facts, sampling=trained_with(found.header.metadata, str(path)))
+    return replace(facts, sampling=trained_with(found.header))
 
 
 def check_family(found: Recognised, family: str | None) -> None:
@@ -226,7 +227,7 @@ def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognis
     wanted = MotionLayout.from_unet(unet, mid_block=layout.mid is not None)
     if layout.stands_as(wanted):
         return
-    made_for, given = (BASE_TITLES.get(len(side.down), "another kind") for side in (layout, wanted))
+    made_for, given = (SHORT_TITLES.get(BY_LEVELS.get(len(side.down), ""), "another kind") for side in (layout, wanted))
     if given == "SDXL" and unet.config.get("addition_embed_type") != "text_time":
         given = made_for  # distilled ones of SD 1.x have three levels too
     if made_for != given:

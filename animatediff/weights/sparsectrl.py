@@ -23,11 +23,13 @@ from animatediff.motion import frame_positions
 from animatediff.parse import load_json
 from animatediff.weights.base import ldm
 from animatediff.weights.base.model_configs import Generation, unet_config
-from animatediff.weights.base.text_width import BASE_TITLES, base_text_width, text_width
+from animatediff.weights.base.text_width import base_text_width, text_width
 from animatediff.weights.fit import check_fit
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
+from animatediff.weights.kinds import SHORT_TITLES
 from animatediff.weights.motion import find_header, original_tensors
 from animatediff.weights.motion_config import config_beside
+from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
 from animatediff.weights.storage.folders import read_json
@@ -297,7 +299,7 @@ def _check_fit(found: Shapes, expected: Shapes, path: Path) -> None:
     )
     if made_for == given and outputs == wanted:
         return
-    titles = [BASE_TITLES.get(width or 0, "another kind of") for width in (made_for, given)]
+    titles = [SHORT_TITLES.get(BY_WIDTH.get(width or 0, ""), "another kind of") for width in (made_for, given)]
     if titles[0] != titles[1]:
         raise UserError(
             f"{path}: a SparseCtrl encoder for {titles[0]} base models, but the base model is {titles[1]}; "

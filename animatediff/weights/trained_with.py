@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.parse import load_json
+
+if TYPE_CHECKING:
+    from animatediff.weights.storage.files import Header
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SAMPLING_KEY = "animatediff.sampling"
@@ -26,8 +29,13 @@ def trained_metadata(settings: Mapping[str, Any]) -> dict[str, str]:
     return {SAMPLING_KEY: json.dumps(dict(settings))} if settings else {}
 
 
-def trained_with(metadata: Mapping[str, Any], label: str) -> dict[str, Any]:
-    """The settings that the metadata of a file states. Raises UserError for a statement that cannot be read."""
+def trained_with(header: Header) -> dict[str, Any]:
+    """The settings that a file states. Raises UserError for a statement that cannot be read."""
+    return stated_settings(header.metadata, str(header.path))
+
+
+def stated_settings(metadata: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """The settings that the metadata of a file states; `label` is its name in messages. Raises as `trained_with`."""
     stated = metadata.get(SAMPLING_KEY)
     if not isinstance(stated, str):
         return {}

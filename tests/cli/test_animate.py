@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from animatediff.cli.main import app
 from animatediff.cli.original import main as original
 from animatediff.cli.original import parse
+from animatediff.errors import UserError
 from animatediff.media import read_metadata, read_video
 from animatediff.render import build_request, load_config, load_result
 from animatediff.render import render as render_module
@@ -148,6 +149,24 @@ def test_nothing_half_written_stays(
     result = run("x")
     assert result[0] == code and len(result[2].strip().splitlines()) == 1
     assert list(place.iterdir()) == []
+
+
+def test_a_disk_that_is_full_after_the_clip(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clip stays, and the message says so."""
+
+    def fail(path: Path, text: str) -> None:
+        raise UserError(f"{path}: the disk is full")
+
+    monkeypatch.setattr("animatediff.render.write.write_text", fail)
+    code, _, err = run("a fox", "--steps", "1", "--num-frames", "2", "--out", "x.gif")
+    assert code == 2
+    assert err == "animatediff: x.gif is written, but not all that belongs beside it: x.gif.json: the disk is full\n"
+    assert [path.name for path in place.iterdir()] == ["x.gif"]
+
+
+def test_a_mistyped_bundled_model_is_named(place: Path) -> None:
+    code, _, err = run("a fox", "--model", "bundel")
+    assert code == 2 and "bundel: no such file or folder" in err and "did you mean 'bundled'?" in err
 
 
 def test_out_of_memory_says_what_to_try(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -361,3 +361,36 @@ def escapes_in_a_clip(folder: Path) -> list[str]:
     record = {"request": {"\x1b[2J": 1, "prompt": "a"}}
     path = write_video(np.zeros((2, 64, 64, 3), np.uint8), folder / "x.gif", metadata=record)
     return ["animate", "--from", str(path)]
+
+
+# -- training data ----------------------------------------------------------------------------------------------------
+
+
+@sample("raise --max-json-bytes")
+def large_object_of_captions(folder: Path) -> list[str]:
+    (folder / "x.json").write_text("{" + '"a":{},' * 2_500_000 + '"b":{}}')
+    return ["data", str(folder / "x.json")]
+
+
+@sample("entry 1 has more than 1,048,576 characters")
+def large_entry_of_an_array(folder: Path) -> list[str]:
+    (folder / "x.json").write_text('[{"a":[' + "{}," * 7_000_000 + "{}]}]")
+    return ["data", str(folder / "x.json")]
+
+
+@sample("line 2 has more than 1,048,576 characters")
+def large_line(folder: Path) -> list[str]:
+    (folder / "x.jsonl").write_text('{"video":"a.mp4"}\n{"a":[' + "{}," * 7_000_000 + "{}]}\n")
+    return ["data", str(folder / "x.jsonl")]
+
+
+@sample("400001 rows name no file")
+def array_of_many(folder: Path) -> list[str]:
+    (folder / "x.json").write_text("[" + "{}," * 400_000 + "{}]")
+    return ["data", str(folder / "x.json")]
+
+
+@sample("cannot be read as JSON (entry 1: ")
+def nested_array(folder: Path) -> list[str]:
+    (folder / "x.json").write_text("[" * 1_000_000)
+    return ["data", str(folder / "x.json")]

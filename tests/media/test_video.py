@@ -15,7 +15,7 @@ from PIL import Image
 
 from animatediff.errors import UserError
 from animatediff.media import VideoWriter, check_writable, make_grid, read_metadata, read_video, write_video
-from animatediff.media.animated import ticks
+from animatediff.media.spool import ticks
 
 METADATA = {"animatediff": "0", "request": {"prompt": ["ein Füchslein, “rennt” 🦊"], "seed": [2**64 - 1]}}
 LOSSY = ("mp4", "webm", "gif", "webp")
@@ -177,13 +177,13 @@ def test_gif_is_its_own_and_does_not_flicker(tmp_path: Path) -> None:
 def test_the_palette_of_a_long_gif_is_made_from_frames_along_all_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from animatediff.media import animated
+    from animatediff.media import gif
 
     frames = np.repeat(clip(16), 2, axis=0)
     whole = write_video(frames, tmp_path / "a.gif").read_bytes()
-    monkeypatch.setattr(animated, "PALETTE_FRAMES", 32)
+    monkeypatch.setattr(gif, "PALETTE_FRAMES", 32)
     assert write_video(frames, tmp_path / "b.gif").read_bytes() == whole
-    monkeypatch.setattr(animated, "PALETTE_FRAMES", 4)
+    monkeypatch.setattr(gif, "PALETTE_FRAMES", 4)
     back = read_video(write_video(frames, tmp_path / "c.gif"))[0]
     assert back.shape == frames.shape and psnr(back, frames) > psnr(read_video(tmp_path / "a.gif")[0], frames) - 3
 

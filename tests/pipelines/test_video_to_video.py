@@ -159,7 +159,7 @@ def footage(num_frames: int = 4, size: int = 32) -> list[Image.Image]:
 
 def test_strength_is_how_far_the_clip_goes_from_the_video() -> None:
     pipe, video = pipeline("v3"), footage()
-    settings = {**SMALL, "num_inference_steps": 8, "output_type": "latent"}
+    settings = {**SMALL, "height": 32, "width": 32, "num_inference_steps": 8, "output_type": "latent"}
     plain = pipe("a cat", generator=seeded(1), **settings).frames
     clips = [pipe("a cat", video=video, strength=s, generator=seeded(1), **settings).frames for s in (0.125, 0.5, 1.0)]
     assert torch.equal(clips[2], plain), "nothing of the video is left"
@@ -286,7 +286,10 @@ def test_length_and_size_can_be_told_and_long_videos_are_cut(place: Path, monkey
         (["--video", "a.mp4", "--video-duration", "0.05"], "1 frames between 0 s and 0.05 s"),
         (["--video", "a.mp4", "--resize", "zoom"], "unknown resize 'zoom'; known are crop, pad, stretch"),
         (["--video", "mute.mp4", "--audio"], "mute.mp4: holds no sound"),
-        (["--video", "a.mp4", "--audio", "--out", "a.gif"], "a.gif: holds no sound; only .mp4 and .webm do"),
+        (
+            ["--video", "a.mp4", "--audio", "--out", "a.gif"],
+            "a.gif: holds no sound; only .mp4, .webm, .mov and .mkv do",
+        ),
         (["--video", "a.mp4", "--audio", "--fps", "8"], "its sound would not fit"),
         (["--video-start", "1"], "video_start is a setting of video, but no video is given"),
         (["--audio"], "audio is a setting of video"),

@@ -74,6 +74,29 @@ def test_a_cached_model_is_found_and_recorded_by_its_id(place: Path) -> None:
     assert load_result("a.png").model == "owner/model"
 
 
+def test_another_revision_than_the_recorded_one_is_said(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = "f" * 40
+    files = {"model": f"revision:{COMMIT}", "motion_module": f"revision:{other}"}
+    request = {"prompt": "x", "model": "owner/model", "motion_module": "v3_sd15_mm.ckpt"}
+    Path("a.json").write_text(json.dumps({"request": request, "files": files}))
+
+    def said() -> list[str]:
+        caplog.clear()
+        assert load_result("a.json").model == "owner/model"
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert said() == [
+        f"a.json: was made with owner/model as of commit {COMMIT}; what the hub has now may be another",
+        f"a.json: was made with v3_sd15_mm.ckpt as of commit {other}; what the hub has now may be another",
+    ]
+    fetched_before(place, "owner/model")
+    module = fetched_before(place, "guoyww/animatediff", MODULE.parent)
+    shutil.copy(MODULE, module / "v3_sd15_mm.ckpt")
+    assert said() == [
+        f"a.json: v3_sd15_mm.ckpt is here as of commit {COMMIT}, and it was made with commit {other}; frames may differ"
+    ]
+
+
 def test_a_cached_model_is_not_asked_for_again(place: Path) -> None:
     snapshot = fetched_before(place, "owner/model")
     request = build_request({"prompt": "x", "model": "owner/model", "motion_module": str(MODULE), "download": True})

@@ -28,6 +28,7 @@ from animatediff.media import images, numbered, source, stills
 from animatediff.pipelines.arguments import RANGES, Arguments
 from animatediff.render import AnimateRequest, build_request, load_result, parse_config
 from animatediff.render.declare import Option
+from animatediff.render.finish import finish_of
 from animatediff.render.inputs import input_arguments, look_into, sound_of
 from animatediff.render.models import ModelSpec
 from animatediff.render.options import BY_NAME, CALL_OPTIONS, FLAGS, IN_MEMORY, MODEL_OPTIONS, OPTIONS
@@ -167,7 +168,8 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     clip = with_defaults(request, inputs, pipe).clip(0)
     call = call_arguments(clip) | input_arguments(clip, inputs, "rgb")[0]
     writer = {"fps": clip.fps, "quality": clip.quality, "loop": clip.loop, "sound": sound_of(clip)}
-    writer |= {"out": clip.out, "name": clip.name}
+    writer |= {"out": clip.out, "name": clip.name, "codec": clip.codec, "max_size": clip.max_size}
+    writer |= {"finish": finish_of(clip)}
     try:
         fetched = to_come("mm_sd_v14.ckpt", download=request.download)
     except UserError:

@@ -21,9 +21,9 @@ from support.paths import GOLDEN
 from animatediff.errors import Cancelled, UserError
 from animatediff.files import Roots
 from animatediff.media import make_grid, read_video
-from animatediff.media.animated import Spool
 from animatediff.media.grid import grid_frames
 from animatediff.media.seam import LoopSeam, loop_seam
+from animatediff.media.spool import Spool
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.output import Callbacks
 from animatediff.render import AnimateRequest, build_request, inputs

@@ -9,6 +9,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from support.videos import numbered_frame, numbered_video, numbers, write_shard
 
 from animatediff.errors import UserError
 from animatediff.media import write_video
-from animatediff.training.data import DataConfig, check_data, open_dataset
+from animatediff.training.data import DataConfig, check_data, json_rows, open_dataset
 from animatediff.training.data.captions import encoding_of
+from animatediff.training.data.sources import list_rows
 from animatediff.training.data.tar import read_samples
 
 SMALL: dict[str, Any] = {"num_frames": 4, "stride": 1, "height": 48, "width": 96}
@@ -144,6 +146,50 @@ JSON: dict[str, tuple[str, dict[str, str], str]] = {
         {"b.mp4": "x"}, "rows unusable: two values for the key text: line 1"),
     "file beside": ('{"video": "c.mp4"}', {"c.mp4": "lies beside"}, ""),
 }  # fmt: skip
+
+
+class _Slow(io.StringIO):
+    """A text that is read a few characters at a time, so that every entry is cut somewhere."""
+
+    def __init__(self, text: str, most: int) -> None:
+        super().__init__(text)
+        self.most = most
+
+    def read(self, size: int | None = -1, /) -> str:
+        return super().read(self.most)
+
+
+ARRAYS = {
+    "[]": "holds no rows",
+    '[{"video": "a"},]': "a comma behind entry 1, the last one",
+    '[{"video": "a"} {"video": "b"}]': "no comma behind entry 1",
+    '[{"video": "a"}, ': "entry 2: Expecting value",
+    '[{"video": "a"}': "it ends behind entry 1",
+    '[{"video": "a"}] x': "something stands behind the array of 1 entries",
+    '[{"video": "a", "video": "b"}]': "entry 1: ",
+    '[{"video": "a"}, nonsense, {"video": "b"}]': "entry 2: Expecting value",
+}
+
+
+@pytest.mark.parametrize("text", ARRAYS)
+def test_an_array_that_is_none_is_refused_with_the_place(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=ARRAYS[text]):
+        list_rows(tmp_path / "a.json", tmp_path, "jsonl")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_an_array_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(json_rows, "CHUNK", 1000)
+    rows = [
+        {"video": f"{number}.mp4", "text": 'a "ball", {red}, ]\\ \u2028', "n": number * 1.5} for number in range(50)
+    ]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([*rows, 12345, True, None], indent=chunk % 3) + "\n")
+    monkeypatch.setattr(json_rows, "open_text", lambda _: nullcontext(_Slow(path.read_text(), chunk)))
+    found = list(json_rows.json_rows(path))
+    assert [row for _, row in found] == [*rows, *["not a JSON object"] * 3]
+    assert found[-1][0] == "entry 53"
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl"])

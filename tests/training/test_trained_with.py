@@ -17,7 +17,7 @@ from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.weights.base.prediction import restated, sampling_facts
 from animatediff.weights.storage.files import read_header, save_tensors
-from animatediff.weights.trained_with import SAMPLING_KEY, laid_over, trained_metadata, trained_with
+from animatediff.weights.trained_with import SAMPLING_KEY, laid_over, stated_settings, trained_metadata
 
 V = {"prediction_type": "v_prediction"}
 ZERO = {**V, "rescale_betas_zero_snr": True}
@@ -157,7 +157,7 @@ def test_a_single_file_states_its_schedule_as_other_programs_read_it(tmp_path: P
 @pytest.mark.parametrize("text", ["[1]", "{", '{"prediction_type": "sample"}', '{"a": 1}', '{"beta_end": "x"}'])
 def test_an_edited_statement_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"x\.safetensors: its metadata animatediff\.sampling"):
-        trained_with({SAMPLING_KEY: text}, "x.safetensors")
+        stated_settings({SAMPLING_KEY: text}, "x.safetensors")
 
 
 def test_settings_laid_over_a_configuration_are_stated() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -376,6 +377,7 @@ def test_the_old_id_is_an_alias_and_said_once(
         "snapshot_download",
         lambda repo, allow_patterns: asked.append(allow_patterns) or str(GOLDEN / "v1" / "sd"),
     )
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=lambda *_, **__: None))
     hub._reported.clear()
     for _ in range(2):
         assert set(load_base("runwayml/stable-diffusion-v1-5", dtype=torch.float16)) >= {"unet", "vae"}

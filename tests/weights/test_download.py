@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -165,11 +166,28 @@ def test_a_repository_that_is_neither_reached_nor_in_the_cache(monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", refuse)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", refuse)
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     message = r"owner/name: no such file or folder here, the hub cannot be reached \(no route to host\)"
     with pytest.raises(UserError, match=message):
         fetch_folder("owner/name", lambda files: files)
+
+
+def test_without_a_network_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the hub's library was asked, which tries for half a minute")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and nobody listens
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+        monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", asked)
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", asked)
+        with pytest.raises(UserError, match=r"the hub cannot be reached \(.*refused\), and it is not in"):
+            fetch_folder("owner/name", lambda files: files)
+        with pytest.raises(UserError, match=r"could not be fetched from guoyww/.* at .*refused\. Put the file"):
+            fetch("v3_sd15_mm.ckpt", download=True)
 
 
 def test_a_repository_fetched_before_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -259,6 +259,26 @@ def test_a_vae_of_other_latents_is_refused_with_both_sizes(tmp_path: Path, singl
         load_base(SD, vae=vae)
 
 
+def test_a_file_of_a_folder_has_the_configuration_beside_it(tmp_path: Path) -> None:
+    """Groups of the norms, scaling factor and activation: shapes tell none of them."""
+    vae = AutoencoderKL(**KL, norm_num_groups=8, scaling_factor=0.5)
+    vae.save_pretrained(tmp_path / "vae")
+    shutil.copytree(SD / "text_encoder", tmp_path / "text_encoder")
+    file = tmp_path / "text_encoder" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_act": "gelu"}))
+    parts = load_base(
+        SD,
+        vae=tmp_path / "vae" / "diffusion_pytorch_model.safetensors",
+        text_encoder=tmp_path / "text_encoder" / "model.safetensors",
+    )
+    assert (parts["vae"].config.scaling_factor, parts["vae"].config.norm_num_groups) == (0.5, 8)
+    same(parts["vae"], vae.state_dict())
+    assert parts["text_encoder"].config.hidden_act == "gelu"
+    AutoencoderKL(**KL, scaling_factor=0.5).save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    assert load_vae(tmp_path / "other" / "diffusion_pytorch_model.safetensors").config.scaling_factor == 0.18215
+
+
 def test_half_a_vae_is_named(tmp_path: Path) -> None:
     state = AutoencoderKL(**KL).state_dict()
     for half, other in (("decoder", "encoder"), ("encoder", "decoder")):

@@ -18,8 +18,9 @@ from animatediff.errors import UserError
 from animatediff.files import HERE, Roots, is_within
 from animatediff.render.fingerprint import fingerprint
 from animatediff.render.options import BY_NAME, IN_MEMORY, PATH_FIELDS
-from animatediff.render.portable import bundled_name, with_files
+from animatediff.render.portable import REVISION, bundled_name, revision_of, with_files
 from animatediff.render.request_inputs import is_note
+from animatediff.weights.hub import cached_file, cached_folder, is_hub_id
 from animatediff.weights.storage.paths import shown
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,25 @@ class Lookup:
                 f"file may name others (its own, the working directory, models/); name it yourself{_flag(setting)}, or "
                 "its folder with `folder`"
             )
+        self._compare_revision(name, recorded)
         return name
+
+    def _compare_revision(self, name: str, recorded: str) -> None:
+        """Warn where a model of the hub is, or may come to be, of another commit than the one that was recorded."""
+        kind, _, commit = recorded.partition(":")
+        if kind != REVISION:
+            return
+        place = cached_folder(name) if is_hub_id(name) else cached_file(name)
+        if place is None:
+            logger.warning(
+                "%s: was made with %s as of commit %s; what the hub has now may be another",
+                shown(self.where), shown(name), shown(commit[:40]),
+            )  # fmt: skip
+        elif (here := revision_of(place)) != commit:
+            logger.warning(
+                "%s: %s is here as of commit %s, and it was made with commit %s; frames may differ",
+                shown(self.where), shown(name), here, shown(commit[:40]),
+            )  # fmt: skip
 
     def _found(self, name: str, kind: str, *, is_media: bool, is_recorded: bool) -> Iterator[str]:
         """Existing files that a name can mean, inside the folders, the likeliest first."""

@@ -44,7 +44,7 @@ def load_config(
         folders, length = data_folders(path, roots), (overrides or {}).get("num_frames")
         settings = settings_of_travel(data, str(path), folders, roots, num_frames=length)
         users = {"model": pretrained_model_path} if pretrained_model_path else {}
-        values = _merged(settings, Lookup(str(path), folders, roots), {**users, **(overrides or {})})
+        values = merged(settings, Lookup(str(path), folders, roots), {**users, **(overrides or {})})
         return [build_request(values, str(path))]
     return parse_config(
         read_text(path),
@@ -73,22 +73,22 @@ def parse_config(
         values, known_lines = _settings(run, run_lines, place, pretrained_model_path)
         is_users = pretrained_model_path is not None and values.get("model") == pretrained_model_path
         users = {"model": pretrained_model_path} if is_users else {}
-        values = _merged(values, Lookup(place, [folder], roots), {**users, **(overrides or {})})
+        values = merged(values, Lookup(place, [folder], roots), {**users, **(overrides or {})})
         known_lines = {key: line for key, line in known_lines.items() if key not in (overrides or {})}
-        runs = _each(values)
+        runs = each(values)
         MAX_RUNS.check(len(requests) + len(runs), f"{where}: holds {len(requests) + len(runs):,} runs or more")
         requests += [build_request(one, place, known_lines) for one in runs]
     return requests
 
 
-def _merged(values: Mapping[str, Any], lookup: Lookup, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def merged(values: Mapping[str, Any], lookup: Lookup, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run as far as a file decides them, with the files that it names found, and others on top."""
     values = {name: value for name, value in values.items() if name not in PATH_FIELDS or name not in overrides}
     values = without_what_is_not_its_own(values, lookup.where, overrides)
     return merge(lookup.resolve(values), overrides)
 
 
-def _each(values: dict[str, Any]) -> list[dict[str, Any]]:
+def each(values: dict[str, Any]) -> list[dict[str, Any]]:
     """A run for each entry of a list of motion modules, steps or guidance scales."""
     runs = [values]
     for name in EACH:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from animatediff.errors import UserError
 from animatediff.media.folder import ImageFolder
 from animatediff.media.kinds import BadMedia
+from animatediff.prompts.vocabulary import StrangeWords, is_bundled_vocabulary
 from animatediff.training.data.clip import Draw
 from animatediff.training.data.config import DataConfig, Kind
 from animatediff.training.data.dataset import chosen_frames, frames_in_time, is_still, opened
@@ -50,6 +52,8 @@ class DataReport:
     bad_opened: Findings = field(default_factory=Findings)
     """Faults of files that were opened."""
     notes: Findings = field(default_factory=Findings)
+    strange: StrangeWords | None = None
+    """Words of captions, those of the first samples of shards, where the model to train on is the bundled one."""
 
     @property
     def bad_share(self) -> float:
@@ -61,7 +65,11 @@ class DataReport:
     @property
     def is_clean(self) -> bool:
         """Whether there is nothing to be said beside the numbers."""
-        return not (len(self.bad_listed) or len(self.bad_opened) or len(self.notes))
+        return not (len(self.bad_listed) or len(self.bad_opened) or len(self.notes) or self._is_strange)
+
+    @property
+    def _is_strange(self) -> bool:
+        return self.strange is not None and self.strange.num_strange > 0
 
     def __str__(self) -> str:
         config = self.config
@@ -80,17 +88,19 @@ class DataReport:
             lines[-1] += f"; {self.num_opened} {what}, {good} of these good"
         lines += [f"  bad: {line}" for line in (*self.bad_listed.lines(), *self.bad_opened.lines())]
         lines += [f"  note: {line}" for line in self.notes.lines()]
+        lines += [f"  note: {self.strange}"] if self._is_strange else []
         return "\n".join(lines)
 
 
-def check_data(config: DataConfig) -> DataReport:
+def check_data(config: DataConfig, tokenizer: Any = None) -> DataReport:
     """Check everything that `config` names, and open up to `config.max_checked` files, spread over all of them.
 
-    Raises UserError if there is nothing, columns are missing, or more than `config.max_bad` is unusable; the message
-    says what was found.
+    tokenizer: that of the model to train on; of the bundled one, words of captions are looked for in it. Raises
+    UserError if there is nothing, columns are missing, or more than `config.max_bad` is unusable; the message says what
+    was found.
     """
     kind = kind_of(config)
-    report = DataReport(config, kind)
+    report = DataReport(config, kind, strange=StrangeWords() if is_bundled_vocabulary(tokenizer) else None)
     check_fits(config, kind)
     if kind == "sprites":
         report.num_listed = report.num_found = config.num_items
@@ -167,6 +177,9 @@ def _check_files(config: DataConfig, report: DataReport) -> None:
     report.bad_listed, report.notes = listing.bad, listing.notes
     # Leaving out what is named twice is no fault of the data: count it as not listed.
     report.num_listed = len(listing.items) + len(listing.bad)
+    if report.strange is not None:
+        for item in listing.items:
+            report.strange.look(item.text)
     chosen = _spread(len(listing.items), config.max_checked)
 
     def check(index: int) -> BadMedia | list[str]:
@@ -220,6 +233,8 @@ def _first_samples(
         except BadMedia as error:
             yield sample.name, error
             continue
+        if report.strange is not None:
+            report.strange.look(parts.text)
         if not parts.text:
             report.notes.add(NO_CAPTION, f"{shard}: {parts.name}")
             bare = True

@@ -6,6 +6,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAINING_KEY, STEP_KEY = "animatediff.training", "animatediff.step"
-"""Keys of the metadata: the configuration that made the weights, and the step they are of."""
+TRAINING_KEY, FILES_KEY, STEP_KEY = "animatediff.training", "animatediff.files", "animatediff.step"
+"""Keys of the metadata: the configuration that made the weights, hashes of its files, and the step they are of."""
 
 
 def asked_sampling(config: TrainConfig) -> dict[str, Any]:
@@ -146,12 +147,19 @@ class Stage(ABC):
         """Copy the trained weights to the CPU, whole. With FSDP every process must call it."""
         return {name: whole(parameter) for name, parameter in self.parameters.items()}
 
+    @cached_property
+    def _origin(self) -> dict[str, str]:
+        """Metadata of what the weights were made by; files are hashed once."""
+        hashes = self.config.hashes()
+        files = {FILES_KEY: json.dumps(hashes)} if hashes else {}
+        return {TRAINING_KEY: json.dumps(self.config.stored()), **files}
+
     def metadata(self, step: int) -> dict[str, str]:
         """Metadata of the file of weights."""
         return {
             "format": "pt",
             **trained_metadata(self.trained_with),
-            TRAINING_KEY: json.dumps(self.config.stored()),
+            **self._origin,
             STEP_KEY: str(step),
             "animatediff.version": __version__,
         }

@@ -80,7 +80,7 @@ class LoRA:
             load_lora(new_lora(layers, config.lora_rank, config.seed), unet=unet, adapter_name=NAME, scale=scale)
         else:
             start = named(config.start_from)
-            self.trained_with = trained_with(check_kind(start, kinds).metadata, str(start))
+            self.trained_with = trained_with(check_kind(start, kinds))
             load_lora(start, unet=unet, adapter_name=NAME)
         self.paths = [path for path in layers if NAME in getattr(unet.get_submodule(path), "lora_A", ())]
         self.parameters: dict[str, nn.Parameter] = {}

@@ -69,7 +69,7 @@ class SparseCtrlStage(Stage):
             encoder = SparseCtrl.from_unet(pipe.unet, adapter, kind=config.condition, vae_scale_factor=factor)
         else:
             header = find_header(named(config.start_from))
-            self.loaded = trained_with(header.metadata, str(header.path))
+            self.loaded = trained_with(header)
             encoder = load_sparsectrl(header, unet=pipe.unet)
             if encoder.kind != config.condition:
                 logger.info(

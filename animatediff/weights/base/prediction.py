@@ -18,7 +18,7 @@ from animatediff.errors import UserError
 from animatediff.files import parse_yaml, read_text
 from animatediff.parse import load_json
 from animatediff.weights.storage.files import Header, load_tensors
-from animatediff.weights.trained_with import BETAS, PREDICTION_TYPES, SAMPLING_KEY, trained_with
+from animatediff.weights.trained_with import BETAS, PREDICTION_TYPES, SAMPLING_KEY, stated_settings
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def restated(
 
 
 def _of_metadata(metadata: Mapping[str, str]) -> Iterator[_Statement]:
-    for name, value in trained_with(metadata, "this file").items():
+    for name, value in stated_settings(metadata, "this file").items():
         yield _Statement("zero_snr" if name == "rescale_betas_zero_snr" else name, value, f"metadata {SAMPLING_KEY}")
     for key in METADATA_KEYS:
         if word := metadata.get(key, "").strip():

@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.base import ldm
-from animatediff.weights.base.components import TITLES, Component, check_class, planned_shapes, stated_class
+from animatediff.weights.base.components import (
+    CLASSES,
+    OF_TRANSFORMERS,
+    TITLES,
+    Component,
+    check_class,
+    planned_shapes,
+    stated_class,
+)
 from animatediff.weights.base.model_configs import Generation, text_config, vae_config
 from animatediff.weights.storage.files import Header, read_header
-from animatediff.weights.storage.folders import component_folder, folder_header, read_json
+from animatediff.weights.storage.folders import STEMS, component_folder, folder_header, read_json
 from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
@@ -78,10 +86,10 @@ def _unprefixed(header: Header, prefixes: tuple[str, ...]) -> tuple[str, list[st
 def _located(
     supplied: str | Path, name: str, *, half: bool = False, variant: str | None = None
 ) -> tuple[Header, dict[str, Any] | None]:
-    """Header and, for a diffusers folder, the configuration of a component given by path."""
+    """Header of a component given by path and, where it is diffusers' folder or a file in one, its configuration."""
     path = expanded(supplied)
     if not path.is_dir():
-        return read_header(path), None
+        return read_header(path), _config_beside(path, name)
     folder = component_folder(path, name)
     return located_in(folder, name, half=half, variant=variant)
 
@@ -93,15 +101,30 @@ def located_in(
 
     Raises UserError for one of another class; a LoRA that lies in it is left out with a warning.
     """
-    config = read_json(folder / "config.json")
-    if isinstance(of_text := config.get("text_config"), dict) and name != "vae":  # a whole CLIP: its text half
-        usual = "CLIPTextModelWithProjection" if name == "text_encoder_2" else "CLIPTextModel"
-        config = {"projection_dim": config.get("projection_dim", 512), **of_text, "architectures": [usual]}
+    config = _config_in(folder, name)
     check_class(config, name, folder)
     for lora in OWN_LORAS:
         if (folder / lora).is_file():
             logger.warning("%s: the LoRA in it (%s) is left out; give it with `lora`", folder, lora)
     return folder_header(folder, half=half, variant=variant), config
+
+
+def _config_in(folder: Path, name: str) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if isinstance(of_text := config.get("text_config"), dict) and name != "vae":  # a whole CLIP: its text half
+        usual = "CLIPTextModelWithProjection" if name == "text_encoder_2" else "CLIPTextModel"
+        config = {"projection_dim": config.get("projection_dim", 512), **of_text, "architectures": [usual]}
+    return config
+
+
+def _config_beside(file: Path, name: str) -> dict[str, Any] | None:
+    """The configuration of a component's folder, for a file in it of a name that diffusers or transformers give."""
+    folder = file.parent
+    if not file.name.startswith(tuple(f"{stem}." for stem in STEMS)) or not (folder / "config.json").is_file():
+        return None
+    config = _config_in(folder, name)
+    states = "architectures" if name in OF_TRANSFORMERS else "_class_name"
+    return config if config.get(states) and stated_class(config, name) in CLASSES[name] else None
 
 
 def vae_component(

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from animatediff.errors import UserError
+from animatediff.weights.kinds import SHORT_TITLES
+from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.storage.files import read_header
 from animatediff.weights.storage.folders import folder_header
 
-BASE_TITLES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
-"""Width of the prompt embeddings that cross attentions take -> base model."""
 CROSS_ATTENTION = ".attn2.to_k.weight"
 
 Shape = tuple[int, ...]
@@ -52,4 +52,4 @@ def in_words(width: int) -> str:
     >>> in_words(2048), in_words(32)
     ('2048 (SDXL)', '32')
     """
-    return f"{width} ({BASE_TITLES[width]})" if width in BASE_TITLES else str(width)
+    return f"{width} ({SHORT_TITLES[BY_WIDTH[width]]})" if width in BY_WIDTH else str(width)

@@ -27,14 +27,14 @@ Matrix = np.ndarray
 IDENTITY: Matrix = np.eye(2, 3)
 
 
-def opencv() -> Any:
-    """The module `cv2`. Raises UserError where it is missing or broken."""
+def opencv(what: str = "measuring motion", extra: str = "train") -> Any:
+    """The module `cv2`. Raises UserError, which says what needs it, where it is missing or broken."""
     try:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"measuring motion needs OpenCV ({error}); it is in the extra `train`:"
-            " pip install 'animatediff[train]', or opencv-python-headless alone"
+            f"{what} needs OpenCV ({error}); it is in the extra `{extra}`:"
+            f" pip install 'animatediff[{extra}]', or opencv-python-headless alone"
         ) from error
     return cv2
 
@@ -49,11 +49,11 @@ class AnalysedImage:
     """Analysed pixels a pixel of the frame."""
 
     @classmethod
-    def of(cls, frame: np.ndarray) -> AnalysedImage:
-        """From a frame, uint8 (h, w, 3)."""
+    def of(cls, frame: np.ndarray, side: int = ANALYSED_SIDE, enlarged: float = ENLARGED) -> AnalysedImage:
+        """From a frame, uint8 (h, w, 3), at the area of a square of this side, enlarged by `enlarged` at most."""
         cv2 = opencv()
         height, width = frame.shape[:2]
-        size = analysed_size(width, height)
+        size = analysed_size(width, height, side, enlarged)
         scale = (size[0] * size[1] / (width * height)) ** 0.5
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
         return cls(cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), scale)
@@ -79,13 +79,13 @@ class AnalysedImage:
         return self.texture[..., 0] + self.texture[..., 2]
 
 
-def analysed_size(width: int, height: int) -> tuple[int, int]:
+def analysed_size(width: int, height: int, side: int = ANALYSED_SIDE, enlarged: float = ENLARGED) -> tuple[int, int]:
     """Width and height at which frames of this size are looked at.
 
     >>> analysed_size(64, 64), analysed_size(768, 432)
     ((128, 128), (341, 192))
     """
-    scale = min(ENLARGED, ANALYSED_SIDE / (width * height) ** 0.5)
+    scale = min(enlarged, side / (width * height) ** 0.5)
     return max(SMALLEST_SIDE, round(width * scale)), max(SMALLEST_SIDE, round(height * scale))
 
 

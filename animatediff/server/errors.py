@@ -1,0 +1,79 @@
+"""Errors of the service, in the shape that OpenAI's clients read: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from animatediff.errors import UserError, printable, renamed
+from animatediff.limits import FLAGS
+
+INVALID, AUTHENTICATION, LIMIT, SERVER = (
+    "invalid_request_error",
+    "authentication_error",
+    "rate_limit_error",
+    "server_error",
+)
+DISK_FULL = "the disk of the server is full; nothing was left behind. Try again later, or ask whoever runs it"
+OUT_OF_MEMORY = (
+    "out of memory: try fewer frames (`num_frames`), a smaller `width` and `height`, `decode_chunk_size` 1, "
+    "`cpu_offload`, or `dtype` float16"
+)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STATUS = {
+    "invalid_request": 422,
+    "disk_full": 507,
+    "out_of_memory": 507,
+    "timed_out": 504,
+    "worker_died": 503,
+    "internal_error": 500,
+}
+"""Code of a failed job -> status of the reply that would have been its video."""
+_BEGINS = re.compile(r"([a-z][a-z0-9_]*)(?![\w/-])")
+_NAMED = re.compile(r"(?:`|\b(?=\w+=)|\bunknown |\ba )([a-z][a-z0-9_]*)")
+"""A setting in backquotes, before its value, or as a noun: `width`, width=63, unknown blend, a prompt."""
+_OF_SERVER = {name: f"{flag} of the server" for name, flag in FLAGS.items()}
+"""Limits, which no client sets."""
+
+
+class ApiError(Exception):
+    """A reply other than the one asked for."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """JSON of the reply."""
+        kinds = {401: AUTHENTICATION, 403: AUTHENTICATION, 429: LIMIT}
+        kind = kinds.get(self.status, INVALID if self.status < 500 else SERVER)
+        message = printable(str(self)).encode("utf-8", "replace").decode()
+        return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def refused(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    """A request that will not do."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def in_our_names(error: UserError, names: Mapping[str, str]) -> ApiError:
+    """The reply for an error of the library: settings under the names that they have here, `param` the first of them.
+
+    names: setting -> its name here.
+    """
+    text = str(error)
+    first = next((found[1] for found in _NAMED.finditer(text) if found[1] in names), None)
+    begin = _BEGINS.match(text)
+    if begin and begin[1] in names:  # without backquotes
+        first, text = begin[1], names[begin[1]] + text[begin.end() :]
+    return refused(renamed(text, {**_OF_SERVER, **names}), names.get(first or ""))
