@@ -83,7 +83,7 @@ class Choices:
         ]
         if option == "ip_adapter_encoder":
             listed += [entry for entry in self.entries if entry.facts.get("kind") == "image_encoder"]
-        return _pairs(listed)
+        return [*((name, name) for name in _published(option)), *_pairs(listed)]
 
     def about(self, value: str | None) -> str:
         """A line for one model: kind, size, and the settings that `inspect` recommends."""
@@ -108,7 +108,8 @@ class Choices:
         entry = next((entry for entry in self.entries if entry.value == name), None)
         if entry is not None:
             return name if is_bundled(name) else str(entry.path)
-        if is_bundled(name) or name in KNOWN_FILES or (option == "motion_loras" and name in MOTION_LORAS):
+        moves = MOTION_LORAS if option == "motion_loras" else ()
+        if is_bundled(name) or name in (*KNOWN_FILES, *_published(option), *moves):
             return name
         if is_hub_id(name) and not os.path.lexists(name):
             return name
@@ -142,6 +143,15 @@ class Choices:
             return {"error": str(error)}
         except OSError as error:
             return {"error": f"{path.name}: cannot be read ({error.strerror})"}
+
+
+def _published(option: str) -> tuple[str, ...]:
+    """Names of models that an option takes from an installed package."""
+    if option != "upscaler":
+        return ()
+    from animatediff.media.upscale import PUBLISHED
+
+    return tuple(PUBLISHED)
 
 
 def _starts(name: str, prefix: Path) -> bool:

@@ -89,6 +89,7 @@ LABELS = {
     "upscale": "Upscale by",
     "upscale_strength": "Hires denoising strength",
     "upscale_steps": "Hires steps",
+    "upscaler": "Upscaler",
     "device": "Device",
     "dtype": "Precision",
     "cpu_offload": "CPU offload",
@@ -96,6 +97,9 @@ LABELS = {
     "inference_config": "Inference YAML",
     "name": "Title",
     "fps": "FPS",
+    "fps_out": "FPS after interpolation",
+    "codec": "Codec",
+    "max_size": "Largest size (MB)",
     "quality": "Quality",
     "loop": "Loop number",
 }
@@ -124,11 +128,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("closed_loop", "long_mode", "window", "overlap", "stride", "blend", "noise"),
         *("freeinit", "freeinit_filter", "freeinit_ds", "freeinit_dt"),
     ),
-    "Second pass": ("upscale", "upscale_strength", "upscale_steps"),
+    "Second pass and upscaler": ("upscale", "upscale_strength", "upscale_steps", "upscaler"),
     "Sampling details": ("guidance_rescale", "clip_skip", "plain_prompts"),
     "Model parts": ("family", "prediction_type", "vae", "text_encoder", "text_encoder_2", "use_ema"),
     "Machine": ("device", "dtype", "decode_chunk_size", "cpu_offload", "inference_config"),
-    "Output file": ("name", "quality", "loop"),
+    "Output file": ("name", "codec", "quality", "max_size", "fps_out", "loop"),
 }
 """Folded part of the page -> its options, in order."""
 
@@ -144,7 +148,7 @@ _OF_PANELS = {
     "Image and motion": "Sampling details",
     "Images to show": "SparseCtrl",
     "Video to start from": "Start from a video",
-    "Upscale": "Second pass",
+    "Upscale": "Second pass and upscaler",
     "Output": "Output file",
 }
 _PLACED = {name: title for title, names in GROUPS.items() for name in names}

@@ -19,7 +19,7 @@ from animatediff.ui.form import Form
 from animatediff.ui.jobs import BusyError, Job, Jobs
 from animatediff.ui.labels import worded
 from animatediff.ui.library import gr
-from animatediff.ui.views import downloadable, viewable
+from animatediff.ui.views import downloadable, shape_of, viewable
 
 logger = logging.getLogger(__name__)
 
@@ -197,10 +197,10 @@ def explained(error: BaseException) -> str:
 
 def _facts(done: Rendered, job: Job) -> str:
     request = done.request
-    width, height = request.larger_size(request.width or 0, request.height or 0)
+    num_frames, width, height = shape_of(done.file)
     parts = [
         f"Seed <b>{request.seed[0]}</b>",
-        f"{width} x {height}, {request.num_frames} frames",
+        f"{width} x {height}, {num_frames} frames",
         f"{request.steps} steps" + (f", {escape(request.scheduler)}" if request.scheduler else ""),
         stage.size_of(done.file),
         f"in {stage.duration(job.seconds)}",

@@ -37,6 +37,15 @@ def downloadable(path: Path) -> Path:
     return target
 
 
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """Frames, width and height in pixels of a clip as it was written. Raises UserError where it cannot be read."""
+    from animatediff.media.read import open_clip
+
+    with open_clip(path) as clip:
+        height, width = next(iter(clip.frames)).shape[:2]
+        return clip.num_frames, width, height
+
+
 def _beside(path: Path, suffix: str) -> Path:
     key = hashlib.sha256(f"{path}|{path.stat().st_mtime_ns}".encode()).hexdigest()[:24]
     folder = Path(uploads_folder()) / "views"

@@ -87,6 +87,7 @@ def test_a_clip_is_rendered_plays_and_is_put_back(tab: Any, output: Path) -> Non
     assert (record["prompt"], record["steps"], record["num_frames"]) == ([PROMPT], 1, 4)
     seed = str(record["seed"][0])
     assert seed in tab.inner_text("#facts") and value(tab, "seed") == "-1"
+    assert "64 x 64, 4 frames" in tab.inner_text("#facts")
     tab.click("#use-seed")
     tab.wait_for_function(f"[...document.querySelectorAll('textarea, input')].some(e => e.value == '{seed}')")
     tab.click("#dice")
@@ -146,7 +147,7 @@ def test_a_second_tab_waits_for_its_turn(server: Any, browser: Any, tab: Any, ou
 
 def test_errors_stand_beside_their_fields(tab: Any) -> None:
     """Also in a folded part, which opens; they go with the next try, and the page stays usable."""
-    unfold(tab, "Second pass")
+    unfold(tab, "Second pass and upscaler")
     tab.click("#generate")
     tab.wait_for_selector("#line >> text=say what to show")
     small(tab)
@@ -156,7 +157,7 @@ def test_errors_stand_beside_their_fields(tab: Any) -> None:
     beside.locator(".ad-error", has_text="expected a number").wait_for()
     fill(tab, "steps", "1")
     fill(tab, "upscale", "90")
-    unfold(tab, "Second pass")  # which folds it
+    unfold(tab, "Second pass and upscaler")  # which folds it
     tab.locator("#option-upscale").wait_for(state="hidden")
     tab.click("#generate")
     tab.wait_for_selector(".ad-fold .ad-error:has-text('more than 1 and at most 8')")

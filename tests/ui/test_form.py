@@ -219,6 +219,13 @@ def _sent(value: Any) -> Any:
     return value
 
 
+def test_upscalers_of_the_package_are_listed(form: Form) -> None:
+    listed = [value for _, value in form.sources.choices.of("upscaler")]
+    assert "realesr-animevideov3-x2" in listed
+    values = typed(form, {"prompt": ["a fox"], "upscaler": "realesr-animevideov3-x2"})
+    assert form.request(values).upscaler == "realesr-animevideov3-x2"
+
+
 def test_what_nobody_changed_is_left_to_the_model(form: Form) -> None:
     """A fresh form and a prompt are the same request as on the command line."""
     assert form.request(typed(form, {"prompt": ["a fox"]})) == build_request({"prompt": "a fox"})
