@@ -80,8 +80,9 @@ def test_a_clip_is_rendered_plays_and_is_put_back(tab: Any, output: Path) -> Non
     fill(tab, "guidance_scale", "3.5")
     tab.click("#generate")
     video = tab.wait_for_selector("video.ad-result")
-    tab.wait_for_function("document.querySelector('video.ad-result').readyState >= 2")
-    assert video.evaluate("video => [video.loop, video.videoWidth, video.paused]") == [True, 64, False]
+    playing = "(video => video.readyState >= 2 && !video.paused)(document.querySelector('video.ad-result'))"
+    tab.wait_for_function(playing)
+    assert video.evaluate("video => [video.loop, video.videoWidth]") == [True, 64]
     (name,) = [name for name in files(output) if name.endswith(".mp4")]
     record = json.loads((output / f"{name}.json").read_text("utf-8"))["request"]
     assert (record["prompt"], record["steps"], record["num_frames"]) == ([PROMPT], 1, 4)
