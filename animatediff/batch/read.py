@@ -72,14 +72,15 @@ def _of_tree(path: Path, data: Any, lines: Lines) -> tuple[dict[str, Any], Itera
         shared, data, at = data.get(SHARED) or {}, data[ROWS], (ROWS,)
         if not isinstance(shared, Mapping):
             raise UserError(f"{path}: {SHARED} holds {brief(shared)}; expected settings as `key: value`")
-    elif isinstance(data, Mapping) and data and not is_run(data) and all(isinstance(v, Mapping) for v in data.values()):
+    if isinstance(data, Mapping) and data and not is_run(data) and all(isinstance(v, Mapping) for v in data.values()):
         number = {str(name): index for index, name in enumerate(data)}  # names and their rows
-        places = {(number[place[0]], *place[1:]): line for place, line in lines.items() if place[0] in number}
-        return {}, _tree_rows([{"id": str(name), **row} for name, row in data.items()], places, ())
+        below = {place[len(at) :]: line for place, line in lines.items() if place[: len(at)] == at and place != at}
+        lines = {(*at, number[place[0]], *place[1:]): line for place, line in below.items() if place[0] in number}
+        data = [{"id": str(name), **row} for name, row in data.items()]
     if not isinstance(data, list):
         raise UserError(
-            f"{path}: expected a list of rows, or `{SHARED}` and `{ROWS}`; a single run is rendered by "
-            "`animatediff animate --config`"
+            f"{path}: expected rows, as a list or by their ids, or `{SHARED}` and `{ROWS}`, and found "
+            f"{brief(data) if data else 'nothing'}; a single run is rendered by `animatediff animate --config`"
         )
     return dict(shared), _tree_rows(data, lines, at)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ def render_jobs(
             ended = on_ray.each(ordered, folder, jobs.roots, cancel)
         left = TimeLeft()
         left.after("rows", 0, len(ordered))
-        count = 0
+        count, full = 0, False
         with closing(ended):
             for job, outcome, tries in ended:
                 count += 1
@@ -126,12 +126,13 @@ def render_jobs(
                     seconds = left.after("rows", count, len(ordered))
                     seconds = None if count == 1 else seconds
                     on_progress(Progress(job=job, outcome=outcome, step=count, total=len(ordered), time_left=seconds))
-                if outcome.ends_all:
+                if full := outcome.ends_all:
                     break
         report.num_left = len(todo) - count
         failed.sort(key=lambda entry: _row_number(entry[0]))
         report.failed = [fault for fault, _ in failed]
-        results.set_failed(failed)
+        with _known_if(full):
+            results.set_failed(failed)
     return report
 
 
@@ -243,10 +244,19 @@ def _note(
         return
     fault = _fault(job, located(outcome.error, job.places))
     failed.append((fault, tries))
-    try:
+    with _known_if(outcome.ends_all):
         results.fail(fault, tries)
-    except UserError as error:  # of a full disk, that is known already
-        logger.warning("%s: cannot be listed in %s (%s)", fault, FAILED, error)
+
+
+@contextmanager
+def _known_if(full: bool) -> Iterator[None]:
+    """A context in which a failure to write a list is left out where the reason, a full disk, has been told."""
+    try:
+        yield
+    except UserError:
+        if not full:
+            raise
+        logger.info("%s is not written either", FAILED)
 
 
 def _fault(job: Job, reason: str) -> Fault:

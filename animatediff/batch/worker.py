@@ -87,11 +87,14 @@ class RenderRow:
         began = time.monotonic()
         path = self._folder / job.target
         try:
-            if state_of(self._folder, job) == "done":
+            state, request = state_of(self._folder, job), job.request
+            if state == "done":
                 return Outcome(file=str(path), seed=seed_of(path), was_done=True)
+            if state in ("changed", "damaged") and request.seed == (-1,) and (drawn := seed_of(path)) >= 0:
+                request = request.model_copy(update={"seed": (drawn,)})  # another setting is tried on the same clip
             note = {NOTE: {"id": job.id, "fingerprint": job.fingerprint}}
             to = OneFile(str(path), note=note)
-            (done,) = self._rendering().render([job.request], to, on_event=on_event, cancel=cancel)
+            (done,) = self._rendering().render([request], to, on_event=on_event, cancel=cancel)
         except Cancelled:
             raise
         except Exception as error:

@@ -30,7 +30,7 @@ def ui(
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
 ) -> None:
     """Serve the web page: every option as a form, previews, a queue, a gallery of results."""
-    with reporting({"port": "--port", "folder": "--folder", "out": "--output"}):
+    with reporting({"host": "--host", "port": "--port", "folder": "--folder", "out": "--output"}):
         from animatediff.ui.launch import start, wait_for_end
 
         page = start(

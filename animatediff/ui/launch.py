@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +32,24 @@ def roots_of(output: Path, folders: Sequence[str | Path] = ()) -> Any:
     return replace(HERE, samples=output, named=(*named, output))
 
 
+def check_address(host: str, port: int | None) -> None:
+    """Raise UserError where no server can listen: no address of this machine, or a port that is taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, os.name != "nt")
+            trial.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"cannot listen on {host}: `port` {port} is taken; choose another or leave it out"
+            ) from error
+        raise UserError(
+            f"cannot listen on {host} ({error.strerror or error}): `host` is an address of this machine, such as "
+            "127.0.0.1, or 0.0.0.0 for all of them"
+        ) from error
+
+
 def start(
     *,
     host: str = "127.0.0.1",
@@ -44,6 +65,7 @@ def start(
 
     Raises UserError where the port is taken, a folder is none or cannot be written, or Gradio is missing.
     """
+    check_address(host, port)
     from animatediff.ui.page import Page
     from animatediff.ui.style import CSS, theme
 

@@ -16,7 +16,7 @@ import pytest
 from support.batch_stub import StubRenderer
 from support.paths import ROOT
 
-from animatediff.batch import BadRowsError, OnRay, Progress, RenderRow, Report, read_jobs, render_jobs
+from animatediff.batch import BadRowsError, OnRay, Progress, RenderRow, Report, read_jobs, render_jobs, results
 from animatediff.errors import UserError
 from animatediff.media.read import read_video
 from animatediff.render import load_result, sidecar_of
@@ -242,12 +242,34 @@ def test_what_fails_is_listed_and_tried_again(tmp_path: Path) -> None:
     assert not (folder / "failed.jsonl").exists()
 
 
+def test_a_clip_of_other_settings_keeps_its_drawn_seed(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for steps in (1, 2):
+        run(table(tmp_path / "rows.csv", [f"a,clip a,{steps}", "b,clip b,1"], "id,prompt,steps"), folder)
+    first, _, again = lines_of(folder / "results.jsonl")
+    assert first["id"] == again["id"] == "a" and first["fingerprint"] != again["fingerprint"]
+    assert first["seed"] == again["seed"] == load_result(folder / "a.mp4").seed[0]
+    run(table(tmp_path / "rows.csv", ["a,clip a,2,7"], "id,prompt,steps,seed"), folder)
+    assert load_result(folder / "a.mp4").seed == (7,), "one that is given is taken"
+
+
 def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
     rows, log = tmp_path / "rows.csv", tmp_path / "log.txt"
     table(rows, ["a,clip a,1", "b,a full disk,2", "c,clip c,3"])
     report, rendered = run(rows, tmp_path / "out", renderer=Refusing(log))
     assert rendered == ["clip a"] and report.num_left == 1
     assert [fault.reason for fault in report.failed] == ["the disk is full"]
+
+
+def test_a_full_disk_that_takes_no_list_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(path: Path, *_: object) -> None:
+        raise UserError(f"{path}: the disk is full") from OSError(errno.ENOSPC, "No space left on device")
+
+    rows = table(tmp_path / "rows.csv", ["b,a full disk,2", "c,clip c,3"])
+    monkeypatch.setattr(results, "write_text", no_space)
+    monkeypatch.setattr(results, "_append", no_space)
+    report, _ = run(rows, tmp_path / "out", renderer=Refusing(tmp_path / "log.txt"))
+    assert [fault.reason for fault in report.failed] == ["the disk is full"] and report.num_left == 1
 
 
 def test_a_cancelled_run_keeps_what_is_done(tmp_path: Path) -> None:

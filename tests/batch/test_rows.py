@@ -37,6 +37,8 @@ FORMATS = {
     "rows.yaml": YAML,
     "list.yaml": "\n".join(f"- {json.dumps(row)}" for row in JSONL),
     "named.yaml": NAMED,
+    "named_beside_shared.yaml": "shared: {}\nrows:\n" + "".join(f"  {line}\n" for line in NAMED.splitlines()),
+    "named_beside_shared.json": json.dumps({"shared": {}, "rows": {"fox": JSONL[0], "boat": JSONL[1]}}),
 }
 
 
@@ -137,7 +139,7 @@ BAD_FILES = {
     "empty.csv": ("", "is empty; expected a line of column names"),
     "header.csv": ("id,prompt\n", "holds no rows"),
     "blank.jsonl": ("\n\n", "holds no rows"),
-    "empty.yaml": ("", "expected a list of rows"),
+    "empty.yaml": ("", "expected rows, as a list or by their ids"),
     "unknown.csv": ("prompt,stesp\na,1\n", "line 1: column 2: unknown setting 'stesp'; did you mean 'steps'?"),
     "twice.csv": ("prompt,steps,num_inference_steps,Steps\na,1,1,1\n", "two columns give 'steps'"),
     "quote.csv": ('prompt\na\n"b\nc\n', "line 3: is not valid CSV (a quote that is never closed)"),
