@@ -102,6 +102,8 @@ def read_jobs(
     """
     path, settings = Path(path), dict(settings or {})
     suffix = suffix_of(format)
+    if not separator or separator.isspace():
+        raise UserError(f"`separator` {separator!r}: expected a sign between the entries of a list, such as |")
     if own := next((key for key in OWN if key in settings), None):
         raise UserError(f"`{own}` names the result of one row; give it in the rows")
     of_file, rows = read_rows(path, separator)

@@ -81,7 +81,7 @@ def command() -> Any:
                 settings(asked),
                 results=Path(results) if results else None,
                 format=format or "mp4",
-                separator=separator or "|",
+                separator="|" if separator is None else separator,
                 keep_going=keep_going,
                 check=check,
                 on_ray=None if ray is None else OnRay(address=ray, workers=workers),

@@ -116,7 +116,7 @@ def shrink(
     if sizes[low] > max_bytes:
         raise UserError(
             f"`max_size` {max_bytes / MEGABYTE:g} MB: the smallest that this clip can be made has "
-            f"{sizes[low] / MEGABYTE:.2f} MB; take fewer frames or another format"
+            f"{sizes[low] / MEGABYTE:.2g} MB; take fewer frames or another format"
         )
     step = steps[low]
     logger.warning(

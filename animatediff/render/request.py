@@ -135,7 +135,7 @@ def unknown_key(key: Any, known: Iterable[str], where: str) -> UserError:
     close = nearest(key, known) if isinstance(key, str) else None
     if close is None and isinstance(key, str):
         close = nearest(key, [word.lower() for word in known])
-    hint = f"did you mean {close!r}?" if close else f"known settings: {', '.join(sorted(known))}"
+    hint = f"did you mean {close!r}?" if close else f"known settings: {', '.join(sorted({*known}))}"
     return UserError(f"{where}unknown setting {found}; {hint}")
 
 

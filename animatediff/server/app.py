@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from animatediff.errors import did_you_mean
 from animatediff.server import openapi
 from animatediff.server.auth import Gate
 from animatediff.server.catalog import Catalog
@@ -257,8 +258,13 @@ def _add_videos(app: FastAPI, service: Service) -> None:
         return reply
 
     @app.get("/v1/videos", responses=openapi.replies(openapi.LIST))
-    def list_videos(after: str | None = None, limit: int = 20, order: str = "desc") -> JSONResponse:
+    def list_videos(request: Request, after: str | None = None, limit: int = 20, order: str = "desc") -> JSONResponse:
         """List videos, the newest first unless `order` is asc; `after` is the last id of the page before."""
+        known = ("after", "limit", "order")
+        if other := next((name for name in request.query_params if name not in known), None):
+            raise refused(
+                f"{other[:80]!r} is no parameter of a list; {did_you_mean(other, known)}there are {', '.join(known)}"
+            )
         if not 1 <= limit <= 100:
             raise refused(f"limit={limit}: expected 1 to 100", "limit")
         if order not in ("asc", "desc"):

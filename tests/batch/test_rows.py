@@ -94,6 +94,9 @@ def test_a_cell_is_read_as_its_flag(tmp_path: Path) -> None:
 def test_another_separator(tmp_path: Path) -> None:
     (job,) = read_jobs(written(tmp_path, "rows.csv", "prompt,prompt_at\na,1=x|y;2=z\n"), separator=";").jobs
     assert job.request.prompt_travel == ({1: "x|y", 2: "z"},)
+    for none in ("", " "):
+        with pytest.raises(UserError, match="`separator`"):
+            read_jobs(tmp_path / "rows.csv", separator=none)
 
 
 def test_a_row_wins_over_settings_and_these_over_the_file(tmp_path: Path) -> None:

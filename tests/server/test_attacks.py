@@ -77,6 +77,7 @@ def test_ids_cannot_be_guessed_and_variants_are_words(server: Server) -> None:
         {"limit": "-1"},
         {"order": "up; DROP TABLE jobs"},
         {"after": "' --"},
+        {"lmit": "3"},
     ):
         error = is_refused(server.client.get("/v1/videos", params=query), 400)
         assert error["param"] in query
