@@ -262,9 +262,8 @@ def _add_videos(app: FastAPI, service: Service) -> None:
         """List videos, the newest first unless `order` is asc; `after` is the last id of the page before."""
         known = ("after", "limit", "order")
         if other := next((name for name in request.query_params if name not in known), None):
-            raise refused(
-                f"{other[:80]!r} is no parameter of a list; {did_you_mean(other, known)}there are {', '.join(known)}"
-            )
+            hint = f"{did_you_mean(other, known)}there are {', '.join(known)}"
+            raise refused(f"{other[:80]!r} is no parameter of a list; {hint}", other[:80])
         if not 1 <= limit <= 100:
             raise refused(f"limit={limit}: expected 1 to 100", "limit")
         if order not in ("asc", "desc"):
