@@ -1,4 +1,4 @@
-"""One server and one browser for all tests of the page."""
+"""One server and one browser for the tests of a file; after it, the working directory is what it was."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of results of the server."""
     return tmp_path_factory.mktemp("page") / "results"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The page as `animatediff ui` serves it."""
     pytest.importorskip("gradio", reason="the extra `ui` is not installed")
@@ -37,7 +37,7 @@ def server(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     os.chdir(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, without a window."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
