@@ -47,6 +47,13 @@ def brief(value: object) -> str:
         return f"a {type(value).__name__} with a number of thousands of digits"
 
 
+OUT_OF_MEMORY = (
+    "out of memory: try fewer frames (`num_frames`), a smaller `width` and `height`, `decode_chunk_size` 1, "
+    "`cpu_offload`, or `dtype` float16"
+)
+"""What is said where a render ran out of memory; doors put their names for the settings."""
+
+
 class UserError(ValueError):
     """A mistake in a file, a setting or an argument; its message names the finding and the remedy.
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,14 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
             yield Path(os.path.normpath(folder / path))
     if kind and path.suffix:
         yield from (place for models in roots.models if (place := models / kind / path.name).is_file())
+
+
+def named_folders(names: Iterable[str | Path]) -> list[Path]:
+    """The folders that `folder` names, `~` expanded. Raises UserError for one that is none."""
+    found = [Path(name).expanduser() for name in names]
+    if missing := next((folder for folder in found if not folder.is_dir()), None):
+        raise UserError(f"`folder` {missing}: no such folder")
+    return found
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -178,11 +178,9 @@ def roots_of(folders: Sequence[str]) -> Roots:
 
     Raises UserError for a folder that is none.
     """
-    from animatediff.files import HERE
+    from animatediff.files import HERE, named_folders
 
-    named = [Path(folder).expanduser() for folder in folders]
-    if missing := next((folder for folder in named if not folder.is_dir()), None):
-        raise UserError(f"`folder` {missing}: no such folder")
+    named = named_folders(folders)
     usual = [Path(folder) for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
     return replace(HERE, named=(*named, *usual))
 

@@ -12,16 +12,12 @@ from typing import Any, NoReturn
 import typer
 
 from animatediff.cli.show import show
-from animatediff.errors import Cancelled, UserError, renamed
+from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, renamed
 from animatediff.limits import FLAGS as LIMIT_FLAGS
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
-OUT_OF_MEMORY = (
-    "out of memory: try fewer frames (`num_frames`), a smaller `width` and `height`, `decode_chunk_size` 1,"
-    " `cpu_offload`, or `dtype` float16"
-)
 _OF_PATHS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _OF_STORAGE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, getattr(errno, "ESTALE", None)} - {None}
 """Errors that a path or a disk causes, wherever they are met."""

@@ -17,10 +17,6 @@ INVALID, AUTHENTICATION, LIMIT, SERVER = (
     "server_error",
 )
 DISK_FULL = "the disk of the server is full; nothing was left behind. Try again later, or ask whoever runs it"
-OUT_OF_MEMORY = (
-    "out of memory: try fewer frames (`num_frames`), a smaller `width` and `height`, `decode_chunk_size` 1, "
-    "`cpu_offload`, or `dtype` float16"
-)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUS = {
     "invalid_request": 422,

@@ -19,12 +19,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import Cancelled, UserError, renamed
+from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, renamed
 from animatediff.files import Roots
 from animatediff.render.events import Event
 from animatediff.render.options import PATH_FIELDS
 from animatediff.render.request import build_request
-from animatediff.server.errors import DISK_FULL, FULL, OUT_OF_MEMORY, in_our_names
+from animatediff.server.errors import DISK_FULL, FULL, in_our_names
 from animatediff.server.queue import Job, Queue
 from animatediff.server.schema import NAMES
 from animatediff.server.store import PREVIEW, Store, write_whole

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.files import HERE, check_writable
+from animatediff.files import HERE, check_writable, named_folders
 
 MAX_UPLOAD = "512mb"
 """Largest file that is taken from a browser."""
@@ -24,9 +24,7 @@ def roots_of(output: Path, folders: Sequence[str | Path] = ()) -> Any:
 
     output: where results go; made if it is not there.
     """
-    named = [Path(folder).expanduser() for folder in folders]
-    if missing := next((folder for folder in named if not folder.is_dir()), None):
-        raise UserError(f"`folder` {missing}: no such folder")
+    named = named_folders(folders)
     check_writable(output / "clip.mp4")
     output.mkdir(parents=True, exist_ok=True)
     return replace(HERE, samples=output, named=(*named, output))
