@@ -1,6 +1,6 @@
 """AnimateDiff's idea: attention over frames, plugged into an image UNet that stays as it is.
 
-Read `module.py` (what a motion module computes), then `attach.py` (where it is called).
+Read `module.py` (what a motion module computes), then `attach.py` (where it is called; `ldm.py` in other programs).
 
 >>> import torch
 >>> from diffusers import UNet2DConditionModel
@@ -27,6 +27,7 @@ from typing import Any
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, MotionNumerics
 from animatediff.motion.attach import Attachment, attach, attachment_of, detach, frames_of, norms_over_frames, remember
+from animatediff.motion.ldm import LdmAttachment, attach_ldm, detach_ldm, layout_of_ldm
 from animatediff.motion.module import FrameContext, MotionModule, frame_positions
 from animatediff.motion.windows import BLENDS, Window, closed_windows, plan_windows, uniform_windows, window_weights
 
@@ -34,17 +35,21 @@ __all__ = [
     "BLENDS",
     "Attachment",
     "FrameContext",
+    "LdmAttachment",
     "MotionAdapter",
     "MotionLayout",
     "MotionModule",
     "MotionNumerics",
     "Window",
     "attach",
+    "attach_ldm",
     "attachment_of",
     "closed_windows",
     "detach",
+    "detach_ldm",
     "frame_positions",
     "frames_of",
+    "layout_of_ldm",
     "norms_over_frames",
     "plan_windows",
     "remember",

@@ -100,7 +100,7 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
         for norm in image_norms(unet):
             norm.register_forward_pre_hook(over_frames.pre_hook)
             norm.register_forward_hook(over_frames.hook)
-    _reset_compiled()
+    reset_compiled()
     return remember(unet, adapter)
 
 
@@ -116,16 +116,30 @@ def detach(unet: UNet2DConditionModel) -> None:
 
     Resets torch.compile's cache, as `attach` does.
     """
-    for layer in unet.modules():
-        for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if _is_ours(hook)]:
-                del hooks[key]
+    remove_hooks(unet)
     for block in _blocks(unet):
         if hasattr(block, "motion_modules"):
             del block.motion_modules
     if hasattr(unet, _ATTACHMENT):
         delattr(unet, _ATTACHMENT)
-    _reset_compiled()
+    reset_compiled()
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Remove every hook that calls motion modules, or norms over frames, from the layers of `model`."""
+    for layer in model.modules():
+        for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if _is_ours(hook)]:
+                del hooks[key]
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether a layer of `model` calls motion modules, or norms over frames."""
+    return any(
+        _is_ours(hook)
+        for layer in model.modules()
+        for hook in (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
+    )
 
 
 def is_attached(unet: UNet2DConditionModel) -> bool:
@@ -173,7 +187,7 @@ def _is_ours(hook: Any) -> bool:
     return isinstance(getattr(hook, "__self__", None), MotionModule | NormOverFrames)
 
 
-def _reset_compiled() -> None:
+def reset_compiled() -> None:
     """Empty torch.compile's cache, if it was used at all."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
