@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,9 @@ pytest.register_assert_rewrite("support")  # before anything imports it
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # One thread for each process that tests run in: they run side by side. No result may depend on it.
+# What is measured on this machine once is not left in the home of who runs the tests.
+_caches = tempfile.TemporaryDirectory(prefix="animatediff-tests-")
+os.environ["XDG_CACHE_HOME"] = _caches.name
 os.environ["OMP_NUM_THREADS"] = os.environ.get("ANIMATEDIFF_TEST_THREADS", "1")
 
 # A shell ignores SIGINT in what it starts in the background; tests send it to themselves and to what they start.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from animatediff.errors import UserError
+from animatediff.pipelines.number_probe import fastest_on_cpu
 
 DTYPES = {
     "float32": torch.float32,
@@ -26,13 +27,11 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device | str) -> torch.dtype:
-    """Half precision where the hardware computes in it: float16 on GPUs, bfloat16 on CPUs that have it."""
+    """float16 on GPUs; on a CPU what a short probe finds fastest (`number_probe`)."""
     device = torch.device(device)
     if device.type in ("cuda", "mps"):
         return torch.float16
-    if device.type == "cpu" and _cpu_has_bfloat16():
-        return torch.bfloat16
-    return torch.float32
+    return fastest_on_cpu() if device.type == "cpu" else torch.float32
 
 
 def as_dtype(name: str | torch.dtype | None, device: torch.device | str) -> torch.dtype:
@@ -44,9 +43,3 @@ def as_dtype(name: str | torch.dtype | None, device: torch.device | str) -> torc
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}; known are auto, {', '.join(DTYPES)}")
     return DTYPES[name]
-
-
-def _cpu_has_bfloat16() -> bool:
-    # Emulated bfloat16 is slower than float32, so ask for the instructions themselves.
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)

@@ -21,7 +21,7 @@ MODEL, PROMPTS, CLIP, LONG = "Model", "Prompts", "Image and motion", "Long clips
 SPARSECTRL, IMAGE, CONTROLNET, VIDEO = "Images to show", "Animate an image", "ControlNet", "Video to start from"
 UPSCALE, MACHINE, OUTPUT = "Upscale", "Machine", "Output"
 
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 """Number formats of weights and computation, by the names that a result records."""
 MAX_SEED = 2**64 - 1
 """The largest seed that torch takes; the original's files hold seeds above 2**63."""
@@ -293,7 +293,7 @@ class AnimateOptions:
 
     device: str | None = option("cpu, cuda, cuda:1, mps.", panel=MACHINE, part_of_model=True, default=None)
     dtype: str | None = option(
-        "float32, float16 or bfloat16.",
+        "float32, float16, bfloat16, or auto: what this machine is fastest in.",
         panel=MACHINE, part_of_model=True, default=None, choices="animatediff.render.options.DTYPES",
     )
     cpu_offload: bool = option(
