@@ -88,7 +88,7 @@ def test_the_table_of_options_says_type_range_default_and_need() -> None:
     assert rows["blend"][1:3] == ["word | pyramid, flat, overlap-linear, gauss", "pyramid"]
     assert rows["closed_loop"][1:3] == ["switch", "off"]
     assert rows["strength"][1:3] == ["number | more than 0 and at most 1", "0.6"]
-    assert rows["out"][2] == "a new name in samples/" and rows["dtype"][1] == "word | float32, float16, bfloat16"
+    assert rows["out"][2] == "a new name in samples/" and rows["dtype"][1] == "word | auto, float32, float16, bfloat16"
     assert rows["prompt"][2] == "must be given" and rows["vae"][1:3] == ["file", "none"]
     assert "Without effect where all frames are in one window" in rows["overlap"][3]
     assert "--window" in rows["overlap"][3], "settings by the names of the command line"

@@ -285,7 +285,7 @@ def test_options_of_the_model_are_those_that_decide_what_is_loaded() -> None:
         "ip_adapter ip_adapter_encoder ip_adapter_scale controlnet"
     )
     assert set(MODEL_OPTIONS) == set(loaded.split())
-    assert set(BY_NAME["dtype"].choices or ()) <= set(DTYPES)
+    assert set(BY_NAME["dtype"].choices or ()) <= {"auto", *DTYPES}
 
 
 def test_the_help_names_the_strength_that_a_video_gets() -> None:
