@@ -30,8 +30,11 @@ from animatediff.pipelines.upscale import enlarged, tiling, warn_of_no_tiles
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, GuidedClips, free_init, windowed
 from animatediff.sampling.conditions import Conditioning
+from animatediff.sampling.fast import FastSteps, counted
+from animatediff.sampling.features import DeepFeatures
 from animatediff.sampling.predict import Predict
 from animatediff.sampling.sample import ClipSampler
+from animatediff.sampling.schedule import Schedule
 from animatediff.sampling.schedulers import last_alpha_cumprod
 
 P = ParamSpec("P")
@@ -158,7 +161,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]
                 group.image_embeds = [part[of_clips] for part in conditions.image_embeds]
             sampler = ClipSampler(
-                predict=self._predict(job, groups, conditions),
+                predict=self._predict(job, groups, conditions, schedule),
                 schedule=schedule,
                 step_arguments=self.base.prepare_extra_step_kwargs(job.generators, call.eta),
                 device=device,
@@ -217,9 +220,12 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             return None
         return given.to(device, torch.float32)
 
-    def _predict(self, job: Job, groups: list[Conditioning], conditions: PreparedConditions) -> Predict:
+    def _predict(
+        self, job: Job, groups: list[Conditioning], conditions: PreparedConditions, schedule: Schedule
+    ) -> Predict:
         """Compose the prediction of a step: the UNet on clips, with guidance, over context windows."""
         assert self.attachment is not None, "checked when the job was made"
+        fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
         predictor = ClipPredictor(
             unet=self.unet,
             frames=self.attachment.frames,
@@ -227,6 +233,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             windows=job.windows.in_motion,
             motion_scale=job.motion_scale,
             attention=on_unet(job.attention, self.unet),
+            fast=fast,
         )
         guided = GuidedClips(
             predictor=predictor,
@@ -235,8 +242,10 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             rescale=job.call.guidance_rescale,
             inside=job.guidance_inside,
             pag=job.pag,
+            fast=fast,
         )
-        return windowed(guided, job.windows.over_unet)
+        predict = windowed(guided, job.windows.over_unet)
+        return predict if fast is None else counted(predict, fast, schedule)
 
     def _guidance_embeds(self, job: Job) -> Tensor | None:
         """The guidance scale, embedded (b, d) for a UNet that takes it so; None for others."""

@@ -132,6 +132,9 @@ class Arguments:
     """Stop frequency over space, as a share of all."""
     freeinit_dt: float = ranged(0.25, gt=0, le=1, needs="freeinit")
     """Stop frequency over frames."""
+    fast: str = ranged("off", choices="animatediff.sampling.fast.LEVELS", needs="fast")
+    """Deep layers and negative prompts are left out of some steps, as `balanced` or, of more, as `max`
+    (`sampling.fast`); without effect where there are few steps."""
     decode_chunk_size: int | None = ranged(None, ge=1)
     """Frames that the VAE decodes at once."""
     conditioning_frames: Any = None

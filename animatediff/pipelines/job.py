@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,8 @@ from animatediff.pipelines.texts import Texts
 from animatediff.pipelines.upscale import check_upscale
 from animatediff.pipelines.windows import ContextWindows
 from animatediff.sampling import FreeInit, Schedule, draw_noise, one_generator_each
+from animatediff.sampling.fast import OFF, FastPlan, fast_plan
+from animatediff.sampling.features import check_blocks
 from animatediff.sampling.perturbed import PAG
 from animatediff.sampling.schedulers import check_scheduler
 
@@ -64,6 +67,8 @@ class Job:
     attention: Mapping[str, Any] | None
     """Further arguments of the attention processors."""
     decode_chunk_size: int
+    fast: Callable[[int], FastPlan | None] | None
+    """Number of steps -> those that leave layers or the negative prompt out; None makes all steps whole."""
 
     @classmethod
     def of(cls, call: Arguments, parts: LoadedParts) -> Job:
@@ -118,6 +123,7 @@ class Job:
             lora_factor=lora_factor,
             attention=attention,
             decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZE,
+            fast=_fast(call, parts, steps, strength),
         )
 
     @property
@@ -179,6 +185,15 @@ def _guidance_inside(call: Arguments, parts: LoadedParts) -> bool:
         if inside and value and any(value if isinstance(value, list | tuple) else [value]):
             logger.warning("`%s` has no effect: this base model (distilled by LCM) has its guidance inside", name)
     return inside
+
+
+def _fast(call: Arguments, parts: LoadedParts, steps: int, strength: float) -> Callable[[int], FastPlan | None] | None:
+    """The plan of fast mode for a schedule of any length; None where it is off, or the clip has too few steps."""
+    if call.fast == OFF:
+        return None
+    check_blocks(parts.unet)
+    made = steps if call.enforce_inference_steps else int(steps * strength)
+    return partial(fast_plan, call.fast) if fast_plan(call.fast, made) is not None else None
 
 
 def _strength(call: Arguments, conditions: Sequence[Condition]) -> float:

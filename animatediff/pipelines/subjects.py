@@ -15,6 +15,7 @@ from animatediff.pipelines.parts import is_sdxl
 from animatediff.prompts.unread import unread
 from animatediff.prompts.vocabulary import say_unknown
 from animatediff.prompts.words import spell_out, words_in
+from animatediff.sampling.fast import FEWEST_STEPS
 from animatediff.subjects import Subject, without_effect
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ SUBJECTS: dict[str, Subject[_Call]] = {
     "upscale": Subject(
         is_there=lambda call: call.job.call.upscale is not None,
         lacking="it is of the second pass; add `upscale`",
+    ),
+    "fast": Subject(
+        is_there=lambda call: call.job.fast is not None,
+        lacking=f"outputs of so few steps differ too much; it acts from {FEWEST_STEPS} steps on",
     ),
     "eta": Subject(
         is_there=lambda call: "eta" in signature(call.parts.base.scheduler.step).parameters,

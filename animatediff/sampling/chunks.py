@@ -8,7 +8,7 @@ much, which is needed for one chunk only.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,10 +28,18 @@ def layers_in_chunks(unet: nn.Module, wanted: bool = True, size: int = CHUNK_SIZ
     """
     possible = wanted and not hasattr(unet, "_orig_mod") and not norms_over_frames(unet)
     layers = _layers(unet) if possible else []
-    before = [(layer, layer.__dict__.get("forward")) for layer in layers]
-    for layer in layers:
-        layer.forward = functools.partial(_in_chunks, layer.forward, size)
+    with forwards_replaced((layer, functools.partial(_in_chunks, layer.forward, size)) for layer in layers):
+        yield
+
+
+@contextmanager
+def forwards_replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Give layers another `forward` for a while; their hooks stay."""
+    before: list[tuple[nn.Module, Any]] = []
     try:
+        for layer, forward in forwards:
+            before.append((layer, layer.__dict__.get("forward")))
+            layer.forward = forward
         yield
     finally:
         for layer, forward in before:

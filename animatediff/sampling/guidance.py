@@ -10,6 +10,7 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.sampling.conditions import Conditioning
+from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.perturbed import PAG
 from animatediff.sampling.predict import ClipPredictor
 
@@ -31,6 +32,7 @@ class GuidedClips:
     inside: bool = False
     """Whether the UNet takes the guidance scale itself."""
     pag: PAG | None = None
+    fast: FastSteps | None = None
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clips -> prediction of the same shape."""
@@ -52,13 +54,19 @@ class GuidedClips:
             )
         rows = list(range(len(group.clips)))
         negative, positive = rows[: group.num_negative], rows[group.num_negative :]
-        batch = [*(negative if guidance else ()), *positive, *(positive if self.pag is not None else ())]
+        known = self.fast.difference((*group.own, *frames)) if guidance and self.fast is not None else None
+        both = guidance and known is None
+        batch = [*(negative if both else ()), *positive, *(positive if self.pag is not None else ())]
         copies = len(batch) // len(positive)
         stacked = torch.cat([latents] * copies) if copies > 1 else latents
         layers = None if self.pag is None else self.pag.layers
         parts = self.predictor(stacked, timestep, frames, group.of(batch), layers).chunk(copies)
-        prompted = parts[1 if guidance else 0]
-        out = parts[0] + scale * (prompted - parts[0]) if guidance else prompted
+        prompted = parts[1 if both else 0]
+        out = parts[0] + scale * (prompted - parts[0]) if both else prompted
+        if both and self.fast is not None:
+            self.fast.keep_difference((*group.own, *frames), prompted - parts[0])
+        elif known is not None:
+            out = prompted + (scale - 1) * known
         if self.pag is not None:
             out = out + self.pag.at(float(timestep)) * (prompted - parts[-1])
         return rescaled(out, prompted, self.rescale) if guidance and self.rescale else out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from animatediff.models.residuals import Residuals
 from animatediff.motion import FrameContext, Window
 from animatediff.sampling.chunks import layers_in_chunks
 from animatediff.sampling.conditions import Conditioning, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
+from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ class ClipPredictor:
     """(f,) for the frames of the whole clip: factor of the motion modules' residual at each."""
     attention: Mapping[str, Any] | None = None
     """Further arguments of the UNet's attention processors (`cross_attention_kwargs`)."""
+    fast: FastSteps | None = None
+    """Fast mode, where layers are left out of some steps."""
 
     def __call__(
         self,
@@ -62,11 +67,11 @@ class ClipPredictor:
             clips=given.clips,
             num_negative=given.num_negative,
         )
-        residuals = (
-            blended_residuals(self.controls, inputs, self.windows)
-            if self.windows
-            else total_residuals(self.controls, inputs)
-        )
+        rows = row_names(given, frames)
+        full = self.fast is None or self.fast.full or not self.fast.features.has(rows)
+        residuals = self._residuals(inputs) if full or self.fast is None else self.fast.features.residuals(rows)
+        if full and self.fast is not None:
+            self.fast.features.keep_residuals(rows, residuals)
         added: dict[str, object] | None = None if conditions is None else dict(conditions)
         if given.image_embeds:
             embeds = [part if part.shape[1] == 1 else part[:, list(frames)] for part in given.image_embeds]
@@ -79,7 +84,12 @@ class ClipPredictor:
         # identity attention counts the rows of a batch, which chunks would cut
         chunked = layers_in_chunks(self.unet, bool(self.windows) and perturbed is None)
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
-        with self.frames.during(num_frames, self.windows, scale), chunked, identity_attention(perturbed, parts):
+        with (
+            nullcontext() if self.fast is None else self.fast.features.call(rows, full=full),
+            self.frames.during(num_frames, self.windows, scale),
+            chunked,
+            identity_attention(perturbed, parts),
+        ):
             out = self.unet(
                 inputs.latents,
                 timestep,
@@ -93,6 +103,21 @@ class ClipPredictor:
             )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
+
+    def _residuals(self, inputs: UNetInputs) -> Residuals | None:
+        if self.windows:
+            return blended_residuals(self.controls, inputs, self.windows)
+        return total_residuals(self.controls, inputs)
+
+
+def row_names(given: Conditioning, frames: Sequence[int]) -> list[Hashable]:
+    """A name for each row of a batch: its clip, whether it has the prompt, which frames; a third part is perturbed."""
+    names: list[Hashable] = []
+    for place, clip in enumerate(given.clips):
+        part = "negative" if place < given.num_negative else "prompt"
+        again = (clip, part, *frames) in names
+        names.append((clip, "perturbed" if again else part, *frames))
+    return names
 
 
 def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
