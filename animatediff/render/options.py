@@ -132,6 +132,10 @@ class AnimateOptions:
     height: int | None = option("Pixels, a multiple of 8.", panel=CLIP)
     steps: int | None = option("Steps of the sampler.", panel=CLIP, argument="num_inference_steps")
     guidance_scale: float | None = option("How closely to follow the prompt; 1 switches guidance off.", panel=CLIP)
+    fast: str = option(
+        "Leave deep layers and negative prompts out of some steps: off, balanced, or max (of more steps).",
+        panel=CLIP, metavar="LEVEL",
+    )
     guidance_rescale: float = option("Bring the contrast of strong guidance back, 0 (not at all) to 1.", panel=CLIP)
     scheduler: str | None = option(
         "Sampler, such as ddim, euler_a, dpmpp_2m_karras.", panel=CLIP, part_of_model=True, default=None,

@@ -108,7 +108,7 @@ def test_a_call_says_which_of_its_arguments_do_nothing(caplog: pytest.LogCapture
     pipe.job("a fox", num_frames=8, window=4, guidance_scale=3.0, freeinit=2, pag_scale=2.0, **acting)
     assert caplog.messages == []
     needing = {name for name, subject in NEEDS.items() if subject}
-    assert needing == {*IN_CALLS, *OF_OTHERS, "upscale_strength", "upscale_steps"}
+    assert needing == {*IN_CALLS, *OF_OTHERS, "upscale_strength", "upscale_steps", "fast"}
 
 
 def test_upscaling_without_a_factor_is_said(caplog: pytest.LogCaptureFixture) -> None:
