@@ -73,7 +73,7 @@ class WebpEncoder:
     def _write(self, step: Step) -> None:
         frames = Reduced(self._spool, step)
         exif = Image.Exif()
-        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + self._text.encode("ascii")
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = _user_comment(self._text)
         quality = self._quality if step.quality is None else min(step.quality, self._quality)
         with self._path.open("wb") as file:
             _SpooledImage(frames, self._after_frame).save(
@@ -91,6 +91,11 @@ class WebpEncoder:
 
     def abandon(self) -> None:
         self._spool.close()
+
+
+def _user_comment(text: str) -> bytes:
+    """A text as EXIF keeps it, in one of the two codes that all readers know (Exif 2.3, section 4.6.5)."""
+    return b"ASCII\0\0\0" + text.encode("ascii") if text.isascii() else b"UNICODE\0" + text.encode("utf-16-be")
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -113,7 +118,10 @@ class ApngEncoder:
         self._file.write(PNG_SIGNATURE + _chunk(b"IHDR", header))
         self._control = self._file.tell()
         self._file.write(_chunk(b"acTL", bytes(8)))  # the number of frames is not known yet
-        self._file.write(_chunk(b"tEXt", METADATA_KEY.encode() + b"\0" + text.encode("latin-1")))
+        if text.isascii():
+            self._file.write(_chunk(b"tEXt", METADATA_KEY.encode() + b"\0" + text.encode("ascii")))
+        else:  # uncompressed, with neither language nor translated keyword
+            self._file.write(_chunk(b"iTXt", METADATA_KEY.encode() + bytes(5) + text.encode()))
 
     def add(self, frame: np.ndarray) -> None:
         buffer = io.BytesIO()

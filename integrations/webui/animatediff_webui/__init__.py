@@ -1,6 +1,6 @@
 """AnimateDiff in the Stable Diffusion WebUIs: A1111, reForge and Forge Neo.
 
-`scripts/animatediff_webui.py` is the script that the hosts load; everything it does is here. Read `settings.py` (what
+`scripts/animatediff_script.py` is the script that the hosts load; everything it does is here. Read `settings.py` (what
 users say), `job.py` (what one generation needs), `generation.py` (its life, from the page to the files), `backends/`
 (how a host's UNet gets motion modules).
 """

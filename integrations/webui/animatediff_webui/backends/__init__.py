@@ -24,7 +24,7 @@ class Backend(Protocol):
         ...
 
     def attach(self, p: Any, job: Job) -> AbstractContextManager[None]:
-        """Everything that `job` needs while `p.sample` runs, both passes of hires. fix; undone at exit, whatever happens.
+        """Everything that `job` needs while `p.sample` runs, both passes of hires. fix; undone at exit in any case.
 
         Entered with `p.prompts`, `p.c` and `p.uc` as the host made them, one prompt a frame: prompt travel is done
         (`conds.py`). An exception in here reaches the user as the host shows errors.

@@ -1,0 +1,84 @@
+"""The few things that are asked of the host by name, so that no other file imports its modules.
+
+`modules` is the package of all hosts that come from A1111's WebUI.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from animatediff_webui.models import Folders
+
+MODEL_PATH, LORA_PATH, QUALITY = "animatediff_model_path", "animatediff_motion_lora_path", "animatediff_quality"
+"""Names of the host's settings."""
+EXTENSION = Path(__file__).resolve().parents[1]
+
+
+def module(name: str) -> Any:
+    """A module of the host."""
+    return importlib.import_module(f"modules.{name}")
+
+
+def option(name: str, default: Any) -> Any:
+    """A setting of the host; `default` where it has none of that name, or an empty one."""
+    value = getattr(module("shared").opts, name, None)
+    return default if value in (None, "") else value
+
+
+def folders() -> Folders:
+    """The folders that motion modules and MotionLoRAs are looked for in."""
+    shared, paths = module("shared"), module("paths")
+    models, extensions = Path(paths.models_path), Path(paths.data_path) / "extensions"
+    named = [Path(given).expanduser()] if (given := option(MODEL_PATH, "")) else []
+    modules = [
+        *named,
+        models / "animatediff",
+        models / "Motion_Module",
+        models / "animatediff_models",
+        EXTENSION / "model",
+        extensions / "sd-webui-animatediff" / "model",
+    ]
+    lora = [Path(given).expanduser()] if (given := option(LORA_PATH, "")) else []
+    loras = [
+        *lora,
+        Path(getattr(shared.cmd_opts, "lora_dir", None) or models / "Lora"),
+        models / "animatediff_motion_lora",
+        models / "MotionLoRA",
+    ]
+    return Folders(tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(loras)))
+
+
+def interrupted() -> bool:
+    """Whether the user asked the host to stop."""
+    state = module("shared").state
+    return bool(state.interrupted or state.skipped)
+
+
+def keeps_incomplete() -> bool:
+    """Whether images are written though their sampling was stopped."""
+    return bool(option("save_incomplete_images", False))
+
+
+def infotext(p: Any, prompts: list[str], negatives: list[str], index: int) -> str:
+    """The host's text of the image with that index among all of `p`, settings of all extensions included."""
+    return module("processing").create_infotext(
+        p, prompts, p.all_seeds, p.all_subseeds, index=index, all_negative_prompts=negatives
+    )
+
+
+def error(p: Any, message: str) -> Exception:
+    """The exception by which the host shows a mistake: at the page as it stands, to the API with status 422."""
+    if getattr(p, "is_api", False):
+        from fastapi import HTTPException  # pyright: ignore[reportMissingImports]
+
+        return HTTPException(status_code=422, detail=message)
+    from gradio import Error  # pyright: ignore[reportMissingImports]
+
+    return Error(message)
+
+
+def say(p: Any, message: str) -> None:
+    """Tell the user something beside the result."""
+    p.comment(f"AnimateDiff: {message}")
