@@ -56,6 +56,12 @@ def interrupted() -> bool:
     return bool(state.interrupted or state.skipped)
 
 
+def stop_if_interrupted() -> None:
+    """Raise what the host's samplers end with when the user asked to stop; long clips take long for one step."""
+    if interrupted():
+        raise module("sd_samplers_common").InterruptedException
+
+
 def keeps_incomplete() -> bool:
     """Whether images are written though their sampling was stopped."""
     return bool(option("save_incomplete_images", False))
