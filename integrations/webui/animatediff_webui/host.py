@@ -67,6 +67,16 @@ def keeps_incomplete() -> bool:
     return bool(option("save_incomplete_images", False))
 
 
+def empty_prompt() -> Any:
+    """The host's prompt embeddings (1, 77, d) of an empty prompt; Forge and Forge Neo keep none, so they are made."""
+    sd_model = module("shared").sd_model
+    kept = getattr(sd_model, "cond_stage_model_empty_prompt", None)
+    if kept is not None:
+        return kept
+    made = sd_model.get_learned_conditioning(module("prompt_parser").SdConditioning([""]))
+    return made["crossattn"] if isinstance(made, dict) else made
+
+
 def infotext(p: Any, prompts: list[str], negatives: list[str], index: int) -> str:
     """The host's text of the image with that index among all of `p`, settings of all extensions included."""
     return module("processing").create_infotext(
