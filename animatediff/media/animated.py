@@ -73,7 +73,7 @@ class WebpEncoder:
     def _write(self, step: Step) -> None:
         frames = Reduced(self._spool, step)
         exif = Image.Exif()
-        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = _user_comment(self._text)
+        exif[EXIF_IFD] = {USER_COMMENT: _user_comment(self._text)}
         quality = self._quality if step.quality is None else min(step.quality, self._quality)
         with self._path.open("wb") as file:
             _SpooledImage(frames, self._after_frame).save(

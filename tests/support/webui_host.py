@@ -44,8 +44,12 @@ class Capture(scripts.Script):
         torch.save(ps.samples.cpu(), FOLDER / "latents.pt")
 def at_step(params):
     orders = json.loads((FOLDER / "orders.json").read_text())
-    if params.sampling_step == orders.get("fail_at"):
-        raise RuntimeError("a fault in the middle, for a test")
+    if params.sampling_step == orders.get("fail_at"):  # what callbacks raise is swallowed, so the UNet has to
+        layer = shared.sd_model.model.diffusion_model.middle_block
+        def fail(*args):
+            handle.remove()
+            raise RuntimeError("a fault in the middle, for a test")
+        handle = layer.register_forward_pre_hook(fail)
     if params.sampling_step == orders.get("interrupt_at"):
         shared.state.interrupt()
 script_callbacks.on_cfg_denoiser(at_step)

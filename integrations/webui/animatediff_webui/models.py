@@ -48,7 +48,7 @@ class Folders:
         if not known:
             raise UserError(self.nothing())
         read = ", ".join(map(str, self.modules))
-        hint = did_you_mean(name, known)
+        hint = did_you_mean(Path(name).stem, [path.stem for path in known.values()])
         raise UserError(f"{said('model')}: no motion module {name!r}; {hint}found are {', '.join(known)} (in {read})")
 
     def nothing(self) -> str:

@@ -111,7 +111,7 @@ def _write_by_pillow(frames: Sequence[np.ndarray], path: Path, settings: Setting
         raise UserError(f"{path.suffix[1:].upper()} needs PyAV: pip install av in the environment of the WebUI")
     images = [Image.fromarray(frame) for frame in frames]
     exif = Image.Exif()
-    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
+    exif[0x8769] = {0x9286: b"UNICODE\0" + text.encode("utf-16-be")}
     facts: dict[str, Any] = {"comment": text} if path.suffix == ".gif" else {"exif": exif.tobytes(), "quality": quality}
     images[0].save(
         path,
