@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import html
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,25 @@ def error(p: Any, message: str) -> Exception:
         return HTTPException(status_code=422, detail=message)
     from gradio import Error  # pyright: ignore[reportMissingImports]
 
+    _answer_the_page(message)
     return Error(message)
+
+
+def _answer_the_page(message: str) -> None:
+    """Leave the message where reForge looks for images: what is raised while it draws for its page, it forgets.
+
+    The task that it runs this in, of `modules_forge.main_thread`, is on the stack; those of Forge and of Forge Neo keep
+    exceptions themselves.
+    """
+    main_thread = sys.modules.get("modules_forge.main_thread")
+    frame = None if main_thread is None else sys._getframe()
+    while frame is not None:
+        task = frame.f_locals.get("self")
+        if main_thread is not None and isinstance(task, main_thread.Task) and not hasattr(task, "exception"):
+            nothing: list[Any] = []
+            task.result = (nothing, "", "", f"<div class='error'>Error: {html.escape(message)}</div>")
+            return
+        frame = frame.f_back
 
 
 def say(p: Any, message: str) -> None:
