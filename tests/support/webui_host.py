@@ -22,6 +22,8 @@ from support.paths import ROOT
 
 TIMEOUT = 300.0
 """Seconds for whatever must happen; machines may be busy."""
+NO_KEEPING = httpx.Limits(max_keepalive_connections=0)
+"""Hosts drop a connection whose call ended in an error."""
 CAPTURE = '''
 import json
 from pathlib import Path
@@ -85,7 +87,7 @@ class WebUI:
             stderr=subprocess.STDOUT,
             env=os.environ | {"TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONPATH": ""},
         )
-        self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False, limits=NO_KEEPING)
         end = time.monotonic() + TIMEOUT
         while "Startup time" not in self.log.read_text():  # a request before that breaks its start
             assert self.process.poll() is None, self.log.read_text()[-3000:]
