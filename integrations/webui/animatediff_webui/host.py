@@ -79,6 +79,16 @@ def empty_prompt() -> Any:
     return made["crossattn"] if isinstance(made, dict) else made
 
 
+def last_alpha_cumprod() -> float:
+    """Share of signal at the noisiest step of the schedule that the host samples with now."""
+    sd_model = module("shared").sd_model
+    if (forge := getattr(sd_model, "forge_objects", None)) is None:
+        return float(sd_model.alphas_cumprod[-1])
+    model = forge.unet.model
+    levels = model.predictor if hasattr(model, "predictor") else model.model_sampling
+    return 1 / (float(levels.sigmas[-1]) ** 2 + 1)
+
+
 def infotext(p: Any, prompts: list[str], negatives: list[str], index: int) -> str:
     """The host's text of the image with that index among all of `p`, settings of all extensions included."""
     return module("processing").create_infotext(
