@@ -290,7 +290,7 @@ def _before(p: Any, name: str, step: Callable[..., Any]) -> None:
         try:
             return step(original, *args, **kwargs)
         except UserError as error:
-            raise _shown_error(p, error) from error
+            raise _shown_error(p, error) from None
 
     setattr(p, name, call)
 
@@ -299,7 +299,7 @@ def _refuse(p: Any, error: UserError) -> None:
     """End the generation with a message: what callbacks raise, hosts print and forget."""
 
     def fail(*args: Any, **kwargs: Any) -> Any:
-        raise _shown_error(p, error) from error
+        raise _shown_error(p, error) from None
 
     p.setup_prompts = fail
 

@@ -16,6 +16,10 @@ MODEL_PATH, LORA_PATH, QUALITY = "animatediff_model_path", "animatediff_motion_l
 EXTENSION = Path(__file__).resolve().parents[1]
 
 
+class AnimateDiffError(RuntimeError):
+    """A mistake, as hosts show it: name of the class, and message."""
+
+
 def module(name: str) -> Any:
     """A module of the host."""
     return importlib.import_module(f"modules.{name}")
@@ -74,9 +78,7 @@ def error(p: Any, message: str) -> Exception:
         from fastapi import HTTPException  # pyright: ignore[reportMissingImports]
 
         return HTTPException(status_code=422, detail=message)
-    from gradio import Error  # pyright: ignore[reportMissingImports]
-
-    return Error(message)
+    return AnimateDiffError(message)
 
 
 def say(p: Any, message: str) -> None:

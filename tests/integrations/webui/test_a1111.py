@@ -40,7 +40,8 @@ def animated(family: str = "v3", **settings: Any) -> dict[str, Any]:
 def ours(host: WebUI, family: str = "v3", prompt: Any = "a hill", **arguments: Any) -> Tensor:
     """Latents (f, c, h, w) of the pipeline here, from the noise that the host has just started from."""
     models = host.data / "models"
-    pipe = AnimateDiffPipeline.from_single_file(models / "Stable-diffusion" / "tiny.safetensors", torch_dtype=torch.float32)
+    checkpoint = models / "Stable-diffusion" / "tiny.safetensors"
+    pipe = AnimateDiffPipeline.from_single_file(checkpoint, torch_dtype=torch.float32)
     pipe.load_motion_module(models / "animatediff" / f"tiny_{family}.safetensors")
     pipe.set_progress_bar_config(disable=True)
     pipe.base.scheduler = EulerDiscreteScheduler(**FAMILIES[family].betas, timestep_spacing="linspace")
