@@ -60,10 +60,16 @@ def save_all(folder: Path) -> dict[str, MotionAdapter]:
     The folder is laid out as the models of a host.
     """
     torch.manual_seed(11)
-    checkpoints, modules, loras = (folder / name for name in ("Stable-diffusion", "animatediff", "Lora"))
-    for place in (checkpoints, modules, loras):
+    checkpoints = folder / "Stable-diffusion"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    return save_modules(folder, _save_checkpoint(checkpoints))
+
+
+def save_modules(folder: Path, unet: UNet2DConditionModel) -> dict[str, MotionAdapter]:
+    """Write motion modules for `unet` and a MotionLoRA into a host's folder of models; the modules by family."""
+    modules, loras = folder / "animatediff", folder / "Lora"
+    for place in (modules, loras):
         place.mkdir(parents=True, exist_ok=True)
-    unet = _save_checkpoint(checkpoints)
     adapters = {family: save_motion(modules / f"tiny_{family}.safetensors", unet, family) for family in FAMILIES}
     save_motion_lora(loras / "tiny_PanLeft.safetensors", adapters["v2"])
     xl = UNet2DConditionModel(**UNETS["sdxl"])

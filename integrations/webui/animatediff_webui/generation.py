@@ -196,8 +196,7 @@ class Generation:
         """Prompt embeddings of both prompts, blended frame by frame where they travel."""
         if all(isinstance(prompt, str) for prompt in travels):
             return c, uc
-        parser, shared = host.module("prompt_parser"), host.module("shared")
-        empty = shared.sd_model.cond_stage_model_empty_prompt
+        parser, empty = host.module("prompt_parser"), host.empty_prompt()
 
         def second(prompt: PromptTravel, function: Any, **facts: Any) -> tuple[Any, list[float]]:
             _, texts, shares = first_texts(prompt, self.num_frames)
@@ -208,7 +207,7 @@ class Generation:
         if isinstance(travels[0], PromptTravel):
             later, shares = second(travels[0], parser.get_multicond_learned_conditioning)
             c = conds.blend_prompts(c, later, shares, empty)
-        if isinstance(travels[1], PromptTravel):
+        if isinstance(travels[1], PromptTravel) and uc is not None:  # none at a CFG scale of 1, in some hosts
             later, shares = second(travels[1], parser.get_learned_conditioning, is_negative_prompt=True)
             uc = conds.blend_negative(uc, later, shares, empty)
         return c, uc

@@ -60,9 +60,25 @@ def interrupted() -> bool:
     return bool(state.interrupted or state.skipped)
 
 
+def stop_if_interrupted() -> None:
+    """Raise what the host's samplers end with when the user asked to stop; long clips take long for one step."""
+    if interrupted():
+        raise module("sd_samplers_common").InterruptedException
+
+
 def keeps_incomplete() -> bool:
     """Whether images are written though their sampling was stopped."""
     return bool(option("save_incomplete_images", False))
+
+
+def empty_prompt() -> Any:
+    """The host's prompt embeddings (1, 77, d) of an empty prompt; Forge and Forge Neo keep none, so they are made."""
+    sd_model = module("shared").sd_model
+    kept = getattr(sd_model, "cond_stage_model_empty_prompt", None)
+    if kept is not None:
+        return kept
+    made = sd_model.get_learned_conditioning(module("prompt_parser").SdConditioning([""]))
+    return made["crossattn"] if isinstance(made, dict) else made
 
 
 def infotext(p: Any, prompts: list[str], negatives: list[str], index: int) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, Window
 from animatediff.motion.ldm import attach_ldm, detach_ldm
+from animatediff_webui import host
 from animatediff_webui.job import Job
 
 FORWARD = "forward"
@@ -38,7 +39,8 @@ def clips_through(unet: nn.Module, job: Job, dtype: torch.dtype) -> Iterator[Non
     with ExitStack() as undo:
         undo.callback(adapter.to, "cpu")
         undo.callback(detach_ldm, unet)
-        undo.enter_context(_instead(unet, ClipCalls(unet.forward, adapter, job.num_frames, job.windows)))
+        calls = ClipCalls(unet.forward, adapter, job.num_frames, job.windows, host.stop_if_interrupted)
+        undo.enter_context(_instead(unet, calls))
         yield
 
 
@@ -46,12 +48,18 @@ class ClipCalls:
     """Stands in front of a UNet's `forward`: the same arguments, images of whole clips in all that have rows."""
 
     def __init__(
-        self, forward: Callable[..., Tensor], adapter: MotionAdapter, num_frames: int, windows: Sequence[Window] = ()
+        self,
+        forward: Callable[..., Tensor],
+        adapter: MotionAdapter,
+        num_frames: int,
+        windows: Sequence[Window] = (),
+        before_window: Callable[[], None] = lambda: None,
     ) -> None:
         self.forward = forward
         self.adapter = adapter
         self.num_frames = num_frames
         self.windows = windows
+        self.before_window = before_window
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """x: (r*f, c, h, w) with r clips of all frames -> the prediction, likewise."""
@@ -64,6 +72,7 @@ class ClipCalls:
                 return self.forward(x, *args, **kwargs)
         total: Tensor | None = None
         for window in self.windows:
+            self.before_window()
             cut = Cut(window, rows=rows, num_frames=self.num_frames)
             given = {name: cut.options(value) if name == "transformer_options" else cut(value)
                      for name, value in kwargs.items()}  # fmt: skip

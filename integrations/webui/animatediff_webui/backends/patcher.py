@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
@@ -11,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from animatediff.errors import UserError
+from animatediff_webui import host
 from animatediff_webui.backends.clips import clips_through
 from animatediff_webui.job import Job
 
-logger = logging.getLogger(__name__)
+ZERO_SNR = 1000.0
+"""Noise levels of Stable Diffusion end at 15 to 33, rescaled ones at 4,500."""
 
 
 class PatcherBackend:
@@ -55,13 +55,12 @@ class PatcherBackend:
     @contextmanager
     def attach(self, p: Any, job: Job) -> Iterator[None]:
         """See `Backend`."""
-        refuse_other_models(p)
         model = p.sd_model.forge_objects.unet.model
         with ExitStack() as undo:
             undo.callback(self._unload)
             undo.enter_context(clips_through(model.diffusion_model, job, self.compute_dtype(model)))
             if job.alphas_cumprod is not None:
-                undo.enter_context(self._schedule(p.sd_model, self.noise_levels(model), job.alphas_cumprod))
+                undo.enter_context(noise_schedule(p, self.noise_levels(model), job.alphas_cumprod))
             undo.callback(self._give_back, p.sd_model, p.sd_model.forge_objects.unet)
             yield
 
@@ -94,30 +93,30 @@ class PatcherBackend:
         if sd_model.forge_objects.unet.model is unet.model:
             sd_model.forge_objects.unet = unet
 
-    @contextmanager
-    def _schedule(self, sd_model: Any, levels: Any, alphas_cumprod: Tensor) -> Iterator[None]:
-        """Sample with another noise schedule: hosts read it at two places, both before and while they sample."""
-        buffers = {name: getattr(levels, name) for name in ("sigmas", "log_sigmas")}
-        of_model = getattr(sd_model, "alphas_cumprod", None)  # Forge sets it where a sampler wants it
-        new = alphas_cumprod.to(buffers["sigmas"].device)
+
+@contextmanager
+def noise_schedule(p: Any, levels: Any, alphas_cumprod: Tensor) -> Iterator[None]:
+    """Sample with another noise schedule for a while: (1000,) shares of signal.
+
+    The UNet's patcher reads it from `levels`, samplers when they are made: for img2img that was before, so its sampler
+    is made again. Where the host has rescaled its own to zero terminal SNR, so is this one.
+    """
+    sd_model, of_host = p.sd_model, {name: getattr(levels, name) for name in ("sigmas", "log_sigmas")}
+    of_model = getattr(sd_model, "alphas_cumprod", None)  # Forge sets it where a sampler wants it
+    if of_host["sigmas"][-1] > ZERO_SNR:
+        alphas_cumprod = host.module("sd_models").rescale_zero_terminal_snr_abar(alphas_cumprod)
+    new = alphas_cumprod.to(of_host["sigmas"].device)
+    try:
         levels.set_sigmas(((1 - new) / new) ** 0.5)
         if of_model is not None:
             sd_model.alphas_cumprod = alphas_cumprod.to(of_model.device)
-        try:
-            yield
-        finally:
-            for name, value in buffers.items():
-                setattr(levels, name, value)
-            if of_model is not None:
-                sd_model.alphas_cumprod = of_model
-            elif getattr(sd_model, "alphas_cumprod", None) is not None:
-                del sd_model.alphas_cumprod
-
-
-def refuse_other_models(p: Any) -> None:
-    """Raise UserError where the host would change the checkpoint in the middle: that one had no motion modules."""
-    own = getattr(p.sd_model, "sd_checkpoint_info", None)
-    for name, what in (("refiner_checkpoint_info", "Refiner"), ("hr_checkpoint_info", "Hires checkpoint")):
-        other = getattr(p, name, None)
-        if other is not None and getattr(other, "filename", other) != getattr(own, "filename", own):
-            raise UserError(f"AnimateDiff samples with one checkpoint alone; set {what} to none, or to the same one")
+        if getattr(p, "sampler", None) is not None:
+            p.sampler = host.module("sd_samplers").create_sampler(p.sampler_name, sd_model)
+        yield
+    finally:
+        for name, value in of_host.items():
+            setattr(levels, name, value)
+        if of_model is not None:
+            sd_model.alphas_cumprod = of_model
+        elif getattr(sd_model, "alphas_cumprod", None) is not None:
+            del sd_model.alphas_cumprod
