@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import signal
 import socket
@@ -49,7 +50,7 @@ def at_step(params):
     else:
         vars(model).pop("memory_required", None)
     if params.sampling_step == orders.get("fail_at"):  # what callbacks raise is swallowed, so the UNet has to
-        layer = model.diffusion_model.middle_block
+        layer = model.diffusion_model.out  # one that all hosts call as a module
         def fail(*args):
             handle.remove()
             raise RuntimeError("a fault in the middle, for a test")
@@ -70,6 +71,7 @@ class WebUI:
         (extensions / "capture" / "scripts").mkdir(parents=True)
         (extensions / "capture" / "scripts" / "capture.py").write_text(CAPTURE.format(folder=str(data)))
         (extensions / "animatediff").symlink_to(ROOT / "integrations" / "webui")
+        (data / "config.json").write_text(json.dumps({"live_previews_enable": False}))  # for which hosts fetch a model
         self.order()
 
     def __enter__(self) -> WebUI:
@@ -105,8 +107,6 @@ class WebUI:
 
         apart: 1 lets Forge and its children send cond and uncond apart, as where memory is short.
         """
-        import json
-
         (self.data / "orders.json").write_text(json.dumps(orders))
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

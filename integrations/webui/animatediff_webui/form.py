@@ -9,10 +9,12 @@ from animatediff_webui import host
 from animatediff_webui.settings import DEFAULTS, FACTS, FORMATS, INFOTEXT_NAME, Settings, page_names
 
 ROWS: tuple[tuple[str, ...], ...] = (
+    ("enable",),
     ("model",),
     ("format",),
-    ("enable", "video_length", "fps", "loop_number"),
-    ("closed_loop", "batch_size", "stride", "overlap"),
+    ("video_length", "fps", "loop_number"),
+    ("closed_loop",),
+    ("batch_size", "stride", "overlap"),
     ("interp", "interp_x"),
     ("freeinit_enable", "freeinit_filter"),
     ("freeinit_ds", "freeinit_dt", "freeinit_iters"),
@@ -80,7 +82,7 @@ def _refresh_button(gr: Any, dropdown: Any, elem_id: str) -> None:
             gr.Warning(folders.nothing())
         return gr.update(choices=names, value=folders.default())
 
-    button = gr.Button("Refresh motion modules", elem_id=elem_id, size="sm")
+    button = gr.Button("Refresh", elem_id=elem_id, size="sm", scale=0, min_width=110)
     button.click(fn=refreshed, inputs=[], outputs=[dropdown])
 
 

@@ -31,13 +31,20 @@ from animatediff_webui.settings import DEFAULT_MODEL, INFOTEXT_NAME, Settings, s
 
 NAMES = {"num_frames": said("video_length"), "family": "the file's published name", "motion_module": said("model")}
 """Settings in the messages of the library -> their names here."""
+STEPS = ("init", "parse_extra_network_prompts", "setup_conds", "calculate_hr_conds", "sample")
+"""Methods of `p` that a step of the generation stands in front of."""
 _PLAIN_CHECKPOINTS = (None, "", "None", "none", "Use same checkpoint")
+
+CHANGED = ("n_iter", "batch_size", "do_not_save_samples", "do_not_save_grid")
+"""What a generation changes of its `p`, beside the methods."""
 
 loaded = Loaded()
 
 
 def start(p: Any, values: Any, *, img2img: bool) -> None:
     """Begin a generation (`before_process`), if it is one with AnimateDiff."""
+    if (before := of(p)) is not None:  # img2img's batch gives one `p` several times
+        before.undo()
     p.animatediff = None
     try:
         settings = Settings.from_ui(values, img2img=img2img)
@@ -65,6 +72,7 @@ class Generation:
         self._source: list[Any] | None = None
         self._travels: tuple[str | PromptTravel, str | PromptTravel] = ("", "")
         self._hires: tuple[str | PromptTravel, str | PromptTravel] = ("", "")
+        self._own = {name: getattr(p, name) for name in CHANGED}
 
     def prepare(self) -> None:
         """Check what can be checked before the host loads a checkpoint; the batch becomes the clip."""
@@ -85,13 +93,21 @@ class Generation:
         p.n_iter, p.batch_size = self.num_clips, self.num_frames
         p.do_not_save_samples = p.do_not_save_grid = True  # the frames are written here
         p.extra_generation_params[INFOTEXT_NAME] = settings.to_infotext(mm_hash=short_hash(self.model_path))
-        for step in (self._init, self._parse_extra_network_prompts, self._setup_conds, self._sample):
-            _before(p, step.__name__[1:], step)
-        if hasattr(p, "calculate_hr_conds"):
-            _before(p, "calculate_hr_conds", self._calculate_hr_conds)
+        for name in STEPS:
+            if hasattr(p, name):  # img2img has no hires. fix
+                _before(p, name, getattr(self, f"_{name}"))
+
+    def undo(self) -> None:
+        """Leave `p` as it was given, for hosts that use it again."""
+        for name, value in self._own.items():
+            setattr(self.p, name, value)
+        for name in STEPS:
+            vars(self.p).pop(name, None)
 
     def _refuse_unsupported(self) -> None:
         p, settings = self.p, self.settings
+        if getattr(p, "firstpass_image", None) is not None:
+            raise UserError("one image cannot be upscaled as a clip; switch AnimateDiff off for that")
         for name, title in (
             ("refiner_checkpoint", "the refiner"),
             ("hr_checkpoint_name", "a checkpoint of hires. fix"),
@@ -198,12 +214,17 @@ class Generation:
 
     def _sample(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         assert self.job is not None, "a clip begins with its prompts"
-        with self.backend.attach(self.p, self.job):
-            if self.img2img and self._source is None:
-                fade_latents(self.p, self.settings)
-            if self.settings.freeinit_enable:
-                return sample_again(self.p, self.job, lambda: original(*args, **kwargs))
-            return original(*args, **kwargs)
+        start = getattr(self.p, "init_latent", None)  # the next clip begins with it too
+        try:
+            with self.backend.attach(self.p, self.job):
+                if self.img2img and self._source is None:
+                    fade_latents(self.p, self.settings)
+                if self.settings.freeinit_enable:
+                    return sample_again(self.p, self.job, lambda: original(*args, **kwargs))
+                return original(*args, **kwargs)
+        finally:
+            if start is not None:
+                self.p.init_latent = start
 
     def before_sampling(self, **kwargs: Any) -> None:
         """The host is about to sample, inside of `_sample`; a backend that patches copies of the UNet does it now."""
@@ -217,8 +238,11 @@ class Generation:
     def finish(self, processed: Any) -> None:
         """Write the clips, and show them in the place of the host's images (`postprocess`)."""
         p = self.p
+        self.undo()
         if not self.frames or (host.interrupted() and not host.keeps_incomplete()):
             return
+        if self.settings.interp != "Off":
+            host.say(p, f"frames in between are made by optical flow, not by {self.settings.interp}")
         images, texts = [], []
         prompts, negatives = list(p.all_prompts), list(p.all_negative_prompts)
         for clip, frames in self.frames.items():
@@ -246,6 +270,8 @@ class Generation:
         processed.comments = "".join(f"{comment}\n" for comment in p.comments)
 
     def _shown(self, frames: list[Any], files: list[Path]) -> list[Any]:
+        if (getattr(self.p, "script_args", None) or (0,))[0]:  # a script such as X/Y/Z plot, which wants images
+            return list(frames)
         if getattr(self.p, "is_api", False):
             return reply(frames, files, self.settings)
         moving = [str(path) for path in files if path.suffix in (".gif", ".webp")]
@@ -289,7 +315,7 @@ def _before(p: Any, name: str, step: Callable[..., Any]) -> None:
         try:
             return step(original, *args, **kwargs)
         except UserError as error:
-            raise _shown_error(p, error) from error
+            raise _shown_error(p, error) from None
 
     setattr(p, name, call)
 
@@ -298,7 +324,7 @@ def _refuse(p: Any, error: UserError) -> None:
     """End the generation with a message: what callbacks raise, hosts print and forget."""
 
     def fail(*args: Any, **kwargs: Any) -> Any:
-        raise _shown_error(p, error) from error
+        raise _shown_error(p, error) from None
 
     p.setup_prompts = fail
 

@@ -18,6 +18,10 @@ MODEL_PATH, LORA_PATH, QUALITY = "animatediff_model_path", "animatediff_motion_l
 EXTENSION = Path(__file__).resolve().parents[1]
 
 
+class AnimateDiffError(RuntimeError):
+    """A mistake, as hosts show it: name of the class, and message."""
+
+
 def module(name: str) -> Any:
     """A module of the host."""
     return importlib.import_module(f"modules.{name}")
@@ -102,10 +106,8 @@ def error(p: Any, message: str) -> Exception:
         from fastapi import HTTPException  # pyright: ignore[reportMissingImports]
 
         return HTTPException(status_code=422, detail=message)
-    from gradio import Error  # pyright: ignore[reportMissingImports]
-
     _answer_the_page(message)
-    return Error(message)
+    return AnimateDiffError(message)
 
 
 def _answer_the_page(message: str) -> None:
@@ -119,8 +121,8 @@ def _answer_the_page(message: str) -> None:
     while frame is not None:
         task = frame.f_locals.get("self")
         if main_thread is not None and isinstance(task, main_thread.Task) and not hasattr(task, "exception"):
-            nothing: list[Any] = []
-            task.result = (nothing, "", "", f"<div class='error'>Error: {html.escape(message)}</div>")
+            text = html.escape(f"{AnimateDiffError.__name__}: {message}")
+            task.result = ([], "", "", f"<div class='error'>{text}</div>")  # images, their facts and text, what is said
             return
         frame = frame.f_back
 

@@ -39,8 +39,12 @@ def fade_latents(p: Any, settings: Settings) -> None:
     """Let frames follow the initial image less and less: frame k has 1 - k^power / scale of it, the rest is noise.
 
     With a last frame, that one counts likewise from the end; where both are more than the whole, both are scaled down.
-    `p.init_latent` (f, c, h, w) is replaced.
+    `p.init_latent` (f, c, h, w) is replaced; not under a mask, whose outside is to stay.
     """
+    if getattr(p, "mask", None) is not None:
+        if settings.last_frame is not None:
+            raise UserError(f"{said('last_frame')}: not with a mask, under which all frames start from the image")
+        return
     latents: Tensor = p.init_latent
     num_frames = len(latents)
     first = fading(num_frames, settings.latent_power, settings.latent_scale)

@@ -107,12 +107,14 @@ def _write_video(frames: Sequence[np.ndarray], path: Path, settings: Settings, t
 
 def _write_by_pillow(frames: Sequence[np.ndarray], path: Path, settings: Settings, text: str, quality: int) -> None:
     """GIF and WebP without PyAV, which the other formats need."""
+    from animatediff.media.animated import exif_comment
+
     if path.suffix not in SHOWN:
         raise UserError(f"{path.suffix[1:].upper()} needs PyAV: pip install av in the environment of the WebUI")
     images = [Image.fromarray(frame) for frame in frames]
-    exif = Image.Exif()
-    exif[0x8769] = {0x9286: b"UNICODE\0" + text.encode("utf-16-be")}
-    facts: dict[str, Any] = {"comment": text} if path.suffix == ".gif" else {"exif": exif.tobytes(), "quality": quality}
+    facts: dict[str, Any] = {"comment": text}
+    if path.suffix == ".webp":
+        facts = {"exif": exif_comment(text), "quality": quality}
     images[0].save(
         path,
         save_all=True,

@@ -68,7 +68,7 @@ class Settings:
         minimum=0,
         maximum=4096,
         infotext=True,
-        info="0: as many as the context batch size, or as the video source has",
+        info="0: the context batch size, or all of the video",
     )
     fps: int = _setting(8, "FPS", minimum=1, maximum=240, infotext=True, info="Frames per second of the file")
     loop_number: int = _setting(
@@ -84,7 +84,7 @@ class Settings:
         "Closed loop",
         choices=CLOSED_LOOPS,
         infotext=True,
-        info="N: no loop; R-P, R+P, A: windows close the circle; + and A: prompts too; A: short clips run back too",
+        info="N: none. R-P, R+P, A: windows of a long clip go round. R+P, A: prompts too. A: a short clip runs back.",
     )
     batch_size: int = _setting(
         16,
@@ -114,8 +114,10 @@ class Settings:
     freeinit_ds: float = _setting(0.25, "d_s", minimum=0.0, maximum=1.0, step=0.01, infotext=True)
     freeinit_dt: float = _setting(0.25, "d_t", minimum=0.0, maximum=1.0, step=0.01, infotext=True)
     freeinit_iters: int = _setting(3, "FreeInit Iterations", minimum=2, maximum=5, infotext=True)
-    video_source: str = _setting("", "Video source", info="img2img: its frames are the initial images")
-    video_path: str = _setting("", "Video path", info="A video, or a folder of images, on the machine of the host")
+    video_source: str = _setting("", "Video source", img2img=True)
+    video_path: str = _setting(
+        "", "Video path", img2img=True, info="Or a video, or a folder of images, on the machine that this page runs on"
+    )
     mask_path: str = _setting("", "Mask path", page=False)
     latent_power: float = _setting(
         1.0, "Latent power", minimum=0.1, maximum=10.0, step=0.1, img2img=True, infotext=True
