@@ -37,6 +37,9 @@ def save_all(folder: Path) -> None:
     for name, value in text.named_parameters():
         if name.endswith("final_layer_norm.bias"):
             torch.nn.init.normal_(value, mean=0.5)  # hosts divide by the mean of its output
+    with torch.no_grad():  # an encoder that is certain: hosts draw its latents with no seed
+        vae.quant_conv.weight[4:] = 0  # pyright: ignore[reportOptionalMemberAccess]
+        vae.quant_conv.bias[4:] = -30  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
     state = ldm_files.single_file("sd1", {"unet": unet, "vae": vae, "text_encoder": text})
     del state["betas"]  # of another length than a host's
     (folder / "Stable-diffusion").mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import signal
 import socket
@@ -22,10 +23,8 @@ from support.paths import ROOT
 
 TIMEOUT = 300.0
 """Seconds for whatever must happen; machines may be busy."""
-ARGUMENTS = (
-    "--api", "--use-cpu", "all", "--no-half", "--precision", "full", "--skip-torch-cuda-test", "--skip-version-check",
-    "--no-download-sd-model", "--disable-safe-unpickle", "--no-hashing", "--disable-nan-check",
-)  # fmt: skip
+NO_KEEPING = httpx.Limits(max_keepalive_connections=0)
+"""Hosts drop a connection whose call ended in an error."""
 CAPTURE = '''
 import json
 from pathlib import Path
@@ -44,8 +43,14 @@ class Capture(scripts.Script):
         torch.save(ps.samples.cpu(), FOLDER / "latents.pt")
 def at_step(params):
     orders = json.loads((FOLDER / "orders.json").read_text())
+    forge = getattr(shared.sd_model, "forge_objects", None)
+    model = shared.sd_model.model if forge is None else forge.unet.model
+    if orders.get("apart"):
+        model.memory_required = lambda *args, **kwargs: float("inf")
+    else:
+        vars(model).pop("memory_required", None)
     if params.sampling_step == orders.get("fail_at"):  # what callbacks raise is swallowed, so the UNet has to
-        layer = shared.sd_model.model.diffusion_model.middle_block
+        layer = model.diffusion_model.out  # one that all hosts call as a module
         def fail(*args):
             handle.remove()
             raise RuntimeError("a fault in the middle, for a test")
@@ -61,11 +66,12 @@ class WebUI:
 
     def __init__(self, root: Path, python: str, data: Path, *arguments: str) -> None:
         self.root, self.python, self.data = root, python, data
-        self.arguments = arguments or ARGUMENTS
+        self.arguments = arguments
         extensions = data / "extensions"
         (extensions / "capture" / "scripts").mkdir(parents=True)
         (extensions / "capture" / "scripts" / "capture.py").write_text(CAPTURE.format(folder=str(data)))
         (extensions / "animatediff").symlink_to(ROOT / "integrations" / "webui")
+        (data / "config.json").write_text(json.dumps({"live_previews_enable": False}))  # for which hosts fetch a model
         self.order()
 
     def __enter__(self) -> WebUI:
@@ -83,7 +89,7 @@ class WebUI:
             stderr=subprocess.STDOUT,
             env=os.environ | {"TRANSFORMERS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONPATH": ""},
         )
-        self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=TIMEOUT, trust_env=False, limits=NO_KEEPING)
         end = time.monotonic() + TIMEOUT
         while "Startup time" not in self.log.read_text():  # a request before that breaks its start
             assert self.process.poll() is None, self.log.read_text()[-3000:]
@@ -97,9 +103,10 @@ class WebUI:
         self.process.wait()
 
     def order(self, **orders: int) -> None:
-        """Let samplings fail, or be interrupted, at a step; without any, go on as usual."""
-        import json
+        """Let samplings fail (`fail_at`), or be interrupted (`interrupt_at`), at a step; without any, go on as usual.
 
+        apart: 1 lets Forge and its children send cond and uncond apart, as where memory is short.
+        """
         (self.data / "orders.json").write_text(json.dumps(orders))
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:

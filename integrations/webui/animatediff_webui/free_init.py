@@ -43,7 +43,6 @@ def sample_again(p: Any, job: Job, sample: Callable[[], Tensor]) -> Tensor:
         spatial_stop=settings.freeinit_ds,
         temporal_stop=settings.freeinit_dt,
     )
-    alphas = host.module("shared").sd_model.alphas_cumprod
     rng = p.rng
     first = rng.next()
 
@@ -60,7 +59,7 @@ def sample_again(p: Any, job: Job, sample: Callable[[], Tensor]) -> Tensor:
             clip(first),
             settings=options,
             draw=lambda: clip(rng.next()).float().cpu(),
-            alpha_cumprod=float(alphas[-1]),
+            alpha_cumprod=host.last_alpha_cumprod(),
             stopped=host.interrupted,
         )
     finally:

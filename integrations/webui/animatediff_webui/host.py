@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import html
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,16 @@ def empty_prompt() -> Any:
     return made["crossattn"] if isinstance(made, dict) else made
 
 
+def last_alpha_cumprod() -> float:
+    """Share of signal at the noisiest step of the schedule that the host samples with now."""
+    sd_model = module("shared").sd_model
+    if (forge := getattr(sd_model, "forge_objects", None)) is None:
+        return float(sd_model.alphas_cumprod[-1])
+    model = forge.unet.model
+    levels = model.predictor if hasattr(model, "predictor") else model.model_sampling
+    return 1 / (float(levels.sigmas[-1]) ** 2 + 1)
+
+
 def infotext(p: Any, prompts: list[str], negatives: list[str], index: int) -> str:
     """The host's text of the image with that index among all of `p`, settings of all extensions included."""
     return module("processing").create_infotext(
@@ -94,7 +106,25 @@ def error(p: Any, message: str) -> Exception:
         from fastapi import HTTPException  # pyright: ignore[reportMissingImports]
 
         return HTTPException(status_code=422, detail=message)
+    _answer_the_page(message)
     return AnimateDiffError(message)
+
+
+def _answer_the_page(message: str) -> None:
+    """Leave the message where reForge looks for images: what is raised while it draws for its page, it forgets.
+
+    The task that it runs this in, of `modules_forge.main_thread`, is on the stack; those of Forge and of Forge Neo keep
+    exceptions themselves.
+    """
+    main_thread = sys.modules.get("modules_forge.main_thread")
+    frame = None if main_thread is None else sys._getframe()
+    while frame is not None:
+        task = frame.f_locals.get("self")
+        if main_thread is not None and isinstance(task, main_thread.Task) and not hasattr(task, "exception"):
+            text = html.escape(f"{AnimateDiffError.__name__}: {message}")
+            task.result = ([], "", "", f"<div class='error'>{text}</div>")  # images, their facts and text, what is said
+            return
+        frame = frame.f_back
 
 
 def say(p: Any, message: str) -> None:

@@ -1,28 +1,63 @@
-"""The extension's folder on the path, as hosts put it there, and a host where one is named."""
+"""The extension's folder on the path, as hosts put it there, and the hosts that are named."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.paths import ROOT
 
 sys.path.insert(0, str(ROOT / "integrations" / "webui"))
 
+from support import forge_files, webui_models
 from support.webui_host import WebUI
-from support.webui_models import save_all
+
+ANY = ("--api", "--skip-torch-cuda-test", "--skip-version-check", "--no-download-sd-model", "--no-hashing")
+FLOAT32 = ("--always-cpu", "--all-in-fp32", "--no-half", "--clip-in-fp32", "--vae-in-fp32", "--attention-pytorch")
 
 
-@pytest.fixture(scope="session")
-def a1111(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """A running A1111 with small models: A1111_ROOT is its folder, A1111_PYTHON its Python."""
-    root, python = os.environ.get("A1111_ROOT"), os.environ.get("A1111_PYTHON")
+@dataclass(frozen=True)
+class Host:
+    """A program that the extension runs in: NAME_ROOT is its folder, NAME_PYTHON its Python."""
+
+    title: str
+    arguments: tuple[str, ...]
+    save_models: Callable[[Path], Any]
+
+
+HOSTS = {
+    "a1111": Host(
+        "A1111",
+        (
+            *ANY,
+            "--use-cpu",
+            "all",
+            "--no-half",
+            "--precision",
+            "full",
+            "--disable-safe-unpickle",
+            "--disable-nan-check",
+        ),
+        webui_models.save_all,
+    ),
+    "reforge": Host("reForge", (*ANY, *FLOAT32), forge_files.save_all),
+    "forge2": Host("Forge", (*ANY, *FLOAT32[:2], FLOAT32[-1]), forge_files.save_all),
+}
+
+
+@pytest.fixture(scope="session", params=HOSTS)
+def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """One running host after the other, each with small models."""
+    host, name = HOSTS[request.param], request.param.upper()
+    root, python = os.environ.get(f"{name}_ROOT"), os.environ.get(f"{name}_PYTHON")
     if not root or not python:
-        pytest.skip("NOT TRIED IN THE REAL HOST: set A1111_ROOT (the WebUI's folder) and A1111_PYTHON (its Python)")
-    data = tmp_path_factory.mktemp("a1111")
-    save_all(data / "models")
-    with WebUI(Path(root), python, data) as host:
-        yield host
+        pytest.skip(f"NOT TRIED IN {host.title}: set {name}_ROOT (its folder) and {name}_PYTHON (its Python)")
+    data = tmp_path_factory.mktemp(request.param)
+    host.save_models(data / "models")
+    with WebUI(Path(root), python, data, *host.arguments) as running:
+        yield running
