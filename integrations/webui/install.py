@@ -7,23 +7,22 @@ from pathlib import Path
 
 import launch  # pyright: ignore[reportMissingImports]  # the host's own
 
-PACKAGE = "animatediff"
 HERE = Path(__file__).resolve().parent
+NEEDED = ("einops", "av")
 
 
-def checkout() -> Path | None:
-    """The repository that this extension is a folder of, if it was linked and not copied from there."""
-    root = HERE.parent.parent
-    return root if (root / "animatediff" / "motion" / "ldm.py").is_file() else None
+def is_missing(name: str) -> bool:
+    """Whether a package cannot be imported here."""
+    return importlib.util.find_spec(name) is None
 
 
-def missing(*names: str) -> list[str]:
-    """Those of these packages that cannot be imported here."""
-    return [name for name in names if importlib.util.find_spec(name) is None]
-
-
-if checkout() is None and missing(PACKAGE):
-    # without its dependencies: hosts pin versions of theirs, and the parts used here need no others
-    launch.run_pip(f"install --no-deps {PACKAGE}", "animatediff")
-for name in missing("einops", "av"):
-    launch.run_pip(f"install {name}", f"{name}, for AnimateDiff")
+for package in NEEDED:
+    if is_missing(package):
+        launch.run_pip(f"install {package}", f"{package}, for AnimateDiff")
+in_checkout = (HERE.parents[1] / "animatediff" / "motion" / "ldm.py").is_file()
+if not in_checkout and is_missing("animatediff"):
+    # other packages have had this name, so none is fetched by it
+    print(
+        "AnimateDiff: this folder is a copy, and the package `animatediff` is not installed here; link the folder from "
+        "its repository instead, or run: pip install --no-deps PATH_OF_THE_REPOSITORY"
+    )

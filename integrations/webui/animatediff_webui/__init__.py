@@ -7,6 +7,7 @@ users say), `job.py` (what one generation needs), `generation.py` (its life, fro
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def _find_package() -> None:
     root = Path(__file__).resolve().parents[3]
     if (root / "animatediff" / "motion" / "ldm.py").is_file() and str(root) not in sys.path:
         sys.path.append(str(root))
+    if importlib.util.find_spec("animatediff") is None:
+        raise ImportError(
+            "the package `animatediff` is not installed here: link this extension's folder from its repository, or "
+            "run pip install --no-deps PATH_OF_THE_REPOSITORY in the environment of the WebUI"
+        )
 
 
 _find_package()

@@ -12,8 +12,6 @@ import torch
 from support.webui_host import TIMEOUT, WebUI
 from support.webui_page import WebUIPage
 
-pytestmark = pytest.mark.parametrize("webui", ["reforge", "forge2"], indirect=True)
-
 SETTINGS: dict[str, Any] = {
     "enable": True, "model": "tiny_v2.safetensors", "video_length": 6, "fps": 5, "loop_number": 3, "closed_loop": "N",
     "batch_size": 4, "stride": 2, "overlap": 1, "format": ["GIF", "PNG"],
