@@ -126,6 +126,9 @@ class UNet(nn.Module):
 class Predictor(nn.Module):
     """`ModelSamplingDiscrete` of reForge, `Prediction` of Neo."""
 
+    sigmas: Tensor
+    log_sigmas: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -169,7 +172,7 @@ class Patcher:
     def add_extra_torch_module_during_sampling(self, m: nn.Module, cast_to_unet_dtype: bool = True) -> Patcher:
         if cast_to_unet_dtype:
             m.to(self.model.diffusion_model.dtype)  # type: ignore[union-attr]
-        m.device = torch.device("cpu")  # a host writes several such attributes
+        vars(m)["device"] = torch.device("cpu")  # a host writes several such attributes
         self.extra_model_patchers_during_sampling.append(Patcher(m))
         return self.extra_model_patchers_during_sampling[-1]
 
@@ -223,7 +226,6 @@ class Host:
             "modules.shared": {"state": self.state, "opts": SimpleNamespace()},
             "modules.sd_samplers_common": {"InterruptedException": InterruptedException},
             "modules.sd_samplers": {"create_sampler": lambda name, model: (name, model.forge_objects)},
-            "modules.sd_models": {"rescale_zero_terminal_snr_abar": rescaled},
         }
         for name in ("modules", "ldm_patched", "ldm_patched.modules", "backend"):
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -247,12 +249,3 @@ class Host:
         """`sampling_prepare`: load the models that the patcher names."""
         for patcher in self.sd_model.forge_objects.unet.extra_model_patchers_during_sampling:
             self.memory.current_loaded_models.append(LoadedModel(patcher))  # type: ignore[attr-defined]
-
-
-def rescaled(alphas_cumprod: Tensor) -> Tensor:
-    """Zero terminal SNR (arXiv 2305.08891, algorithm 1), but for a last value that is not quite zero."""
-    roots = alphas_cumprod.sqrt()
-    roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
-    out = roots**2
-    out[-1] = 4.8973451890853435e-08
-    return out

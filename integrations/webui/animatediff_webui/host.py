@@ -119,7 +119,7 @@ def _answer_the_page(message: str) -> None:
     main_thread = sys.modules.get("modules_forge.main_thread")
     frame = None if main_thread is None else sys._getframe()
     while frame is not None:
-        task = frame.f_locals.get("self")
+        task: Any = frame.f_locals.get("self")
         if main_thread is not None and isinstance(task, main_thread.Task) and not hasattr(task, "exception"):
             text = html.escape(f"{AnimateDiffError.__name__}: {message}")
             task.result = ([], "", "", f"<div class='error'>{text}</div>")  # images, their facts and text, what is said

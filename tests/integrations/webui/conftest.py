@@ -18,7 +18,7 @@ from support import forge_files, webui_models
 from support.webui_host import WebUI
 
 ANY = ("--api", "--skip-torch-cuda-test", "--skip-version-check", "--no-download-sd-model", "--no-hashing")
-FLOAT32 = ("--always-cpu", "--all-in-fp32", "--no-half", "--clip-in-fp32", "--vae-in-fp32", "--attention-pytorch")
+FLOAT32 = ("--always-cpu", "--all-in-fp32", "--clip-in-fp32", "--vae-in-fp32", "--attention-pytorch")
 
 
 @dataclass(frozen=True)
@@ -27,26 +27,16 @@ class Host:
 
     title: str
     arguments: tuple[str, ...]
+    """`{root}` is its folder."""
     save_models: Callable[[Path], Any]
 
 
+OF_A1111 = ("--use-cpu", "all", "--no-half", "--precision", "full", "--disable-safe-unpickle", "--disable-nan-check")
 HOSTS = {
-    "a1111": Host(
-        "A1111",
-        (
-            *ANY,
-            "--use-cpu",
-            "all",
-            "--no-half",
-            "--precision",
-            "full",
-            "--disable-safe-unpickle",
-            "--disable-nan-check",
-        ),
-        webui_models.save_all,
-    ),
-    "reforge": Host("reForge", (*ANY, *FLOAT32), forge_files.save_all),
-    "forge2": Host("Forge", (*ANY, *FLOAT32[:2], FLOAT32[-1]), forge_files.save_all),
+    "a1111": Host("A1111", (*ANY, *OF_A1111), webui_models.save_all),
+    "reforge": Host("reForge", (*ANY, *FLOAT32, "--no-half"), forge_files.save_all),
+    # its page's scripts are not served where data lies elsewhere, unless its folder is named
+    "forge2": Host("Forge", (*ANY, *FLOAT32, "--gradio-allowed-path", "{root}"), forge_files.save_all),
 }
 
 
@@ -59,5 +49,5 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         pytest.skip(f"NOT TRIED IN {host.title}: set {name}_ROOT (its folder) and {name}_PYTHON (its Python)")
     data = tmp_path_factory.mktemp(request.param)
     host.save_models(data / "models")
-    with WebUI(Path(root), python, data, *host.arguments) as running:
+    with WebUI(Path(root), python, data, *(text.format(root=root) for text in host.arguments)) as running:
         yield running

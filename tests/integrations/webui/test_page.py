@@ -1,4 +1,4 @@
-"""The extension on the pages of A1111 and reForge, in Chromium; what their API gives is tried in `test_hosts.py`."""
+"""The extension on the page of real hosts, in Chromium; what their API gives is tried in `test_hosts.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from support.webui_host import TIMEOUT, WebUI
 from support.webui_page import WebUIPage
 
-pytestmark = pytest.mark.parametrize("webui", ["a1111", "reforge"], indirect=True)
+pytestmark = pytest.mark.parametrize("webui", ["a1111", "reforge", "forge2"], indirect=True)
 
 SETTINGS: dict[str, Any] = {
     "enable": True, "model": "tiny_v2.safetensors", "video_length": 6, "fps": 5, "loop_number": 3, "closed_loop": "N",

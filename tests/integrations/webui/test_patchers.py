@@ -18,7 +18,8 @@ from animatediff_webui.backends.neo import Neo
 from animatediff_webui.backends.patcher import PatcherBackend
 from animatediff_webui.job import Job
 from animatediff_webui.settings import Settings
-from support.forge_stub import CONTEXT, Host, InterruptedException, rescaled
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+from support.forge_stub import CONTEXT, Host, InterruptedException
 from torch import Tensor, nn
 
 from animatediff.errors import UserError
@@ -197,13 +198,16 @@ def test_the_noise_schedule_of_the_family_reaches_samplers_and_unet(stub: Host, 
 
 
 def test_zero_terminal_snr_of_the_host_stays(stub: Host, backend: PatcherBackend) -> None:
+    """The family's schedule is stretched as diffusers does it, but for a last level that is finite."""
     job, predictor = job_of(stub), stub.model.predictor
-    alphas = rescaled(1 / (predictor.sigmas**2 + 1))
-    predictor.set_sigmas(((1 - alphas) / alphas) ** 0.5)
+    predictor.set_sigmas(torch.cat([predictor.sigmas[:-1], torch.tensor([4518.0])]))
     assert job.alphas_cumprod is not None
-    of_family = rescaled(job.alphas_cumprod)
+    shares = torch.cat([torch.ones(1), job.alphas_cumprod])
+    stretched = torch.cumprod(1 - rescale_zero_terminal_snr(1 - shares[1:] / shares[:-1]), dim=0)
     with backend.attach(stub.p, job):
-        torch.testing.assert_close(predictor.sigmas, ((1 - of_family) / of_family) ** 0.5)
+        got = 1 / (predictor.sigmas**2 + 1)
+    torch.testing.assert_close(got, stretched, rtol=1e-3, atol=1e-6)
+    assert 4000 < float(predictor.sigmas[-1]) < 5000
 
 
 def test_a_family_without_a_schedule_keeps_the_models(stub: Host, backend: PatcherBackend) -> None:

@@ -70,7 +70,7 @@ class ClipCalls:
         if len(self.windows) < 2:
             with self.adapter.frames.during(self.num_frames):
                 return self.forward(x, *args, **kwargs)
-        total: Tensor | None = None
+        total, out = None, x
         for window in self.windows:
             self.before_window()
             cut = Cut(window, rows=rows, num_frames=self.num_frames)
@@ -81,9 +81,8 @@ class ClipCalls:
             total = torch.zeros((rows, *out.shape[1:]), device=out.device) if total is None else total
             share = window.share.to(out.device).repeat(rows // self.num_frames)[:, None, None, None]
             total.index_add_(0, cut.index(out.device), out.float() * share)
-            dtype = out.dtype
         assert total is not None
-        return total.to(dtype)
+        return total.to(out.dtype)
 
     def _check(self, rows: int, options: Any) -> None:
         """Raise UserError unless the batch is whole clips, as many as there are conditionings in it."""

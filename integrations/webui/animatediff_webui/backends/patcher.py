@@ -16,6 +16,8 @@ from animatediff_webui.job import Job
 
 ZERO_SNR = 1000.0
 """Noise levels of Stable Diffusion end at 15 to 33, rescaled ones at 4,500."""
+LAST_SHARE = 4.8973451890853435e-08
+"""Of signal, at the last noise level of rescaled schedules in hosts."""
 
 
 class PatcherBackend:
@@ -104,7 +106,7 @@ def noise_schedule(p: Any, levels: Any, alphas_cumprod: Tensor) -> Iterator[None
     sd_model, of_host = p.sd_model, {name: getattr(levels, name) for name in ("sigmas", "log_sigmas")}
     of_model = getattr(sd_model, "alphas_cumprod", None)  # Forge sets it where a sampler wants it
     if of_host["sigmas"][-1] > ZERO_SNR:
-        alphas_cumprod = host.module("sd_models").rescale_zero_terminal_snr_abar(alphas_cumprod)
+        alphas_cumprod = zero_terminal_snr(alphas_cumprod)
     new = alphas_cumprod.to(of_host["sigmas"].device)
     try:
         levels.set_sigmas(((1 - new) / new) ** 0.5)
@@ -120,3 +122,14 @@ def noise_schedule(p: Any, levels: Any, alphas_cumprod: Tensor) -> Iterator[None
             sd_model.alphas_cumprod = of_model
         elif getattr(sd_model, "alphas_cumprod", None) is not None:
             del sd_model.alphas_cumprod
+
+
+def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
+    """Stretch a schedule so that it ends in noise alone (arXiv 2305.08891, algorithm 1): (1000,), likewise returned.
+
+    The last share is not quite zero, and as small as in hosts.
+    """
+    roots = alphas_cumprod.sqrt()
+    rescaled = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+    rescaled[-1] = LAST_SHARE
+    return rescaled
