@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from support import comfy_host
+from support.close import relative
+from support.golden import motion_file
+from support.paths import GOLDEN
+from support.pipelines import pipeline
 from torch import Tensor
 
 from animatediff.pipelines import AnimateDiffPipeline
@@ -14,11 +19,6 @@ from integrations.comfyui.domain_adapter import with_adapter
 from integrations.comfyui.motion import load_motion, with_lora
 from integrations.comfyui.sampling_settings import with_family_sampling
 from integrations.comfyui.windows import handler_of, with_windows
-from support import comfy_host
-from support.close import relative
-from support.golden import motion_file
-from support.paths import GOLDEN
-from support.pipelines import pipeline
 
 models = comfy_host.models()
 TOLERANCE = 5e-5
@@ -149,11 +149,11 @@ def test_cond_and_uncond_apart_and_in_one_batch_are_the_same(monkeypatch: pytest
         together = by_host(moved(family), latents, timesteps)
         with monkeypatch.context() as patch:  # no memory for both in one batch
             patch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda *_: 0)
-            seen: list[int] = []
+            sizes: list[int] = []
             model = moved(family)
-            model.model.diffusion_model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+            model.model.diffusion_model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
             apart = by_host(model, latents, timesteps)
-        assert set(seen) == {4}
+        assert set(sizes) == {4}
         assert_close(apart, together)
 
 
