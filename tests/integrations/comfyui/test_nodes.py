@@ -58,7 +58,7 @@ def loaded(name: str) -> Any:
     return AnimateDiffLoadMotionModule.execute(name).result[0]
 
 
-def test_the_host_gets_all_nodes_and_each_input_explains_itself() -> None:
+def test_the_host_gets_all_nodes_and_each_input_explains_itself(user_files: Path) -> None:
     extension = asyncio.run(pack.comfy_entrypoint())
     nodes = asyncio.run(extension.get_node_list())
     schemas = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in nodes}
@@ -142,7 +142,7 @@ def test_motion_modules_are_applied_once(user_files: Path) -> None:
 
 
 def test_a_domain_adapter_of_another_base_model_is_refused(user_files: Path) -> None:
-    with pytest.raises(ValueError, match="the layer it is for has|has no place in this model"):
+    with pytest.raises(ValueError, match=r"the layer it is for has|has no place in this model"):
         AnimateDiffDomainAdapter.execute(models.golden_model("sdxl"), "adapter.ckpt", 1.0)
 
 
