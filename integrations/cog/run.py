@@ -1,6 +1,6 @@
-"""The model as Cog runs it: `cog.yaml` names `Runner`. Written by `python -m animatediff_cog.schema`; do not edit."""
+"""The model as Cog runs it. Written by `python -m animatediff_cog.schema`; not to be edited."""
 
-# ruff: noqa: E501
+# ruff: noqa: B008, E501, N803
 from animatediff_cog.render import Rendering
 from animatediff_cog.schema import check_choices
 from cog import BaseRunner, Input, Path
@@ -9,7 +9,7 @@ from cog import BaseRunner, Input, Path
 class Runner(BaseRunner):
     """AnimateDiff: clips from texts, images and videos."""
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the renderer, which keeps its models between predictions, and load the first one."""
         check_choices()
         self.rendering = Rendering()

@@ -211,7 +211,7 @@ def _choices_of(option: Option, many: bool, models: Models) -> tuple[str, ...] |
     return choices if choices and len(choices) > 1 else None
 
 
-def _bounds_of(option: Option, kind: str, many: bool, limits: Mapping[str, float]) -> dict[str, float]:
+def _bounds_of(option: Option, kind: str, many: bool, limits: Mapping[str, float]) -> dict[str, Any]:
     """The range, as far as Cog knows it: with its bounds, and for single numbers."""
     if many or kind not in ("int", "float"):
         return {}

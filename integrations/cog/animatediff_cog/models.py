@@ -40,15 +40,13 @@ class Models:
             return found.pop()
         if found:
             several = ", ".join(sorted(_inner(entry) for entry in self._of(setting) if name in _spellings(entry)))
-            raise UserError(
-                f"{shown}: {name!r} is there several times ({several}); write the one that is meant in full"
-            )
+            raise UserError(f"{shown}: {name!r} is there several times ({several}); write in full which is meant")
         known = list(names)
         listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
         raise UserError(
             f"{shown}: no model {name[:200]!r} here; {did_you_mean(name[:200], known)}"
-            f"{f'there are {listed}' if known else 'there are none of this kind'}. Models are put into models/ when the "
-            "image is built; paths, addresses and hub ids are not taken"
+            f"{f'there are {listed}' if known else 'there are none of this kind'}. Models are put into models/ when "
+            "the image is built; paths, addresses and hub ids are not taken"
         )
 
     def names(self, setting: str) -> dict[str, str]:
@@ -114,9 +112,8 @@ def _spellings(entry: Entry) -> tuple[str, ...]:
 @cache
 def _bundled_for(setting: str) -> tuple[str, ...]:
     """Parts of the bundled set for a setting; its MotionLoRAs go by their short names."""
-    return tuple(
-        PREFIX + name for name, path in bundled_set().items() if _suits(path, setting) and is_move(name) is None
-    )
+    parts = {name: path for name, path in bundled_set().items() if is_move(name) is None}
+    return tuple(PREFIX + name for name, path in parts.items() if _suits(path, setting))
 
 
 def _suits(path: Path, setting: str) -> bool:

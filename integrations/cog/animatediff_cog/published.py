@@ -98,14 +98,9 @@ def in_our_inputs(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _put(values: dict[str, Any], name: str, value: Any, alias: str) -> None:
-    if name in values and values[name] != value:
-        raise UserError(
-            f"{alias}={brief(value)} and {name}={brief(values[name])} contradict each other; {alias} is a former name of "
-            f"{name}, so give {name} alone"
-            if alias != "mp4"
-            else f"mp4 and output_format={values[name]} contradict each other; give output_format alone"
-        )
-    values[name] = value
+    if values.setdefault(name, value) != value:
+        given = f"{alias}={brief(value)}" if alias in ALIASES else alias
+        raise UserError(f"{given} and {name}={brief(values[name])} contradict each other; give {name} alone")
 
 
 def _add_loras(values: dict[str, Any]) -> None:

@@ -112,8 +112,8 @@ class Reader:
         images = found.get("keyframes")
         if (images is None) != (frames is None) or len(images or ()) != len(frames or ()):
             raise UserError(
-                f"keyframes has {len(images or ())} images and keyframe_indices {len(frames or ())} frames; give one frame "
-                "for each image"
+                f"keyframes has {len(images or ())} images and keyframe_indices {len(frames or ())} frames; give one "
+                "frame for each image"
             )
         if images is not None:
             found["keyframes"] = [{"frame": at, "path": path} for at, path in zip(frames or (), images, strict=True)]
@@ -151,7 +151,7 @@ class Reader:
         return with_files(dict(values), found)
 
     def _size(self, aspect: str, values: Mapping[str, Any]) -> dict[str, int]:
-        """Width and height of an aspect, of about as many pixels as the model was trained on, or with one side given."""
+        """Width and height of an aspect: with one side given, or of about as many pixels as the model was trained on."""
         width, height = values.get("width"), values.get("height")
         if width is not None and height is not None:
             raise UserError(f"aspect={aspect}, width and height are given; give width and height alone")
