@@ -1,8 +1,7 @@
 """The model as Cog runs it. Written by `python -m animatediff_cog.schema`; not to be edited."""
 
 # ruff: noqa: B008, E501, N803
-from animatediff_cog.render import Rendering
-from animatediff_cog.schema import check_choices
+from animatediff_cog.deployed import deployed
 from cog import BaseRunner, Input, Path
 
 
@@ -11,9 +10,7 @@ class Runner(BaseRunner):
 
     def setup(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the renderer, which keeps its models between predictions, and load the first one."""
-        check_choices()
-        self.rendering = Rendering()
-        self.rendering.warm_up()
+        self.rendering = deployed()
 
     # fmt: off
     def run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import shutil
 import tempfile
@@ -16,14 +14,13 @@ from typing import Any
 
 from animatediff.errors import OUT_OF_MEMORY, UserError
 from animatediff.files import Roots
-from animatediff.limits import LIMITS
 from animatediff.render.events import Event
 from animatediff.render.models import ModelSpec, load_model
 from animatediff.render.renderer import Renderer
 from animatediff.render.write import OneFile, Rendered
 
 from .request import Asked, Reader, in_our_names
-from .settings import BOUNDS, Settings, read_settings
+from .settings import Settings
 
 Record = Callable[[str, Any], None]
 """Records a metric: name, value."""
@@ -34,12 +31,9 @@ BEAT_S = 0.05
 class Rendering:
     """The models of a deployment, and the clips made with them."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
-        for name, bound in BOUNDS.items():
-            os.environ.setdefault(LIMITS[name].variable, str(bound))
-        logging.getLogger("animatediff").addHandler(logging.NullHandler())  # its notes are told as events
-        self._settings = settings or read_settings()
-        self.reader = Reader(self._settings)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.reader = Reader(settings)
         self._folder = Path(tempfile.mkdtemp(prefix="animatediff-"))
         roots = Roots(models=(self._settings.models,), samples=self._folder, files=())
         self._loads = 0

@@ -84,7 +84,7 @@ class Reader:
     def _check(self, name: str, value: Any) -> None:
         """Raise UserError for a value out of the range that Cog's server checks where it has the schema."""
         item = self.inputs[name]
-        if item.choices is not None and value not in item.choices:
+        if item.choices is not None and name not in PLACES and value not in item.choices:
             raise UserError(f"{name}={brief(value)}: known are {', '.join(item.choices)}")
         if item.kind in ("int", "float") and not item.many and isinstance(value, int | float):
             if item.le is not None and value > item.le and BY_NAME.get(name) is not None:
@@ -151,7 +151,7 @@ class Reader:
         return with_files(dict(values), found)
 
     def _size(self, aspect: str, values: Mapping[str, Any]) -> dict[str, int]:
-        """Width and height of an aspect: with one side given, or of about as many pixels as the model was trained on."""
+        """Width and height of an aspect: beside one that is given, or of the pixels that the model was trained on."""
         width, height = values.get("width"), values.get("height")
         if width is not None and height is not None:
             raise UserError(f"aspect={aspect}, width and height are given; give width and height alone")

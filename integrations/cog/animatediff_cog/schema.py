@@ -25,8 +25,7 @@ SCHEMA = Path(".cog/openapi_schema.json")
 HEAD = '''"""The model as Cog runs it. Written by `python -m animatediff_cog.schema`; not to be edited."""
 
 # ruff: noqa: B008, E501, N803
-from animatediff_cog.render import Rendering
-from animatediff_cog.schema import check_choices
+from animatediff_cog.deployed import deployed
 from cog import BaseRunner, Input, Path
 
 
@@ -35,9 +34,7 @@ class Runner(BaseRunner):
 
     def setup(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make the renderer, which keeps its models between predictions, and load the first one."""
-        check_choices()
-        self.rendering = Rendering()
-        self.rendering.warm_up()
+        self.rendering = deployed()
 
     # fmt: off
     def run(
@@ -241,15 +238,6 @@ def stale(folder: Path = HERE) -> list[str]:
         for path, text in files_of(folder).items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]
-
-
-def check_choices(folder: Path = HERE) -> None:
-    """Raise UserError where the inputs of `run.py` are not those of `settings.yaml` and `models/`."""
-    if "run.py" in stale(folder):  # a build of the image writes the schema anew, in one line
-        raise UserError(
-            "run.py does not fit settings.yaml and models/: run `python -m animatediff_cog.schema` and build the image "
-            "again"
-        )
 
 
 def main() -> None:
