@@ -99,7 +99,7 @@ class Runner(BaseRunner):
         upscale_strength: float = Input(default=0.5, description="How much of it is made anew: above 0 to 1.", ge=0.0, le=1.0),
         upscale_steps: int | None = Input(default=None, description="Steps of its whole schedule (as before).", ge=1, le=100),
         upscaler: str | None = Input(default=None, description="Enlarge the finished frames. By its name in models/upscale_models."),
-        output_format: str | None = Input(default=None, description="Format of the result; mp4 where none is given.", choices=["mp4", "webm", "mov", "mkv", "gif", "webp", "apng"]),
+        output_format: str | None = Input(default=None, description="Format of the result (mp4).", choices=["mp4", "webm", "mov", "mkv", "gif", "webp", "apng"]),
         fps: float | None = Input(default=None, description="Frames per second.", ge=0.0, le=240.0),
         fps_out: float | None = Input(default=None, description="Frames per second of the file, in the same time: those in between are made by optical flow (as rendered).", ge=0.0, le=240.0),
         codec: str | None = Input(default=None, description="mp4: h264, h265, av1; webm: vp9, av1; mov: prores, h264, h265; mkv: ffv1 and most others (the format's).", choices=["h264", "h265", "av1", "vp9", "prores", "ffv1"]),

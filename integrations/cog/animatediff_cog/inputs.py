@@ -126,17 +126,21 @@ def own_inputs(settings: Settings) -> list[CogInput]:
     return [
         found
         for panel, options in groupby((BY_NAME[name] for name in options_taken()), key=lambda option: option.panel)
-        for found in (*_first_of(panel), *(one for option in options for one in _inputs_of(option, settings, models)))
+        for found in (
+            *_first_of(panel, settings),
+            *(one for option in options for one in _inputs_of(option, settings, models)),
+        )
     ]
 
 
-def _first_of(panel: str) -> Iterator[CogInput]:
+def _first_of(panel: str, settings: Settings) -> Iterator[CogInput]:
     """Inputs that are no option, before those of a panel."""
     if panel == "Output":
+        format = settings.defaults.get("output_format", "mp4")
         yield CogInput(
             name="output_format",
             kind="str",
-            description="Format of the result; mp4 where none is given.",
+            description=f"Format of the result ({format}).",
             choices=tuple(SUFFIXES),
         )
     if panel == "Model":

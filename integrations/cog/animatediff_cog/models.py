@@ -12,6 +12,7 @@ from animatediff.bundled import CAMERA_MOVES, PREFIX, bundled_set, is_bundled
 from animatediff.errors import UserError, did_you_mean
 from animatediff.media.upscale import PUBLISHED
 from animatediff.server.catalog import BUNDLED, PLACES, Catalog, Entry
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES
 
 
 class Models:
@@ -33,13 +34,15 @@ class Models:
         entries = self._catalog.entries()
         if name.startswith(PREFIX) and name in entries:
             return name
-        found = {str(entry.path) for entry in self._of(setting) if name in _spellings(entry)}
         if name in entries:
-            found = {str(entries[name].path)}
+            return str(entries[name].path)
+        found: list[Entry] = []
+        for spelling in (name, _without_suffix(name)):  # also a model that is here in another format
+            found = found or [entry for entry in self._of(setting) if spelling in _spellings(entry)]
         if len(found) == 1:
-            return found.pop()
+            return str(found[0].path)
         if found:
-            several = ", ".join(sorted(_inner(entry) for entry in self._of(setting) if name in _spellings(entry)))
+            several = ", ".join(sorted(map(_inner, found)))
             raise UserError(f"{shown}: {name!r} is there several times ({several}); write in full which is meant")
         known = list(names)
         listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
@@ -55,7 +58,7 @@ class Models:
         own |= {name: name for name in PUBLISHED} if setting == "upscaler" else {}
         own |= {name: name for name in _bundled_for(setting)}
         entries = self._of(setting)
-        stems = [Path(_inner(entry)).stem for entry in entries]
+        stems = [_without_suffix(Path(_inner(entry)).name) for entry in entries]
         for entry, stem in zip(entries, stems, strict=True):
             own[stem if stems.count(stem) == 1 else _inner(entry)] = str(entry.path)
         return own
@@ -106,7 +109,11 @@ def _inner(entry: Entry) -> str:
 def _spellings(entry: Entry) -> tuple[str, ...]:
     """Names under which a model is found: relative to models/ or to its folder, its file, without its suffix."""
     inner = Path(_inner(entry))
-    return (entry.name, inner.as_posix(), inner.name, inner.stem)
+    return (entry.name, inner.as_posix(), inner.name, _without_suffix(inner.name))
+
+
+def _without_suffix(name: str) -> str:
+    return name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in WEIGHT_SUFFIXES else name
 
 
 @cache

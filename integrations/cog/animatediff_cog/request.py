@@ -19,7 +19,7 @@ from animatediff.server.catalog import PLACES
 
 from .inputs import MOVES, NOT_HERE, SUFFIXES, CogInput, own_inputs
 from .models import Models, is_move
-from .published import ASPECTS, in_our_inputs, published_inputs, size_of
+from .published import ALIASES, ASPECTS, in_our_inputs, published_inputs, size_of
 from .settings import Settings
 
 NAMES = {
@@ -69,8 +69,8 @@ class Reader:
         aspect = values.pop("aspect", None)
         moves = {move: values.pop(f"{name}_motion_strength", 0) for name, move in MOVES.items()}
         values = self._parsed(values, files)
-        self._move(values, moves)
         resolved = self._resolved(values)
+        self._move(resolved, moves, {is_move(lora["path"]) for lora in values.get("motion_loras", ())})
         if aspect is not None:
             resolved |= self._size(aspect, resolved)
         request = build_request(resolved)
@@ -86,12 +86,11 @@ class Reader:
         item = self.inputs[name]
         if item.choices is not None and name not in PLACES and value not in item.choices:
             raise UserError(f"{name}={brief(value)}: known are {', '.join(item.choices)}")
-        if item.kind in ("int", "float") and not item.many and isinstance(value, int | float):
-            if item.le is not None and value > item.le and BY_NAME.get(name) is not None:
-                limited = name in self._settings.limits
-                raise UserError(f"{name}={value:g}: expected {'here ' * limited}{item.ge:g} to {item.le:g}")
-            if item.name.endswith("_strength") and item.le is not None and not 0 <= value <= item.le:
-                raise UserError(f"{name}={value:g}: expected 0 to {item.le:g}")
+        if item.ge is None or item.le is None or not isinstance(value, int | float):
+            return
+        of_ours = ALIASES.get(name, name)  # whose own range the request checks
+        if (of_ours not in BY_NAME or of_ours in self._settings.limits) and not item.ge <= value <= item.le:
+            raise UserError(f"{name}={value:g}: expected {item.ge:g} to {item.le:g}")
 
     def _parsed(self, values: Mapping[str, Any], files: dict[str, str]) -> dict[str, Any]:
         """Values of options, with names of models as they were written."""
@@ -119,19 +118,16 @@ class Reader:
             found["keyframes"] = [{"frame": at, "path": path} for at, path in zip(frames or (), images, strict=True)]
         return found
 
-    def _move(self, values: dict[str, Any], moves: Mapping[str, float]) -> None:
-        """Put the camera moves among the MotionLoRAs."""
-        loras = list(values.get("motion_loras", ()))
-        given = {is_move(lora["path"]) for lora in loras}
+    def _move(self, values: dict[str, Any], moves: Mapping[str, float], given: set[str | None]) -> None:
+        """Put the camera moves among the MotionLoRAs. given: moves that are there."""
         shown = {move: f"{name}_motion_strength" for name, move in MOVES.items()}
         for move, scale in moves.items():
             if not scale:
                 continue
             if move in given:
                 raise UserError(f"{shown[move]} and motion_loras both give {move}; give one of them")
-            loras.append({"path": move, "scale": scale})
-        if loras:
-            values["motion_loras"] = loras
+            lora = {"path": self._camera_move(move, values, shown[move]), "scale": scale}
+            values["motion_loras"] = [*values.get("motion_loras", ()), lora]
 
     def _resolved(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values with files in place of names of models."""
@@ -140,15 +136,14 @@ class Reader:
             if setting not in PLACES:
                 return name
             if setting == "motion_loras" and (move := is_move(name)) is not None:
-                return self._models.camera_move(
-                    move,
-                    model=values.get("model"),
-                    motion_module=values.get("motion_module"),
-                    shown="motion_loras" if move in map(_path, values["motion_loras"]) else setting,
-                )
+                return self._camera_move(move, values, setting)
             return self._models.find(name, setting)
 
         return with_files(dict(values), found)
+
+    def _camera_move(self, move: str, values: Mapping[str, Any], shown: str) -> str:
+        model, motion_module = values.get("model"), values.get("motion_module")
+        return self._models.camera_move(move, model=model, motion_module=motion_module, shown=shown)
 
     def _size(self, aspect: str, values: Mapping[str, Any]) -> dict[str, int]:
         """Width and height of an aspect: beside one that is given, or of the pixels that the model was trained on."""
@@ -177,10 +172,6 @@ def _sent(value: Any, name: str) -> str:
     if isinstance(value, str) or not isinstance(value, os.PathLike):
         raise UserError(f"{name}: expected the address of a file (https://...) or a data URL, got {brief(value)}")
     return os.fspath(value)
-
-
-def _path(lora: Mapping[str, Any]) -> str:
-    return str(lora["path"])
 
 
 def _trained_side(model: str | None, motion_module: str | None) -> int:
