@@ -220,9 +220,9 @@ title: Inputs on Replicate
 
 # Inputs on Replicate
 
-Every input of the [Cog model](replicate.md), in a table made from the one that it uses, with the limits of the `settings.yaml` that
-ships. What they do is told at length with [every option](options.md). Files are addresses or data URLs; models are named as they lie
-in `models/`. Those marked as former come from published models, and still work.
+Every input of the [Cog model](replicate.md), in a table made from the one that it uses, with the limits of the
+`settings.yaml` that ships. What they do is told at length with [every option](options.md). Files are addresses or data
+URLs; models are named as they lie in `models/`. Those marked as former come from published models, and still work.
 
 Not taken, and why:
 
@@ -237,7 +237,7 @@ def inputs_page() -> str:
 
     without = "\n".join(f"- `{name}`: {reason}." for name, reason in NOT_HERE.items())
     rows = [(item.name, _input_row(item)) for item in inputs_of()]
-    table = _table("inputs", ("Input", "Value", "Default", "What it does"), rows)
+    table = _table("options inputs", ("Input", "Value", "Default", "What it does"), rows)
     return "\n".join([INPUTS_INTRODUCTION.format(without=without), *table])
 
 

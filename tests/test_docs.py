@@ -112,7 +112,7 @@ def test_the_page_of_commands_has_every_command_and_flag() -> None:
 def test_the_table_of_inputs_has_every_input_of_the_cog_model() -> None:
     rows = Rows(docs_site.inputs_page()).rows
     assert list(rows) == [item.name for item in inputs_of()]
-    assert rows["steps"] == ["steps", "whole number | from 1 to 100", "", "Steps of the sampler."]
+    assert rows["steps"][:3] == ["steps", "whole number | from 1 to 100", ""]
     assert rows["frames"][0] == "frames | Former." and rows["prompt"][2] == "must be given"
     assert rows["blend"][1:3] == ["word | pyramid, flat, overlap-linear, gauss", "pyramid"]
     assert rows["keyframes"][1] == "files" and rows["closed_loop"][1:3] == ["switch", "off"]
