@@ -13,14 +13,15 @@ from typing import Any
 
 from animatediff.media.formats import FORMATS
 from animatediff.render.declare import Option
-from animatediff.render.options import BY_NAME, OPTIONS, PATH_FIELDS
+from animatediff.render.options import BY_NAME, OPTIONS
+from animatediff.server.catalog import PLACES
 
 from .models import Models
 from .settings import Settings
 
 _BY_DEPLOYER = "whoever deploys the model decides it"
 NOT_HERE = {
-    "out": "the result is the output of the prediction; `output_format` chooses mp4, gif, webm, ...",
+    "out": "the result is the output of the prediction; `output_format` chooses mp4, gif, webm or another",
     "name": "the result is the output of the prediction, and needs no title",
     "download": "nothing is fetched while a prediction runs; models are put into models/ when the image is built",
     "device": _BY_DEPLOYER,
@@ -43,8 +44,6 @@ MOVES = {
     "rolling_anticlockwise": "RollingAnticlockwise",
 }
 """`{this}_motion_strength` -> the MotionLoRA that it is the scale of."""
-MAX_TEXT = 8000
-"""Characters of a text."""
 ACCEPT = {"image": "image/*", "video": "video/*,image/*"}
 ORDER = (
     *("Prompts", "Image and motion", "Animate an image", "Video to start from", "Model", "Long clips and loops"),
@@ -96,7 +95,6 @@ class CogInput:
     default: Any = None
     ge: float | None = None
     le: float | None = None
-    max_length: int | None = None
     choices: tuple[str, ...] | None = None
     accept: str | None = None
     deprecated: bool = False
@@ -165,7 +163,6 @@ def _inputs_of(option: Option, settings: Settings, models: Models) -> Iterator[C
         required=option.required,
         default=_default_of(option, many, settings.defaults),
         description=_described(option, many, settings.defaults),
-        max_length=MAX_TEXT if name in ("prompt", "negative_prompt", "prompt_head", "prompt_tail") else None,
         choices=_choices_of(option, many, models),
         accept=ACCEPT.get(option.in_memory),
         **_bounds_of(option, kind, many, settings.limits),
@@ -202,8 +199,8 @@ def _described(option: Option, many: bool, defaults: Mapping[str, Any]) -> str:
     if option.name in defaults and _default_of(option, many, defaults) is None:
         default = str(defaults[option.name])
     text = f"{text.removesuffix('.')} ({default})." if default else text
-    if folder := PATH_FIELDS.get(option.name):
-        text += f" By {'their names' if many else 'its name'} in models/{folder}."
+    if (folders := PLACES.get(option.name)) and option.name != "ip_adapter_encoder":
+        text += f" By {'their names' if many else 'its name'} in {' or '.join(f'models/{name}' for name in folders)}."
     return text
 
 

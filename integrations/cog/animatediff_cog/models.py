@@ -55,7 +55,8 @@ class Models:
     def names(self, setting: str) -> dict[str, str]:
         """Names that suit a setting, short where that is clear -> file, folder or bundled name."""
         own = {BUNDLED: BUNDLED} if setting in ("model", "motion_module") else {}
-        own |= {name: name for name in PUBLISHED} if setting == "upscaler" else {}
+        published = {"upscaler": tuple(PUBLISHED), "motion_loras": CAMERA_MOVES}.get(setting, ())
+        own |= {name: name for name in published}
         own |= {name: name for name in _bundled_for(setting)}
         entries = self._of(setting)
         stems = [_without_suffix(Path(_inner(entry)).name) for entry in entries]

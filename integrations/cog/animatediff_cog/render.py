@@ -14,6 +14,7 @@ from typing import Any
 
 from animatediff.errors import OUT_OF_MEMORY, UserError
 from animatediff.files import Roots
+from animatediff.media.open import open_media
 from animatediff.render.events import Event
 from animatediff.render.models import ModelSpec, load_model
 from animatediff.render.renderer import Renderer
@@ -24,6 +25,8 @@ from .settings import Settings
 
 Record = Callable[[str, Any], None]
 """Records a metric: name, value."""
+EXACT = 2**53
+"""Below it, every reader of JSON has a whole number as it is."""
 BEAT_S = 0.05
 """Seconds between two looks at the thread that renders; a cancellation is noticed between two of them."""
 
@@ -37,7 +40,7 @@ class Rendering:
         self._folder = Path(tempfile.mkdtemp(prefix="animatediff-"))
         roots = Roots(models=(self._settings.models,), samples=self._folder, files=())
         self._loads = 0
-        self._renderer = Renderer(load=self._load, roots=roots)
+        self._renderer = Renderer(load=self._load, keep=settings.models_in_memory, roots=roots)
 
     def warm_up(self) -> None:
         """Load the model that requests without one take, by a frame that nobody sees."""
@@ -55,16 +58,17 @@ class Rendering:
         asked: Asked | None = None
         try:
             asked = self.reader.read(given)
+            self.reader.check_models(asked.request)
             done = self._rendered(asked)
         except UserError as error:
             files = {} if asked is None else asked.files
             raise UserError(in_our_names(str(error), files, self._settings.models)) from None
-        made = done.request
+        made, (num_frames, width, height) = done.request, _size_of(done.file)
         metrics = {
-            "seed": made.seed[0],
-            "num_frames": made.num_frames,
-            "width": made.width,
-            "height": made.height,
+            "seed": made.seed[0] if made.seed[0] < EXACT else str(made.seed[0]),
+            "num_frames": num_frames,
+            "width": width,
+            "height": height,
             "fps": made.fps_out or made.fps,
             "seam": done.seam,
             "models_loaded": self._loads - loads,
@@ -146,6 +150,13 @@ class _Work(threading.Thread):
         elif event.phase != self._phase:
             self._told.put(event.phase)
         self._phase = event.phase
+
+
+def _size_of(file: Path) -> tuple[int, int, int]:
+    """Frames, width and height of a video, after upscaling and interpolation."""
+    with open_media(file) as reader:
+        height, width = reader.read([0]).shape[1:3]
+        return reader.num_frames, width, height
 
 
 def _tell(text: str) -> None:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from animatediff.bundled import is_bundled
+from animatediff.bundled import bundled_path, is_bundled, set_path
 from animatediff.errors import UserError, brief, renamed
 from animatediff.limits import FLAGS, LIMITS
 from animatediff.media.write import check_output, check_takes_sound
+from animatediff.render.declare import Option
 from animatediff.render.options import BY_NAME
 from animatediff.render.portable import with_files
 from animatediff.render.request import AnimateRequest, build_request
-from animatediff.server.catalog import PLACES
+from animatediff.server.catalog import BUNDLED, PLACES
 
 from .inputs import MOVES, NOT_HERE, SUFFIXES, CogInput, own_inputs
 from .models import Models, is_move
@@ -25,7 +26,7 @@ from .settings import Settings
 NAMES = {
     **{name: f"{LIMITS[name].variable} (whoever deploys the model sets it)" for name in FLAGS},
     "out": "output_format",
-    "download": "a build of the image with it in models/",
+    "download": "download (which is not taken here)",
 }
 """Setting -> its name here, in messages, where that is another one."""
 _BUNDLED_SIDE, _SIDES = 64, {"SDXL": 1024}
@@ -64,7 +65,7 @@ class Reader:
         for name in asked_for:
             self._check(name, asked_for[name])
         values = in_our_inputs(asked_for, notes)
-        values = {**self._settings.defaults, **values}
+        values = {**self._defaults(values), **values}
         suffix = SUFFIXES[values.pop("output_format", "mp4")]
         aspect = values.pop("aspect", None)
         moves = {move: values.pop(f"{name}_motion_strength", 0) for name, move in MOVES.items()}
@@ -81,11 +82,35 @@ class Reader:
             check_takes_sound(f"clip{suffix}")
         return Asked(request, suffix, notes, files)
 
+    def check_models(self, request: AnimateRequest) -> None:
+        """Raise UserError for an image model without a motion module, or the other way round, unless it is bundled."""
+        model, motion_module = request.model, request.motion_module
+        if model is None and motion_module not in (None, BUNDLED):
+            given, why, lacking = f"motion_module={motion_module}", "no image model is given for it", "model"
+        elif motion_module is None and not (model is None or is_bundled(model) or _moves(Path(model))):
+            given, why, lacking = f"model={model}", "an image model does not move by itself", "motion_module"
+        else:
+            return
+        names = [name for name in self._models.choices(lacking) if not is_bundled(name)]
+        raise UserError(
+            f"{given}: {why}; give {lacking}, "
+            + (f"one of {', '.join(names)}" if names else "of which there is none here")
+        )
+
+    def _defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of the deployment; its motion module is not for the bundled model where a request names that."""
+        own = "motion_module" if is_bundled(values.get("model")) else ""
+        return {name: value for name, value in self._settings.defaults.items() if name != own}
+
     def _check(self, name: str, value: Any) -> None:
         """Raise UserError for a value out of the range that Cog's server checks where it has the schema."""
         item = self.inputs[name]
         if item.choices is not None and name not in PLACES and value not in item.choices:
             raise UserError(f"{name}={brief(value)}: known are {', '.join(item.choices)}")
+        if item.kind == "int" and isinstance(value, float):
+            raise UserError(
+                f"{name}={value!r}: expected a whole number"
+            )  # also one beyond 64 bits, as JSON's readers do
         if item.ge is None or item.le is None or not isinstance(value, int | float):
             return
         of_ours = ALIASES.get(name, name)  # whose own range the request checks
@@ -105,7 +130,7 @@ class Reader:
                 files |= dict.fromkeys(paths, name)
                 found[name] = paths if many else paths[0]
             elif option.parse is not None:
-                found[name] = option.parse(value)
+                found[name] = _parse(option, value)
             else:
                 found[name] = value
         images = found.get("keyframes")
@@ -162,9 +187,18 @@ def in_our_names(text: str, files: Mapping[str, str], models: Path) -> str:
     """A message with our inputs' names in place of settings, of the files that were sent, and of the models' folder."""
     for path, name in files.items():
         text = text.replace(path, name).replace(Path(path).name, name)
-    for folder in (str(models), str(models.parent)):
+    text = text.replace(str(set_path()), "bundled")
+    for folder in (models, models.parent, bundled_path().parent):
         text = text.replace(f"{folder}/", "")
     return renamed(text, NAMES).replace("`", "")
+
+
+def _parse(option: Option, value: Any) -> Any:
+    assert option.parse is not None
+    try:
+        return option.parse(value)
+    except UserError as error:
+        raise UserError(f"{option.name}: {error}") from None
 
 
 def _sent(value: Any, name: str) -> str:
@@ -172,6 +206,11 @@ def _sent(value: Any, name: str) -> str:
     if isinstance(value, str) or not isinstance(value, os.PathLike):
         raise UserError(f"{name}: expected the address of a file (https://...) or a data URL, got {brief(value)}")
     return os.fspath(value)
+
+
+def _moves(model: Path) -> bool:
+    """Whether a folder has a motion module of its own."""
+    return (model / "motion_adapter").is_dir()
 
 
 def _trained_side(model: str | None, motion_module: str | None) -> int:

@@ -61,7 +61,7 @@ def run_text(inputs: list[CogInput]) -> str:
 def _parameter(item: CogInput) -> str:
     arguments: dict[str, Any] = {} if item.required else {"default": item.default}
     arguments["description"] = item.description
-    for name in ("ge", "le", "max_length", "choices", "accept"):
+    for name in ("ge", "le", "choices", "accept"):
         if (value := getattr(item, name)) is not None:
             arguments[name] = list(value) if isinstance(value, tuple) else value
     if item.deprecated:
@@ -89,7 +89,7 @@ _PRIMITIVES = {
     "bool": {"type": "boolean"},
     "Path": {"type": "string", "format": "uri"},
 }
-_BOUNDS = {"ge": "minimum", "le": "maximum", "max_length": "maxLength", "accept": "x-cog-accept"}
+_BOUNDS = {"ge": "minimum", "le": "maximum", "accept": "x-cog-accept"}
 
 
 def schema_of(source: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parents[1]
 BOUNDS = {"max_frames": 512, "max_clip_pixels": 2**28, "max_pixels": 2**25, "max_prompt_chars": 8000}
 """Limits of the library that are lower here, unless the environment sets them."""
 SECTIONS = ("defaults", "limits")
+KEYS = (*SECTIONS, "models_in_memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Settings:
     """Values of inputs that a request leaves out."""
     limits: Mapping[str, float] = field(default_factory=dict)
     """The largest value of an input."""
+    models_in_memory: int = 1
+    """Models that are kept at most; an image model with its motion module and its LoRAs is one."""
 
 
 def read_settings(folder: Path = HERE) -> Settings:
@@ -36,9 +39,12 @@ def read_settings(folder: Path = HERE) -> Settings:
     path = folder / "settings.yaml"
     content = (parse_yaml(read_text(path), path.name)[0] if path.exists() else None) or {}
     if not isinstance(content, dict):
-        raise UserError(f"{path.name}: expected the sections {' and '.join(SECTIONS)}")
-    if extra := next((key for key in content if key not in SECTIONS), None):
-        raise unknown(f"section of {path.name}", extra, SECTIONS)
+        raise UserError(f"{path.name}: expected {', '.join(KEYS)}")
+    if extra := next((key for key in content if key not in KEYS), None):
+        raise unknown(f"section of {path.name}", extra, KEYS)
+    kept = content.get("models_in_memory", 1)
+    if not isinstance(kept, int) or kept < 1:
+        raise UserError(f"{path.name}: models_in_memory is a whole number, at least 1")
     found: dict[str, dict[str, Any]] = {name: content.get(name) or {} for name in SECTIONS}
     for section, values in found.items():
         if not isinstance(values, dict):
@@ -48,4 +54,4 @@ def read_settings(folder: Path = HERE) -> Settings:
                 raise unknown(f"input in {section} of {path.name}", name, settable())
             if section == "limits" and not isinstance(value, int | float):
                 raise UserError(f"{path.name}: the limit of {name} is no number")
-    return Settings(models=folder / "models", **found)
+    return Settings(models=folder / "models", models_in_memory=kept, **found)

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -156,7 +157,6 @@ def test_cogs_own_reader_takes_the_signature(tmp_path: Path) -> None:
             description=item.description,
             ge=item.ge,
             le=item.le,
-            max_length=item.max_length,
             choices=list(item.choices) if item.choices else None,
         )
         found = inspector._create_input_field(0, item.name, annotation, field)
@@ -246,6 +246,9 @@ def test_a_former_name_and_ours_must_not_contradict_each_other(alias: str, reade
         ({"motion_module": "mm_sd_v41"}, "did you mean 'mm_sd_v14'"),
         ({"max_size": 2.0}, "max_size"),
         ({"audio": True, "video": Path("a.mp4"), "output_format": "gif"}, "gif"),
+        ({"motion_loras": ["PanLef"]}, "motion_loras: no model 'PanLef' here; did you mean 'PanLeft'"),
+        ({"seed": 1.8446744073709552e19}, "seed=1.8446744073709552e+19: expected a whole number"),
+        ({"prompt_travel": ["nine"]}, "prompt_travel: expected a frame and a text"),
         ({"out": "/tmp/x.mp4"}, "out is not taken: the result is the output of the prediction"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
@@ -253,6 +256,18 @@ def test_a_former_name_and_ours_must_not_contradict_each_other(alias: str, reade
 def test_a_mistake_is_one_message(given: dict[str, Any], message: str, reader: Reader) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         reader.read({"prompt": "a fox", **given})
+
+
+def test_an_image_model_and_a_motion_module_go_together(models: Path) -> None:
+    rendering = Rendering(Settings(models=models))
+    with pytest.raises(
+        UserError, match=r"^motion_module=Motion_Module/mm_sd_v14.ckpt: no image model .* toonyou_beta3$"
+    ):
+        rendering.render({"prompt": "a", "motion_module": "mm_sd_v14"})
+    with pytest.raises(
+        UserError, match=r"^model=DreamBooth_LoRA/toonyou_beta3: .* give motion_module, one of mm_sd_v14$"
+    ):
+        rendering.render({"prompt": "a", "model": "toonyou_beta3"})
 
 
 @pytest.mark.parametrize(
@@ -267,6 +282,28 @@ def test_a_mistake_is_one_message(given: dict[str, Any], message: str, reader: R
 def test_an_aspect_is_a_width_and_a_height(given: dict[str, Any], size: tuple[int, int], reader: Reader) -> None:
     request = reader.read({"prompt": "a", **given}).request
     assert (request.width, request.height) == size
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (MemoryError(), UserError, "^out of memory: try fewer frames \\(num_frames\\), a smaller width and height"),
+        (UserError("`width` of {models}/x.ckpt and {sent}"), UserError, "^width of x.ckpt and image$"),
+        (RuntimeError("no kernel"), RuntimeError, "^no kernel$"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_goes_wrong_in_a_render_is_said_in_our_names(
+    raised: Exception, error: type[Exception], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A traceback of what nobody foresaw goes to the logs alone."""
+    sent = tmp_path / "tmp1image.png"
+    if isinstance(raised, UserError):
+        raised = UserError(str(raised).format(models=tmp_path, sent=sent))
+    rendering = Rendering(Settings(models=tmp_path))
+    with mock.patch.object(rendering._renderer, "render", side_effect=raised), pytest.raises(error, match=message):
+        rendering.render({"prompt": "a", "image": sent})
+    assert ("Traceback" in capsys.readouterr().out) == (error is RuntimeError)
 
 
 # -- camera moves, and settings of a deployment ------------------------------------------------------------------------
@@ -314,6 +351,13 @@ def test_a_deployment_decides_defaults_and_limits(tmp_path: Path, models: Path) 
         reader.read({"prompt": "a", "num_inference_steps": 31})
 
 
+def test_a_default_motion_module_is_not_put_into_the_bundled_model(models: Path) -> None:
+    reader = Reader(Settings(models=models, defaults={"model": "toonyou_beta3", "motion_module": "mm_sd_v14"}))
+    assert reader.read({"prompt": "a", "model": "bundled"}).request.motion_module is None
+    asked = reader.read({"prompt": "a", "model": "bundled", "motion_module": "mm_sd_v14"})
+    assert asked.request.motion_module == str(models / "Motion_Module/mm_sd_v14.ckpt")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -322,6 +366,7 @@ def test_a_deployment_decides_defaults_and_limits(tmp_path: Path, models: Path) 
         ("defaults: {image: a.png}", "unknown input in defaults of settings.yaml 'image'"),
         ("limits: {steps: many}", "settings.yaml: the limit of steps is no number"),
         ("defaults: 3", "settings.yaml: defaults holds no inputs"),
+        ("models_in_memory: 0", "settings.yaml: models_in_memory is a whole number, at least 1"),
     ],
 )
 def test_settings_that_will_not_do_are_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_mistake_is_one_message_and_the_server_goes_on(cog: CogServer, wrong: 
     assert failed["status"] == "failed"
     assert message in failed["error"] and "Traceback" not in failed["error"] and "\n" not in failed["error"]
     assert "/tmp" not in failed["error"] and "`" not in failed["error"]
-    assert cog.health()["status"] == "READY"
+    eventually(cog.health, lambda state: state.get("status") == "READY")
 
 
 def test_a_running_prediction_is_cancelled(cog: CogServer) -> None:
