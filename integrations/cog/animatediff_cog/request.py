@@ -98,9 +98,13 @@ class Reader:
         )
 
     def _defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of the deployment; its motion module is not for the bundled model where a request names that."""
-        own = "motion_module" if is_bundled(values.get("model")) else ""
-        return {name: value for name, value in self._settings.defaults.items() if name != own}
+        """Values of the deployment, without those that what is given decides.
+
+        Its motion module is not for the bundled model, and its size not for another aspect.
+        """
+        decided = {"motion_module"} if is_bundled(values.get("model")) else set[str]()
+        decided |= {"width", "height"} if "aspect" in values else set()
+        return {name: value for name, value in self._settings.defaults.items() if name not in decided}
 
     def _check(self, name: str, value: Any) -> None:
         """Raise UserError for a value out of the range that Cog's server checks where it has the schema."""
@@ -109,8 +113,8 @@ class Reader:
             raise UserError(f"{name}={brief(value)}: known are {', '.join(item.choices)}")
         if item.kind == "int" and isinstance(value, float):
             raise UserError(
-                f"{name}={value!r}: expected a whole number"
-            )  # also one beyond 64 bits, as JSON's readers do
+                f"{name}={value!r}: expected a whole number of 64 bits"
+            )  # JSON's readers make 2**64 a float
         if item.ge is None or item.le is None or not isinstance(value, int | float):
             return
         of_ours = ALIASES.get(name, name)  # whose own range the request checks

@@ -183,7 +183,8 @@ def test_the_image_gets_the_versions_that_are_tested() -> None:
 
 @pytest.mark.parametrize("given", PUBLISHED.values(), ids=list(PUBLISHED))
 def test_requests_of_clients_of_published_models_are_taken(given: dict[str, Any], models: Path) -> None:
-    reader = Reader(Settings(models=models, defaults={"model": "toonyou_beta3", "motion_module": "mm_sd_v14"}))
+    defaults = {"model": "toonyou_beta3", "motion_module": "mm_sd_v14", "width": 512, "height": 512}
+    reader = Reader(Settings(models=models, defaults=defaults))
     assert set(given) <= set(reader.inputs)
     asked = reader.read(given)
     request = asked.request
