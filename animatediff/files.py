@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, is_disk_full
 from animatediff.limits import MAX_CONFIG_BYTES
 from animatediff.parse import Lines as Lines  # they read what `read_text` returns
 from animatediff.parse import parse_json as parse_json
@@ -140,8 +140,7 @@ def config_file(path: str | Path) -> Path:
 
 def write_error(path: Path, error: BaseException) -> UserError:
     """The message for an OSError met while `path` was written."""
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return UserError(
             f"{path}: the disk is full; nothing half written stays. Free some space or choose another place with `out`"
         )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from animatediff.errors import UserError, printable, renamed
+from animatediff.errors import UserError, causes, is_disk_full, printable, renamed
 from animatediff.limits import FLAGS
 
 INVALID, AUTHENTICATION, LIMIT, SERVER = (
@@ -17,7 +17,6 @@ INVALID, AUTHENTICATION, LIMIT, SERVER = (
     "server_error",
 )
 DISK_FULL = "the disk of the server is full; nothing was left behind. Try again later, or ask whoever runs it"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUS = {
     "invalid_request": 422,
     "disk_full": 507,
@@ -55,6 +54,11 @@ class ApiError(Exception):
         kind = kinds.get(self.status, INVALID if self.status < 500 else SERVER)
         message = printable(str(self)).encode("utf-8", "replace").decode()
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there is no room for a file on the disk of the server, or beyond the size that its user may write."""
+    return is_disk_full(error) or any(getattr(cause, "errno", None) == errno.EFBIG for cause in causes(error))
 
 
 def refused(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:

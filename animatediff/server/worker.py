@@ -12,19 +12,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, renamed
+from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, is_out_of_memory, renamed
 from animatediff.files import Roots
 from animatediff.render.events import Event
 from animatediff.render.options import PATH_FIELDS
 from animatediff.render.request import build_request
-from animatediff.server.errors import DISK_FULL, FULL, in_our_names
+from animatediff.server.errors import DISK_FULL, in_our_names, is_full
 from animatediff.server.queue import Job, Queue
 from animatediff.server.schema import NAMES
 from animatediff.server.store import PREVIEW, Store, write_whole
@@ -222,9 +222,9 @@ class Worker:
 
     def _described(self, error: BaseException, job: Job) -> tuple[str, str, str | None]:
         """Code, message and field of an error, without the folders of this machine."""
-        if any(getattr(cause, "errno", None) in FULL for cause in _causes(error)) or "disk is full" in str(error):
+        if is_full(error):
             return "disk_full", DISK_FULL, None
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        if is_out_of_memory(error):
             return "out_of_memory", renamed(OUT_OF_MEMORY, NAMES), None
         if isinstance(error, UserError):
             text = self._without_folders(job, str(error))
@@ -253,12 +253,6 @@ def _of_file(text: str, job: Job) -> str | None:
         if option in PATH_FIELDS and name and f'{name}"' in json.dumps(value):
             return NAMES[option]
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _listen(stopping: threading.Event) -> None:
