@@ -119,9 +119,15 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
 def named_folders(names: Iterable[str | Path]) -> list[Path]:
     """The folders that `folder` names, `~` expanded. Raises UserError for one that is none."""
     found = [Path(name).expanduser() for name in names]
-    if missing := next((folder for folder in found if not folder.is_dir()), None):
-        raise UserError(f"`folder` {missing}: no such folder")
+    for folder in found:
+        check_is_folder(folder, "`folder`")
     return found
+
+
+def check_is_folder(folder: Path, named: str) -> None:
+    """Raise UserError for what is no folder. named: the setting that names it."""
+    if not folder.is_dir():
+        raise UserError(f"{named} {folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
 
 
 def is_within(path: str, folder: str) -> bool:
@@ -160,7 +166,18 @@ def write_errors(path: Path) -> Iterator[None]:
 def check_writable(path: str | Path) -> None:
     """Raise UserError unless `path` can be made: its nearest existing folder takes new files. Leaves nothing behind."""
     path = Path(path)
-    folder = path.absolute().parent
+    _check_takes_files(path.absolute().parent, path)
+
+
+def check_results_folder(path: str | Path) -> None:
+    """Raise UserError unless `path` is a folder that takes new files, or can be made. Leaves nothing behind."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, expected a folder; choose another place with `out`")
+    _check_takes_files(path.absolute(), path)
+
+
+def _check_takes_files(folder: Path, path: Path) -> None:
     with write_errors(path):
         while not folder.exists():
             folder = folder.parent

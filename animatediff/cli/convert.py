@@ -12,7 +12,7 @@ from animatediff.cli.show import show
 from animatediff.limits import CONFIG, WEIGHTS
 
 
-@reports_errors
+@reports_errors()
 @takes_limits(WEIGHTS, CONFIG)
 def convert(
     source: Annotated[

@@ -13,7 +13,7 @@ from animatediff.errors import UserError
 from animatediff.limits import CONFIG, DATA, MEDIA
 
 
-@reports_errors
+@reports_errors(out="--preview")
 @takes_limits(MEDIA, CONFIG, DATA)
 def data(
     path: Annotated[

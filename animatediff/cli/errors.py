@@ -70,12 +70,15 @@ def _fail(message: str, code: int = USER_ERROR) -> NoReturn:
     raise typer.Exit(code)
 
 
-def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` inside `reporting`."""
+def reports_errors(**flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command inside `reporting`. flags: setting -> its flag."""
 
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        with reporting():
-            command(*args, **kwargs)
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            with reporting(flags):
+                command(*args, **kwargs)
 
-    return wrapped
+        return wrapped
+
+    return decorated

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from animatediff.errors import UserError, causes, is_disk_full, printable, renamed
-from animatediff.limits import FLAGS
+from animatediff.errors import causes, is_disk_full, printable
 
 INVALID, AUTHENTICATION, LIMIT, SERVER = (
     "invalid_request_error",
@@ -26,11 +24,6 @@ STATUS = {
     "internal_error": 500,
 }
 """Code of a failed job -> status of the reply that would have been its video."""
-_BEGINS = re.compile(r"([a-z][a-z0-9_]*)(?![\w/-])")
-_NAMED = re.compile(r"(?:`|\b(?=\w+=)|\bunknown |\ba )([a-z][a-z0-9_]*)")
-"""A setting in backquotes, before its value, or as a noun: `width`, width=63, unknown blend, a prompt."""
-_OF_SERVER = {name: f"{flag} of the server" for name, flag in FLAGS.items()}
-"""Limits, which no client sets."""
 
 
 class ApiError(Exception):
@@ -64,16 +57,3 @@ def is_full(error: BaseException) -> bool:
 def refused(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """A request that will not do."""
     return ApiError(400, message, param=param, code=code)
-
-
-def in_our_names(error: UserError, names: Mapping[str, str]) -> ApiError:
-    """The reply for an error of the library: settings under the names that they have here, `param` the first of them.
-
-    names: setting -> its name here.
-    """
-    text = str(error)
-    first = next((found[1] for found in _NAMED.finditer(text) if found[1] in names), None)
-    begin = _BEGINS.match(text)
-    if begin and begin[1] in names:  # without backquotes
-        first, text = begin[1], names[begin[1]] + text[begin.end() :]
-    return refused(renamed(text, {**_OF_SERVER, **names}), names.get(first or ""))
