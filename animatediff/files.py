@@ -21,6 +21,7 @@ from animatediff.limits import MAX_CONFIG_BYTES
 from animatediff.parse import Lines as Lines  # they read what `read_text` returns
 from animatediff.parse import parse_json as parse_json
 from animatediff.parse import parse_yaml as parse_yaml
+from animatediff.signatures import no_text
 from animatediff.unfinished import Unfinished
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -62,6 +63,8 @@ def read_text(path: Path) -> str:
             content = file.read(MAX_CONFIG_BYTES.value + 1)  # devices and pipes do not say how much they hold
         size = max(len(content), path.stat().st_size)
         MAX_CONFIG_BYTES.check(size, f"{path}: has {size:,} bytes or more, as no configuration file")
+        if what := no_text(content[:512]):
+            raise UserError(f"{path}: is {what}; expected a text file")
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
