@@ -48,6 +48,8 @@ class Roots:
 HERE = Roots()
 """Those of the working directory, and of a source checkout."""
 
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Of files with weights, in lower case."""
 FRAME_NAME = re.compile(r"\d{5,}\.png")
 """Names of the files in a folder of frames."""
 

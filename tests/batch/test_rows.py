@@ -198,6 +198,7 @@ def test_results_with_other_names_than_their_rows(tmp_path: Path, caplog: pytest
 BAD_ROWS = {
     "range.csv": ("id,prompt,Steps\nx,a,0\n", "line 2 (x): column 'Steps': steps='0': expected 1 to 1000"),
     "word.csv": ("prompt,cfg_scale\na,much\n", "line 2: column 'cfg_scale': guidance_scale='much': "),
+    "strength.csv": ("prompt,lora\na,x.safetensors:high\n", "line 2: column 'lora': x.safetensors:high: the strength"),
     "travel.csv": ("prompt,prompt_at\na,summer\n", "line 2: column 'prompt_at': expected a frame and a text"),
     "more.csv": ("prompt,steps\na,b,3\n", "line 2: 3 values for 2 columns"),
     "nameless.csv": ("prompt,\na,b\n", "line 2: 'b' stands in column 2, which has no name"),

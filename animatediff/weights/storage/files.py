@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from animatediff.errors import UserError, did_you_mean, printable
+from animatediff.files import WEIGHT_SUFFIXES as WEIGHT_SUFFIXES
 from animatediff.limits import MAX_EXPANDED_BYTES, MAX_HEADER_BYTES
 from animatediff.unfinished import Unfinished
 from animatediff.weights.storage.dtypes import ITEM_SIZES, no_tensor_of
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of every key from DistributedDataParallel and torch.compile."""
 

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from animatediff.errors import printable
+from animatediff.files import WEIGHT_SUFFIXES
 
 UNPACK = "unpack it, and give the weight file inside"
 WEIGHT_NAMES = ".safetensors, .ckpt, .pt, .pth or .bin"
@@ -171,7 +172,7 @@ def _kind_of_json(text: str, whole: bool) -> str:
 def what_archive_is(names: Collection[str]) -> str:
     """Kind of a ZIP archive that is no checkpoint, by the names in it, and what to do about it."""
     last = {name.rsplit("/", 1)[-1] for name in names}
-    weights = sorted(name for name in names if name.lower().endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin")))
+    weights = sorted(name for name in names if name.lower().endswith(WEIGHT_SUFFIXES))
     office = next((kind for folder, kind in _OFFICE.items() if any(n.startswith(folder) for n in names)), None)
     if "archive_format" in last or "serialized_exported_program.json" in last:
         return f"a program of torch.export (.pt2), {EXPORTED}"
