@@ -168,7 +168,7 @@ def commands_page() -> str:
     lines = [COMMANDS_INTRODUCTION]
     for name, found in group.commands.items():
         command: Any = MADE[name]() if name in MADE else found
-        shown = [each for each in command.params if each.name not in LIMITS and each.name != "help"]
+        shown = [each for each in command.params if each.name not in {*LIMITS, "help", "help_all"}]
         limits = [LIMITS[each.name].flag for each in command.params if each.name in LIMITS]
         words = [each.metavar or each.name.upper() for each in shown if not each.opts[0].startswith("-")]
         lines += [f"## animatediff {name}\n", f"    animatediff {' '.join([name, *words, '[OPTIONS]'])}\n"]
@@ -187,8 +187,9 @@ def commands_page() -> str:
 COMMANDS_INTRODUCTION = """\
 # Commands
 
-Made from the command line itself; `animatediff --help` and `animatediff COMMAND --help` print the same. What each is
-for and how they go together: [On the command line](command_line.md).
+Made from the command line itself; `animatediff --help` and `animatediff COMMAND --help` print the same,
+`animatediff COMMAND --help-all` the limits too. What each is for and how they go together:
+[On the command line](command_line.md).
 """
 
 

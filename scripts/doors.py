@@ -80,7 +80,7 @@ class Place:
     @cached_property
     def service(self) -> Any:
         """The parts of the HTTP service, without a socket."""
-        from animatediff.server.app import Service
+        from animatediff.server.service import Service
         from animatediff.server.settings import Settings as ServiceSettings
 
         return Service.of(

@@ -1,4 +1,4 @@
-"""Limits as options of the command line, made from the table."""
+"""Limits as options of the command line, made from the table; `--help-all` shows them, `--help` the others alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from inspect import Parameter, signature
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperOption
 
+from animatediff.cli.show import show
 from animatediff.limits import LIMITS, limits
 
 PANEL = "Limits"
@@ -17,6 +19,32 @@ PANEL = "Limits"
 
 def limit_parameters(*rooms: str, defaults: Mapping[str, int] | None = None) -> list[Parameter]:
     """Parameters for typer: one for each limit of these rooms. defaults: those of the command, where they differ."""
+    help_all = typer.Option(
+        "--help-all",
+        help="Show this message and the limits (--max-frames, ...), and exit.",
+        is_eager=True,
+        expose_value=False,
+        callback=_show_all,
+        show_default=False,
+    )
+    return [
+        Parameter("help_all", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, help_all]),
+        *_limits(rooms, defaults or {}),
+    ]
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    """Print the help with the limits, and end."""
+    if not wanted:
+        return
+    for parameter in context.command.params:
+        if parameter.name in LIMITS and isinstance(parameter, TyperOption):
+            parameter.hidden = False
+    show(context.get_help())
+    raise typer.Exit
+
+
+def _limits(rooms: tuple[str, ...], defaults: Mapping[str, int]) -> list[Parameter]:
     return [
         Parameter(
             limit.name,
@@ -26,10 +54,11 @@ def limit_parameters(*rooms: str, defaults: Mapping[str, int] | None = None) -> 
                 int | None,
                 typer.Option(
                     limit.flag,
-                    help=f"{limit.help.removesuffix('.')} ({(defaults or {}).get(limit.name, limit.default):,}).",
+                    help=f"{limit.help.removesuffix('.')} ({defaults.get(limit.name, limit.default):,}).",
                     metavar="N",
                     rich_help_panel=PANEL,
                     show_default=False,
+                    hidden=True,
                 ),
             ],
         )
