@@ -36,7 +36,7 @@ def require_host() -> tuple[Path, Path]:
     root, python = os.environ.get("COMFYUI_ROOT"), os.environ.get("COMFYUI_PYTHON")
     if not root or not python:
         pytest.skip(
-            "NOT RUN IN A REAL ComfyUI: set COMFYUI_ROOT to its folder and COMFYUI_PYTHON to the Python of its environment"
+            "NOT RUN IN A REAL ComfyUI: set COMFYUI_ROOT to its folder, COMFYUI_PYTHON to the Python that runs it"
         )
     assert (Path(root) / "main.py").is_file(), f"COMFYUI_ROOT={root}: there is no main.py"
     assert Path(python).is_file(), f"COMFYUI_PYTHON={python}: no such file"
