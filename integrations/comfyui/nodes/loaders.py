@@ -1,0 +1,3 @@
+"""Nodes (to come)."""
+
+NODES = []
