@@ -150,18 +150,18 @@ class Host:
         reply.raise_for_status()
         return reply.content
 
-    def latents(self, graph: Graph, node: str, output: int = 0) -> torch.Tensor:
+    def latents(self, graph: Graph, at: str, output: int = 0) -> torch.Tensor:
         """The LATENT that an output of a workflow gives, (f, c, h, w) float32."""
-        whole = {**graph, "saved": node("SaveLatent", samples=[node, output], filename_prefix="test")}
+        whole = {**graph, "saved": node("SaveLatent", samples=[at, output], filename_prefix="test")}
         entry = self.run(whole)["saved"]["latents"][0]
         return load(self.file({"type": "output", **entry}))["latent_tensor"].float()
 
-    def images(self, graph: Graph, node: str, output: int = 0) -> Any:
+    def images(self, graph: Graph, at: str, output: int = 0) -> Any:
         """The IMAGE that an output gives, uint8 (f, h, w, 3)."""
         import numpy as np
         from PIL import Image
 
-        whole = {**graph, "shown": node("PreviewImage", images=[node, output])}
+        whole = {**graph, "shown": node("PreviewImage", images=[at, output])}
         files = self.run(whole)["shown"]["images"]
         return np.stack([np.asarray(Image.open(io.BytesIO(self.file(entry))).convert("RGB")) for entry in files])
 
