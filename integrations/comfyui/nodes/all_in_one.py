@@ -74,9 +74,7 @@ def _in_sight() -> list[Any]:
     return [
         _text("prompt", "a fox moving right on a green background"),
         _text("negative_prompt", ""),
-        _files(
-            "model", BUNDLED, *[f"{BUNDLED}/{name}" for name in bundled_set() if name == "neon"], names=("checkpoints",)
-        ),
+        _files("model", BUNDLED, f"{BUNDLED}/neon", names=("checkpoints",)),
         _files("motion_module", AUTO, names=MOTION_MODULES),
         io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True, tooltip=_help("seed")),
         _whole("num_frames", MAX_FRAMES.value),
