@@ -73,8 +73,8 @@ def _fitted(parts: dict[int, str], num_frames: Any) -> Written:
         first = {0: next(iter(parts.values()))}
         parts = {frame: part for frame, part in parts.items() if frame < num_frames} or first
         notes.append(
-            f"texts at {', '.join(map(str, beyond))} are left out: the clip has {num_frames} frames (there it begins to "
-            "blend towards them)"
+            f"texts at {', '.join(map(str, beyond))} are left out: the clip has {num_frames} frames (there it begins "
+            "to blend towards them)"
         )
     lines = [f'"{frame}": {json.dumps(part, ensure_ascii=False)}' for frame, part in parts.items()]
     return Written({"text": ",\n".join(lines)}, notes)
