@@ -5,6 +5,7 @@ from __future__ import annotations
 import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
+import torch
 from torch import nn
 
 HOST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
@@ -13,6 +14,18 @@ HOST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.GroupNorm: comfy.ops.manual_cast.GroupNorm,
     nn.LayerNorm: comfy.ops.manual_cast.LayerNorm,
 }
+
+
+def weight_dtype() -> torch.dtype:
+    """The type in which weights are kept: that of the host for its UNets, but never of 8 bits.
+
+    So LoRAs are added in float32 where the host computes in it, whatever the file has.
+    """
+    device = comfy.model_management.get_torch_device()
+    dtype = comfy.model_management.unet_dtype(device=device)
+    if dtype.itemsize > 1:
+        return dtype
+    return comfy.model_management.unet_manual_cast(dtype, device) or torch.float32
 
 
 def in_host(network: nn.Module) -> comfy.model_patcher.ModelPatcher:

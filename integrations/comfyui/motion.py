@@ -22,7 +22,7 @@ from animatediff.weights.recognise import Recognised, recognise_header, wrong_ki
 from animatediff.weights.storage.files import Header, load_tensors
 from animatediff.weights.trained_with import trained_with
 
-from .layers import in_host
+from .layers import in_host, weight_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def check_motion_module(path: Path, family: str | None) -> None:
 
 def load_motion(path: Path, family: str | None) -> Motion:
     """Load motion modules; `family` None is that of the file. Raises UserError as `load_motion_module`."""
-    adapter, facts = load_motion_module(path, family=family)
+    adapter, facts = load_motion_module(path, family=family, dtype=weight_dtype())
     return Motion(patcher=in_host(adapter), family=facts, path=path)
 
 

@@ -21,7 +21,7 @@ from animatediff.models.residuals import Residuals
 from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.weights.sparsectrl import empty_sparsectrl, load_sparsectrl
 
-from .layers import in_host
+from .layers import in_host, weight_dtype
 from .messages import in_host_words
 from .windows import CLIP_FRAMES, current_frames
 
@@ -59,7 +59,7 @@ def check_encoder(path: Path) -> None:
 def load_encoder(path: Path) -> Encoder:
     """Load a SparseCtrl encoder. Raises UserError as `load_sparsectrl`, and for one of SDXL."""
     check_encoder(path)
-    return Encoder(patcher=in_host(Holder(load_sparsectrl(path))), path=path)
+    return Encoder(patcher=in_host(Holder(load_sparsectrl(path, dtype=weight_dtype()))), path=path)
 
 
 class SparseControl(ControlBase):
