@@ -399,8 +399,8 @@ TABLE: tuple[Old, ...] = (
 )
 BY_NODE = {old.node: old for old in TABLE}
 
-ONE_TO_ONE = ("ADE_EmptyLatentImageLarge", "CheckpointLoaderSimpleWithNoiseSelect", "BatchPromptSchedule")
-"""Nodes that the host's node replacement can exchange by itself: one for one, with inputs of the same meaning."""
+ONE_TO_ONE = ("ADE_EmptyLatentImageLarge",)
+"""Nodes that the host's node replacement exchanges by itself without a loss: one for one, every input required."""
 
 NOT_CARRIED: Mapping[str, str] = {
     "ADE_AnimateDiffSettings": "PE and weights of the module are used as they are",
