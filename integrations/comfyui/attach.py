@@ -105,10 +105,12 @@ class MotionRun:
         alone = options.get(CLIP_FRAMES, num_frames) < 2
         if alone or not self._acts(executor.class_obj.model_sampling, options, t):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        with context_in(executor.class_obj.diffusion_model).during(
-            num_frames, scale=self._scale(options, num_frames, x)
-        ):
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        frames = context_in(executor.class_obj.diffusion_model)
+        try:
+            with frames.during(num_frames, scale=self._scale(options, num_frames, x)):
+                return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        finally:
+            frames.num_frames = 0  # they rest until the next call
 
     def _acts(self, model_sampling: Any, options: dict[str, Any], t: Tensor) -> bool:
         """Whether the noise level is in the range in which the motion modules act."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 import comfy.latent_formats
 import comfy.model_base
@@ -18,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from support import ldm_files
+from support.golden import load_unet
 
 CPU = torch.device("cpu")
 
@@ -25,8 +27,8 @@ CPU = torch.device("cpu")
 class TinyConfig(comfy.supported_models_base.BASE):
     """Configuration of a model as the host detects it from a file, of no published size."""
 
-    unet_config: dict[str, Any] = {}
-    unet_extra_config: dict[str, Any] = {"num_heads": 8, "num_head_channels": -1}
+    unet_config: ClassVar[dict[str, Any]] = {}
+    unet_extra_config: ClassVar[dict[str, Any]] = {"num_heads": 8, "num_head_channels": -1}
     latent_format = comfy.latent_formats.SD15
 
 
@@ -78,6 +80,16 @@ def patcher_of(
     state = ldm_files.unet_keys(unet.state_dict(), per_level=per_level, prefix="")
     model.diffusion_model.load_state_dict({key: value.to(dtype) for key, value in state.items()})
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+@cache
+def _golden_unet(family: str) -> UNet2DConditionModel:
+    return load_unet(family)
+
+
+def golden_model(family: str, **types: torch.dtype | None) -> Any:
+    """A MODEL of a golden case, without motion modules; types: as of `patcher_of`."""
+    return patcher_of(_golden_unet(family), **types)
 
 
 def load(patcher: Any) -> None:
