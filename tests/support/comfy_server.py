@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -136,9 +137,10 @@ class Host:
         """`queue` and `finished`."""
         return self.finished(self.queue(graph))
 
-    def sampling(self) -> bool:
-        """Whether a node is at work on a step, as the host's list of jobs says."""
-        return any(job.get("status") == "in_progress" for job in self.get("/api/jobs").get("jobs", ()))
+    def steps(self) -> int:
+        """Steps of the sampler at work so far, as the bar in the host's log says."""
+        bars = re.findall(r"(\d+)/\d+ \[", self.log.read_text(errors="replace")[-400:])
+        return int(bars[-1]) if bars and self.get("/queue")["queue_running"] else 0
 
     def interrupt(self) -> None:
         """What the cross in the host's page does."""
