@@ -21,9 +21,10 @@ from animatediff.prompts.lines import read_travel
 from animatediff.render import Renderer, build_request
 from animatediff.render.events import Event
 from animatediff.render.options import FIELDS, PATH_FIELDS
+from animatediff.render.request_inputs import is_pixels
 from animatediff.weights.hub import MOTION_LORAS as MOVES
 
-from .folders import ADAPTERS, MOTION_LORAS, MOTION_MODULES, SPARSECTRLS, file_path
+from .folders import ADAPTERS, MOTION_LORAS, MOTION_MODULES, SPARSECTRLS, file_path, files
 
 FOLDERS: dict[str, tuple[str, ...]] = {
     "model": ("checkpoints",),
@@ -88,7 +89,7 @@ def placed(option: str, value: Any) -> Any:
 
     A workflow is often somebody else's: no path outside of the host's folders is opened.
     """
-    if option not in PATH_FIELDS or isinstance(value, torch.Tensor):
+    if option not in PATH_FIELDS or is_pixels(value):
         return value
     if isinstance(value, list | tuple):
         return [placed(option, each) for each in value]
@@ -105,6 +106,9 @@ def placed(option: str, value: Any) -> Any:
     file, colon, scale = name.rpartition(":")
     if colon and _is_number(scale):
         return {"path": placed(option, file), "scale": float(scale)}
+    if name not in (listed := files(FOLDERS[option])):  # a list holds no path that leads out of the folders
+        folders = " or ".join(f"models/{folder}" for folder in FOLDERS[option][:2])
+        raise UserError(f"there is no file {name} in {folders}; {did_you_mean(name, listed)}put it there")
     return str(file_path(FOLDERS[option], name))
 
 

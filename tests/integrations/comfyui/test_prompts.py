@@ -32,12 +32,13 @@ class Clip:
         self.encoded = 0
 
     def tokenize(self, text: str) -> dict[str, list[list[tuple[int, float]]]]:
-        size = self.pipe.tokenizer.model_max_length
-        words = self.pipe.tokenizer(text, add_special_tokens=False).input_ids
+        tokenizer = self.pipe.tokenizer
+        size, end = tokenizer.model_max_length, tokenizer.eos_token_id
+        words = tokenizer(text, add_special_tokens=False).input_ids
         chunks = [words[start : start + size - 2] for start in range(0, max(1, len(words)), size - 2)]
-        rows = [self.pipe.tokenizer.decode(chunk) for chunk in chunks]
-        ids = self.pipe.tokenizer(rows, padding="max_length", max_length=size, truncation=True).input_ids
-        return {"l": [[(token, 1.0) for token in row] for row in ids]}
+        rows = [[tokenizer.bos_token_id, *chunk, end] for chunk in chunks]
+        rows = [row + [tokenizer.pad_token_id] * (size - len(row)) for row in rows]
+        return {"l": [[(token, 1.0) for token in row] for row in rows]}
 
     def encode_from_tokens_scheduled(self, tokens: Any) -> list[Any]:
         self.encoded += 1
@@ -78,7 +79,7 @@ def test_a_window_sees_the_rows_of_its_frames() -> None:
     clip, latents, timesteps = Clip(), noise(), [900, 500]
     (positive,) = PromptTravelNode.execute(clip, TEXT, 8).result
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    side_by_side = with_windows(model(), handler_of(length=4, overlap=0, schedule="batched"))
+    side_by_side = with_windows(model(), handler_of(length=4, overlap=0))
     whole = models.sampled(side_by_side, latents, timesteps, positive, negative)
     second = [[positive[0][0][4:], {**positive[0][1], "pooled_output": positive[0][1]["pooled_output"][4:]}]]
     alone = models.sampled(model(), latents[:, :, 4:], timesteps, second, negative)
