@@ -45,13 +45,17 @@ def test_frames_are_those_of_the_renderer_and_of_the_options() -> None:
     assert info.startswith("seed 5, num_frames 4, width 64, height 64, steps 2")
 
 
-def test_images_connected_are_the_first_frame() -> None:
-    still = torch.zeros(1, 64, 64, 3)
-    still[..., 0] = 1.0
-    images, _, _ = run(image=still, steps=1)
-    (without, *_) = run(steps=1)
-    assert not torch.equal(images, without)
-    assert images[0, ..., 0].mean() > without[0, ..., 0].mean()
+def test_images_that_are_connected_are_the_first_and_the_last() -> None:
+    stills = torch.rand(2, 1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    images, _, _ = run(image=stills[0], last_image=stills[1], steps=1)
+    first, last = ((still[0] * 255).round().to(torch.uint8).numpy() for still in stills)
+    request = build_request(
+        {"prompt": PROMPT, "model": "bundled", "seed": 5, "num_frames": 4, "steps": 1, "device": "cpu", "image": first,
+         "last_image": last}
+    )  # fmt: skip
+    (wanted,) = [clip.array() for clip in Renderer().clips([request])]
+    assert torch.equal(images, torch.from_numpy(wanted).float() / 255)
+    assert not torch.equal(images, run(steps=1)[0])
 
 
 def test_an_interrupt_ends_it_in_the_hosts_way_and_the_next_clip_is_the_same() -> None:
