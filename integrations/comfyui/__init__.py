@@ -3,6 +3,8 @@
 The nodes are V3 nodes; each module of `nodes/` lists its own in `NODES`.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import importlib

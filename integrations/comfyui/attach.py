@@ -6,6 +6,8 @@ at most. Between the calls of the UNet they rest (`FrameContext.num_frames` is 0
 error or an interrupt leaves nothing behind that acts.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import logging
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.frames import Curve, frame_curve
-from animatediff.motion import FrameContext, LdmAttachment, attach_ldm, layout_of_ldm
+from animatediff.motion import FrameContext, attach_ldm, detach_ldm, layout_of_ldm
 from animatediff.weights.kinds import SHORT_TITLES
 from animatediff.weights.motion import BY_LEVELS, other_base
 
@@ -175,21 +177,21 @@ def unet_of(model: ModelPatcher) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Injected:
-    attachment: LdmAttachment
+    frames: FrameContext
     owner: weakref.ref[ModelPatcher]
 
 
 _INJECTED: weakref.WeakKeyDictionary[nn.Module, _Injected] = weakref.WeakKeyDictionary()
-"""UNet -> what is in it, and the patcher whose motion modules these are."""
+"""UNet -> what the motion modules in it read, and the patcher that they belong to. Keeps neither alive."""
 
 
 def inject(patcher: ModelPatcher) -> None:
     """Let the UNet call the motion modules of this patcher; those of another one, which the host has let go, leave."""
     unet = unet_of(patcher)
-    if (before := _INJECTED.pop(unet, None)) is not None:
-        before.attachment.detach()
+    if _INJECTED.pop(unet, None) is not None:
+        detach_ldm(unet)
     (motion,) = patcher.get_additional_models_with_key(KEY)
-    _INJECTED[unet] = _Injected(attach_ldm(unet, motion.model), weakref.ref(patcher))
+    _INJECTED[unet] = _Injected(attach_ldm(unet, motion.model).frames, weakref.ref(patcher))
 
 
 def eject(patcher: ModelPatcher) -> None:
@@ -201,7 +203,7 @@ def eject(patcher: ModelPatcher) -> None:
     found = _INJECTED.get(unet)
     if found is not None and found.owner() in (patcher, None):
         del _INJECTED[unet]
-        found.attachment.detach()
+        detach_ldm(unet)
 
 
 def context_in(unet: nn.Module) -> FrameContext:
@@ -213,4 +215,4 @@ def context_in(unet: nn.Module) -> FrameContext:
             "the motion modules are not in the model, as if ComfyUI had not loaded it; sample with one of ComfyUI's "
             "samplers, or report this with the nodes that you use"
         )
-    return found.attachment.frames
+    return found.frames

@@ -1,5 +1,7 @@
 """Types of links between the nodes of the pack."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from comfy_api.latest import io

@@ -3,6 +3,8 @@
 It is one that the host adds to its UNet as it does other LoRAs; the names in its files are what the host does not read.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -4,6 +4,8 @@ Read are AnimateDiff's own names below the host's models folder, and those that 
 `extra_model_paths.yaml` of the host adds to either.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

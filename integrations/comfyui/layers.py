@@ -1,5 +1,7 @@
 """Networks of ours as models of the host: it loads, offloads and frees their weights, and casts them where they act."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import comfy.model_management

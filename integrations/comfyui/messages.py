@@ -33,8 +33,14 @@ def in_host_words() -> Iterator[None]:
         raise ValueError(renamed(str(error), NAMES)) from None
 
 
-def verdict(check: Callable[[], Any]) -> bool | str:
-    """What a node's `validate_inputs` returns: True, or what is wrong with its inputs."""
+def verdict(check: Callable[[], Any], *given: Any) -> bool | str:
+    """What a node's `validate_inputs` returns: True, or what is wrong with its inputs.
+
+    given: inputs that `check` needs. One that comes by a link is None before anything runs, and is checked when it is
+    there.
+    """
+    if any(value is None for value in given):
+        return True
     try:
         with in_host_words():
             check()

@@ -1,5 +1,7 @@
 """Motion modules and MotionLoRAs: files to what the link between the nodes carries."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import logging
@@ -54,7 +56,13 @@ def check_motion_module(path: Path, family: str | None) -> None:
 def load_motion(path: Path, family: str | None) -> Motion:
     """Load motion modules; `family` None is that of the file. Raises UserError as `load_motion_module`."""
     adapter, facts = load_motion_module(path, family=family, dtype=weight_dtype())
-    return Motion(patcher=in_host(adapter), family=facts, path=path)
+    patcher = in_host(adapter)
+    patcher.cached_patcher_init = (_load_again, (path, family))  # for a second GPU
+    return Motion(patcher=patcher, family=facts, path=path)
+
+
+def _load_again(path: Path, family: str | None, **_: Any) -> ModelPatcher:
+    return load_motion(path, family).patcher
 
 
 def lora_of_kind(path: Path, *kinds: str) -> tuple[Header, Recognised]:

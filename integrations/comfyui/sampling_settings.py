@@ -1,5 +1,7 @@
 """The noise schedule that a family of motion modules was trained with, as a patch of the host's `model_sampling`."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,7 @@
 """SparseCtrl as a control of the host: residuals for every frame, from images at some frames of the clip."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Context windows over long clips, by the host's own handler, which slices latents and what belongs to frames."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from dataclasses import dataclass

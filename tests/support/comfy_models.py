@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any, ClassVar
 
@@ -28,7 +29,7 @@ class TinyConfig(comfy.supported_models_base.BASE):
     """Configuration of a model as the host detects it from a file, of no published size."""
 
     unet_config: ClassVar[dict[str, Any]] = {}
-    unet_extra_config: ClassVar[dict[str, Any]] = {"num_heads": 8, "num_head_channels": -1}
+    unet_extra_config: ClassVar[dict[str, Any]] = {"num_head_channels": -1}
     latent_format = comfy.latent_formats.SD15
 
 
@@ -47,7 +48,9 @@ def ldm_config(unet: UNet2DConditionModel) -> dict[str, Any]:
     depths = [depths] * len(widths) if isinstance(depths, int) else list(depths)
     down = [depth if "CrossAttn" in kind else 0 for depth, kind in zip(depths, config["down_block_types"], strict=True)]
     sdxl = config["addition_embed_type"] == "text_time"
+    heads = config["attention_head_dim"]  # the name is diffusers', for the number of heads
     return {
+        "num_heads": heads if isinstance(heads, int) else heads[-1],
         "image_size": 32,
         "in_channels": config["in_channels"],
         "out_channels": config["out_channels"],
@@ -64,6 +67,14 @@ def ldm_config(unet: UNet2DConditionModel) -> dict[str, Any]:
         "num_classes": "sequential" if sdxl else None,
         "adm_in_channels": config["projection_class_embeddings_input_dim"] if sdxl else None,
     }
+
+
+def sizes_and_text(text_embeds: Tensor, time_ids: Tensor) -> Tensor:
+    """SDXL's vector of pooled text (b, d) and of sizes (b, 6) embedded in 8 numbers each, as the host makes it."""
+    frequencies = torch.exp(torch.arange(4) * (-math.log(10000) / 4))
+    angles = time_ids.flatten()[:, None] * frequencies
+    embedded = torch.cat([angles.cos(), angles.sin()], dim=-1).view(len(time_ids), -1)
+    return torch.cat([text_embeds, embedded], dim=1)
 
 
 def patcher_of(

@@ -1,5 +1,7 @@
 """Motion modules and domain adapters in a MODEL."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -149,7 +151,7 @@ class AnimateDiffDomainAdapter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, adapter: str) -> bool | str:
-        return verdict(lambda: check_adapter(file_path(ADAPTERS, adapter)))
+        return verdict(lambda: check_adapter(file_path(ADAPTERS, adapter)), adapter)
 
     @classmethod
     def fingerprint_inputs(cls, adapter: str, **inputs: object) -> str:

@@ -1,5 +1,7 @@
 """Context windows over long clips."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -95,9 +97,6 @@ class AnimateDiffContextWindows(io.ComfyNode):
         closed_loop: bool = False,
         context_stride: int = 1,
     ) -> bool | str:
-        given = (context_length, context_overlap, context_schedule, closed_loop, context_stride)
-        if None in given:  # comes by a link, and is checked when it is there
-            return True
         return verdict(
             lambda: handler_of(
                 length=context_length,
@@ -105,7 +104,8 @@ class AnimateDiffContextWindows(io.ComfyNode):
                 schedule=context_schedule,
                 closed_loop=closed_loop,
                 stride=context_stride,
-            )
+            ),
+            *(context_length, context_overlap, context_schedule, closed_loop, context_stride),
         )
 
     @classmethod

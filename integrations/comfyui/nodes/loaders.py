@@ -1,5 +1,7 @@
 """Load motion modules, and put MotionLoRAs on them."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -55,7 +57,11 @@ class AnimateDiffLoadMotionModule(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, motion_module: str, family: str = AUTO) -> bool | str:
-        return verdict(lambda: check_motion_module(file_path(MOTION_MODULES, motion_module), _family(family)))
+        return verdict(
+            lambda: check_motion_module(file_path(MOTION_MODULES, motion_module), _family(family)),
+            motion_module,
+            family,
+        )
 
     @classmethod
     def fingerprint_inputs(cls, motion_module: str, family: str = AUTO) -> str:
@@ -99,7 +105,7 @@ class AnimateDiffMotionLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str) -> bool | str:
-        return verdict(lambda: lora_of_kind(file_path(MOTION_LORAS, lora), "motion_lora"))
+        return verdict(lambda: lora_of_kind(file_path(MOTION_LORAS, lora), "motion_lora"), lora)
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **inputs: object) -> str:

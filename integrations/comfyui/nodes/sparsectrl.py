@@ -1,5 +1,7 @@
 """SparseCtrl: images or sketches at some frames of the clip."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -35,7 +37,7 @@ class AnimateDiffLoadSparseCtrl(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, sparsectrl: str) -> bool | str:
-        return verdict(lambda: check_encoder(file_path(SPARSECTRLS, sparsectrl)))
+        return verdict(lambda: check_encoder(file_path(SPARSECTRLS, sparsectrl)), sparsectrl)
 
     @classmethod
     def fingerprint_inputs(cls, sparsectrl: str) -> str:
@@ -108,7 +110,7 @@ class AnimateDiffSparseCtrlApply(io.ComfyNode):
     def validate_inputs(cls, frames: str, start_percent: float = 0.0, end_percent: float = 1.0) -> bool | str:
         if None not in (start_percent, end_percent) and start_percent >= end_percent:
             return f"start_percent {start_percent} must be less than end_percent {end_percent}"
-        return True if frames is None else verdict(lambda: _frames(frames))
+        return verdict(lambda: _frames(frames), frames)
 
     @classmethod
     def execute(

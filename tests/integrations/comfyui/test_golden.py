@@ -38,11 +38,7 @@ def sizes_and_text(tensors: dict[str, Tensor]) -> Tensor | None:
     """SDXL's vector of pooled text and embedded sizes, as the host makes it of them."""
     if "unet.text_embeds" not in tensors:
         return None
-    ids = tensors["unet.time_ids"]
-    steps = torch.exp(torch.arange(4) * (-torch.log(torch.tensor(10000.0)) / 4))
-    angles = ids.flatten()[:, None] * steps
-    embedded = torch.cat([angles.cos(), angles.sin()], dim=-1).view(len(ids), -1)
-    return torch.cat([tensors["unet.text_embeds"], embedded], dim=1)
+    return models.sizes_and_text(tensors["unet.text_embeds"], tensors["unet.time_ids"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -166,6 +166,17 @@ def test_windows_longer_than_the_module_knows_are_refused(user_files: Path) -> N
     assert sample(windows, 4).shape == (1, 4, 4, 8, 8)
 
 
+def test_latents_of_a_video_model_are_no_clip(user_files: Path) -> None:
+    import comfy.sample
+    import comfy.samplers
+
+    (model,) = AnimateDiffApply.execute(models.golden_model("v2"), loaded("mm_v2.ckpt")).result
+    text, video = models.conditioning(torch.randn(1, 9, 32)), torch.zeros(1, 4, 2, 8, 8)
+    sampler, sigmas = comfy.samplers.sampler_object("euler"), torch.tensor([1.0, 0.0])
+    with pytest.raises(ValueError, match=r"\[1, 4, 2, 8, 8\] are no clip of images: make them with Empty Latent Image"):
+        comfy.sample.sample_custom(model, video, 1.0, sampler, sigmas, text, text, video)
+
+
 def test_a_curve_beyond_the_clip_is_refused(user_files: Path) -> None:
     (model,) = AnimateDiffApply.execute(models.golden_model("v2"), loaded("mm_v2.ckpt"), scale_curve="0=1,9=0").result
     with pytest.raises(ValueError, match="motion_scale: there is no frame 9 in a clip of 4"):

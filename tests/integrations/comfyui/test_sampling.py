@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import comfy_host
+from support import comfy_host, tiny_models
 from support.close import relative
 from support.golden import motion_file
 from support.paths import GOLDEN
@@ -16,7 +18,7 @@ from torch import Tensor
 from animatediff.pipelines import AnimateDiffPipeline
 from integrations.comfyui.attach import MotionRun, apply_motion
 from integrations.comfyui.domain_adapter import with_adapter
-from integrations.comfyui.motion import load_motion, with_lora
+from integrations.comfyui.motion import Motion, load_motion, with_lora
 from integrations.comfyui.sampling_settings import with_family_sampling
 from integrations.comfyui.windows import handler_of, with_windows
 
@@ -26,8 +28,9 @@ TOLERANCE = 5e-5
 STEPS = 2
 
 
-def noise(num_frames: int = 4, seed: int = 3) -> Tensor:
-    return torch.randn(1, 4, num_frames, 16, 16, generator=torch.Generator().manual_seed(seed))
+def noise(num_frames: int = 4, seed: int = 3, size: int = 16) -> Tensor:
+    """At sizes below 16 the norms of the lowest level see so few numbers that rounding grows."""
+    return torch.randn(1, 4, num_frames, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 def texts() -> tuple[Tensor, Tensor]:
@@ -36,9 +39,14 @@ def texts() -> tuple[Tensor, Tensor]:
     return torch.randn(1, 9, 32, generator=generator), torch.randn(1, 9, 32, generator=generator)
 
 
+@cache
+def loaded(family: str) -> Motion:
+    return load_motion(motion_file(family), None)
+
+
 def moved(family: str, *, plain: Any = None, loras: tuple[tuple[str, float], ...] = (), **run: Any) -> Any:
     """A MODEL of the golden models with a motion module and its noise schedule."""
-    motion = load_motion(motion_file(family), None)
+    motion = loaded(family)
     for name, strength in loras:
         motion = with_lora(motion, GOLDEN / family / name, strength)
     model = models.golden_model(family) if plain is None else plain
@@ -79,8 +87,38 @@ def test_frames_are_those_of_our_pipeline(family: str, sampler: str) -> None:
     assert_close(by_host(moved(family), latents, timesteps, sampler=sampler), wanted)
 
 
+def test_frames_of_sdxl_are_those_of_our_pipeline(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    unet = tiny_models.save_base(tmp_path / "base.safetensors", "sdxl")
+    tiny_models.save_motion(tmp_path / "motion.safetensors", unet, "sdxl")
+    pipe = AnimateDiffPipeline.from_single_file(tmp_path / "base.safetensors", torch_dtype="float32")
+    pipe.load_motion_module(tmp_path / "motion.safetensors")
+    pipe.set_progress_bar_config(disable=True)
+    latents, text, pooled = noise(), torch.randn(2, 9, 96), torch.randn(2, 32)
+    wanted = pipe(
+        prompt_embeds=text[:1],
+        pooled_prompt_embeds=pooled[:1],
+        negative_prompt_embeds=text[1:],
+        negative_pooled_prompt_embeds=pooled[1:],
+        num_frames=4,
+        height=32,
+        width=32,
+        num_inference_steps=STEPS,
+        guidance_scale=7.5,
+        latents=latents,
+        output_type="latent",
+    ).frames
+    motion = load_motion(tmp_path / "motion.safetensors", None)
+    model = apply_motion(models.patcher_of(unet), MotionRun(motion=motion))
+    model = with_family_sampling(model, motion.family)
+    y = models.sizes_and_text(pooled, torch.tensor([[32.0, 32.0, 0.0, 0.0, 32.0, 32.0]]).repeat(2, 1))
+    positive, negative = (models.conditioning(text[i : i + 1], pooled_output=y[i : i + 1]) for i in (0, 1))
+    found = models.sampled(model, latents, [int(step) for step in pipe.scheduler.timesteps], positive, negative)
+    assert_close(found, wanted)
+
+
 def test_frames_differ_from_those_without_the_motion_module() -> None:
-    latents, timesteps = noise(), [900, 500]
+    latents, timesteps = noise(size=8), [900, 500]
     plain = models.golden_model("v3")
     without = by_host(plain, latents, timesteps)
     model = moved("v3", plain=plain)
@@ -136,16 +174,15 @@ def test_a_long_clip_gets_windows_by_itself(caplog: pytest.LogCaptureFixture) ->
     assert "33 frames are more than the 32 that motion_module.ckpt knows: windows of 16 frames" in caplog.text
 
 
-@pytest.mark.parametrize("family", ["v1", "v3"])
-def test_cond_and_uncond_apart_and_in_one_batch_are_the_same(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cond_and_uncond_apart_and_in_one_batch_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     import comfy.model_patcher
 
     latents, timesteps = noise(), [900, 500]
-    together = by_host(moved(family), latents, timesteps)
+    together = by_host(moved("v1"), latents, timesteps)
     # no memory for both in one batch
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "get_free_memory", lambda *_: 0)
     sizes: list[int] = []
-    model = moved(family)
+    model = moved("v1")
     model.model.diffusion_model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     assert_close(by_host(model, latents, timesteps), together)
     assert set(sizes) == {4}
@@ -161,7 +198,7 @@ def test_several_conditionings_of_a_clip() -> None:
 
 
 def test_two_models_with_different_motion_modules_side_by_side() -> None:
-    latents, timesteps = noise(), [900, 500]
+    latents, timesteps = noise(size=8), [900, 500]
     plain = models.golden_model("v3")
     first, second = moved("v3", plain=plain), moved("v3", plain=plain, loras=(("motion_lora.ckpt", 1.0),))
     alone = [by_host(model, latents, timesteps) for model in (first, second)]
@@ -174,7 +211,7 @@ def test_two_models_with_different_motion_modules_side_by_side() -> None:
 def test_clones_of_a_loaded_model_may_go_without_taking_the_motion_modules_with_them() -> None:
     import gc
 
-    latents, timesteps = noise(), [900, 500]
+    latents, timesteps = noise(size=8), [900, 500]
     model = moved("v3")
     wanted = by_host(model, latents, timesteps)
 
@@ -186,7 +223,7 @@ def test_clones_of_a_loaded_model_may_go_without_taking_the_motion_modules_with_
 
 
 def test_an_error_in_the_middle_leaves_the_host_clean() -> None:
-    latents, timesteps = noise(), [900, 500]
+    latents, timesteps = noise(size=8), [900, 500]
     plain = models.golden_model("v1")
     without = by_host(plain, latents, timesteps)
     model = moved("v1", plain=plain)
@@ -204,7 +241,7 @@ def test_an_error_in_the_middle_leaves_the_host_clean() -> None:
 
 
 def test_motion_acts_in_a_part_of_the_sampling() -> None:
-    latents, timesteps = noise(), [900, 500]
+    latents, timesteps = noise(size=8), [900, 500]
     plain = models.golden_model("v3")
     whole = by_host(moved("v3", plain=plain), latents, timesteps)
     never = by_host(moved("v3", plain=plain, start_percent=0.95), latents, timesteps)
@@ -215,9 +252,9 @@ def test_motion_acts_in_a_part_of_the_sampling() -> None:
 
 
 def test_a_batch_of_one_is_an_image() -> None:
-    latents, timesteps = noise(1), [900, 500]
+    latents, timesteps = noise(1, size=8), [900, 500]
     plain = models.golden_model("v1")
-    model = with_family_sampling(plain, load_motion(motion_file("v1"), None).family)
+    model = with_family_sampling(plain, loaded("v1").family)
     wanted = by_host(model, latents, timesteps)
     assert torch.equal(by_host(moved("v1", plain=plain), latents, timesteps), wanted)
 

@@ -88,6 +88,7 @@ def by_us(kind: str, latents: Tensor, frames: list[int], **settings: Any) -> tup
     return out.frames, [int(step) for step in pipe.scheduler.timesteps]
 
 
+@cache
 def model() -> Any:
     motion = load_motion(motion_file("v3"), None)
     return with_family_sampling(apply_motion(models.golden_model("v3"), MotionRun(motion=motion)), motion.family)
