@@ -1,5 +1,7 @@
 """What the all-in-one node does: its fields to a request, the request to frames by the renderer of all front ends."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

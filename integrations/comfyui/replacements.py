@@ -4,6 +4,8 @@ The host exchanges one node for another, input by input, and drops inputs that a
 it with which nothing is lost. Whole workflows are translated by `ade/`.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any

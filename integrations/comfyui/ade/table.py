@@ -109,9 +109,10 @@ def _context(
     fuse: str = "",
     stride: bool = True,
     overlap: bool = True,
-    loop: str = "",
+    loop: bool = False,
     old: bool = False,
 ) -> Old:
+    """A node of context options; `fuse`: how it blends where nobody says, `old`: a schedule is chosen in it."""
     takes = [_same("context_length", f"{WINDOWS}.context_length", default=16)]
     if stride:
         takes.append(_same("context_stride", f"{WINDOWS}.context_stride", default=1))

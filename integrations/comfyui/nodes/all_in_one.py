@@ -1,5 +1,7 @@
 """The node for newcomers: a prompt to images and a video, with no other node and no download."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Prompt travel as the host's CONDITIONING: one row for each frame, which its samplers and context windows slice."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 EXAMPLES = sorted((PACK / "example_workflows").glob("*.json"))
 CHROMIUM = "/usr/bin/chromium"
 PATIENCE = 180_000
-READY = "window.app && window.app.graph && window.app.canvas && LiteGraph.registered_node_types.AnimateDiffApply"
+READY = "() => !!(window.app?.graph && window.app.canvas && LiteGraph.registered_node_types.AnimateDiffApply)"
 SMALL = """() => {
   for (const node of app.graph._nodes)
     for (const widget of node.widgets || [])
