@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .table import TABLE, Old
 
-HEAD = "| node there | nodes here | inputs | not carried over, and named |\n|---|---|---|---|"
+HEAD = "| node there | nodes here | inputs | told of, unless at their default |\n|---|---|---|---|"
 
 
 def markdown() -> str:

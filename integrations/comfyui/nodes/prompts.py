@@ -15,6 +15,8 @@ from animatediff.prompts.lines import read_travel
 from animatediff.prompts.travel import DEFAULT_HOLD, INTERPOLATIONS, Blend, PromptTravel, joined
 from animatediff.prompts.travel_states import FrameStates
 
+from ..windows import TRAVEL_FRAMES
+
 EXAMPLE = "0: a meadow in spring, flowers\n8: a meadow in summer, high grass\n"
 
 
@@ -127,7 +129,7 @@ def _tokens(clip: Any, texts: list[str]) -> list[dict[str, Any]]:
 
 def _blended(entries: tuple[Any, ...], blends: list[Blend], texts: list[str], arc: bool) -> list[Any]:
     """One entry of a conditioning from those of all texts; what is no tensor is that of the first text."""
-    states, others = entries[0][0], dict(entries[0][1])
+    states, others = entries[0][0], {**entries[0][1], TRAVEL_FRAMES: len(blends)}
     if any(entry[0].shape != states.shape for entry in entries):
         raise UserError("this text encoder gives embeddings whose length depends on the text; they do not travel")
     first = torch.tensor([[texts.index(blend.first) for blend in blends]])

@@ -156,6 +156,7 @@ def test_prompt_travel_changes_frames_and_windows_see_their_rows(host: Host) -> 
         ({"5": {"motion_module": "mm_sdxl_v10_beta.ckpt"}}, "SDXL"),
         ({"6": {"scale_curve": "0=fast"}}, "fast"),
         ({"7": {"text": "0: a\n9: b"}}, "the clip has 4 frames"),
+        ({"7": {"num_frames": 6}}, "prompts for 6 frames, and the clip has 4"),
         ({"4": {"batch_size": 0}}, "batch_size"),
     ],
 )

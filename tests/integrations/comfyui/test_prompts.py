@@ -107,6 +107,14 @@ def test_a_latent_counts_the_frames_in_place_of_the_number() -> None:
     assert len(found[0][0]) == 6
 
 
+def test_a_travel_of_another_length_than_the_clip_is_said() -> None:
+    clip = Clip()
+    (positive,) = PromptTravelNode.execute(clip, TEXT, 16).result
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    with pytest.raises(ValueError, match="prompts for 16 frames, and the clip has 8"):
+        models.sampled(model(), noise(), [900], positive, negative)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
