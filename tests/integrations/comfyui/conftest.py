@@ -32,5 +32,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     write_models(base / "models")
     (base / "input").mkdir()
     shutil.copy(root / "input" / "example.png", base / "input")
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"Comfy.TutorialCompleted": true}')  # no greeting over the page
     with Host(base) as running:
         yield running
