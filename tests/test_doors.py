@@ -140,15 +140,17 @@ def test_every_option_arrives(door: Door, place: Place) -> None:
     assert wrong == {}
 
 
-def test_what_the_service_does_not_take_is_refused_by_name(place: Place) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("animatediff serve", "ApiError"), ("Cog", "UserError")])
+def test_what_a_service_does_not_take_is_refused_by_name(name: str, kind: str, place: Place) -> None:
     """Nothing that a door has no room for is dropped without a word."""
-    door = next(door for door in DOORS if door.name == "animatediff serve")
+    door = next(door for door in DOORS if door.name == name)
     if door not in THERE or door.request is None:
         pytest.skip("the extra `serve` is not installed")
-    for name in door.without():
-        with pytest.raises(Exception, match=name) as error:
-            door.request({"prompt": "a fox", name: example(name) if name != "controlnet_spread" else [[0.5]]}, place)
-        assert type(error.value).__name__ == "ApiError"
+    for option in door.without():
+        value = example(option) if option != "controlnet_spread" else [[0.5]]
+        with pytest.raises(Exception, match=option) as error:
+            door.request({"prompt": "a fox", option: value}, place)
+        assert type(error.value).__name__ == kind
 
 
 def test_a_mistake_is_said_by_every_door(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar
 
@@ -108,13 +109,28 @@ def load(patcher: Any) -> None:
     comfy.model_management.load_models_gpu([patcher, *patcher.get_nested_additional_models()])
 
 
+def load_offloaded(patcher: Any) -> None:
+    """Load a MODEL of the real host, with no memory for the weights of its additional models."""
+    load(patcher)
+    for more in patcher.get_nested_additional_models():
+        more.unpatch_model(CPU)
+        more.load(CPU, lowvram_model_memory=1)
+
+
 @torch.no_grad()
-def call(patcher: Any, tensors: dict[str, Tensor], *, apart: bool = False, y: Tensor | None = None) -> Tensor:
+def call(
+    patcher: Any,
+    tensors: dict[str, Tensor],
+    *,
+    apart: bool = False,
+    y: Tensor | None = None,
+    prepare: Callable[[Any], None] = load,
+) -> Tensor:
     """What the UNet of a MODEL returns for the tensors of a golden case: (b, c, f, h, w).
 
     apart: one clip a call, as where the host has not the memory for conditional and unconditional in one batch.
     """
-    load(patcher)
+    prepare(patcher)
     sample, model = tensors["unet.sample"], patcher.model
     num_clips, num_frames = sample.shape[0], sample.shape[2]
     sigma = model.model_sampling.sigmas[int(tensors["unet.timestep"])]

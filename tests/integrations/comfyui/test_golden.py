@@ -97,3 +97,13 @@ def test_the_model_is_as_it_was_when_another_one_is_loaded(family: str) -> None:
     assert models.hooked(plain)
     assert torch.equal(models.call(plain, tensors, y=y), before)
     assert not models.hooked(plain)
+
+
+@pytest.mark.skipif(not comfy_host.is_real(), reason="the stub keeps all weights loaded")
+def test_weights_that_the_host_keeps_offloaded_get_their_loras_where_they_act() -> None:
+    tensors = expected("v2")
+    model = moved("v2", ("motion_lora.ckpt", 1.0))
+    found = models.call(model, tensors, prepare=models.load_offloaded)
+    (motion,) = model.get_additional_models_with_key("animatediff")
+    assert any(getattr(layer, "weight_function", None) for layer in motion.model.modules())
+    assert_close(found, tensors["unet.out.motion_lora_1.0"])
