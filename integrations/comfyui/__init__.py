@@ -13,6 +13,7 @@ import pkgutil
 from comfy_api.latest import ComfyExtension, io
 
 from .folders import register_folders
+from .replacements import register_replacements
 
 __all__ = ["comfy_entrypoint"]
 
@@ -30,8 +31,9 @@ class AnimateDiffExtension(ComfyExtension):
     """The pack, as the host asks for it."""
 
     async def on_load(self) -> None:
-        """Make the folders of motion modules known to the host."""
+        """Make the folders of motion modules known to the host, and what replaces nodes of other packs."""
         register_folders()
+        await register_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The nodes of the pack."""

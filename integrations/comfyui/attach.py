@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +30,24 @@ from animatediff.weights.motion import BY_LEVELS, other_base
 
 from .messages import in_host_words
 from .motion import Motion
-from .windows import CLIP_FRAMES, DEFAULTS, current_frames, handler_of
+from .windows import CLIP_FRAMES, DEFAULTS, TRAVEL_FRAMES, current_frames, handler_of
 
 logger = logging.getLogger(__name__)
 
 KEY = "animatediff"
 """Under which a patcher has all that belongs to motion modules."""
+
+
+def check_travels(conds: Mapping[str, Any], num_frames: int) -> None:
+    """Raise UserError for a prompt travel of another length than the clip: the host would repeat or cut its rows."""
+    for several in conds.values():
+        for cond in several or ():
+            rows = cond.get(TRAVEL_FRAMES, num_frames)
+            if rows != num_frames:
+                raise UserError(
+                    f"AnimateDiff Prompt Travel has prompts for {rows} frames, and the clip has {num_frames}: connect "
+                    "its latent, or set its num_frames"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,7 @@ class MotionRun:
     def outer_sample(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Wrapper of a whole sampling: checks the clip, and lays windows over one that is too long for the module."""
         with in_host_words():
+            check_travels(getattr(executor.class_obj, "conds", {}), len(noise))
             self._prepare(executor.class_obj.model_options, noise)
         return executor(noise, *args, **kwargs)
 

@@ -14,6 +14,8 @@ from animatediff.errors import UserError
 
 CLIP_FRAMES = "animatediff_num_frames"
 """Entry of `transformer_options`: the frames of the whole clip."""
+TRAVEL_FRAMES = "animatediff_travel_frames"
+"""Entry of a conditioning that has a row for each frame: how many."""
 FRAMES = 0
 """Dimension of the latents that is time: frames are the batch."""
 

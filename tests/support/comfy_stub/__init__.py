@@ -12,12 +12,12 @@ from typing import Any
 
 def install() -> None:
     """Make `comfy`, `comfy_api.latest`, `comfy_extras` and `folder_paths` importable."""
-    from support.comfy_stub import api, folders, network, patcher, sampling, windows
+    from support.comfy_stub import api, folders, host, network, patcher, sampling, windows
 
     contents: dict[str, dict[str, Any]] = {
         "comfy": {},
         "comfy.ops": {"manual_cast": network.manual_cast},
-        "comfy.model_management": vars(patcher),
+        "comfy.model_management": {**vars(patcher), **vars(host)},
         "comfy.model_patcher": vars(patcher),
         "comfy.patcher_extension": vars(patcher),
         "comfy.lora": {"model_lora_keys_unet": network.model_lora_keys_unet},
@@ -29,7 +29,7 @@ def install() -> None:
         "comfy.sample": vars(sampling),
         "comfy.samplers": vars(sampling),
         "comfy.controlnet": {"ControlBase": sampling.ControlBase},
-        "comfy.utils": {"common_upscale": sampling.common_upscale},
+        "comfy.utils": {"common_upscale": sampling.common_upscale, "ProgressBar": host.ProgressBar},
         "comfy.context_windows": vars(windows),
         "comfy_extras": {},
         "comfy_extras.nodes_model_advanced": vars(sampling),

@@ -36,6 +36,33 @@ class NodeOutput:
         return self.args
 
 
+class NodeReplace(SimpleNamespace):
+    """One node for another."""
+
+
+class ComfyAPI:
+    """What a pack tells the host."""
+
+    registered: list[NodeReplace] = []  # noqa: RUF012
+
+    class node_replacement:  # noqa: N801
+        @staticmethod
+        async def register(replacement: NodeReplace) -> None:
+            ComfyAPI.registered.append(replacement)
+
+
+class VideoFromComponents:
+    def __init__(self, components: Any) -> None:
+        self._components = components
+
+    def get_components(self) -> Any:
+        return self._components
+
+
+InputImpl = SimpleNamespace(VideoFromComponents=VideoFromComponents)
+Types = SimpleNamespace(VideoComponents=SimpleNamespace)
+
+
 class ComfyExtension:
     async def on_load(self) -> None: ...
 
@@ -59,5 +86,6 @@ io = SimpleNamespace(
     Schema=Schema,
     ComfyNode=ComfyNode,
     NodeOutput=NodeOutput,
+    NodeReplace=NodeReplace,
     **{name: Custom(name.upper()) for name in _TYPES},
 )

@@ -10,7 +10,17 @@ folder_names_and_paths: dict[str, tuple[list[str], set[str]]] = {
     "custom_nodes": (["custom_nodes"], set()),
     "loras": (["models/loras"], supported_pt_extensions),
     "controlnet": (["models/controlnet"], supported_pt_extensions),
+    "checkpoints": (["models/checkpoints"], supported_pt_extensions),
+    "vae": (["models/vae"], supported_pt_extensions),
 }
+
+
+def get_input_directory() -> str:
+    return "input"
+
+
+def get_output_directory() -> str:
+    return "output"
 
 
 def add_model_folder_path(folder_name: str, full_folder_path: str, is_default: bool = False) -> None:
