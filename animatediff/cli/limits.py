@@ -15,6 +15,8 @@ from animatediff.cli.show import show
 from animatediff.limits import LIMITS, limits
 
 PANEL = "Limits"
+HELP_ALL = "help_all"
+"""Name of the parameter of `--help-all`, which typer passes on though its callback has done all."""
 
 
 def limit_parameters(*rooms: str, defaults: Mapping[str, int] | None = None) -> list[Parameter]:
@@ -23,12 +25,11 @@ def limit_parameters(*rooms: str, defaults: Mapping[str, int] | None = None) -> 
         "--help-all",
         help="Show this message and the limits (--max-frames, ...), and exit.",
         is_eager=True,
-        expose_value=False,
         callback=_show_all,
         show_default=False,
     )
     return [
-        Parameter("help_all", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, help_all]),
+        Parameter(HELP_ALL, Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, help_all]),
         *_limits(rooms, defaults or {}),
     ]
 
@@ -72,7 +73,7 @@ def given_limits(given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A context with the limits among the values of a command in force; gives the other values."""
     chosen = {name: value for name, value in given.items() if name in LIMITS and value is not None}
     with limits(**chosen):
-        yield {name: value for name, value in given.items() if name not in LIMITS}
+        yield {name: value for name, value in given.items() if name not in LIMITS and name != HELP_ALL}
 
 
 def takes_limits(
