@@ -20,8 +20,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("freeinit_ds", "freeinit_dt", "freeinit_iters"),
     ("video_source",),
     ("video_path",),
-    ("latent_power", "latent_scale", "latent_power_last", "latent_scale_last"),
+    ("latent_power", "latent_scale"),
     ("last_frame",),
+    ("latent_power_last", "latent_scale_last"),
 )
 """Settings side by side; those of img2img alone are left out on the other page."""
 

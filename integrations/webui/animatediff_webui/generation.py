@@ -129,6 +129,8 @@ class Generation:
         check_base(found, self.backend.base_of(self.p))
         if self._source is not None:
             self.p.init_images = self._source[: self.num_frames]
+        elif self.img2img and any(image is None for image in self.p.init_images or [None]):
+            raise UserError(f"img2img starts from an image, or from a video: give one, or {said('video_path')}")
         elif self.img2img and len(self.p.init_images or ()) not in (0, 1, self.num_frames):
             raise UserError(
                 f"{said('video_length')}: {self.num_frames} frames from {len(self.p.init_images)} images; give one "
