@@ -96,6 +96,7 @@ def _resnet(rest: str) -> str:
 
 
 def vae_keys(state: dict[str, Tensor], *, axes: int = 4, prefix: str = "first_stage_model.") -> dict[str, Tensor]:
+    last = max(int(key.split(".")[2]) for key in state if key.startswith("decoder.up_blocks."))
     attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
     last = max(int(found[1]) for key in state if (found := re.match(r"decoder\.up_blocks\.(\d+)", key)))
     out = {}
