@@ -25,7 +25,7 @@ from animatediff_webui.free_init import sample_again
 from animatediff_webui.img2img import fade_latents, source_frames
 from animatediff_webui.job import Job, Loaded, check_base, clip_length, windows_of
 from animatediff_webui.models import recognised, short_hash
-from animatediff_webui.output import reply, write_clip
+from animatediff_webui.output import check_formats, reply, write_clip
 from animatediff_webui.prompts import first_texts, read_prompt, take_motion_loras
 from animatediff_webui.settings import DEFAULT_MODEL, INFOTEXT_NAME, Settings, said
 
@@ -78,6 +78,7 @@ class Generation:
         """Check what can be checked before the host loads a checkpoint; the batch becomes the clip."""
         p, settings = self.p, self.settings
         self._refuse_unsupported()
+        check_formats(settings)
         folders = host.folders()
         name = settings.model
         if name == DEFAULT_MODEL and name not in (names := folders.names()) and names:

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from animatediff.errors import UserError
-from animatediff_webui.settings import FRAME, Settings
+from animatediff_webui.settings import FRAME, Settings, said
 
 SUFFIXES = {"GIF": "gif", "MP4": "mp4", "WEBP": "webp", "WEBM": "webm"}
 SHOWN = (".gif", ".webp")
 """Files that pages show as an image that moves."""
 _NUMBERED = re.compile(r"(\d{5,})-")
+
+
+def check_formats(settings: Settings) -> None:
+    """Raise UserError for formats that cannot be written here, before a clip is made for them."""
+    missing = [kind for kind in settings.format if kind in SUFFIXES and f".{SUFFIXES[kind]}" not in SHOWN]
+    if missing and find_spec("av") is None:
+        raise UserError(
+            f"{said('format')}: {' and '.join(missing)} cannot be written without PyAV; `pip install av` in the "
+            "environment of the WebUI, or choose GIF or WEBP"
+        )
 
 
 def write_clip(
@@ -106,11 +117,9 @@ def _write_video(frames: Sequence[np.ndarray], path: Path, settings: Settings, t
 
 
 def _write_by_pillow(frames: Sequence[np.ndarray], path: Path, settings: Settings, text: str, quality: int) -> None:
-    """GIF and WebP without PyAV, which the other formats need."""
+    """GIF and WebP without PyAV, which the other formats need (`check_formats`)."""
     from animatediff.media.animated import exif_comment
 
-    if path.suffix not in SHOWN:
-        raise UserError(f"{path.suffix[1:].upper()} needs PyAV: pip install av in the environment of the WebUI")
     images = [Image.fromarray(frame) for frame in frames]
     facts: dict[str, Any] = {"comment": text}
     if path.suffix == ".webp":

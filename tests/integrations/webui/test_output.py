@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from animatediff_webui.output import final_frames, next_number, reply, write_clip
+from animatediff_webui import output
+from animatediff_webui.output import check_formats, final_frames, next_number, reply, write_clip
 from animatediff_webui.settings import Settings
 from PIL import Image
 
@@ -85,3 +86,11 @@ def test_replies_hold_animations_as_text_and_frames_where_they_are_asked_for(tmp
     assert Image.open(io.BytesIO(base64.b64decode(only))).format == "GIF"
     assert reply(frames, files, Settings(format=("GIF", "Frame")))[1:] == frames
     assert reply(frames, files[:4], Settings(format=("PNG",))) == frames
+
+
+def test_formats_that_cannot_be_written_are_said_before_a_clip_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_formats(Settings(format=("MP4", "WEBM", "GIF")))
+    monkeypatch.setattr(output, "find_spec", lambda name: None)
+    check_formats(Settings(format=("GIF", "WEBP", "PNG", "TXT", "Frame")))
+    with pytest.raises(UserError, match=r"Save format \(format\): MP4 and WEBM cannot be written without PyAV"):
+        check_formats(Settings(format=("MP4", "GIF", "WEBM")))
