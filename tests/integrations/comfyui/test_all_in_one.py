@@ -112,6 +112,7 @@ def test_every_option_is_a_field_or_read_in_options_or_refused() -> None:
             with pytest.raises(ValueError, match=f"options: {name} "):
                 animate.values_of({}, f"{name}: 1")
     assert animate.values_of({}, "freeinit: 2\nprompt_hold: 0.1") == {"freeinit": 2, "prompt_hold": 0.1}
+    assert animate.values_of({}, "# freeinit: 2") == {}
 
 
 def test_model_files_are_found_in_the_hosts_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
