@@ -43,6 +43,9 @@ def test_frames_are_those_of_the_renderer_and_of_the_options() -> None:
     components = video.get_components()
     assert components.frame_rate == Fraction(8) and torch.equal(components.images, images)
     assert info.startswith("seed 5, num_frames 4, width 64, height 64, steps 2")
+    images, video, info = run(options="fps_out: 16", steps=1)
+    assert len(images) == 8 and video.get_components().frame_rate == 16
+    assert "fps 8.0, fps_out 16.0" in info
 
 
 def test_images_that_are_connected_are_the_first_and_the_last() -> None:
