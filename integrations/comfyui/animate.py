@@ -73,6 +73,7 @@ def values_of(fields: Mapping[str, Any], options: str) -> dict[str, Any]:
     Raises UserError for unknown or refused options, for one that a field gives already, and for missing files.
     """
     more, _ = parse_yaml(options, "options") if options.strip() else ({}, {})
+    more = {} if more is None else more  # comments alone
     if not isinstance(more, Mapping):
         raise UserError("options: expected one option a line, as in `freeinit: 3`")
     for name in more:
@@ -190,7 +191,7 @@ def renderer_of(models: str, output: str) -> Renderer:
 
 
 def _summary(request: Any) -> str:
-    shown = ("seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "fps")
+    shown = ("seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "fps", "fps_out")
     found = {name: getattr(request, name) for name in shown}
     return ", ".join(
         f"{name} {value[0] if isinstance(value, tuple) else value}"

@@ -62,8 +62,11 @@ def handler_of(
         raise UserError(
             f"context_overlap must be at least 0 and less than context_length, got {overlap} of windows of {length}"
         )
+    found = comfy.context_windows.get_matching_context_schedule(schedule)
+    by_host = found.func
+    found.func = lambda num_frames, handler, options: within(by_host(num_frames, handler, options), num_frames)
     return comfy.context_windows.IndexListContextHandler(
-        context_schedule=comfy.context_windows.get_matching_context_schedule(schedule),
+        context_schedule=found,
         fuse_method=comfy.context_windows.get_matching_fuse_method(fuse_method),
         context_length=length,
         context_overlap=overlap,
@@ -73,6 +76,24 @@ def handler_of(
         freenoise=freenoise,
         causal_window_fix=False,  # an added frame before each window is for video models that look back alone
     )
+
+
+def within(windows: list[list[int]], num_frames: int) -> list[list[int]]:
+    """Windows that lie in the clip and cover it: with a stride, the host's uniform ones may do neither.
+
+    >>> within([[0, 1, 2], [4, 5, 6]], 6)
+    [[0, 1, 2], [3, 4, 5]]
+    """
+
+    def upto_end(start: int, length: int) -> list[int]:
+        start = max(0, min(start, num_frames - length))
+        return list(range(start, min(start + length, num_frames)))
+
+    found = [window if max(window) < num_frames else upto_end(window[0], len(window)) for window in windows]
+    for frame in range(num_frames):
+        if not any(frame in window for window in found):
+            found.append(upto_end(frame, len(found[0])))
+    return found
 
 
 def with_windows(model: ModelPatcher, handler: comfy.context_windows.IndexListContextHandler) -> ModelPatcher:

@@ -21,8 +21,12 @@ def main() -> int:
         found = translate(json.loads(given.workflow.read_text(encoding="utf-8")))
         output = given.output or given.workflow.with_name(f"{given.workflow.stem}-animatediff.json")
         output.write_text(json.dumps(found.workflow, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         print(f"{given.workflow}: cannot be translated: {error}", file=sys.stderr)
+        return 2
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        said = f"{type(error).__name__}: {error}"
+        print(f"{given.workflow}: is no workflow as ComfyUI saves or exports it ({said})", file=sys.stderr)
         return 2
     print(f"{output}: {len(found.replaced)} nodes replaced")
     for note in found.notes:

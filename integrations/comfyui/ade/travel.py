@@ -32,7 +32,10 @@ def schedule(text: Any, pre: Any, app: Any, num_frames: Any) -> Written:
     if entries is None:
         return Written(
             {"text": text, **{key: part for key, part in (("head", pre), ("tail", app)) if part}},
-            ["its text is no schedule that is read here (expressions and formulas are not); write frames and texts"],
+            [
+                "its text is no schedule that is read here (expressions, formulas and single backslashes are not); "
+                "write frames and texts"
+            ],
         )
     parts = {frame: _positive(pre, line, app) for frame, line in entries.items()}
     return _fitted(parts, num_frames)
@@ -62,7 +65,10 @@ def _entries(text: Any) -> dict[int, str] | None:
     for entry in ENTRY.finditer(str(text)):
         if not entry["frame"].isdigit() or "`" in entry["text"]:
             return None
-        found[int(entry["frame"])] = json.loads(entry["text"], strict=False)
+        try:
+            found[int(entry["frame"])] = json.loads(entry["text"], strict=False)
+        except ValueError:  # a backslash alone, as in \(
+            return None
     return dict(sorted(found.items())) or None
 
 

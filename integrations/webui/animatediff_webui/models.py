@@ -53,7 +53,7 @@ class Folders:
 
     def nothing(self) -> str:
         """The message for a host without motion modules."""
-        others = [f"{path.name} is a {recognised(path).title}" for path in _weights(self.modules)]
+        others = [f"{path.name} {_is_what(path)}" for path in _weights(self.modules)]
         seen = f"; what lies there is none: {', '.join(others[:5])}" if others else ""
         return (
             f"no motion module found. Read were {', '.join(map(str, self.modules))}{seen}. Put one into "
@@ -109,6 +109,13 @@ def _kind(path: Path) -> str:
         return recognised(path).kind
     except UserError:
         return "unreadable"
+
+
+def _is_what(path: Path) -> str:
+    try:
+        return f"is a {recognised(path).title}"
+    except UserError:
+        return "cannot be read"
 
 
 def _weights(folders: Iterable[Path]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,8 @@ def _strength(tag: str, arguments: list[str]) -> float:
     try:
         if unread:
             raise ValueError(unread[0])
-        return float(text)
+        if not math.isfinite(strength := float(text)):
+            raise ValueError(text)
+        return strength
     except ValueError as error:
         raise UserError(f"{tag}: a MotionLoRA is written <lora:name:strength>, such as <lora:name:0.8>") from error

@@ -27,6 +27,8 @@ INFOTEXT_NAME = "AnimateDiff"
 DEFAULT_MODEL = "mm_sd15_v3.safetensors"
 FACTS_ALONE = ("mm_hash", "version")
 """Parts of the infotext that are no settings."""
+_REQUEST_ID = re.compile(r"[\w-]{0,64}")
+"""It is a part of file names."""
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _PART = re.compile(r'\s*([\w ]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
@@ -221,15 +223,22 @@ def said(name: str) -> str:
 
 
 def parts_of(text: str) -> dict[str, str]:
-    """Names and values of `name: value, name: "quoted, value"`.
+    """Names and values of `name: value, name: "quoted, value"`. Quoted text that is no JSON stays as it is written.
 
     >>> parts_of('model: "a, b.ckpt", fps: 8')
     {'model': 'a, b.ckpt', 'fps': '8'}
     """
     found = {}
     for name, value in _PART.findall(text):
-        found[name.strip()] = json.loads(value) if value.startswith('"') else value.strip()
+        found[name.strip()] = _unquoted(value) if value.startswith('"') else value.strip()
     return found
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return json.loads(value)
+    except ValueError:  # written by hand: a backslash alone, no mark at the end
+        return value.strip().strip('"')
 
 
 def _quoted(value: str) -> str:
@@ -260,6 +269,8 @@ def _text(name: str, value: Any) -> str:
         return ""
     if not isinstance(value, str):
         raise UserError(f"{said(name)} is a text, got {brief(value)}")
+    if name == "request_id" and not _REQUEST_ID.fullmatch(value):
+        raise UserError(f"{said(name)} is at most 64 letters, digits, - and _, got {brief(value)}")
     if facts.choices and value not in facts.choices:
         hint = did_you_mean(value, facts.choices)
         raise UserError(f"{said(name)} is one of {', '.join(facts.choices)}, got {value!r}; {hint}".rstrip("; "))

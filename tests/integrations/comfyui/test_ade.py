@@ -159,6 +159,7 @@ def test_an_expression_and_a_text_beyond_the_clip_are_named(ade: ModuleType) -> 
         return str(ade.translate({**sampled(["1", 0], positive=["7", 0]), "7": old}).notes)
 
     assert "expressions" in told('"0": "a (fox:`sin(t)`)"')
+    assert "single backslashes" in told(r'"0": "a fox \(animal\)"')
     assert "texts at 12 are left out" in told('"0": "a fox", "12": "a hare"')
     assert told('"0": "a fox", "7": "a hare"') == "[]"
 
@@ -194,3 +195,7 @@ def test_the_command_line_writes_a_file_and_says_what_is_lost(tmp_path: Path) ->
         file.write_text(content)
         done = subprocess.run([sys.executable, str(FOLDER), str(file)], capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "Traceback" not in done.stderr and "cannot be translated" in done.stderr
+    for content in ('{"nodes": ["x"]}', '{"nodes": [{}]}', '{"nodes": [{"id": 1, "type": "a"}], "links": [[1]]}'):
+        file.write_text(content)
+        done = subprocess.run([sys.executable, str(FOLDER), str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and "is no workflow" in done.stderr

@@ -43,6 +43,9 @@ def test_frames_are_those_of_the_renderer_and_of_the_options() -> None:
     components = video.get_components()
     assert components.frame_rate == Fraction(8) and torch.equal(components.images, images)
     assert info.startswith("seed 5, num_frames 4, width 64, height 64, steps 2")
+    images, video, info = run(options="fps_out: 16", steps=1)
+    assert len(images) == 8 and video.get_components().frame_rate == 16
+    assert "fps 8.0, fps_out 16.0" in info
 
 
 def test_images_that_are_connected_are_the_first_and_the_last() -> None:
@@ -112,6 +115,7 @@ def test_every_option_is_a_field_or_read_in_options_or_refused() -> None:
             with pytest.raises(ValueError, match=f"options: {name} "):
                 animate.values_of({}, f"{name}: 1")
     assert animate.values_of({}, "freeinit: 2\nprompt_hold: 0.1") == {"freeinit": 2, "prompt_hold": 0.1}
+    assert animate.values_of({}, "# freeinit: 2") == {}
 
 
 def test_model_files_are_found_in_the_hosts_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,16 @@ def test_windows_over_more_frames_than_the_module_knows() -> None:
     assert_close(by_host(with_windows(moved("v1", curve=scale), handler), latents, timesteps), wanted)
 
 
+def test_uniform_windows_with_a_stride_stay_in_the_clip_and_cover_it() -> None:
+    handler = handler_of(length=16, overlap=4, schedule="standard_uniform", stride=2)
+    for step in range(8):
+        handler._step = step
+        for num_frames in (17, 24, 40):
+            windows = handler.context_schedule.func(num_frames, handler, {})
+            assert set().union(*windows) == set(range(num_frames))
+            assert {len(window) for window in windows} == {16}
+
+
 def test_a_long_clip_gets_windows_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     latents = noise(33)
     wanted, timesteps = by_us(pipeline("v3"), latents, window=16, overlap=4)

@@ -221,6 +221,11 @@ def test_a_host_without_motion_modules_hears_where_they_go(stub: StubHost) -> No
     assert f"Put one into {folder}" in str(error.value)
     with pytest.raises(host.AnimateDiffError, match=r"pan\.safetensors is a MotionLoRA .*, no motion module"):
         Processing(stub).process(Script(model="pan"))
+    (folder / "half.ckpt").touch()
+    with pytest.raises(
+        host.AnimateDiffError, match=r"none: half\.ckpt cannot be read, pan\.safetensors is a MotionLoRA"
+    ):
+        Processing(stub).process(Script())
 
 
 def test_the_usual_name_stands_for_the_module_that_is_there(stub: StubHost) -> None:

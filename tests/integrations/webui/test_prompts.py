@@ -56,7 +56,7 @@ def test_motion_loras_leave_the_prompt_with_their_strength(prompt: str, rest: st
 
 def test_other_loras_stay_and_odd_strengths_are_refused() -> None:
     assert take_motion_loras("a  hill ,, <lora:look:0.5>", find) == ("a  hill ,, <lora:look:0.5>", {})
-    for odd in ("<lora:pan:much>", "<lora:pan:speed=1>"):
+    for odd in ("<lora:pan:much>", "<lora:pan:speed=1>", "<lora:pan:nan>", "<lora:pan:1e999>"):
         with pytest.raises(UserError, match="a MotionLoRA is written"):
             take_motion_loras(odd, find)
 

@@ -63,6 +63,9 @@ def test_values_are_read_in_their_type(given: dict[str, Any], name: str, value: 
         ({"format": []}, "Save format (format): choose at least one of GIF"),
         ({"format": 3}, "Save format (format) is a list of GIF"),
         ({"model": None}, "Motion module (model) is a text, got None"),
+        ({"request_id": "../../x"}, "Request id (request_id) is at most 64 letters, digits, - and _, got '../../x'"),
+        ({"request_id": "x" * 65}, "Request id (request_id) is at most 64 letters"),
+        ({"request_id": "a\0"}, "Request id (request_id) is at most 64 letters"),
         ("v3", "AnimateDiff: args[0] is an object of settings, got 'v3'"),
     ],
 )
@@ -120,3 +123,11 @@ def test_text_of_the_older_extension_is_read_and_what_is_unknown_is_named() -> N
     assert strange == ["batch"]
     with pytest.raises(UserError, match=r"FPS \(fps\) is a whole number"):
         Settings.from_infotext("fps: many")
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [(r'model: "D:\mm\v3.ckpt", fps: 12', r"D:\mm\v3.ckpt"), ('model: "v3.ckpt, fps: 12', "v3.ckpt")],
+)
+def test_text_written_by_hand_is_read_where_its_quotes_are_no_json(text: str, model: str) -> None:
+    assert Settings.from_infotext(text) == ({"model": model, "fps": 12}, [])

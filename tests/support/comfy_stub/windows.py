@@ -23,7 +23,12 @@ class ContextFuseMethods:
 
 
 def get_matching_context_schedule(name: str) -> Any:
-    return SimpleNamespace(name=name)
+    return SimpleNamespace(name=name, func=_beyond_the_end)
+
+
+def _beyond_the_end(num_frames: int, handler: Any, options: dict[str, Any]) -> list[list[int]]:
+    """As the host's uniform windows with a stride: one goes beyond the clip, and frames have none."""
+    return [list(range(start, start + handler.context_length)) for start in (0, num_frames - 3)]
 
 
 def get_matching_fuse_method(name: str) -> Any:
