@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from animatediff.errors import UserError
 from animatediff.frames import parse_curve
 
 from ..attach import MotionRun, apply_motion
@@ -17,6 +18,9 @@ from ..folders import ADAPTERS, file_path, files, stamp
 from ..messages import in_host_words, verdict
 from ..motion import Motion
 from ..sampling_settings import AUTO, CHOICES, with_family_sampling
+
+LARGEST_SCALE = 10.0
+"""Of `motion_scale`, and of its curve."""
 
 
 class AnimateDiffApply(io.ComfyNode):
@@ -42,7 +46,7 @@ class AnimateDiffApply(io.ComfyNode):
                     "motion_scale",
                     default=1.0,
                     min=0.0,
-                    max=10.0,
+                    max=LARGEST_SCALE,
                     step=0.01,
                     tooltip="How strongly things move: 1 as trained, 0 the image model alone; 0.8 to 1.3 are usual.",
                 ),
@@ -122,7 +126,14 @@ class AnimateDiffApply(io.ComfyNode):
 
 
 def _curve(text: str | None) -> float | dict[int, float]:
-    return parse_curve(text) if text and text.strip() else 1.0
+    """The factors of `scale_curve`, in the range of `motion_scale`."""
+    if not text or not text.strip():
+        return 1.0
+    curve = parse_curve(text)
+    for factor in curve.values() if isinstance(curve, dict) else [curve]:
+        if factor > LARGEST_SCALE:
+            raise UserError(f"scale_curve: {factor:g} is out of range; factors are 0 to {LARGEST_SCALE:g}")
+    return curve
 
 
 class AnimateDiffDomainAdapter(io.ComfyNode):

@@ -102,6 +102,8 @@ def test_a_changed_file_is_loaded_again(user_files: Path) -> None:
         (lambda: AnimateDiffDomainAdapter.validate_inputs("zoom.ckpt"), "a MotionLoRA, not a domain adapter"),
         (lambda: AnimateDiffDomainAdapter.validate_inputs("mm_v2.ckpt"), "a motion module, not a domain adapter"),
         (lambda: AnimateDiffLoadSparseCtrl.validate_inputs("none"), "there is no file none"),
+        (lambda: AnimateDiffApply.validate_inputs("0=1,3=1e40"), "scale_curve: 1e+40 is out of range"),
+        (lambda: AnimateDiffApply.validate_inputs("11"), "scale_curve: 11 is out of range; factors are 0 to 10"),
         (lambda: AnimateDiffContextWindows.validate_inputs(16, 16, "standard_static"), "less than context_length"),
         (lambda: AnimateDiffContextWindows.validate_inputs(16, 4, "standard_static", True), "needs context_schedule"),
         (lambda: AnimateDiffContextWindows.validate_inputs(16, 4, "batched", False, 2), "context_stride 2 needs"),
