@@ -18,6 +18,7 @@ from ..folders import ADAPTERS, file_path, files, stamp
 from ..messages import in_host_words, verdict
 from ..motion import Motion
 from ..sampling_settings import AUTO, CHOICES, with_family_sampling
+from .percents import percent_inputs, wrong_percents
 
 LARGEST_SCALE = 10.0
 """Of `motion_scale`, and of its curve."""
@@ -69,25 +70,8 @@ class AnimateDiffApply(io.ComfyNode):
                         "moving and calms down. -1 is the last frame. Empty: the same at all frames."
                     ),
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Share of the sampling from which on the motion module acts.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Share of the sampling up to which it acts; after that each frame is an image of its own.",
+                *percent_inputs(
+                    "the motion module", "; after that each frame is an image of its own", optional=True, advanced=True
                 ),
             ],
             outputs=[io.Model.Output(tooltip="For any sampler.")],
@@ -95,10 +79,7 @@ class AnimateDiffApply(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, scale_curve: str = "", start_percent: float = 0.0, end_percent: float = 1.0) -> bool | str:
-        # a value that comes by a link is None here; it is checked when it is there
-        if None not in (start_percent, end_percent) and start_percent >= end_percent:
-            return f"start_percent {start_percent} must be less than end_percent {end_percent}"
-        return verdict(lambda: _curve(scale_curve))
+        return wrong_percents(start_percent, end_percent) or verdict(lambda: _curve(scale_curve))
 
     @classmethod
     def execute(

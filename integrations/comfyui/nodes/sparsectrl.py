@@ -15,6 +15,7 @@ from ..custom_types import SparseCtrlLink
 from ..folders import SPARSECTRLS, file_path, files, stamp
 from ..messages import in_host_words, verdict
 from ..sparsectrl import Encoder, SparseControl, check_encoder, load_encoder, with_control
+from .percents import percent_inputs, wrong_percents
 
 
 class AnimateDiffLoadSparseCtrl(io.ComfyNode):
@@ -78,22 +79,7 @@ class AnimateDiffSparseCtrlApply(io.ComfyNode):
                     tooltip="A frame for each image, such as 0 or 0,8,-1; -1 is the last frame of the clip.",
                 ),
                 io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.01, tooltip="1 as trained, 0 off."),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Share of the sampling from which on it acts.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Share of the sampling up to which it acts.",
-                ),
+                *percent_inputs("it"),
                 io.Vae.Input(
                     "vae",
                     optional=True,
@@ -108,9 +94,7 @@ class AnimateDiffSparseCtrlApply(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, frames: str, start_percent: float = 0.0, end_percent: float = 1.0) -> bool | str:
-        if None not in (start_percent, end_percent) and start_percent >= end_percent:
-            return f"start_percent {start_percent} must be less than end_percent {end_percent}"
-        return verdict(lambda: _frames(frames), frames)
+        return wrong_percents(start_percent, end_percent) or verdict(lambda: _frames(frames), frames)
 
     @classmethod
     def execute(
