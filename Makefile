@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 PROMPT ?= a fox moving right on a green background
 
-.PHONY: animate test test-lowest lint format docs dev bench bench-gpu bundled clean help
+.PHONY: animate test test-lowest lint format docs dev bench bench-gpu bundled cog-schema clean help
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench-gpu: $(VENV)/.dev  ## the same on a GPU: parity with the golden tensors, a
 
 bundled: $(VENV)/.dev  ## train the bundled model again (hours); every step resumes
 	@sh recipes/bundled/train.sh $(BIN)/python outputs/bundled
+
+cog-schema: $(VENV)/.installed  ## write the inputs of integrations/cog anew, after a change of an option
+	@cd integrations/cog && ../../$(BIN)/python -m animatediff_cog.schema
 
 clean:  ## remove the environment and what tools left behind
 	rm -rf $(VENV) .venv-lowest build site *.egg-info .pytest_cache .ruff_cache .hypothesis

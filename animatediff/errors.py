@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 _SETTING = re.compile(r"`([a-z][a-z0-9_]*)`")
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -52,6 +53,40 @@ OUT_OF_MEMORY = (
     "`cpu_offload`, or `dtype` float16"
 )
 """What is said where a render ran out of memory; doors put their names for the settings."""
+_NO_MEMORY = ("out of memory", "can't allocate memory")
+"""In the messages of torch's errors that have no type of their own: CUDA's, and its allocator's on the CPU."""
+_NO_SPACE = ("no space left on device", "disk is full", "pytorchstreamwriter", "unexpected pos")
+"""In the messages of libraries that give no number: safetensors, SQLite, and torch, which reports a write that did not
+take all bytes and not why."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, the one that it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, that of the machine or of its device; `OUT_OF_MEMORY` says what to do."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _NO_MEMORY)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, is that of a full disk or a used-up quota."""
+    return any(_says_full(cause) for cause in causes(error))
+
+
+def _says_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, UserError):  # it may quote a file's name or a prompt
+        return False
+    return any(text in str(error).lower() for text in _NO_SPACE)
 
 
 class UserError(ValueError):

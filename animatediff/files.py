@@ -16,11 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, is_disk_full
 from animatediff.limits import MAX_CONFIG_BYTES
 from animatediff.parse import Lines as Lines  # they read what `read_text` returns
 from animatediff.parse import parse_json as parse_json
 from animatediff.parse import parse_yaml as parse_yaml
+from animatediff.signatures import no_text
 from animatediff.unfinished import Unfinished
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,6 +48,8 @@ class Roots:
 HERE = Roots()
 """Those of the working directory, and of a source checkout."""
 
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+"""Of files with weights, in lower case."""
 FRAME_NAME = re.compile(r"\d{5,}\.png")
 """Names of the files in a folder of frames."""
 
@@ -62,6 +65,8 @@ def read_text(path: Path) -> str:
             content = file.read(MAX_CONFIG_BYTES.value + 1)  # devices and pipes do not say how much they hold
         size = max(len(content), path.stat().st_size)
         MAX_CONFIG_BYTES.check(size, f"{path}: has {size:,} bytes or more, as no configuration file")
+        if what := no_text(content[:512]):
+            raise UserError(f"{path}: is {what}; expected a text file")
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
@@ -119,9 +124,15 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
 def named_folders(names: Iterable[str | Path]) -> list[Path]:
     """The folders that `folder` names, `~` expanded. Raises UserError for one that is none."""
     found = [Path(name).expanduser() for name in names]
-    if missing := next((folder for folder in found if not folder.is_dir()), None):
-        raise UserError(f"`folder` {missing}: no such folder")
+    for folder in found:
+        check_is_folder(folder, "`folder`")
     return found
+
+
+def check_is_folder(folder: Path, named: str) -> None:
+    """Raise UserError for what is no folder. named: the setting that names it."""
+    if not folder.is_dir():
+        raise UserError(f"{named} {folder}: {'is a file, expected a folder' if folder.exists() else 'no such folder'}")
 
 
 def is_within(path: str, folder: str) -> bool:
@@ -140,8 +151,7 @@ def config_file(path: str | Path) -> Path:
 
 def write_error(path: Path, error: BaseException) -> UserError:
     """The message for an OSError met while `path` was written."""
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return UserError(
             f"{path}: the disk is full; nothing half written stays. Free some space or choose another place with `out`"
         )
@@ -161,7 +171,18 @@ def write_errors(path: Path) -> Iterator[None]:
 def check_writable(path: str | Path) -> None:
     """Raise UserError unless `path` can be made: its nearest existing folder takes new files. Leaves nothing behind."""
     path = Path(path)
-    folder = path.absolute().parent
+    _check_takes_files(path.absolute().parent, path)
+
+
+def check_results_folder(path: str | Path) -> None:
+    """Raise UserError unless `path` is a folder that takes new files, or can be made. Leaves nothing behind."""
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, expected a folder; choose another place with `out`")
+    _check_takes_files(path.absolute(), path)
+
+
+def _check_takes_files(folder: Path, path: Path) -> None:
     with write_errors(path):
         while not folder.exists():
             folder = folder.parent

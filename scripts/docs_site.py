@@ -1,6 +1,6 @@
 """Hooks of the documentation site: pages made from the code, and the check that nothing is loaded from another host.
 
-`mkdocs.yml` names this file. `python scripts/docs_site.py options|commands` prints a page.
+`mkdocs.yml` names this file. `python -m scripts.docs_site options|commands|replicate_inputs` prints a page.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from animatediff.render.declare import Option
+    from integrations.cog.animatediff_cog.inputs import CogInput
 
 TYPES = {bool: "switch", int: "whole number", float: "number", str: "text"}
 
@@ -167,7 +168,7 @@ def commands_page() -> str:
     lines = [COMMANDS_INTRODUCTION]
     for name, found in group.commands.items():
         command: Any = MADE[name]() if name in MADE else found
-        shown = [each for each in command.params if each.name not in LIMITS and each.name != "help"]
+        shown = [each for each in command.params if each.name not in {*LIMITS, "help", "help_all"}]
         limits = [LIMITS[each.name].flag for each in command.params if each.name in LIMITS]
         words = [each.metavar or each.name.upper() for each in shown if not each.opts[0].startswith("-")]
         lines += [f"## animatediff {name}\n", f"    animatediff {' '.join([name, *words, '[OPTIONS]'])}\n"]
@@ -186,8 +187,9 @@ def commands_page() -> str:
 COMMANDS_INTRODUCTION = """\
 # Commands
 
-Made from the command line itself; `animatediff --help` and `animatediff COMMAND --help` print the same. What each is
-for and how they go together: [On the command line](command_line.md).
+Made from the command line itself; `animatediff --help` and `animatediff COMMAND --help` print the same,
+`animatediff COMMAND --help-all` the limits too. What each is for and how they go together:
+[On the command line](command_line.md).
 """
 
 
@@ -210,6 +212,50 @@ def _clean(text: str) -> str:
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
+
+
+INPUTS_INTRODUCTION = """\
+---
+title: Inputs on Replicate
+---
+
+# Inputs on Replicate
+
+Every input of the [Cog model](replicate.md), in a table made from the one that it uses, with the limits of the
+`settings.yaml` that ships. What they do is told at length with [every option](options.md). Files are addresses or data
+URLs; models are named as they lie in `models/`. Those marked as former come from published models, and still work.
+
+Not taken, and why:
+
+{without}
+"""
+
+
+def inputs_page() -> str:
+    """Every input of the Cog model, in a table made from `integrations/cog`."""
+    from integrations.cog.animatediff_cog.inputs import NOT_HERE
+    from integrations.cog.animatediff_cog.schema import inputs_of
+
+    without = "\n".join(f"- `{name}`: {reason}." for name, reason in NOT_HERE.items())
+    rows = [(item.name, _input_row(item)) for item in inputs_of()]
+    table = _table("options inputs", ("Input", "Value", "Default", "What it does"), rows)
+    return "\n".join([INPUTS_INTRODUCTION.format(without=without), *table])
+
+
+def _input_row(item: CogInput) -> tuple[str, ...]:
+    words = {"Path": "file", "str": "word" if item.choices else "text", "int": TYPES[int], "float": TYPES[float]}
+    kind = words.get(item.kind, TYPES[bool]) + "s" * item.many
+    bounds = [f"{name} {bound:g}" for name, bound in (("from", item.ge), ("to", item.le)) if bound is not None]
+    allowed = ", ".join(f"<code>{escape(word)}</code>" for word in item.choices or ()) or " ".join(bounds)
+    default = f"<code>{item.default}</code>" if item.default not in (None, "") else "must be given" * item.required
+    if isinstance(item.default, bool):
+        default = "on" if item.default else "off"
+    return (
+        f"<code>{item.name}</code>" + "<br><small>Former.</small>" * item.deprecated,
+        kind + (f"<br><small>{allowed}</small>" if allowed else ""),
+        default,
+        _prose(item.description),
+    )
 
 
 def _table(name: str, heads: tuple[str, ...], rows: list[tuple[str, tuple[str, ...]]]) -> list[str]:
@@ -281,7 +327,7 @@ def loaded_from_elsewhere(folder: Path) -> Iterator[str]:
 
 # -- hooks of MkDocs ---------------------------------------------------------------------------------------------------
 
-PAGES = {"options.md": options_page, "commands.md": commands_page}
+PAGES = {"options.md": options_page, "commands.md": commands_page, "replicate_inputs.md": inputs_page}
 
 
 def on_files(files: Any, config: Any) -> Any:

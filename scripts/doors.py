@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 
 from animatediff.media.read import read_video
-from animatediff.render.options import CALL_OPTIONS, FLAGS, IN_MEMORY, PATH_FIELDS
+from animatediff.render.options import BY_NAME, CALL_OPTIONS, FLAGS, IN_MEMORY, PATH_FIELDS
 from animatediff.render.portable import with_files
 from animatediff.render.request import AnimateRequest, build_request
 
@@ -70,9 +70,17 @@ class Place:
         return page
 
     @cached_property
+    def prediction(self) -> Any:
+        """The Cog model, without its server."""
+        from integrations.cog.animatediff_cog.render import Rendering
+        from integrations.cog.animatediff_cog.settings import Settings as CogSettings
+
+        return Rendering(CogSettings(models=self.folder / "models"))
+
+    @cached_property
     def service(self) -> Any:
         """The parts of the HTTP service, without a socket."""
-        from animatediff.server.app import Service
+        from animatediff.server.service import Service
         from animatediff.server.settings import Settings as ServiceSettings
 
         return Service.of(
@@ -210,6 +218,33 @@ def of_batch(settings: Settings, place: Place) -> AnimateRequest:
     return job.request.model_copy(update={"out": job.target} if "out" in row else {})
 
 
+def _cog_inputs(settings: Settings) -> dict[str, Any]:
+    """The inputs of a prediction: models by name, texts in their short forms, files as Cog has fetched them."""
+
+    def named(path: str, setting: str, _: str) -> str:
+        return path if setting in IN_MEMORY or not Path(path).is_file() else Path(path).name
+
+    given: dict[str, Any] = {}
+    for name, value in with_files(settings, named).items():
+        option = BY_NAME[name]
+        if name == "keyframes":
+            given["keyframes"] = [Path(entry["path"]) for entry in value]
+            given["keyframe_indices"] = [entry["frame"] for entry in value]
+        elif option.in_memory:
+            given[name] = list(map(Path, value)) if isinstance(value, list) else Path(value)
+        elif option.parse is not None or name == "motion_scale":
+            texts = texts_of(name, value)
+            given[name] = texts if option.many else texts[0]
+        else:
+            given[name] = value[0] if option.per_clip and isinstance(value, list) else value
+    return given
+
+
+def of_cog(settings: Settings, place: Place) -> AnimateRequest:
+    format = "gif" if "max_size" in settings else "mp4"
+    return place.prediction.reader.read({**_cog_inputs(settings), "output_format": format}).request
+
+
 # -- the frames that come out of it ------------------------------------------------------------------------------------
 
 
@@ -286,6 +321,10 @@ def batch_frames(settings: Settings, place: Place) -> np.ndarray:
     return read_video(result.stdout.strip())[0]
 
 
+def cog_frames(settings: Settings, place: Place) -> np.ndarray:
+    return read_video(place.prediction.render({**_cog_inputs(settings), "output_format": "apng"}))[0]
+
+
 @dataclass(frozen=True)
 class Door:
     """One way to a clip."""
@@ -313,6 +352,12 @@ def _without_over_http() -> Mapping[str, str]:
     return {name: reason for name, reason in REFUSED.items() if name not in TOP}
 
 
+def _without_in_cog() -> Mapping[str, str]:
+    from integrations.cog.animatediff_cog.inputs import NOT_HERE
+
+    return NOT_HERE
+
+
 DOORS = (
     Door("AnimateDiffPipeline", pipeline_frames),
     Door("Renderer", renderer_frames, of_python),
@@ -320,6 +365,7 @@ DOORS = (
     Door("animatediff ui", page_frames, of_page, _without_on_page, needs="gradio"),
     Door("animatediff serve", http_frames, of_http, _without_over_http, needs="fastapi"),
     Door("animatediff batch", batch_frames, of_batch),
+    Door("Cog", cog_frames, of_cog, _without_in_cog),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("errors", "limits", "logs", "moved", "parse", "ranges", "subjects", "files", "frames", "unfinished"),
+    ("errors", "limits", "logs", "moved", "parse", "ranges", "subjects", "files", "frames", "unfinished", "signatures"),
     ("motion", "models", "media", "sprites", "bundled"),
     ("sampling", "prompts", "weights"),
     ("pipelines",),

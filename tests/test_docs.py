@@ -23,6 +23,7 @@ from support.paths import ROOT
 
 from animatediff.cli.main import MADE, app
 from animatediff.render.options import OPTIONS
+from integrations.cog.animatediff_cog.schema import inputs_of
 from scripts import docs_site
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -106,6 +107,15 @@ def test_the_page_of_commands_has_every_command_and_flag() -> None:
     rows = Rows(page).rows
     assert rows["convert-to"][:2] == ["--to", "original"]
     assert rows["inspect-files"][:2] == ["FILE", "must be given"]
+
+
+def test_the_table_of_inputs_has_every_input_of_the_cog_model() -> None:
+    rows = Rows(docs_site.inputs_page()).rows
+    assert list(rows) == [item.name for item in inputs_of()]
+    assert rows["steps"][:3] == ["steps", "whole number | from 1 to 100", ""]
+    assert rows["frames"][0] == "frames | Former." and rows["prompt"][2] == "must be given"
+    assert rows["blend"][1:3] == ["word | pyramid, flat, overlap-linear, gauss", "pyramid"]
+    assert rows["keyframes"][1] == "files" and rows["closed_loop"][1:3] == ["switch", "off"]
 
 
 # -- links and commands ------------------------------------------------------------------------------------------------

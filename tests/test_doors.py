@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.options import example, settings_with, with_marked
 
 from animatediff.media.write import write_video
 from animatediff.render.options import BY_NAME, FIELDS, PATH_FIELDS
@@ -19,47 +20,6 @@ from animatediff.render.request import AnimateRequest, build_request
 from scripts.doors import DOORS, Door, Place, a_place, table
 
 THERE = [door for door in DOORS if not door.needs or find_spec(door.needs)]
-
-EXAMPLES: dict[str, Any] = {
-    "prompt": "a cat",
-    "negative_prompt": "blurry",
-    "prompt_travel": {8: "a dog", 12: "a fox"},
-    "seed": 2**63 + 5,
-    "num_frames": 24,
-    "width": 72,
-    "height": 80,
-    "guidance_scale": 3.5,
-    "scheduler": "euler_a",
-    "family": "v2",
-    "motion_scale": {0: 1.0, 15: 0.3},
-    "window": 12,
-    "overlap": 3,
-    "controlnet_spread": [[0.5, 0.3]],
-    "control_indices": [3],
-    "keyframes": [{"frame": 2, "path": "image.png"}, {"frame": -1, "path": "image.png"}],
-    "name": "my clip",
-    "out": "sub/clip.gif",
-    "fps": 12.5,
-    "fps_out": 24.0,
-    "upscale": 2.0,
-    "device": "cpu",
-    "dtype": "float32",
-}
-"""A value of each option whose type does not tell one."""
-ENCODER = {"sparsectrl": "models/SparseCtrl/SparseCtrl.safetensors", "control_images": ["image.png"]}
-NET = {"controlnet": ["models/ControlNet/ControlNet.safetensors"], "controlnet_video": ["video.mp4"]}
-ADAPTER = {"ip_adapter": "models/IP-Adapter/IP-Adapter.safetensors", "ip_adapter_image": ["image.png"]}
-NEEDED: dict[str, dict[str, Any]] = {
-    **{name: ENCODER for name in FIELDS if name.startswith("control_")},
-    **dict.fromkeys(("sparsectrl", "sparsectrl_config", "normalize_condition_images"), ENCODER),
-    **{name: NET for name in FIELDS if name.startswith("controlnet")},
-    **{name: ADAPTER for name in FIELDS if name.startswith("ip_adapter")},
-    **{name: {"video": "video.mp4"} for name in ("strength", "video_fps", "video_start", "video_duration", "audio")},
-    "video_by_number": {"video": "numbered"},
-    "image_mode": {"image": "image.png"},
-    **{name: {"upscale": 2.0} for name in ("upscale_strength", "upscale_steps")},
-}
-"""Other settings without which a request with an option is refused."""
 
 
 @pytest.fixture(scope="module")
@@ -78,35 +38,11 @@ def place() -> Iterator[Place]:
         yield place
 
 
-def example(name: str) -> Any:
-    """A value of an option that is not its default, as a file of rows has it."""
-    if name in EXAMPLES:
-        return EXAMPLES[name]
-    option = BY_NAME[name]
-    kind = option.annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None")
-    default = option.default[0] if isinstance(option.default, tuple) and option.default else option.default
-    model = f"models/{option.folder}/{option.folder}.safetensors"
-    if kind == "WeightRef":
-        value: Any = {"path": model, "scale": 0.7}
-    elif kind == "EmbeddingRef":
-        value = {"path": model, "token": "ugly"}
-    elif option.in_memory:
-        value = "image.png" if option.in_memory == "image" else "video.mp4"
-    elif name == "ip_adapter_encoder":
-        value = "models/IP-Adapter/IP-Adapter.safetensors"
-    elif option.folder is not None:
-        value = model if option.folder else "plan.yaml"
-    elif option.entry is bool:
-        value = not default
-    elif option.choices is not None:
-        value = next(word for word in option.choices if word != default)
-    elif option.entry is int:
-        value = (default or 1) + 2
-    elif option.entry is float:
-        value = 0.25 if default != 0.25 else 0.5
-    else:
-        value = "some words"
-    return [value] if option.many else value
+def file_of(mark: str, option: str) -> str:
+    """The file of a mark, in the working directory of `place`."""
+    folder = BY_NAME[option].folder or "IP-Adapter"
+    files = {"IMAGE": "image.png", "VIDEO": "video.mp4", "NUMBERED": "numbered", "YAML": "plan.yaml"}
+    return files.get(mark) or f"models/{folder}/{folder}.safetensors"
 
 
 def said(request: AnimateRequest) -> dict[str, Any]:
@@ -127,9 +63,9 @@ def test_every_option_arrives(door: Door, place: Place) -> None:
     plain = said(door.request({"prompt": "a fox"}, place))
     without, wrong = door.without(), {}
     for name in FIELDS:
-        settings = {"prompt": "a fox", **NEEDED.get(name, {}), name: example(name)}
         if name in without:
             continue
+        settings = settings_with(name, file_of)
         try:
             request = door.request(settings, place)
         except Exception as error:
@@ -140,15 +76,17 @@ def test_every_option_arrives(door: Door, place: Place) -> None:
     assert wrong == {}
 
 
-def test_what_the_service_does_not_take_is_refused_by_name(place: Place) -> None:
+@pytest.mark.parametrize(("name", "kind"), [("animatediff serve", "ApiError"), ("Cog", "UserError")])
+def test_what_a_service_does_not_take_is_refused_by_name(name: str, kind: str, place: Place) -> None:
     """Nothing that a door has no room for is dropped without a word."""
-    door = next(door for door in DOORS if door.name == "animatediff serve")
+    door = next(door for door in DOORS if door.name == name)
     if door not in THERE or door.request is None:
         pytest.skip("the extra `serve` is not installed")
-    for name in door.without():
-        with pytest.raises(Exception, match=name) as error:
-            door.request({"prompt": "a fox", name: example(name) if name != "controlnet_spread" else [[0.5]]}, place)
-        assert type(error.value).__name__ == "ApiError"
+    for option in door.without():
+        value = with_marked(example(option), option, file_of) if option != "controlnet_spread" else [[0.5]]
+        with pytest.raises(Exception, match=option) as error:
+            door.request({"prompt": "a fox", option: value}, place)
+        assert type(error.value).__name__ == kind
 
 
 def test_a_mistake_is_said_by_every_door(place: Place) -> None:

@@ -49,11 +49,36 @@ def test_real_work_is_below_the_defaults() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_limit_is_an_option(command: str) -> None:
-    said = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    said = CliRunner().invoke(app, [command, "--help-all"], env={"COLUMNS": "200"}).stdout
     for limit in LIMITS.values():
         assert (f" {limit.flag} " in said) == (limit.room in COMMANDS[command]), limit.name
         if limit.room in COMMANDS[command]:
             assert f"{limit.default:,}" in said
+
+
+MISTAKES = {
+    "animate": ["--config", "none.yaml"],
+    "batch": ["none.csv"],
+    "convert": ["none.ckpt", "none.safetensors"],
+    "serve": ["--models", "none"],
+    "train": ["none.yaml"],
+    "upscale": ["none.mp4", "--fps-out", "24"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_folds_the_limits(command: str) -> None:
+    """One line says where they are; they work all the same, and the next help is folded again."""
+    for _ in range(2):
+        said = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+        assert not [limit.flag for limit in LIMITS.values() if f" {limit.flag} " in said] and " Limits " not in said
+        assert "--help-all" in said
+        whole = CliRunner().invoke(app, [command, "--help-all"], env={"COLUMNS": "200"})
+        assert whole.exit_code == 0 and " Limits " in whole.stdout
+        mistake = CliRunner().invoke(app, [command, *MISTAKES.get(command, ["none.x"])])
+        assert mistake.exit_code == 2 and mistake.stderr.startswith("animatediff: "), "and the command works"
+        shared = set(said.splitlines()) - set(whole.stdout.splitlines())
+        assert len(shared) < 3, "and all the rest"
 
 
 def test_a_limit_by_variable_and_by_context(monkeypatch: pytest.MonkeyPatch) -> None:

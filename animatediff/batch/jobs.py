@@ -35,6 +35,7 @@ OWN = (ID, "name", "out")
 NOT_ASKED = ("device", "cpu_offload", "decode_chunk_size")
 """Settings of the machine, which ask for no other frames: with others a result still counts as done."""
 DIGITS = 16
+MAX_RENAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ def read_jobs(
             jobs.refuse(row, str(error))
         count = len(jobs.found.jobs) + len(jobs.found.faults)
         MAX_JOBS.check(count, f"{path}: asks for {count:,} clips or more")
+    jobs.say_renamed()
     if not (jobs.found.jobs or jobs.found.faults):
         raise UserError(f"{path}: holds no rows; expected one for each clip")
     return jobs.found
@@ -188,6 +190,8 @@ class _Collected:
 
     def __init__(self, found: Jobs, suffix: str) -> None:
         self.found, self._suffix = found, suffix
+        self._renamed: dict[str, str] = {}
+        """Id or name -> the file of its result, where that cannot bear it as it stands."""
         self._ids: dict[str, str] = {}
         self._targets: dict[str, str] = {}
         """Id, and target without its case, as some systems know none -> the place of the row that has it."""
@@ -212,9 +216,24 @@ class _Collected:
             for what, taken, key in (("id", self._ids, job.id), ("result", self._targets, job.target.casefold())):
                 if key in taken:
                     raise UserError(f"the {what} {job.id if what == 'id' else job.target!r} is taken by {taken[key]}")
+        title = str(naming.get("name") or id)
+        if title and "out" not in naming and file_stem(title) != title:
+            self._renamed[title] = jobs[0].target
         for job in jobs:
             self._ids[job.id] = self._targets[job.target.casefold()] = row.place
             self.found.jobs.append(replace(job, places=places))
+
+    def say_renamed(self) -> None:
+        """Say which results have other names than their rows say: not all signs are taken into names of files."""
+        if self._renamed:
+            shown = [f"{title} -> {target}" for title, target in list(self._renamed.items())[:MAX_RENAMED]]
+            more = ", ..." if len(self._renamed) > len(shown) else ""
+            logger.info(
+                "results are named without spaces and special signs: %s%s; results.jsonl lists each id with its file, "
+                "and a column out names files itself",
+                ", ".join(shown),
+                more,
+            )
 
     def refuse(self, row: Row, reason: str) -> None:
         id = row.values.get(ID)

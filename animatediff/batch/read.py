@@ -13,6 +13,7 @@ from animatediff.errors import UserError, brief
 from animatediff.files import Lines, parse_json, parse_yaml, read_text
 from animatediff.limits import MAX_CONFIG_BYTES
 from animatediff.render.read.original import is_run
+from animatediff.signatures import no_text
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 SHARED, ROWS = "shared", "rows"
@@ -104,8 +105,10 @@ def _lines(path: Path) -> Iterator[str]:
     """Lines of a text in UTF-8, or in UTF-16 with its mark; each is bounded, their number is not."""
     longest = MAX_CONFIG_BYTES.value
     with path.open("rb") as raw:
-        head = raw.read(2)
-    encoding = "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        head = raw.read(512)
+    if what := no_text(head):
+        raise UserError(f"{path}: is {what}; expected rows as text ({', '.join(SUFFIXES)})")
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     number = 0
     with path.open(encoding=encoding, newline="") as file:
         try:

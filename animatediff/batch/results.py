@@ -13,7 +13,7 @@ from typing import Any, Literal
 from animatediff.batch.jobs import Fault, Job
 from animatediff.batch.lock import FolderLock
 from animatediff.errors import UserError, holds_surrogates
-from animatediff.files import parse_json, read_text, write_errors, write_text
+from animatediff.files import check_results_folder, parse_json, read_text, write_errors, write_text
 from animatediff.parse import load_json
 from animatediff.render.read.result import sidecar_of
 from animatediff.render.write import write_sidecar
@@ -51,6 +51,7 @@ class ResultsFolder:
         self._known: dict[str, Mapping[str, Any]] = {}
 
     def __enter__(self) -> ResultsFolder:
+        check_results_folder(self.path)
         with write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self._stack.enter_context(FolderLock(self.path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from animatediff.batch.cells import ID, value_of
 from animatediff.batch.jobs import Job, job_of, suffix_of
 from animatediff.batch.results import NOTE, seed_of, state_of
-from animatediff.errors import Cancelled, UserError
+from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, is_disk_full, is_out_of_memory
 from animatediff.files import HERE, Roots
 from animatediff.render.events import Cancel, OnEvent
 from animatediff.render.read.merge import resolve
@@ -21,10 +20,6 @@ from animatediff.render.read.original import settings_of
 from animatediff.render.write import OneFile
 
 logger = logging.getLogger(__name__)
-
-OUT_OF_MEMORY = (
-    "out of memory: try fewer `num_frames`, a smaller `width` and `height`, `cpu_offload`, or `dtype` float16"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +95,7 @@ class RenderRow:
         except Exception as error:
             if not isinstance(error, UserError):
                 logger.debug("%s (%s) failed", job.place, job.id, exc_info=True)
-            return Outcome(error=_reason(error), ends_all=_is_full(error), seconds=time.monotonic() - began)
+            return Outcome(error=_reason(error), ends_all=is_disk_full(error), seconds=time.monotonic() - began)
         return Outcome(file=str(done.file), seed=done.request.seed[0], seconds=time.monotonic() - began)
 
     def ready(self) -> bool:
@@ -131,17 +126,8 @@ def _plain(value: Any) -> Any:
 def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
         return "; ".join(str(error).splitlines())
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether an error, or its cause, is that of a full disk."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        error = error.__cause__
-    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -14,13 +14,14 @@ import typer
 
 from animatediff.cli.errors import reporting
 from animatediff.cli.limits import given_limits, limit_parameters
-from animatediff.cli.show import show
+from animatediff.cli.show import saying_replaced, show
 from animatediff.errors import UserError, renamed
 from animatediff.limits import CONFIG, MEDIA, WEIGHTS
 
 if TYPE_CHECKING:
     from animatediff.files import Roots
     from animatediff.render.declare import Option
+    from animatediff.render.request import AnimateRequest
 
 FOLDERS = "ANIMATEDIFF_FOLDERS"
 """Variable with the folders that stand for `--folder` in every call, as PATH has them."""
@@ -152,7 +153,7 @@ def run(
 
     source = config or result
     recorded = roots if source is None else replace(roots, named=(*roots.named, Path(source).parent))
-    with messages(quiet), progress_bar(quiet) as on_progress:
+    with saying_replaced(_named(requests), quiet), messages(quiet), progress_bar(quiet) as on_progress:
         # imported here: it is seconds, and mistakes in the settings are told before
         from animatediff.render.render import render, render_runs
 
@@ -171,6 +172,15 @@ def run(
         show(sheet)
     if done.grid is not None:
         show(done.grid)
+
+
+def _named(requests: Sequence[AnimateRequest]) -> Iterator[str]:
+    """The files that `--out` names."""
+    from animatediff.render.write import numbered
+
+    for request in requests:
+        if request.out is not None:
+            yield from (numbered(request.out, index, request.num_clips) for index in range(request.num_clips))
 
 
 def roots_of(folders: Sequence[str]) -> Roots:

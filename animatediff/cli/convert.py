@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Optional, cast
 
 import typer
 
 from animatediff.cli.errors import reporting, reports_errors
 from animatediff.cli.limits import takes_limits
-from animatediff.cli.show import show
+from animatediff.cli.show import saying_replaced, show
 from animatediff.limits import CONFIG, WEIGHTS
 
 
-@reports_errors
+@reports_errors()
 @takes_limits(WEIGHTS, CONFIG)
 def convert(
     source: Annotated[
@@ -58,7 +59,8 @@ def convert(
     from animatediff.weights.hub import network
 
     precision = None if dtype is None else getattr(torch, dtype)
-    with reporting({"family": "--family", "download": "--download", "norm": "--norm"}), network(download):
+    flags = {"family": "--family", "download": "--download", "norm": "--norm"}
+    with reporting(flags), network(download), saying_replaced([] if os.path.isdir(target) else [target]):
         done = convert_file(
             find_weights(source),
             target,

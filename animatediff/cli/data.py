@@ -8,12 +8,12 @@ import typer
 
 from animatediff.cli.errors import reports_errors
 from animatediff.cli.limits import takes_limits
-from animatediff.cli.show import show
+from animatediff.cli.show import saying_replaced, show
 from animatediff.errors import UserError
 from animatediff.limits import CONFIG, DATA, MEDIA
 
 
-@reports_errors
+@reports_errors(out="--preview")
 @takes_limits(MEDIA, CONFIG, DATA)
 def data(
     path: Annotated[
@@ -49,7 +49,8 @@ def data(
         if preview:
             from animatediff.training.data.preview import write_preview
 
-            made = write_preview(config, preview, clips)
+            with saying_replaced([preview]):
+                made = write_preview(config, preview, clips)
             for number, text in enumerate(made.texts, 1):
                 show(f"  {number:2d}  {text or '(no caption)'}")
             show(preview)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from animatediff.cli.show import show
-from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, renamed
+from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, is_disk_full, is_out_of_memory, renamed
 from animatediff.limits import FLAGS as LIMIT_FLAGS
 
 USER_ERROR = 2
@@ -36,11 +36,11 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
         _fail("interrupted", INTERRUPTED)
     except UserError as error:
         _fail(renamed(str(error), flags))
-    except MemoryError:
-        _fail(renamed(OUT_OF_MEMORY, flags))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             _fail(f"{error.filename or 'writing'}: the disk is full")
+        if is_out_of_memory(error):
+            _fail(renamed(OUT_OF_MEMORY, flags))
         if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has gone
             raise typer.Exit(1) from None
         if isinstance(error, _OF_PATHS) or error.errno in _OF_STORAGE:
@@ -55,9 +55,11 @@ def reporting(flags: Mapping[str, str] | None = None) -> Iterator[None]:
         )
     except Cancelled:
         _fail("cancelled", INTERRUPTED)
-    except Exception as error:  # by name, so that torch need not be imported to report a missing file
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    except Exception as error:
+        if is_out_of_memory(error):
             _fail(renamed(OUT_OF_MEMORY, flags))
+        if is_disk_full(error):
+            _fail("writing: the disk is full")
         if "determine home directory" in str(error):  # pathlib's, for ~somebody
             _fail("a path begins with ~ and the name of no user of this machine; write the folder out")
         raise
@@ -68,12 +70,15 @@ def _fail(message: str, code: int = USER_ERROR) -> NoReturn:
     raise typer.Exit(code)
 
 
-def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` inside `reporting`."""
+def reports_errors(**flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command inside `reporting`. flags: setting -> its flag."""
 
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        with reporting():
-            command(*args, **kwargs)
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapped(*args: Any, **kwargs: Any) -> None:
+            with reporting(flags):
+                command(*args, **kwargs)
 
-    return wrapped
+        return wrapped
+
+    return decorated

@@ -30,7 +30,7 @@ PIPED_WIDTH = 160
 """Columns of the table where there is no terminal to ask."""
 
 
-@reports_errors
+@reports_errors()
 @takes_limits(MEDIA)
 def evaluate(
     files: Annotated[

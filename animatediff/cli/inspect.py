@@ -16,7 +16,7 @@ from animatediff.limits import CONFIG, WEIGHTS
 from animatediff.limits import FLAGS as LIMIT_FLAGS
 
 
-@reports_errors
+@reports_errors()
 @takes_limits(WEIGHTS, CONFIG)
 def inspect(
     files: Annotated[

@@ -20,7 +20,7 @@ TOKEN = "ANIMATEDIFF_TOKEN"
 ACCESS, FILES, LOAD = "Who may ask", "Models and files", "Load"
 
 
-@reports_errors
+@reports_errors(out="--data")
 @takes_limits(MEDIA, CONFIG, WEIGHTS, defaults=BOUNDS)
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.", rich_help_panel=ACCESS)] = "127.0.0.1",
@@ -68,12 +68,12 @@ def serve(
     ] = 60.0,
 ) -> None:
     """Serve videos over HTTP, in the shape of OpenAI's /v1/videos. docs/http.md shows requests."""
-    from animatediff.files import HERE
+    from animatediff.files import HERE, check_is_folder
     from animatediff.server.settings import Settings, check_access
 
     folders = tuple(Path(folder).expanduser() for folder in models or ()) or HERE.models
-    if missing := next((folder for folder in folders if models and not folder.is_dir()), None):
-        raise UserError(f"--models {missing}: no such folder")
+    for folder in folders if models else ():
+        check_is_folder(folder, "--models")
     settings = Settings(
         data=Path(data).expanduser(),
         models=folders,

@@ -25,7 +25,7 @@ FLAGS = {"resume": "--resume", "settings": "--set", "download": "--download", "n
 """Arguments of the library that have another name here. `resume=False` is `--fresh`."""
 
 
-@reports_errors
+@reports_errors()
 @takes_limits(MEDIA, CONFIG, WEIGHTS, DATA)
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML: a recipe of configs/training, or your own.")],

@@ -9,14 +9,15 @@ import typer
 
 from animatediff.cli.errors import reporting
 from animatediff.cli.limits import given_limits, limit_parameters
-from animatediff.cli.show import show
+from animatediff.cli.show import saying_replaced, show
 from animatediff.errors import UserError
 from animatediff.limits import MEDIA, WEIGHTS
 
 HELP = """Enlarge videos, bring them to another frame rate, or convert them.
 
 Takes videos, animated images and folders of images; sound and transparency stay where the new format holds them.
-Without --upscaler and --fps-out it converts to the format of --out. Results lie beside each file unless --out is given.
+Without --upscaler and --fps-out it converts to the format of --out, or encodes anew at --quality. Results lie beside
+each file under free names unless --out names one.
 """
 TAKEN = ("upscaler", "fps_out", "out", "codec", "quality", "max_size", "loop", "device")
 """Options of `animate` that it has too."""
@@ -69,7 +70,8 @@ def _run(files: list[str], values: dict[str, Any], *, closed_loop: bool, quiet: 
     target = Target(
         **{name: values[name] for name in ("out", "codec", "quality", "max_size", "loop") if name in values}
     )
-    with messages(quiet), progress_bar(quiet) as on_event:
+    places = [target.of(index, len(files)) for index in range(len(files))]
+    with saying_replaced(places, quiet), messages(quiet), progress_bar(quiet) as on_event:
         done = upscale_files(files, finish, target, closed_loop=closed_loop, on_event=on_event)
     for one in done:
         width, height = one.size

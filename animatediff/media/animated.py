@@ -17,6 +17,8 @@ from animatediff.media.shrink import WEBP, Reduced, Step, shrink
 from animatediff.media.spool import AfterFrame, Spool, ticks
 
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286
+_DIRECTORY = struct.Struct(">HHHIII")
+"""Number of entries; tag, type, count and value of one; place of the next directory."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -72,8 +74,6 @@ class WebpEncoder:
 
     def _write(self, step: Step) -> None:
         frames = Reduced(self._spool, step)
-        exif = Image.Exif()
-        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = b"ASCII\0\0\0" + self._text.encode("ascii")
         quality = self._quality if step.quality is None else min(step.quality, self._quality)
         with self._path.open("wb") as file:
             _SpooledImage(frames, self._after_frame).save(
@@ -85,12 +85,25 @@ class WebpEncoder:
                 lossless=quality == 100,
                 quality=quality,
                 method=4,
-                exif=exif.tobytes(),
+                exif=exif_comment(self._text),
                 **({"exact": True} if self._spool.shape[-1] == 4 and quality == 100 else {}),
             )
 
     def abandon(self) -> None:
         self._spool.close()
+
+
+def exif_comment(text: str) -> bytes:
+    """EXIF with a text as its comment, in one of the two codes that all readers know (Exif 2.3, section 4.6.5).
+
+    By hand, for Pillow writes the comment as numbers (BYTE), which is against the standard: it is UNDEFINED.
+    """
+    comment = b"ASCII\0\0\0" + text.encode("ascii") if text.isascii() else b"UNICODE\0" + text.encode("utf-16-be")
+    first, second = 8, 8 + _DIRECTORY.size  # where the two directories stand, of one entry each
+    header = b"MM\0*" + struct.pack(">I", first)
+    to_exif = _DIRECTORY.pack(1, EXIF_IFD, 4, 1, second, 0)  # 4: LONG
+    with_comment = _DIRECTORY.pack(1, USER_COMMENT, 7, len(comment), second + _DIRECTORY.size, 0)  # 7: UNDEFINED
+    return b"Exif\0\0" + header + to_exif + with_comment + comment
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -113,7 +126,10 @@ class ApngEncoder:
         self._file.write(PNG_SIGNATURE + _chunk(b"IHDR", header))
         self._control = self._file.tell()
         self._file.write(_chunk(b"acTL", bytes(8)))  # the number of frames is not known yet
-        self._file.write(_chunk(b"tEXt", METADATA_KEY.encode() + b"\0" + text.encode("latin-1")))
+        if text.isascii():
+            self._file.write(_chunk(b"tEXt", METADATA_KEY.encode() + b"\0" + text.encode("ascii")))
+        else:  # uncompressed, with neither language nor translated keyword
+            self._file.write(_chunk(b"iTXt", METADATA_KEY.encode() + bytes(5) + text.encode()))
 
     def add(self, frame: np.ndarray) -> None:
         buffer = io.BytesIO()

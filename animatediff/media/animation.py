@@ -11,6 +11,7 @@ import numpy as np
 
 from animatediff.limits import MAX_ANIMATION_PIXELS, MAX_FRAMES
 from animatediff.media.kinds import BadMedia
+from animatediff.media.pixels import has_transparency
 from animatediff.media.reader import Reader
 from animatediff.media.stills import check_size, decoded, opened, reading
 from animatediff.media.timing import DEFAULT_FPS, whole
@@ -48,7 +49,7 @@ class AnimatedImage(Reader):
         self.tick = TICKS_S.get(self._image.format, 0.001)
         self._ends: list[float] = [1 / DEFAULT_FPS]
         if self.num_frames == 1:
-            self.clear = alpha and self._image.has_transparency_data
+            self.clear = alpha and has_transparency(self._image)
         else:
             self._ends = self._scan()
             self.fps = whole(self.num_frames, self._ends[-1], self.tick)
@@ -74,7 +75,7 @@ class AnimatedImage(Reader):
         for index in range(self.num_frames):
             self._seek(index)
             lengths.append(float(self._image.info.get("duration") or 0))
-            if self._alpha and not self.clear and self._image.has_transparency_data:
+            if self._alpha and not self.clear and has_transparency(self._image):
                 self.clear = self._image.convert("RGBA").getchannel("A").getextrema()[0] < 255
         if not sum(lengths):  # nothing is stated
             lengths = [1000 / DEFAULT_FPS] * len(lengths)

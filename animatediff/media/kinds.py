@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from animatediff.signatures import BEGINNINGS
+
 VIDEO_SUFFIXES = {
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv",
     ".3gp", ".ogv", ".vob", ".mxf", ".y4m", ".ivf", ".h264", ".264", ".h265", ".hevc", ".265", ".mjpeg", ".mjpg",
@@ -14,26 +16,6 @@ IMAGE_SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
     ".jp2", ".tga", ".ppm", ".pgm",
 }  # fmt: skip
-
-BEGINNINGS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull` there"),
-    (b"<!doctype html", "a web page, not the file itself: the download needs a login or another address"),
-    (b"<html", "a web page, not the file itself: the download needs a login or another address"),
-    (b"<svg", "an SVG drawing; save it as PNG first"),
-    (b"<?xml", "an XML text, not the file itself: often the error message of a download"),
-    (b"pk\x03\x04", "a ZIP archive; unpack it first"),
-    (b"\x1f\x8b", "a gzip archive; unpack it first"),
-    (b"rar!", "a RAR archive; unpack it first"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
-    (b"%pdf", "a PDF; save its pages as PNG first"),
-    (b"%!ps", "PostScript; save it as PNG first"),
-    (b"\x00\x05\x16\x07", "what macOS puts beside a file (AppleDouble); the file itself has the name without `._`"),
-    (b"\xff\x0a", "a JPEG XL image; save it as PNG or JPEG first"),
-    (b"\x00\x00\x00\x0cjxl ", "a JPEG XL image; save it as PNG or JPEG first"),
-    (b"v/1\x01", "an OpenEXR image; save it as 16-bit PNG first"),
-    (b"#?radiance", "a Radiance HDR image; save it as PNG first"),
-)
-"""First bytes, in lower case, of files that often bear the name of an image or a video -> the kind of file."""
 
 STILLS = (b"\xff\xd8\xff", b"BM", b"8BPS", b"P5", b"P6", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
 """First bytes of single images: JPEG, BMP, PSD, PGM and PPM, JPEG 2000."""

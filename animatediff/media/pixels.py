@@ -29,10 +29,18 @@ def on_white(image: Image.Image, name: str = "image") -> Image.Image:
     name: of the image, in warnings.
     """
     image = _eight_bits(image, name)
-    if image.has_transparency_data:
+    if has_transparency(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
     return image.convert("RGB")
+
+
+def has_transparency(image: Image.Image) -> bool:
+    """Whether an image has transparency, by its mode and its palette; the WebUIs have a Pillow that does not say it."""
+    stated = getattr(image, "has_transparency_data", None)
+    if stated is not None:
+        return stated
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
 def with_alpha(image: Image.Image, name: str = "image") -> Image.Image:

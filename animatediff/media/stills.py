@@ -13,7 +13,7 @@ from PIL import Image
 from animatediff.errors import UserError
 from animatediff.limits import MAX_PIXELS
 from animatediff.media.kinds import BadMedia, head_of, is_heic, reason, sniff
-from animatediff.media.pixels import PILLOW_ERRORS, in_srgb, on_white, upright, with_alpha
+from animatediff.media.pixels import PILLOW_ERRORS, has_transparency, in_srgb, on_white, upright, with_alpha
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "MPO", "PPM", "PSD", "TGA", "ICO")
 """Those of Pillow that are read; others start programs (EPS) or are no images."""
@@ -44,7 +44,7 @@ def is_clear(path: Path) -> bool:
     """Whether an image has transparency, by its header; False where it cannot be read."""
     try:
         with opened(path) as image:
-            return image.has_transparency_data
+            return has_transparency(image)
     except BadMedia:
         return False
 

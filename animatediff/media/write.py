@@ -39,7 +39,7 @@ def write_video(
     *,
     fps: float | Fraction = 8,
     quality: int = 80,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | str | None = None,
     loop: int = 0,
     overwrite: bool = True,
     sound: Sound | None = None,
@@ -51,7 +51,7 @@ def write_video(
     frames: as `AnimateDiffPipeline` returns them for one clip: PIL images, arrays or tensors; or an iterable of such
     frames (h, w, 3) or chunks (f, h, w, 3), of which only one is kept at a time. Numbers are uint8, or floats in 0..1.
     quality: 0 to 100; rate factor of H.264, H.265, VP9, AV1, WebP quality with 100 lossless; others do not use it.
-    metadata: kept as JSON inside the file; loop: times played by GIF, WebP and APNG, 0 for ever.
+    metadata: kept as JSON inside the file, a text as it is; loop: times played by GIF, WebP and APNG, 0 for ever.
     sound: the sound track, in mp4, mov, mkv and webm; codec: one of `formats.CODECS`; max_size: megabytes that a GIF or
     WebP has at most (`media.shrink`).
     With `overwrite=False` a taken file name gets `-2`, `-3`, ... Raises UserError where the file cannot be written.
@@ -132,7 +132,7 @@ class VideoWriter:
         *,
         fps: float | Fraction = 8,
         quality: int = 80,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | str | None = None,
         loop: int = 0,
         overwrite: bool = True,
         sound: Sound | None = None,
@@ -163,7 +163,8 @@ class VideoWriter:
         if not 0 <= loop < 65536:
             raise UserError(f"loop={loop}: expected 0 (for ever) to 65535 times")
         self._loop = loop
-        self._text = json.dumps(metadata or {}, separators=(",", ":"))  # ASCII, which every container can hold
+        # JSON is ASCII, which every container can hold
+        self._text = metadata if isinstance(metadata, str) else json.dumps(metadata or {}, separators=(",", ":"))
         self._file = AtomicFolder(path) if self._format == FOLDER else AtomicFile(path, overwrite=overwrite)
         self._encoder: Encoder | None = None
         self._shape: tuple[int, ...] | None = None

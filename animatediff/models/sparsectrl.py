@@ -298,8 +298,7 @@ class SparseCtrl(nn.Module):
     ) -> Residuals:
         """Return residuals for the result `x` of `embed`. Shapes as for `forward`."""
         self.frames.num_frames = num_frames
-        num_images = len(x)
-        time = self._time(timestep, num_images, conditions)
+        time = self._time(timestep, x, conditions)
         skips = [x]
         for block in self.down_blocks:
             text = {"encoder_hidden_states": embeddings} if getattr(block, "has_cross_attention", False) else {}
@@ -313,16 +312,20 @@ class SparseCtrl(nn.Module):
         down = tuple(conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True))
         return Residuals(down, self.controlnet_mid_block(x))
 
-    def _time(self, timestep: Tensor, num_images: int, conditions: Mapping[str, Tensor] | None) -> Tensor:
-        """Return the time embedding of each image, (b*f, d), with SDXL's sizes and pooled text in it."""
-        steps = timestep.reshape(-1).to(self.device)
+    def _time(self, timestep: Tensor, x: Tensor, conditions: Mapping[str, Tensor] | None) -> Tensor:
+        """Return the time embedding of each image, (b*f, d), with SDXL's sizes and pooled text in it.
+
+        x: the embedded images, which tell device and number format: weights may lie elsewhere while they rest.
+        """
+        num_images = len(x)
+        steps = timestep.reshape(-1).to(x.device)
         steps = steps.repeat_interleave(num_images // len(steps))
-        time = self.time_embedding(self.time_proj(steps).to(self.dtype))
+        time = self.time_embedding(self.time_proj(steps).to(x.dtype))
         if self.add_embedding is None or self.add_time_proj is None:
             return time
         assert conditions is not None, "an encoder for SDXL takes text_embeds and time_ids"
         sizes = rearrange(self.add_time_proj(conditions["time_ids"].flatten()), "(n k) d -> n (k d)", n=num_images)
-        return time + self.add_embedding(torch.cat([conditions["text_embeds"], sizes], dim=-1).to(self.dtype))
+        return time + self.add_embedding(torch.cat([conditions["text_embeds"], sizes], dim=-1).to(x.dtype))
 
 
 def embedding_channels_for(vae_scale_factor: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ A block has one module for each ResNet: `layers_per_block` on the way down, one 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,29 +79,44 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
     """
     if is_attached(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
-    expected = MotionLayout.from_unet(unet, mid_block=adapter.layout.mid is not None)
-    if not adapter.layout.stands_as(expected):
-        raise ValueError(
-            f"these motion modules do not fit this UNet: they are ({adapter.layout}), its blocks are ({expected}); "
-            "a motion module runs on the kind of base model it was trained on"
-        )
-    num_points = 0
+    check_layout(adapter, MotionLayout.from_unet(unet, mid_block=adapter.layout.mid is not None))
+    points: dict[str, list[nn.Module]] = {}
     for name, modules in adapter.modules_by_block():
         block = unet.get_submodule(name)
         block.motion_modules = modules
-        points = mid_point(block) if name == "mid_block" else block_points(block)
-        for layer, module in zip(points, modules, strict=True):
+        points[name] = mid_point(block) if name == "mid_block" else block_points(block)
+    set_hooks(adapter, points, image_norms(unet))
+    reset_compiled()
+    return remember(unet, adapter)
+
+
+def check_layout(adapter: MotionAdapter, places: MotionLayout) -> None:
+    """Raise ValueError unless modules of `adapter` have the places and widths that a UNet has."""
+    if not adapter.layout.stands_as(places):
+        raise ValueError(
+            f"these motion modules do not fit this UNet: they are ({adapter.layout}), its blocks are ({places}); "
+            "a motion module runs on the kind of base model it was trained on"
+        )
+
+
+def set_hooks(adapter: MotionAdapter, points: Mapping[str, Sequence[nn.Module]], norms: Iterable[nn.Module]) -> int:
+    """Call each module behind its layer, and let `norms` see all frames where the family wants it; the modules' number.
+
+    points: name of a block -> its layers, one for each of its modules. norms: the GroupNorms of the image layers.
+    """
+    num_points = 0
+    for name, modules in adapter.modules_by_block():
+        for layer, module in zip(points[name], modules, strict=True):
             assert isinstance(module, MotionModule)
             layer.register_forward_hook(module.hook)
             num_points += 1
     assert num_points == len(adapter.layout), f"{num_points} of {len(adapter.layout)} motion modules found their place"
     if adapter.numerics.image_norm_over_frames:
         over_frames = NormOverFrames(adapter.frames)
-        for norm in image_norms(unet):
+        for norm in norms:
             norm.register_forward_pre_hook(over_frames.pre_hook)
             norm.register_forward_hook(over_frames.hook)
-    reset_compiled()
-    return remember(unet, adapter)
+    return num_points
 
 
 def remember(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:

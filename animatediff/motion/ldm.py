@@ -25,8 +25,8 @@ from typing import Any
 from torch import nn
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, layer_channels
-from animatediff.motion.attach import NormOverFrames, has_hooks, remove_hooks, reset_compiled
-from animatediff.motion.module import FrameContext, MotionModule
+from animatediff.motion.attach import check_layout, has_hooks, remove_hooks, reset_compiled, set_hooks
+from animatediff.motion.module import FrameContext
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,8 @@ def attach_ldm(unet: nn.Module, adapter: MotionAdapter) -> LdmAttachment:
     """
     if has_hooks(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
-    expected = layout_of_ldm(unet, mid_block=adapter.layout.mid is not None)
-    if not adapter.layout.stands_as(expected):
-        raise ValueError(
-            f"these motion modules do not fit this UNet: they are ({adapter.layout}), its blocks are ({expected}); "
-            "a motion module runs on the kind of base model it was trained on"
-        )
-    points = dict(ldm_points(unet))
-    num_points = 0
-    for name, modules in adapter.modules_by_block():
-        for layer, module in zip(points[name], modules, strict=True):
-            assert isinstance(module, MotionModule)
-            layer.register_forward_hook(module.hook)
-            num_points += 1
-    if adapter.numerics.image_norm_over_frames:
-        over_frames = NormOverFrames(adapter.frames)
-        for norm in ldm_image_norms(unet):
-            norm.register_forward_pre_hook(over_frames.pre_hook)
-            norm.register_forward_hook(over_frames.hook)
+    check_layout(adapter, layout_of_ldm(unet, mid_block=adapter.layout.mid is not None))
+    num_points = set_hooks(adapter, dict(ldm_points(unet)), ldm_image_norms(unet))
     reset_compiled()
     return LdmAttachment(unet, adapter, num_points)
 
@@ -97,12 +81,12 @@ def layout_of_ldm(unet: nn.Module, *, mid_block: bool = False) -> MotionLayout:
     )
 
 
-def ldm_points(unet: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
+def ldm_points(unet: Any) -> Iterator[tuple[str, list[nn.Module]]]:
     """Pairs of a block's name in diffusers' UNet and the layers here behind which its motion modules stand."""
     for side, blocks in (("down_blocks", unet.input_blocks), ("up_blocks", unet.output_blocks)):
         level: list[nn.Module] = []
         levels = [level]
-        for block in _sequences(blocks):
+        for block in blocks:
             if point := _point(block):
                 level.append(point)
             if any(_is_sampler(layer) for layer in block) and level:
@@ -114,19 +98,15 @@ def ldm_points(unet: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
         yield "mid_block", [point]
 
 
-def ldm_image_norms(unet: nn.Module) -> Iterator[Any]:
+def ldm_image_norms(unet: Any) -> Iterator[Any]:
     """The GroupNorms that v1 ran over all frames: two of each ResNet, and the last one; not those of transformers."""
     middle = [] if unet.middle_block is None else [unet.middle_block]
-    for block in [*_sequences(unet.input_blocks), *middle, *_sequences(unet.output_blocks)]:
+    for block in [*unet.input_blocks, *middle, *unet.output_blocks]:
         for layer in block:
             if _is_resnet(layer):
                 yield layer.in_layers[0]
                 yield layer.out_layers[0]
-    yield unet.out[0]  # pyright: ignore[reportIndexIssue]
-
-
-def _sequences(blocks: Any) -> list[Any]:
-    return list(blocks)
+    yield unet.out[0]
 
 
 def _point(block: Any, *, first: bool = False) -> nn.Module | None:

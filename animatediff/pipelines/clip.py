@@ -41,10 +41,11 @@ def check_bounds(num_frames: int | None, width: int | None, height: int | None, 
     factor = upscale or 1.0
     size = [larger(side or 8, factor) for side in (width, height)]
     pixels = size[0] * size[1]
-    MAX_PIXELS.check(pixels, f"frames of {size[0]} x {size[1]} have {pixels:,} pixels")
+    MAX_PIXELS.check(pixels, f"frames of {size[0]} x {size[1]} (`width` x `height`) have {pixels:,} pixels")
     if num_frames is not None:
         whole = pixels * num_frames
-        MAX_CLIP_PIXELS.check(whole, f"{num_frames:,} frames of {size[0]} x {size[1]} have {whole:,} pixels")
+        what = f"{num_frames:,} frames (`num_frames`) of {size[0]} x {size[1]} (`width` x `height`)"
+        MAX_CLIP_PIXELS.check(whole, f"{what} have {whole:,} pixels")
 
 
 def larger(side: int, factor: float) -> int:

@@ -310,7 +310,7 @@ class AnimateOptions:
     )
 
     out: str | None = option(
-        "mp4, webm, mov, mkv, gif, webp, apng, or a folder of PNG.",
+        "mp4, webm, mov, mkv, gif, webp, apng, or a folder of PNG; one that is there is replaced.",
         panel=OUTPUT, short="-o", metavar="FILE", default=None,
     )
     name: str | None = option(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from animatediff.bundled import is_bundled
 from animatediff.media.formats import UNADJUSTABLE, codec_of
@@ -80,14 +80,18 @@ def warn_of_idle_options(request: AnimateOptions) -> None:
     _warn(request, SUBJECTS, request)
 
 
-def warn_of_idle_output(request: AnimateOptions, format: str) -> None:
+def warn_of_idle_output(request: AnimateOptions | Mapping[str, Any], format: str) -> None:
     """Warn of each option that a result in this format (`media.formats`) does not hold."""
-    _warn(request, OUTPUT_SUBJECTS, codec_of(format, request.codec))
+    codec = request.get("codec") if isinstance(request, Mapping) else request.codec
+    _warn(request, OUTPUT_SUBJECTS, codec_of(format, codec))
 
 
-def _warn(request: AnimateOptions, subjects: Mapping[str, Subject[T]], given: T) -> None:
+def _warn(request: AnimateOptions | Mapping[str, Any], subjects: Mapping[str, Subject[T]], given: T) -> None:
+    values = request if isinstance(request, Mapping) else vars(request)
     settings = [
-        (item.name, item.needs, getattr(request, item.name), item.default) for item in OPTIONS if item.needs in subjects
+        (item.name, item.needs, values.get(item.name, item.default), item.default)
+        for item in OPTIONS
+        if item.needs in subjects
     ]
     for sentence in without_effect(settings, subjects, given):
         logger.warning("%s", sentence)

@@ -25,6 +25,7 @@ from animatediff.render.finish import Finish, check_finished, finished, upscaler
 from animatediff.render.portable import portable
 from animatediff.render.read.place import free_name
 from animatediff.render.read.result import sidecar_of
+from animatediff.render.subjects import warn_of_idle_output
 from animatediff.render.write import numbered, write_sidecar
 
 logger = logging.getLogger(__name__)
@@ -37,9 +38,15 @@ class Target:
     out: str | None = None
     """None is beside each file, under a free name that says what was done."""
     codec: str | None = None
-    quality: int = 80
+    quality: int | None = None
+    """None is 80."""
     max_size: float | None = None
-    loop: int = 0
+    loop: int | None = None
+    """None is for ever."""
+
+    def of(self, index: int, count: int) -> Path | None:
+        """The file that is made of one of `count`; None where a free name is taken."""
+        return None if self.out is None else Path(numbered(self.out, index, count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +81,17 @@ def upscale_files(
     Raises UserError for a file that cannot be read or written, and as `Finish.check`; Cancelled.
     """
     files, reporter, target = [Path(source) for source in sources], Reporter(on_event, cancel), target or Target()
-    if not finish and target == Target(loop=target.loop, quality=target.quality):
-        raise UserError("nothing to do: give `upscaler`, `fps_out`, or `out` in another format")
+    if not finish and target == Target():
+        raise UserError("nothing to do: give `upscaler`, `fps_out`, `quality`, or `out` in another format")
     finish.check(roots)
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: no such file")
-    places = [_place(file, finish, target, index, len(files)) for index, file in enumerate(files)]
+    places = [str(target.of(index, len(files)) or _free_place(file, finish)) for index, file in enumerate(files)]
     for file, place in zip(files, places, strict=True):
         check_output(place, target.codec, target.max_size)
+        given = {name: value for name, value in vars(target).items() if value is not None}
+        warn_of_idle_output(given, format_of(place))
         if format_of(place) == FOLDER:
             check_folder(place)
         check_writable(place)
@@ -98,10 +107,8 @@ def upscale_files(
     return done
 
 
-def _place(file: Path, finish: Finish, target: Target, index: int, count: int) -> str:
-    """The file that is made of one."""
-    if target.out is not None:
-        return numbered(target.out, index, count)
+def _free_place(file: Path, finish: Finish) -> str:
+    """A free name beside a file, which says what was done."""
     done = ["upscaled"] if finish.upscaler is not None else []
     done += [f"{finish.fps_out:g}fps"] if finish.fps_out is not None else []
     suffix = "" if file.is_dir() else file.suffix.lower() if file.suffix.lower() in FORMATS else ".mp4"
@@ -135,9 +142,9 @@ def _finish(
         writer = VideoWriter(
             place,
             fps=finish.rate(fps),
-            quality=target.quality,
+            quality=80 if target.quality is None else target.quality,
             metadata=(content := _record(before, file, finish, closed_loop, roots)),
-            loop=target.loop,
+            loop=target.loop or 0,
             sound=_sound(file, clip.has_audio, place),
             after_frame=reporter.on("write"),
             codec=target.codec,

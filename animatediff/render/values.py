@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.files import WEIGHT_SUFFIXES
 from animatediff.frames import at_frame, parse_curve
 from animatediff.prompts.travel import frame_of
 
@@ -32,20 +33,22 @@ def weights(value: Any) -> Any:
 
 
 def scaled_file(text: str) -> dict[str, Any]:
-    """`FILE:0.8` as a file and its scale.
+    """`FILE:0.8` as a file and its scale. Raises UserError for a scale that is no number.
 
-    A file that is there by the whole text is meant by it.
+    A file that is there by the whole text is meant by it, and what has the form of a path stands behind a drive letter.
 
-    >>> scaled_file("a.safetensors:0.5")
-    {'path': 'a.safetensors', 'scale': 0.5}
+    >>> scaled_file("a.safetensors:0.5"), scaled_file("C:/a.safetensors")
+    ({'path': 'a.safetensors', 'scale': 0.5}, {'path': 'C:/a.safetensors'})
     """
-    if os.path.exists(text):
-        return {"path": text}
     path, colon, scale = text.rpartition(":")
-    try:
-        return {"path": path, "scale": float(scale)} if colon and path else {"path": text}
-    except ValueError:
+    is_file = "/" in scale or "\\" in scale or os.path.splitext(scale)[1].lower() in WEIGHT_SUFFIXES
+    if not (colon and path.strip()) or is_file or os.path.exists(text):
         return {"path": text}
+    try:
+        return {"path": path, "scale": float(scale)}
+    except ValueError:
+        found = f"{scale.strip()!r} is no number" if scale.strip() else "is missing"
+        raise UserError(f"{text}: the strength behind the colon {found}; expected one such as {path}:0.8") from None
 
 
 def scaled_files(texts: Sequence[str]) -> list[dict[str, Any]]:

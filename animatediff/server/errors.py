@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from animatediff.errors import UserError, printable, renamed
-from animatediff.limits import FLAGS
+from animatediff.errors import causes, is_disk_full, printable
 
 INVALID, AUTHENTICATION, LIMIT, SERVER = (
     "invalid_request_error",
@@ -17,7 +15,6 @@ INVALID, AUTHENTICATION, LIMIT, SERVER = (
     "server_error",
 )
 DISK_FULL = "the disk of the server is full; nothing was left behind. Try again later, or ask whoever runs it"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUS = {
     "invalid_request": 422,
     "disk_full": 507,
@@ -27,11 +24,6 @@ STATUS = {
     "internal_error": 500,
 }
 """Code of a failed job -> status of the reply that would have been its video."""
-_BEGINS = re.compile(r"([a-z][a-z0-9_]*)(?![\w/-])")
-_NAMED = re.compile(r"(?:`|\b(?=\w+=)|\bunknown |\ba )([a-z][a-z0-9_]*)")
-"""A setting in backquotes, before its value, or as a noun: `width`, width=63, unknown blend, a prompt."""
-_OF_SERVER = {name: f"{flag} of the server" for name, flag in FLAGS.items()}
-"""Limits, which no client sets."""
 
 
 class ApiError(Exception):
@@ -57,19 +49,11 @@ class ApiError(Exception):
         return {"error": {"message": message, "type": kind, "param": self.param, "code": self.code}}
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether there is no room for a file on the disk of the server, or beyond the size that its user may write."""
+    return is_disk_full(error) or any(getattr(cause, "errno", None) == errno.EFBIG for cause in causes(error))
+
+
 def refused(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
     """A request that will not do."""
     return ApiError(400, message, param=param, code=code)
-
-
-def in_our_names(error: UserError, names: Mapping[str, str]) -> ApiError:
-    """The reply for an error of the library: settings under the names that they have here, `param` the first of them.
-
-    names: setting -> its name here.
-    """
-    text = str(error)
-    first = next((found[1] for found in _NAMED.finditer(text) if found[1] in names), None)
-    begin = _BEGINS.match(text)
-    if begin and begin[1] in names:  # without backquotes
-        first, text = begin[1], names[begin[1]] + text[begin.end() :]
-    return refused(renamed(text, {**_OF_SERVER, **names}), names.get(first or ""))

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from animatediff.errors import UserError
-from animatediff.files import check_writable
+from animatediff.files import check_results_folder
 from animatediff.limits import LIMITS, limits
 from animatediff.server.app import create_app
 from animatediff.server.catalog import Catalog
@@ -74,7 +74,7 @@ def _check_defaults(settings: Settings) -> None:
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
     """Hold the data folder for this server alone. Raises UserError where another one has it."""
-    check_writable(settings.data / "lock")
+    check_results_folder(settings.data)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(settings.data / "lock", "a") as file:
         try:

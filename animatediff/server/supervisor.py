@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from animatediff.server.metrics import Metrics
 from animatediff.server.queue import QUEUED, Job, Queue
+from animatediff.server.sent import Sent
 from animatediff.server.settings import Settings
 from animatediff.server.store import Store
 
@@ -24,6 +25,7 @@ TICK_S = 0.2
 SHORT_S, FIRST_PAUSE_S, MAX_PAUSE_S = 20.0, 0.1, 30.0
 """A worker that lived no longer is started again after a pause, which doubles."""
 STOP_S = 15.0
+MEMORY_HINT = "often the memory is not enough: take fewer frames (`num_frames`), or a smaller `width` and `height`"
 
 
 @dataclass
@@ -179,8 +181,8 @@ class Supervisor:
                 self._lost(job, "the worker gave no sign of life")
 
     def _lost(self, job: Job, reason: str) -> None:
-        hint = "; often the memory is not enough: take fewer frames (num_frames) or a smaller size"
-        status = self.queue.lost(job, reason + hint, self.settings.keep_hours * 3600)
+        hint = Sent.of(job.asked).renamed(MEMORY_HINT)
+        status = self.queue.lost(job, f"{reason}; {hint}", self.settings.keep_hours * 3600)
         if status == QUEUED:
             logger.warning("%s: %s; it is tried again", job.id, reason)
         elif status is not None:

@@ -14,20 +14,19 @@ from pydantic import ValidationError
 from animatediff.bundled import CAMERA_MOVES, PREFIX
 from animatediff.errors import UserError, brief, did_you_mean
 from animatediff.media.write import check_output, check_takes_sound
-from animatediff.render.options import BY_NAME, IN_MEMORY
+from animatediff.render.options import BY_NAME, IN_MEMORY, PER_CLIP
 from animatediff.render.portable import with_files
 from animatediff.render.request import AnimateRequest, build_request
+from animatediff.server import derived
 from animatediff.server.catalog import BUNDLED, PLACES, Catalog
-from animatediff.server.errors import ApiError, in_our_names, refused
+from animatediff.server.errors import ApiError, refused
 from animatediff.server.form import Body
 from animatediff.server.schema import EXTRA, FORMATS, NAMES, NOT_HERE, REFUSED, TOP, LoraRef, Reference, VideoRequest
+from animatediff.server.sent import Sent
 from animatediff.server.settings import Settings
 from animatediff.server.uploads import ANY, IMAGE, REFERENCES, VIDEO, Uploads, from_data_url
 
-FPS = 8.0
-"""Frames a second of a request that says how long its video is, and nothing of its frames."""
 VIDEOS = tuple(name for name in IN_MEMORY if BY_NAME[name].in_memory == "video")
-_SIZE = re.compile(r"(\d{1,6})[xX](\d{1,6})", re.ASCII)
 _KEYFRAME = re.compile(r"keyframes\[(-?\d{1,6})\]", re.ASCII)
 BUNDLED_MOVES = {PREFIX + move for move in CAMERA_MOVES}
 _PART = "part:"
@@ -51,16 +50,17 @@ class Reader:
 
     def read(self, body: Body, uploads: Uploads) -> Asked:
         """The job that a body asks for. Raises ApiError that names the field."""
-        files = _Files(body, uploads)
+        sent = Sent()
+        files = _Files(body, uploads, sent)
         wire = _wire(body.values)
-        options = self._options(wire, files)
+        options = self._options(wire, files, sent)
         files.check_all_taken()
         try:
             request = build_request(options)
             _check_output(request, f"result.{wire.output_format}")
         except UserError as error:
-            raise in_our_names(error, NAMES) from error
-        self._check_bounds(request)
+            raise sent.refused(error) from error
+        self._check_bounds(request, sent)
         shown = {
             "model": wire.model or self._settings.model or BUNDLED,
             "prompt": wire.prompt,
@@ -68,11 +68,14 @@ class Reader:
             "seconds": _seconds(request),
             "output_format": wire.output_format,
             "user": wire.user,
+            "sent": sent.stored(),
         }
         return Asked(options, shown)
 
-    def _options(self, wire: VideoRequest, files: _Files) -> dict[str, Any]:
+    def _options(self, wire: VideoRequest, files: _Files, sent: Sent) -> dict[str, Any]:
         values = _extra(wire.extra_params)
+        for option in values:
+            sent.put(f"extra_params.{option}", [option])
         given = {field: getattr(wire, field) for field in TOP}
         given["model"] = wire.model or self._settings.model
         for field, option in TOP.items():
@@ -81,20 +84,22 @@ class Reader:
             if option in values:
                 raise refused(f"{field} is given twice: beside extra_params, and in it as {option}", field)
             values[option] = given[field]
-        values |= _size(wire, values) | _length(wire, values)
-        values |= _interpolation(wire, values, has_video="video" in values or bool(wire.video_reference))
+        values |= derived.size(wire, values, sent) | derived.length(wire, values, sent)
+        has_video = "video" in values or bool(wire.video_reference)
+        values |= derived.interpolation(wire, values, sent, has_video=has_video)
         for field, wanted in REFERENCES.items():
-            self._refer(values, field, getattr(wire, field), wanted, files)
+            self._refer(values, field, getattr(wire, field), wanted, files, sent)
+        before = {name: sent.name(name) for name in values}
         for name, places in files.of_options().items():
             if name in values:
-                raise refused(f"{name} is given twice: as a file, and in extra_params", f"extra_params.{name}")
-            values[name] = places if BY_NAME[name].many else _single(name, places)
-        self._add_loras(values, wire.lora)
+                raise refused(f"{sent.name(name)} is given twice: as a file, and as {before[name]}", sent.name(name))
+            values[name] = places if BY_NAME[name].many else _single(sent.name(name), places)
+        self._add_loras(values, wire.lora, sent)
         if "motion_module" not in values and self._settings.motion_module is not None:
             values["motion_module"] = self._settings.motion_module
-        return self._resolved(values, files)
+        return self._resolved(values, files, sent)
 
-    def _refer(self, values: dict[str, Any], field: str, given: Any, wanted: str, files: _Files) -> None:
+    def _refer(self, values: dict[str, Any], field: str, given: Any, wanted: str, files: _Files, sent: Sent) -> None:
         content = files.take(field)
         if content is not None and given is not None:
             raise refused(f"{field} is given twice: as a file, and as a value", field)
@@ -105,14 +110,17 @@ class Reader:
         kind, path = files.uploads.take(content, wanted, field)
         option = "image" if kind == IMAGE else "video"
         if option in values:
-            raise refused(f"{field}: there is another `{option}` in this request already", field)
+            raise refused(f"{field}: this request has {sent.name(option)} already; give one of them", field)
         values[option] = files.stored(path)
+        sent.put(field, [option])
 
-    def _add_loras(self, values: dict[str, Any], given: LoraRef | list[LoraRef] | None) -> None:
+    def _add_loras(self, values: dict[str, Any], given: LoraRef | list[LoraRef] | None, sent: Sent) -> None:
         """LoRAs of the field `lora` beside those of `extra_params`; the catalog tells which are MotionLoRAs."""
         refs = given if isinstance(given, list) else [given] if given is not None else []
         for ref in refs:
             setting = self._kind_of_lora(ref.name)
+            if setting not in values:
+                sent.put("lora", [setting])
             there = values.get(setting) or []
             there = list(there) if isinstance(there, list | tuple) else [there]
             values[setting] = [*there, {"path": ref.name, "scale": ref.scale}]
@@ -130,11 +138,11 @@ class Reader:
         is_move = "loras" not in found or Path(found["loras"]).parent.name == "MotionLoRA" or name in BUNDLED_MOVES
         return "motion_loras" if is_move else "loras"
 
-    def _resolved(self, values: Mapping[str, Any], files: _Files) -> dict[str, Any]:
+    def _resolved(self, values: Mapping[str, Any], files: _Files, sent: Sent) -> dict[str, Any]:
         """The values with files in place of models' names and of files sent."""
 
         def found(name: str, setting: str, place: str) -> str:
-            param = NAMES[setting]
+            param = sent.name(setting)
             if setting in PLACES:
                 return self._catalog.find(name, setting, param)
             if (path := files.path_of(name)) is not None:
@@ -145,29 +153,31 @@ class Reader:
             where = param + place.removeprefix(setting)
             return files.uploads.take(from_data_url(name, where), wanted, where)[1]
 
-        return with_files({name: _in_full(name, value) for name, value in values.items()}, found)
+        return with_files({name: _in_full(name, value, sent) for name, value in values.items()}, found)
 
-    def _check_bounds(self, request: AnimateRequest) -> None:
+    def _check_bounds(self, request: AnimateRequest, sent: Sent) -> None:
         if request.num_clips != 1:
+            several = next(name for name in PER_CLIP if len(getattr(request, name)) > 1)
             raise refused(
                 f"{request.num_clips} clips are asked for; one job is one video, so give one seed, one negative prompt "
                 "and one prompt_travel",
-                "extra_params",
+                sent.name(several),
             )
         most, longest = self._settings.max_steps, self._settings.max_side
         for name, side in (("width", request.width), ("height", request.height)):
             if (pixels := (side or 8) * (request.upscale or 1.0)) > longest:
-                raise refused(f"{name}: {pixels:,.0f} pixels, and this server makes at most {longest:,} a side", name)
+                error = f"{name}: {pixels:,.0f} pixels, and this server makes at most {longest:,} a side"
+                raise sent.refused(UserError(error))
         for name in ("steps", "upscale_steps"):
             if (steps := getattr(request, name)) is not None and steps > most:
-                raise refused(f"{NAMES[name]}={steps}: this server makes at most {most} steps", NAMES[name])
+                raise sent.refused(UserError(f"{name}={steps}: this server makes at most {most} steps"))
 
 
 class _Files:
     """Files of a form, until the options that they belong to are known."""
 
-    def __init__(self, body: Body, uploads: Uploads) -> None:
-        self.uploads = uploads
+    def __init__(self, body: Body, uploads: Uploads, sent: Sent) -> None:
+        self.uploads, self._sent = uploads, sent
         self._left = list(body.files)
         self._stored: dict[str, str] = {}
 
@@ -199,7 +209,8 @@ class _Files:
                 rest.append((field, content))
                 continue
             wanted = ANY if name == "controlnet_video" else BY_NAME[name].in_memory
-            mark = self.stored(self.uploads.take(content, wanted, f"extra_params.{name}")[1])
+            self._sent.put(NAMES[name] if field.startswith("extra_params[") else name, [name])
+            mark = self.stored(self.uploads.take(content, wanted, self._sent.name(name))[1])
             found.setdefault(name, []).append({"frame": int(keyframe[1]), "path": mark} if keyframe else mark)
         self._left = rest
         return found
@@ -268,70 +279,6 @@ def _extra(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _size(wire: VideoRequest, values: Mapping[str, Any]) -> dict[str, Any]:
-    if wire.size is None:
-        return {}
-    found = _SIZE.fullmatch(wire.size.strip())
-    if found is None:
-        raise refused(f"size={wire.size!r}: expected WIDTHxHEIGHT in pixels, such as 512x512", "size")
-    size = {"width": int(found[1]), "height": int(found[2])}
-    for name, side in size.items():
-        if str(values.get(name, side)) != str(side):
-            raise refused(f"size={wire.size} and {name}={values[name]} contradict each other; give one of them", "size")
-        if side < 8 or side % 8:
-            raise refused(f"size={wire.size}: the {name} is {side}, expected a multiple of 8", "size")
-    return size
-
-
-def _length(wire: VideoRequest, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Frames and rate by the seconds that are asked for."""
-    if wire.seconds is None:
-        return {}
-    try:
-        seconds = float(wire.seconds)
-        fps = float(values["fps"]) if "fps" in values else None
-        frames = int(values["num_frames"]) if "num_frames" in values else None
-    except (ValueError, TypeError, OverflowError):
-        raise refused(f"seconds={brief(wire.seconds)}: expected a number of seconds, such as 4", "seconds") from None
-    if not 0 < seconds <= 24 * 3600 or (fps is not None and not 0 < fps <= 240):
-        raise refused(f"seconds={brief(wire.seconds)}: expected more than 0, and an fps from 0 to 240", "seconds")
-    if frames is None:
-        fps = fps or FPS
-        return {"num_frames": max(1, round(seconds * fps)), "fps": fps}
-    if fps is None:
-        if not 0 < frames / seconds <= 240:
-            raise refused(f"num_frames={frames} in {seconds:g} seconds: expected up to 240 frames a second", "seconds")
-        return {"fps": frames / seconds}
-    if abs(frames / fps - seconds) > 0.5 / fps:
-        raise refused(
-            f"seconds={seconds:g}, but num_frames={frames} at fps={fps:g} take {frames / fps:g} seconds; give two of "
-            "the three",
-            "seconds",
-        )
-    return {}
-
-
-def _interpolation(wire: VideoRequest, values: Mapping[str, Any], *, has_video: bool) -> dict[str, Any]:
-    """The rate of the file where frames in between are asked for as vLLM-Omni does."""
-    name = "frame_interpolation_exp"
-    if not wire.enable_frame_interpolation:
-        if wire.frame_interpolation_exp is not None:
-            raise refused(f"{name} is given without enable_frame_interpolation", name)
-        return {}
-    if "fps_out" in values:
-        raise refused("enable_frame_interpolation and extra_params.fps_out both say the rate; give one", name)
-    if "fps" not in values and has_video:
-        raise refused("enable_frame_interpolation multiplies `fps`: give it, as a video has its own", "fps")
-    try:
-        fps = float(values.get("fps", FPS))
-    except (TypeError, ValueError):
-        raise refused(f"fps={brief(values['fps'])}: expected a number", "fps") from None
-    rate = fps * 2 ** (wire.frame_interpolation_exp or 1)
-    if not 0 < rate <= 240:
-        raise refused(f"{name}: comes to {rate:g} frames a second; expected up to 240", name)
-    return {"fps": fps, "fps_out": rate}
-
-
 def _check_output(request: AnimateRequest, file: str) -> None:
     """Raise UserError where the format that is asked for does not hold what else is asked for."""
     check_output(file, request.codec, request.max_size)
@@ -358,11 +305,11 @@ def _reference(given: str | Reference | None, field: str) -> str | None:
 
 def _single(name: str, places: list[Any]) -> Any:
     if len(places) > 1:
-        raise refused(f"{name}: {len(places)} files, expected one", f"extra_params.{name}")
+        raise refused(f"{name}: {len(places)} files, expected one", name)
     return places[0]
 
 
-def _in_full(name: str, value: Any) -> Any:
+def _in_full(name: str, value: Any, sent: Sent) -> Any:
     """A value without the short forms in which a name of a file stands among other things."""
     option = BY_NAME[name]
     if option.folder is None or option.convert is None:
@@ -370,4 +317,4 @@ def _in_full(name: str, value: Any) -> Any:
     try:
         return option.convert(value)
     except (UserError, ValueError, TypeError) as error:
-        raise refused(f"{NAMES[name]}: {error}", NAMES[name]) from error
+        raise refused(f"{sent.name(name)}: {error}", sent.name(name)) from error

@@ -12,21 +12,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import OUT_OF_MEMORY, Cancelled, UserError, renamed
+from animatediff.errors import Cancelled, UserError, is_out_of_memory
 from animatediff.files import Roots
 from animatediff.render.events import Event
 from animatediff.render.options import PATH_FIELDS
 from animatediff.render.request import build_request
-from animatediff.server.errors import DISK_FULL, FULL, in_our_names
+from animatediff.server.errors import DISK_FULL, is_full
 from animatediff.server.queue import Job, Queue
-from animatediff.server.schema import NAMES
+from animatediff.server.sent import Sent
 from animatediff.server.store import PREVIEW, Store, write_whole
 from animatediff.server.uploads import REFERENCES, without_numbers
 
@@ -63,6 +63,7 @@ class Progress:
     ) -> None:
         """deadline: of `time.monotonic`; shown: a text as a client may see it."""
         self._queue, self._claim, self._folder, self._deadline = queue, claim, folder, deadline
+        self._sent = Sent.of(claim.asked)
         self._stopping, self._shown = stopping, shown
         self.state: dict[str, Any] = {"percent": 0, "phase": "load", "step": 0, "total": 1, "notes": [], "preview": 0}
         self.lost = self.late = False
@@ -82,7 +83,7 @@ class Progress:
         """Keep an event of the renderer until the next beat."""
         with self._changed:
             if event.note:
-                note = renamed(self._shown(event.note), NAMES)[:1000]
+                note = self._sent.renamed(self._shown(event.note))[:1000]
                 if len(self.state["notes"]) < MAX_NOTES and note not in self.state["notes"]:
                     self.state["notes"].append(note)
                 return
@@ -161,13 +162,14 @@ class Worker:
             done = self._queue.complete(job, result, progress.state | {"percent": 100}, self._setup["keep_s"])
             if not done:
                 self._clean(job, folder)
-            logger.info("%s: %s", job.id, "completed" if done else "was deleted meanwhile")
+            progress.lost = not done
+            logger.info("%s: %s", job.id, "completed" if done else self._why_left(job, progress))
         except Cancelled:
             self._clean(job, folder)
             if progress.late:
                 minutes = self._setup["job_minutes"]
                 self._fail(job, "timed_out", f"took more than the {minutes:g} minutes that this server gives a job")
-            logger.info("%s: cancelled", job.id)
+            logger.info("%s: %s", job.id, self._why_left(job, progress))
         except BaseException as error:
             self._clean(job, folder)
             code, message, param = self._described(error, job)
@@ -213,6 +215,15 @@ class Worker:
         logger.error("%s: cannot be marked as failed (%s); the supervisor will find it", job.id, message)
         sys.exit(1)
 
+    def _why_left(self, job: Job, progress: Progress) -> str:
+        """Why a job was not rendered to its end, for the log."""
+        if progress.late:
+            return f"given up after {self._setup['job_minutes']:g} minutes"
+        if not progress.lost:
+            return "the server stops; the job goes back into the queue"
+        found = self._queue.get(job.id)
+        return "deleted, and cancelled" if found is None else f"is no longer this worker's: it is {found.status} again"
+
     def _clean(self, job: Job, folder: Path) -> None:
         import shutil
 
@@ -222,14 +233,15 @@ class Worker:
 
     def _described(self, error: BaseException, job: Job) -> tuple[str, str, str | None]:
         """Code, message and field of an error, without the folders of this machine."""
-        if any(getattr(cause, "errno", None) in FULL for cause in _causes(error)) or "disk is full" in str(error):
+        sent = Sent.of(job.asked)
+        if is_full(error):
             return "disk_full", DISK_FULL, None
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return "out_of_memory", renamed(OUT_OF_MEMORY, NAMES), None
+        if is_out_of_memory(error):
+            return "out_of_memory", sent.out_of_memory, None
         if isinstance(error, UserError):
             text = self._without_folders(job, str(error))
-            reply = in_our_names(UserError(text), NAMES)
-            return "invalid_request", str(reply), _of_file(text, job) or reply.param
+            reply = sent.refused(UserError(text))
+            return "invalid_request", str(reply), _of_file(text, job, sent) or reply.param
         return "internal_error", f"an error of the server ({type(error).__name__}); its log says more", None
 
     def _without_folders(self, job: Job, text: str) -> str:
@@ -244,21 +256,15 @@ class Worker:
         return without_numbers(text)
 
 
-def _of_file(text: str, job: Job) -> str | None:
+def _of_file(text: str, job: Job, sent: Sent) -> str | None:
     """The field of the file that a message begins with."""
     name = text.partition(": ")[0]
     if name in REFERENCES:
         return name
     for option, value in job.options.items():
         if option in PATH_FIELDS and name and f'{name}"' in json.dumps(value):
-            return NAMES[option]
+            return sent.name(option)
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _listen(stopping: threading.Event) -> None:

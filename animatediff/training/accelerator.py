@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from animatediff.errors import UserError
-from animatediff.files import check_writable, write_errors, write_text
+from animatediff.files import check_results_folder, write_errors, write_text
 from animatediff.training.report import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def prepare_folder(config: TrainConfig, accelerator: Any, resume: bool | None) -
     """Make the folder, or empty it for a fresh start (`resume=False`)."""
     folder = out_folder(config)
     if accelerator.is_main_process:
-        check_writable(folder / CONFIG_FILE)
+        check_results_folder(folder)
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if resume is False:

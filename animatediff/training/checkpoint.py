@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from animatediff.errors import UserError
+from animatediff.errors import UserError, is_disk_full
 from animatediff.files import AtomicFile
 from animatediff.training.config import SAME_ON_RESUME, TrainConfig, current_names
 
@@ -62,17 +62,12 @@ def write_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pa
     except (OSError, RuntimeError, UserError) as error:
         whole = checkpoints(folder)
         left = f"the checkpoint {whole[-1].name} is whole" if whole else "there is no earlier checkpoint"
-        reason = "the disk is full" if "space" in str(error).lower() or _full(error) else str(error).splitlines()[0]
+        reason = "the disk is full" if is_disk_full(error) else str(error).splitlines()[0]
         raise UserError(
             f"{path}: could not be written ({reason}); {left}. Make room, or lower `keep`, and run the same command "
             "to go on from there"
         ) from error
     return path
-
-
-def _full(error: BaseException) -> bool:
-    # torch reports a write that did not take all bytes, not why.
-    return "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error) or "disk is full" in str(error)
 
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:

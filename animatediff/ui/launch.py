@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError
-from animatediff.files import HERE, check_writable, named_folders
+from animatediff.files import HERE, check_results_folder, named_folders
 
 MAX_UPLOAD = "512mb"
 """Largest file that is taken from a browser."""
@@ -25,7 +25,7 @@ def roots_of(output: Path, folders: Sequence[str | Path] = ()) -> Any:
     output: where results go; made if it is not there.
     """
     named = named_folders(folders)
-    check_writable(output / "clip.mp4")
+    check_results_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     return replace(HERE, samples=output, named=(*named, output))
 

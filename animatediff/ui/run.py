@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import UserError
+from animatediff.errors import OUT_OF_MEMORY, UserError, is_disk_full, is_out_of_memory
 from animatediff.media.formats import FOLDER, FORMATS
 from animatediff.render.request import AnimateRequest
 from animatediff.render.write import OneFile, Rendered
@@ -25,10 +25,6 @@ logger = logging.getLogger(__name__)
 
 EACH = 0.2
 """Seconds between two updates of a page at least."""
-OUT_OF_MEMORY = (
-    "out of memory: try fewer `num_frames`, a smaller `width` and `height`, `decode_chunk_size` 1, `cpu_offload`, or "
-    "`dtype` float16"
-)
 
 
 def formats() -> list[tuple[str, str]]:
@@ -187,8 +183,10 @@ def explained(error: BaseException) -> str:
     """What a user can do about an error, in one message that names settings in backquotes."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY
+    if is_disk_full(error):
+        return f"{getattr(error, 'filename', None) or 'the result'}: the disk is full; free some space"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the disk'}: {error.strerror}"
     logger.error("an error that nobody expected", exc_info=error)

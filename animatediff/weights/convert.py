@@ -143,7 +143,7 @@ def _check_target(header: Header, target: Path, as_folder: bool) -> None:
     sources = {info.file or header.path for info in header.tensors.values()} or {header.path}
     if not as_folder:
         if target.suffix.lower() not in WEIGHT_SUFFIXES:
-            raise UserError(f"{target}: the name must end in .safetensors (recommended) or .ckpt")
+            raise UserError(f"{target}: the name must end in .safetensors (recommended), .ckpt, .pt, .pth or .bin")
         if target.exists() and any(target.samefile(source) for source in sources):
             raise UserError(f"{target}: is the source itself; choose another name")
         return

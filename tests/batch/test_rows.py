@@ -154,6 +154,11 @@ BAD_FILES = {
     "shared.yaml": ("shared: {stesp: 3}\nrows: [{prompt: a}]\n", "did you mean 'steps'?"),
     "id.yaml": ("shared: {id: 3}\nrows: [{prompt: a}]\n", "'id' names the result of one row"),
     "twice.yaml": ("rows:\n- prompt: a\n  steps: 1\n  steps: 2\n", "line 4: 'steps' is given twice (first in line 3)"),
+    "video.csv": (b"\0\0\0 ftypisom\0\0\2\0isomiso2avc1mp41", "is a video (MP4 or MOV); expected rows as text"),
+    "sheet.csv": (b"PK\3\4\x14\0\6\0", "is a ZIP archive, as .xlsx and .ods are: save a table as CSV"),
+    "image.jsonl": (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG image; expected rows as text"),
+    "weights.yaml": (b'\x40\0\0\0\0\0\0\0{"a": 1}', "is a file of weights (safetensors); expected a text file"),
+    "page.json": ("<!DOCTYPE html><html>", "is a web page, not the file itself"),
     "rows.txt": ("a fox\n", "is no file of rows by its name; expected one of .yaml"),
 }
 
@@ -173,9 +178,27 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
         read_jobs(tmp_path)
 
 
+def test_results_with_other_names_than_their_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ids and names become names of files; where signs get lost, that is said once."""
+    caplog.set_level(logging.INFO, "animatediff")
+    text = "id,prompt,name,out\nmy fox/1,a,,\nplain_2.0,b,,\nx,c,Hi: there,\ny?,d,,own.gif\n"
+    jobs = read_jobs(written(tmp_path, "rows.csv", text))
+    assert [job.target for job in jobs.jobs] == ["my-fox-1.mp4", "plain_2.0.mp4", "Hi-there.mp4", "own.gif"]
+    (said,) = caplog.messages
+    assert "my fox/1 -> my-fox-1.mp4, Hi: there -> Hi-there.mp4; results.jsonl lists each id" in said
+    many = "id,prompt\n" + "".join(f"a {number},x\n" for number in range(9))
+    caplog.clear()
+    read_jobs(written(tmp_path, "many.csv", many))
+    assert caplog.messages[0].count("->") == 3 and "a-2.mp4, ...; results" in caplog.messages[0]
+    caplog.clear()
+    read_jobs(written(tmp_path, "good.csv", "id,prompt\nfox,a\n"))
+    assert caplog.messages == []
+
+
 BAD_ROWS = {
     "range.csv": ("id,prompt,Steps\nx,a,0\n", "line 2 (x): column 'Steps': steps='0': expected 1 to 1000"),
     "word.csv": ("prompt,cfg_scale\na,much\n", "line 2: column 'cfg_scale': guidance_scale='much': "),
+    "strength.csv": ("prompt,lora\na,x.safetensors:high\n", "line 2: column 'lora': x.safetensors:high: the strength"),
     "travel.csv": ("prompt,prompt_at\na,summer\n", "line 2: column 'prompt_at': expected a frame and a text"),
     "more.csv": ("prompt,steps\na,b,3\n", "line 2: 3 values for 2 columns"),
     "nameless.csv": ("prompt,\na,b\n", "line 2: 'b' stands in column 2, which has no name"),

@@ -160,6 +160,34 @@ def test_frames_without_a_file_are_finished_too(place: Path) -> None:
     assert ("finish", len(before)) in phases
 
 
+def test_quality_alone_encodes_anew(place: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), np.uint8)
+    write_video(noise, "a.mp4", fps=8, quality=90)
+    before = Path("a.mp4").read_bytes()
+    code, out, err = finish("a.mp4", "--quality", "20")
+    assert (code, out, err) == (0, "a-copy.mp4  (8 frames, 64x64, 8 a second)\n", "")
+    assert Path("a-copy.mp4").stat().st_size < len(before) / 2 and Path("a.mp4").read_bytes() == before
+    assert finish("a.mp4", "--quality", "80")[1].startswith("a-copy-2.mp4"), "given, though it is the default"
+    write_video(noise, "b.mkv", fps=8)
+    code, out, err = finish("b.mkv", "--quality", "20", "--loop", "3")
+    assert code == 0 and "quality" in err and "loop" in err, "neither has an effect on it"
+
+
+def test_a_file_that_is_named_is_replaced(place: Path) -> None:
+    """The same at every command: what --out names is replaced, which is said; a name that is chosen is free."""
+    write_video(sprite_clip("right", 4), "a.mkv", fps=8)
+    said = "b.mp4: was there already, and is replaced"
+    assert said not in finish("a.mkv", "--out", "b.mp4")[2]
+    assert said in finish("a.mkv", "--out", "b.mp4")[2]
+    assert said not in finish("a.mkv", "--out", "b.mp4", "--quiet")[2]
+    assert said in run("a fox", "--seed", "1", "--out", "b.mp4")[2]
+    assert said not in run("a fox", "--seed", "1", "--out", "b.mp4", "--quiet")[2]
+    Path("c-1.gif").touch()
+    err = run("a fox", "a fox", "--seed", "1", "--out", "c.gif")[2]
+    assert err.count("there already") == 1 and "c-1.gif: was there already" in err
+    assert "there already" not in run("a fox")[2] + run("a fox")[2]
+
+
 def test_cancelling_leaves_nothing(place: Path) -> None:
     write_video(sprite_clip("right", 8), "a.mkv", fps=8)
     seen: list[str] = []
@@ -178,10 +206,12 @@ def test_cancelling_leaves_nothing(place: Path) -> None:
     ("arguments", "words"),
     [
         ((), "no video is given"),
-        (("a.mkv",), "nothing to do: give --upscaler, --fps-out, or --out in another format"),
+        (("a.mkv",), "nothing to do: give --upscaler, --fps-out, --quality, or --out in another format"),
         (("a.mkv", "--upscaler", "realesr-animevideov3x2"), "did you mean 'realesr-animevideov3-x2'?"),
         (("a.mkv", "--upscaler", "none.pth"), "none.pth: no such file, nor one of this name in models/upscale_models"),
         (("a.mkv", "--upscaler", "folder"), "is a folder, expected the weight file"),
+        (("a.mkv", "--upscaler", "bad.pth"), "weights (.safetensors, .ckpt, .pt, .pth or .bin)"),
+        (("a.mkv", "--upscaler", "text.mp4"), "weights are in .safetensors, .ckpt, .pt, .pth or .bin"),
         (("no.mp4", "--fps-out", "24"), "no.mp4: no such file"),
         (("text.mp4", "--fps-out", "24"), "text.mp4: "),
         (("cut.mkv", "--fps-out", "24"), "cut.mkv: "),
@@ -205,6 +235,7 @@ def test_mistakes_are_one_message_and_leave_nothing(place: Path, arguments: tupl
     write_video(sprite_clip("right", 8), "a.mkv", fps=8)
     Path("text.mp4").write_text("no video")
     Path("cut.mkv").write_bytes(Path("a.mkv").read_bytes()[:3000])
+    Path("bad.pth").write_bytes(bytes(range(200, 250)) * 9)
     Path("folder").mkdir()
     before = sorted(path.name for path in place.rglob("*"))
     code, out, err = finish(*arguments)

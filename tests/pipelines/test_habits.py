@@ -226,6 +226,7 @@ def test_words_by_diffusers_call(tmp_path: Path) -> None:
 def test_every_method_that_the_docs_name_is_there_and_is_tested(own: AnimateDiffPipeline) -> None:
     texts = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     texts.remove(ROOT / "docs" / "http.md")  # its names in backquotes are fields of requests
+    texts.remove(ROOT / "docs" / "comfyui.md")  # and here inputs of nodes
     named = {
         name
         for text in texts

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.commands import run
 from support.paths import GOLDEN
 from support.weight_files import published, write_hollow
 
@@ -106,3 +107,32 @@ def test_a_file_whose_name_looks_like_a_strength(tmp_path: Path) -> None:
     file.write_bytes(b"")
     assert scaled_file(str(file)) == {"path": str(file)}
     assert scaled_file(f"{file}:0.7") == {"path": str(file), "scale": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ZoomIn:abc", "the strength behind the colon 'abc' is no number; expected one such as ZoomIn:0.8"),
+        ("ZoomIn:0,8", "'0,8' is no number"),
+        ("ZoomIn:", "the strength behind the colon is missing"),
+        ("a.safetensors:50%", "expected one such as a.safetensors:0.8"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--lora", "--motion-lora", "--domain-adapter"])
+def test_a_strength_that_is_no_number(flag: str, text: str, said: str) -> None:
+    code, out, err = run("a fox", flag, text)
+    assert (code, out) == (2, "") and err.startswith(f"animatediff: {flag}: {text}: ") and said in err
+
+
+def test_colons_that_belong_to_a_name() -> None:
+    for name in (
+        "C:/a.safetensors",
+        "C:\\a",
+        "C:a.safetensors",
+        "https://x/a",
+        "a.safetensors",
+        ":0.5",
+        "my: LoRA.ckpt",
+    ):
+        assert scaled_file(name) == {"path": name}
+    assert scaled_file("C:/a.safetensors:-1.5") == {"path": "C:/a.safetensors", "scale": -1.5}

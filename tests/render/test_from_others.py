@@ -214,6 +214,7 @@ def test_what_the_user_names_is_read(place: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ANIMATEDIFF_FOLDERS", os.pathsep.join([str(place / "none"), str(place / "private")]))
     assert run("--from", file, "--out", "b.png")[0] == 0
     assert "no such folder" in run("--from", file, "--folder", "none")[2]
+    assert f"--folder {file}: is a file, expected a folder" in run("--from", file, "--folder", file)[2]
 
 
 def test_links_to_models_elsewhere_are_followed(place: Path) -> None:

@@ -223,7 +223,7 @@ def test_files_may_be_path_objects() -> None:
 
 def test_flags_are_exact_and_unlike_each_other() -> None:
     parameters = {parameter.name: parameter.opts for parameter in animate.command().params}
-    own = {"config", "result", "folder", "list_words", "quiet", "help"}
+    own = {"config", "result", "folder", "list_words", "quiet", "help", "help_all"}
     assert set(parameters) - own - set(LIMITS) == set(NAMES)
     for name, flag in FLAGS.items():
         assert flag in parameters[name] or not flag.startswith("-")

@@ -66,6 +66,9 @@ def test_a_restart_in_the_middle(data: Path, number: int) -> None:
     waiting = [server.create(f"a fox {index}")["id"] for index in range(3)]
     server.until(running, lambda video: video["status"] == "in_progress")
     server.stop(number)
+    log = Path(server.log.name).read_text()
+    assert "cancelled" not in log
+    assert ("the server stops; the job goes back into the queue" in log) == (number == signal.SIGTERM)
     server.start()
     with server:
         assert [server.ended(job)["status"] for job in (running, *waiting)] == ["completed"] * 4
@@ -86,6 +89,7 @@ def test_a_full_queue(data: Path) -> None:
         assert server.video(waiting[1])["details"]["queue_position"] == 1
         # a job at work is cancelled by its deletion, and makes room
         assert server.client.delete(f"/v1/videos/{first}").json()["deleted"]
+        eventually(lambda: f"{first}: deleted, and cancelled" in Path(server.log.name).read_text(), bool)
         assert [server.ended(job)["status"] for job in waiting] == ["completed"] * 2
         assert server.client.get(f"/v1/videos/{first}").status_code == 404
         eventually((data / "jobs" / first).exists, lambda there: not there)
@@ -101,7 +105,9 @@ def test_a_full_disk_in_the_worker(server: Server) -> None:
     reply = server.client.post("/v1/videos/sync", json={"prompt": "full"})
     assert reply.status_code == 507 and reply.json()["error"]["code"] == "disk_full"
     memory = server.ended(server.create("memory")["id"])["error"]
-    assert memory["code"] == "out_of_memory" and "num_frames" in memory["message"]
+    assert memory["code"] == "out_of_memory" and "(num_frames), a smaller width and height" in memory["message"]
+    memory = server.ended(server.create("memory", seconds="1", size="64x64")["id"])["error"]
+    assert "fewer frames (seconds), a smaller size, " in memory["message"]
     assert server.ended(server.create("a fox")["id"])["status"] == "completed"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import signal
 import socket
 import subprocess
@@ -50,7 +52,9 @@ def test_what_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "no such folder" in refused("--models", str(tmp_path / "none"))
     assert "there are bundled" in refused("--model", "none.safetensors", "--port", "0", data=tmp_path / "data")
     assert "is no device" in refused("--device", "gpu", "--port", "0", data=tmp_path / "data")
-    assert "cannot be written" in refused("--port", "0", data=tmp_path / "file" / "data")
+    assert "choose another place with --data" in refused("--port", "0", data=tmp_path / "file" / "data")
+    assert f"{tmp_path / 'file'}: is a file, expected a folder" in refused("--port", "0", data=tmp_path / "file")
+    assert "is a file, expected a folder" in refused("--models", str(tmp_path / "file"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -85,3 +89,27 @@ def test_it_begins_and_ends(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_every_error_is_in_the_docs() -> None:
+    """Status and code of each reply that the service makes stand in one row of the table."""
+    rows = [line.split("|") for line in (ROOT / "docs" / "http.md").read_text("utf-8").splitlines() if line[:1] == "|"]
+    told = {(status.strip(), code) for _, statuses, codes, *_ in rows for status in statuses.split(",")
+            for code in re.findall(r"`(\w+)`", codes)}  # fmt: skip
+    missing = [made for made in sorted(_replies()) if made not in told]
+    assert missing == [] and ("405", "method_not_allowed") in told and len(_replies()) > 15
+
+
+def _replies() -> set[tuple[str, str]]:
+    found = set()
+    for path in (ROOT / "animatediff" / "server").glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(call, ast.Call) or getattr(call.func, "id", "") not in ("ApiError", "refused"):
+                continue
+            words = {item.arg: item.value for item in call.keywords}
+            status, code = (call.args[0], words.get("code")) if call.func.id == "ApiError" else (None, None)  # type: ignore[union-attr]
+            if status is None:
+                code = words.get("code") or (call.args[2] if len(call.args) > 2 else ast.Constant("invalid_value"))
+            if (status is None or isinstance(status, ast.Constant)) and isinstance(code, ast.Constant):
+                found.add((str(400 if status is None else status.value), str(code.value)))
+    return found - {("499", "deleted")}  # the client has gone, and does not read it

@@ -199,8 +199,33 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"size": "64x64", "width": 72}, "size", "contradict"),
         ({"num_inference_steps": 0}, "num_inference_steps", "greater than or equal to 1"),
         ({"num_inference_steps": 400}, "num_inference_steps", "at most 150"),
-        ({"extra_params": {"steps": 400}}, "num_inference_steps", "at most 150"),
+        (
+            {"extra_params": {"steps": 400}},
+            "extra_params.steps",
+            "extra_params.steps=400: this server makes at most 150",
+        ),
         ({"seed": -7}, "seed", "64 bits"),
+        ({"extra_params": {"seed": -7}}, "extra_params.seed", "extra_params.seed[0]=-7"),
+        ({"seconds": "9000"}, "seconds", "seconds=9000: num_frames=72000; the limit is"),
+        ({"seconds": 900, "extra_params": {"fps": 24}}, "seconds", "seconds=900: num_frames=21600; "),
+        ({"num_frames": 72000}, "num_frames", "num_frames=72000; "),
+        ({"extra_params": {"num_frames": 72000}}, "extra_params.num_frames", "extra_params.num_frames=72000; "),
+        ({"size": "10000x10000"}, "size", "size=10000x10000: frames of 10000 x 10000 (size) have 100,000,000 pixels"),
+        ({"width": 10000, "height": 10000}, "width", "10000 (width x height) have"),
+        ({"seconds": "2", "extra_params": {"num_frames": 5, "fps": 8}}, "seconds", "extra_params.num_frames=5 at"),
+        ({"size": "64x8000"}, "size", "size=64x8000: height: 8,000 pixels"),
+        ({"extra_params": {"width": 63}}, "extra_params.width", "extra_params.width=63"),
+        ({"size": "64x64", "extra_params": {"width": 72}}, "size", "extra_params.width=72 contradict"),
+        (
+            {"enable_frame_interpolation": True, "extra_params": {"fps": "x"}},
+            "extra_params.fps",
+            "extra_params.fps='x'",
+        ),
+        (
+            {"input_reference": data_url(png()), "image_reference": data_url(png())},
+            "image_reference",
+            "input_reference",
+        ),
         ({"width": 63}, "width", "nearest: 56 or 64"),
         ({"guidance_scale": "strong"}, "guidance_scale", "number"),
         ({"extra_params": {"control_end": 2}}, "extra_params.control_end", "expected 0 to 1"),
@@ -208,7 +233,7 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"extra_params": {"strenght": 0.5}}, "extra_params.strenght", "did you mean 'strength'"),
         ({"extra_params": {"num_inference_steps": 5}}, "extra_params.num_inference_steps", "steps"),
         ({"extra_params": {"steps": 5}, "num_inference_steps": 5}, "num_inference_steps", "given twice"),
-        ({"extra_params": {"seed": [1, 2]}}, "extra_params", "one job is one video"),
+        ({"extra_params": {"seed": [1, 2]}}, "extra_params.seed", "one job is one video"),
         ({"extra_params": {"strength": 0.5}}, "extra_params.strength", "add extra_params.video"),
         ({"extra_params": [1]}, "extra_params", "dictionary"),
         ({"strength": 0.5}, "strength", "extra_params.strength"),
@@ -224,9 +249,13 @@ def test_seconds(reader: Reader, values: dict[str, Any], frames: int, fps: float
         ({"width": 800000, "height": 8}, "width", "at most 4,096 a side"),
         ({"width": 64, "height": 2048, "extra_params": {"upscale": 4}}, "height", "at most 4,096 a side"),
         ({"frame_interpolation_exp": 1}, "frame_interpolation_exp", "without enable_frame_interpolation"),
-        ({"enable_frame_interpolation": True, "fps": 200}, "frame_interpolation_exp", "up to 240"),
+        ({"enable_frame_interpolation": True, "fps": 200}, "enable_frame_interpolation", "up to 240"),
         ({"enable_frame_interpolation": True, "frame_interpolation_exp": 9}, "frame_interpolation_exp", "equal to 4"),
-        ({"enable_frame_interpolation": True, "extra_params": {"fps_out": 24}}, "frame_interpolation_exp", "give one"),
+        (
+            {"enable_frame_interpolation": True, "extra_params": {"fps_out": 24}},
+            "enable_frame_interpolation",
+            "give one",
+        ),
         ({"extra_params": {"upscaler": "realesr"}}, "extra_params.upscaler", "realesr-animevideov3-x2"),
         ({"user": "\ud800"}, "user", "string"),
         ({"model": "\ud800"}, "model", "string"),
@@ -281,7 +310,9 @@ def test_files_of_a_form_stand_for_options(reader: Reader, mp4: bytes) -> None:
     assert asked(reader, [("input_reference", mp4)]).video == "/inputs/input_reference-0.mp4"
     assert refusal(reader, [("imagee", png())]).param == "imagee"
     assert refusal(reader, [("image", png())], image_reference=data_url(png())).param is not None
-    assert refusal(reader, [("image", png()), ("image", png())]).param == "extra_params.image"
+    assert refusal(reader, [("image", png()), ("image", png())]).param == "image"
+    assert refusal(reader, [("extra_params[image]", b"no image")]).param == "extra_params.image"
+    assert refusal(reader, [("control_images", b"no image")]).param == "control_images"
 
 
 def test_fields_in_brackets() -> None:

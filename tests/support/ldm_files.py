@@ -96,7 +96,9 @@ def _resnet(rest: str) -> str:
 
 
 def vae_keys(state: dict[str, Tensor], *, axes: int = 4, prefix: str = "first_stage_model.") -> dict[str, Tensor]:
+    last = max(int(key.split(".")[2]) for key in state if key.startswith("decoder.up_blocks."))
     attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    last = max(int(found[1]) for key in state if (found := re.match(r"decoder\.up_blocks\.(\d+)", key)))
     out = {}
     for key, value in state.items():
         name = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
@@ -107,8 +109,8 @@ def vae_keys(state: dict[str, Tensor], *, axes: int = 4, prefix: str = "first_st
         name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
         name = re.sub(r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2", name)
         name = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", name)
-        name = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{1 - int(m[1])}.block.{m[2]}", name)
-        name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{1 - int(m[1])}.upsample", name)
+        name = re.sub(r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"up.{last - int(m[1])}.block.{m[2]}", name)
+        name = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", name)
         out[prefix + name] = value
     return out
 

@@ -162,6 +162,13 @@ def test_jsonl_without_its_keys(tmp_path: Path) -> None:
     assert "no line names a video" in message and "keys found: clip, words" in message
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.json"])
+def test_a_video_under_the_name_of_a_table(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((folder / "a.mp4").read_bytes())
+    message = refusal(config(tmp_path / name))
+    assert f"{name}: is a video (MP4 or MOV); kind: " in message and "expects a table or JSON as text" in message
+
+
 def test_empty_folder(tmp_path: Path) -> None:
     assert "holds no videos" in refusal(config(tmp_path)) and "no files at all" in refusal(config(tmp_path))
     (tmp_path / "a.txt").write_text("x")

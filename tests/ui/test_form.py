@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.options import Files, settings_with, with_marked
 
 pytest.importorskip("gradio", reason="the extra `ui` is not installed")
 
@@ -24,51 +25,8 @@ from animatediff.ui.launch import roots_of
 from animatediff.ui.library import uploads_folder
 from animatediff.ui.page import Page
 
-EXAMPLES: dict[str, Any] = {
-    "prompt": ["a cat"],
-    "negative_prompt": ["blurry"],
-    "prompt_travel": [{8: "a dog", 12: "a fox"}],
-    "seed": [2**63 + 5],
-    "num_frames": 24,
-    "width": 72,
-    "height": 80,
-    "guidance_scale": 3.5,
-    "scheduler": "euler_a",
-    "family": "v2",
-    "motion_scale": {0: 1.0, 15: 0.3},
-    "window": 12,
-    "overlap": 3,
-    "controlnet_spread": [[0.5, 0.3]],
-    "control_indices": [3],
-    "keyframes": [{"frame": 2, "path": "IMAGE"}, {"frame": -1, "path": "IMAGE"}],
-    "ip_adapter_encoder": "MODEL",
-    "name": "my clip",
-    "fps": 12.5,
-    "upscale": 2,
-    "device": "cpu",
-    "dtype": "float32",
-}
-"""A value of each option whose type does not tell one. IMAGE, VIDEO, MODEL and YAML stand for files."""
-NEEDED = {
-    "control_images": {"sparsectrl": "MODEL"},
-    "control_indices": {"sparsectrl": "MODEL", "control_images": ["IMAGE"]},
-    "sparsectrl": {"control_images": ["IMAGE"]},
-    "image_mode": {"image": "IMAGE"},
-    "ip_adapter": {"ip_adapter_image": ["IMAGE"]},
-    "ip_adapter_image": {"ip_adapter": "MODEL"},
-    "ip_adapter_encoder": {"ip_adapter": "MODEL", "ip_adapter_image": ["IMAGE"]},
-    "controlnet": {"controlnet_video": ["VIDEO"]},
-    "controlnet_video": {"controlnet": ["MODEL"]},
-    **{
-        name: {"controlnet": ["MODEL"], "controlnet_video": ["VIDEO"]}
-        for name in BY_NAME
-        if name.startswith("controlnet_") and name != "controlnet_video"
-    },
-    **{name: {"video": "VIDEO"} for name in ("strength", "video_fps", "video_start", "video_duration", "audio")},
-    "video_by_number": {"video": "VIDEO"},
-    **{name: {"upscale": 2} for name in ("upscale_strength", "upscale_steps")},
-}
-"""Other settings without which a request with an option is refused."""
+SENT = "of-the-test"
+"""Folder of what the browser has sent."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("page")
     (place / "models" / "Motion_Module").mkdir(parents=True)
     (place / "models" / "Motion_Module" / "mine.safetensors").write_bytes(b"")
-    sent = Path(uploads_folder()) / "of-the-test"
+    sent = Path(uploads_folder()) / SENT
     sent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(sent / "image.png")
     (sent / "video.mp4").write_bytes(b"not looked into here")
@@ -100,71 +58,28 @@ def form(page: Page) -> Form:
     return page.form
 
 
-def example(name: str) -> Any:
-    """A value of an option that is not its default."""
-    if name in EXAMPLES:
-        return EXAMPLES[name]
-    option = BY_NAME[name]
-    entry = option.annotation.removeprefix("tuple[").removesuffix(", ...]").removesuffix(" | None")
-    default = option.default[0] if isinstance(option.default, tuple) and option.default else option.default
-    if entry == "WeightRef":
-        value: Any = {"path": "MODEL", "scale": 0.7}
-    elif entry == "EmbeddingRef":
-        value = {"path": "MODEL", "token": "ugly"}
-    elif entry in ("ImageInput", "VideoInput"):
-        value = entry.removesuffix("Input").upper()
-    elif option.folder is not None:
-        value = "MODEL" if option.folder else "YAML"
-    elif entry == "bool":
-        value = not default
-    elif option.choices is not None:
-        value = next(word for word in option.choices if word != default)
-    elif entry == "int":
-        value = (default or 1) + 2
-    elif entry == "float":
-        value = 0.25 if default != 0.25 else 0.5
-    else:
-        value = "some words"
-    return [value] if option.many else value
+def files_of(keep: Callable[[str], str] = str) -> Files:
+    """The files of the marks, as a browser has sent them; keep: their place -> the name that they go by."""
+    names = {"IMAGE": "image.png", "VIDEO": "video.mp4", "NUMBERED": "video.mp4", "YAML": "plan.yaml"}
+    model = "models/Motion_Module/mine.safetensors"
+    sent = Path(uploads_folder()) / SENT
+    return lambda mark, option: keep(str(sent / names[mark])) if mark in names else model
 
 
-def with_files(value: Any, files: dict[str, str]) -> Any:
-    """`value` with files in the places of IMAGE, VIDEO, MODEL and YAML."""
-    if isinstance(value, str):
-        return files.get(value, value)
-    if isinstance(value, list):
-        return [with_files(item, files) for item in value]
-    if isinstance(value, dict):
-        return {key: with_files(item, files) for key, item in value.items()}
-    return value
+def listed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a form has them: lists where several values may stand."""
+    return {
+        name: [value] if BY_NAME[name].many and not isinstance(value, list) else value
+        for name, value in settings.items()
+    }
 
 
 def typed(form: Form, settings: dict[str, Any]) -> list[Any]:
-    """The values of the components when a user has made these settings, with files as a browser sends them."""
-    sent = Path(uploads_folder()) / "of-the-test"
-    files = {
-        "IMAGE": str(sent / "image.png"),
-        "VIDEO": str(sent / "video.mp4"),
-        "YAML": str(sent / "plan.yaml"),
-        "MODEL": "models/Motion_Module/mine.safetensors",
-    }
-    settings = with_files(settings, files)
+    """The values of the components when a user has made these settings, with marks for files."""
+    settings = {name: with_marked(value, name, files_of()) for name, value in settings.items()}
     values = {name: field.show(settings.get(name), form.sources) for name, field in form.fields.items()}
     values |= form.units.show(settings, form.sources)
     return [value for name in form.names for value in values[name]]
-
-
-def kept(form: Form, page_settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that arrive: uploads are kept in the output folder, models are those of models/."""
-    sent = Path(uploads_folder()) / "of-the-test"
-    uploads = form.sources.uploads
-    files = {
-        "IMAGE": uploads.keep(str(sent / "image.png")),
-        "VIDEO": uploads.keep(str(sent / "video.mp4")),
-        "YAML": uploads.keep(str(sent / "plan.yaml")),
-        "MODEL": "models/Motion_Module/mine.safetensors",
-    }
-    return with_files(page_settings, files)
 
 
 def test_every_option_is_on_the_page(form: Form) -> None:
@@ -187,12 +102,12 @@ def test_the_button_sends_every_field(page: Page) -> None:
 
 @pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.name not in NOT_ON_THE_PAGE])
 def test_a_change_arrives_and_comes_back(name: str, form: Form) -> None:
-    settings = {"prompt": ["a fox"], **NEEDED.get(name, {}), name: example(name)}
+    settings = listed(settings_with(name, files_of()))
     values = typed(form, settings)
     if name == "video_by_number":  # which takes a folder: several images
         values = typed(form, {**settings, "video": None})
         (at,) = (number for number, part in enumerate(form.components) if part is form.parts("video")[0])
-        sent = Path(uploads_folder()) / "of-the-test"
+        sent = Path(uploads_folder()) / SENT
         shutil.copy(sent / "image.png", sent / "0001.png")
         values[at] = [str(sent / "image.png"), str(sent / "0001.png")]
         request = form.request(values)
@@ -202,7 +117,8 @@ def test_a_change_arrives_and_comes_back(name: str, form: Form) -> None:
     request = form.request(values)
     default = BY_NAME[name].default
     assert default is MISSING or getattr(request, name) != default
-    assert request == build_request(kept(form, settings))
+    kept = settings_with(name, files_of(form.sources.uploads.keep))  # in the output folder; models are those of models/
+    assert request == build_request(kept)
     # and the form that is filled from the request makes the same
     as_sent = [_sent(value) for value in form.shown(request)]
     assert form.request(as_sent) == request.model_copy(update={"name": None}), "results do not store their title"
@@ -213,7 +129,7 @@ def _sent(value: Any) -> Any:
     if isinstance(value, list):
         return [_sent(item) for item in value]
     if isinstance(value, str) and "/inputs/" in f"/{value}" and Path(value).is_file():
-        target = Path(uploads_folder()) / "of-the-test" / Path(value).name
+        target = Path(uploads_folder()) / SENT / Path(value).name
         shutil.copy(value, target)
         return str(target)
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from animatediff.errors import is_disk_full
 from animatediff.unfinished import Unfinished
 
 logger = logging.getLogger(__name__)
@@ -83,12 +83,11 @@ class LatentCache:
                     unfinished.remove()
         except OSError as error:
             self._writes = False
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             logger.warning(
                 "%s: %s, so nothing more is put into this cache; training goes on, slower. "
                 "Free some space or choose another folder with data.cache",
                 self.folder,
-                "the disk is full" if full else f"cannot be written ({error.strerror or error})",
+                "the disk is full" if is_disk_full(error) else f"cannot be written ({error.strerror or error})",
             )
 
     def get_or_make(self, keys: Sequence[str], make: Callable[[list[int]], Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from animatediff.errors import UserError, did_you_mean
 from animatediff.media.folder import images_in
 from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.signatures import no_text
 from animatediff.training.data.captions import (
     FILE_KEYS,
     NO_TEXT,
@@ -73,6 +74,9 @@ def list_items(config: DataConfig, kind: Kind) -> Listing:
     else:
         if path.is_dir():
             raise UserError(f"{path}: is a folder; kind: {kind} expects a file; kind: folder takes a folder of videos")
+        with path.open("rb") as file:
+            if what := no_text(file.read(512)):
+                raise UserError(f"{path}: is {what}; kind: {kind} expects a table or JSON as text")
         listing = list_rows(path, config.base(), kind)
     return listing
 

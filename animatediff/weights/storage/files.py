@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from animatediff.errors import UserError, did_you_mean, printable
+from animatediff.files import WEIGHT_SUFFIXES as WEIGHT_SUFFIXES
 from animatediff.limits import MAX_EXPANDED_BYTES, MAX_HEADER_BYTES
 from animatediff.unfinished import Unfinished
 from animatediff.weights.storage.dtypes import ITEM_SIZES, no_tensor_of
-from animatediff.weights.storage.formats import what_it_is
+from animatediff.weights.storage.formats import WEIGHT_NAMES, what_it_is
 from animatediff.weights.storage.paths import PARTIAL_SUFFIXES, regular_file, shown
 from animatediff.weights.storage.pickled import OpaqueTensor, Place
 from animatediff.weights.storage.pickles import MAX_TENSOR_NAME, read_pickle
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of every key from DistributedDataParallel and torch.compile."""
 
@@ -121,7 +121,7 @@ def _header(path: Path, facts: os.stat_result) -> Header:
         )
     raise UserError(
         f"{shown(path)}: neither safetensors nor a PyTorch checkpoint, nor any other format that is known here: "
-        f"{_first_bytes(start)}; a .safetensors or .ckpt file is expected"
+        f"{_first_bytes(start)}; expected weights ({WEIGHT_NAMES})"
     )
 
 
@@ -340,7 +340,7 @@ def save_tensors(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in WEIGHT_SUFFIXES:
-        raise UserError(f"{path}: the name must end in .safetensors (recommended) or .ckpt")
+        raise UserError(f"{path}: the name must end in .safetensors (recommended), .ckpt, .pt, .pth or .bin")
     if not os.path.isdir(path.parent):
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     if os.path.isdir(path):

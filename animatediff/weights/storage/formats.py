@@ -9,11 +9,13 @@ from collections.abc import Collection
 from typing import Any
 
 from animatediff.errors import printable
+from animatediff.files import WEIGHT_SUFFIXES
 
 UNPACK = "unpack it, and give the weight file inside"
-NO_WEIGHTS = "not weights; give a .safetensors or .ckpt file"
-NOT_HERE = "not supported; look for the same weights as .safetensors or .ckpt"
-EXPORTED = "an exported network, which cannot be taken apart; look for its weights as .safetensors or .ckpt"
+WEIGHT_NAMES = ".safetensors, .ckpt, .pt, .pth or .bin"
+NO_WEIGHTS = f"not weights; weights are in {WEIGHT_NAMES}"
+NOT_HERE = "not supported; look for the same weights as .safetensors, .ckpt or .pth"
+EXPORTED = "an exported network, which cannot be taken apart; look for its weights as .safetensors, .ckpt or .pth"
 POINTER = "not the weights: run `{}` there, or download the file itself"
 
 MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
@@ -107,7 +109,7 @@ def what_it_is(start: bytes, size: int) -> str | None:
     """Kind of a file that begins with `start` and what to do about it, or None if it may be a weight file.
 
     >>> what_it_is(b"GIF89a", 6)
-    'a GIF image, not weights; give a .safetensors or .ckpt file'
+    'a GIF image, not weights; weights are in .safetensors, .ckpt, .pt, .pth or .bin'
     """
     for offset, magic, kind, remedy in MAGIC:
         if start.startswith(magic, offset):
@@ -164,13 +166,13 @@ def _kind_of_json(text: str, whole: bool) -> str:
         return "JSON text, the index of weights in several files; give the folder that they are in"
     if any(f'"{key}"' in text for key in ("_class_name", "architectures", "model_type")):
         return "JSON text, a configuration; give the weights beside it, or the folder"
-    return "JSON text, not weights: an error message of a server, or a configuration; give a .safetensors or .ckpt file"
+    return f"JSON text, not weights: an error message of a server, or a configuration; weights are in {WEIGHT_NAMES}"
 
 
 def what_archive_is(names: Collection[str]) -> str:
     """Kind of a ZIP archive that is no checkpoint, by the names in it, and what to do about it."""
     last = {name.rsplit("/", 1)[-1] for name in names}
-    weights = sorted(name for name in names if name.lower().endswith((".safetensors", ".ckpt", ".pt", ".pth", ".bin")))
+    weights = sorted(name for name in names if name.lower().endswith(WEIGHT_SUFFIXES))
     office = next((kind for folder, kind in _OFFICE.items() if any(n.startswith(folder) for n in names)), None)
     if "archive_format" in last or "serialized_exported_program.json" in last:
         return f"a program of torch.export (.pt2), {EXPORTED}"

@@ -38,9 +38,7 @@ def regular_file(path: str | Path) -> tuple[Path, os.stat_result]:
     except (OSError, ValueError) as error:
         raise UserError(f"{shown(path)}: {_reason(path, error)}") from None
     if stat.S_ISDIR(facts.st_mode):
-        raise UserError(
-            f"{shown(path)}: a folder, but a file is expected; give the .safetensors or .ckpt file inside"
-        ) from None
+        raise UserError(f"{shown(path)}: a folder, but a file is expected; give the weight file inside") from None
     kind = next((kind for is_kind, kind in _KINDS if is_kind(facts.st_mode)), None)
     if kind:
         raise UserError(f"{shown(path)}: {kind}, not a file: weights are read from several places; save them first")
@@ -55,7 +53,7 @@ def regular_file(path: str | Path) -> tuple[Path, os.stat_result]:
 def expanded(path: str | Path) -> Path:
     """`path` with `~` expanded. Raises UserError for an empty name and an unknown user."""
     if not str(path).strip():
-        raise UserError("an empty name; give the name of a .safetensors or .ckpt file")
+        raise UserError("an empty name; give the name of a weight file")
     path = Path(path)
     try:
         return path.expanduser()

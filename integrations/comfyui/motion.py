@@ -1,0 +1,108 @@
+"""Motion modules and MotionLoRAs: files to what the link between the nodes carries."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.weight_adapter
+from comfy.model_patcher import ModelPatcher
+
+from animatediff.motion import MotionAdapter
+from animatediff.weights.families import Family
+from animatediff.weights.lora.layers import LayerChange
+from animatediff.weights.lora.load import check_lora
+from animatediff.weights.lora.match import match, read_layers
+from animatediff.weights.lora.source import lora_header
+from animatediff.weights.motion import empty_motion_module, load_motion_module
+from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
+from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.trained_with import trained_with
+
+from .layers import in_host, weight_dtype
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """A loaded motion module: its weights as a model of the host, with the MotionLoRAs on them, and its facts."""
+
+    patcher: ModelPatcher
+    family: Family
+    path: Path
+    loras: tuple[str, ...] = ()
+    """Names of the MotionLoRAs, for messages."""
+
+    @property
+    def adapter(self) -> MotionAdapter:
+        """The motion modules, whose weights are the host's to move."""
+        return self.patcher.model
+
+    def __str__(self) -> str:
+        return " with ".join([self.path.name, *([" and ".join(self.loras)] if self.loras else [])])
+
+
+def check_motion_module(path: Path, family: str | None) -> None:
+    """Raise UserError for a file that `load_motion` would refuse; reads its header alone."""
+    empty_motion_module(path, family=family)
+
+
+def load_motion(path: Path, family: str | None) -> Motion:
+    """Load motion modules; `family` None is that of the file. Raises UserError as `load_motion_module`."""
+    adapter, facts = load_motion_module(path, family=family, dtype=weight_dtype())
+    patcher = in_host(adapter)
+    patcher.cached_patcher_init = (_load_again, (path, family))  # for a second GPU
+    return Motion(patcher=patcher, family=facts, path=path)
+
+
+def _load_again(path: Path, family: str | None, **_: Any) -> ModelPatcher:
+    return load_motion(path, family).patcher
+
+
+def lora_of_kind(path: Path, *kinds: str) -> tuple[Header, Recognised]:
+    """The header of a LoRA of one of these kinds. Raises UserError for another file, which names the first of them."""
+    header = lora_header(path)
+    found = recognise_header(header)
+    if found.kind not in kinds:
+        raise wrong_kind(found, kinds[0])
+    check_lora(header)
+    return header, found
+
+
+def with_lora(motion: Motion, path: Path, strength: float) -> Motion:
+    """The same motion module with a MotionLoRA on it; `motion` stays as it is.
+
+    The host adds it to the weights when it loads them, and takes it out again exactly. Raises UserError for a file that
+    is no MotionLoRA, or one that does not fit.
+    """
+    header, _ = lora_of_kind(path, "motion_lora")
+    tensors = load_tensors(header)
+    layers = read_layers(tensors, name=str(path), metadata=header.metadata, layers_per_block=2)
+    chosen, skipped = match(layers, {"unet": motion.adapter}, kind="motion_lora", label=str(path))
+    if skipped:
+        logger.info("%s: %d keys of the mid block skipped: this motion module has none there", path, len(skipped))
+    patcher = motion.patcher.clone()
+    patches = dict(patch for change in chosen["unet"] for patch in change_patches(change, change.path))
+    missed = patches.keys() - set(patcher.add_patches(patches, strength))
+    assert not missed, f"layers of the motion module that the host does not find: {sorted(missed)[:3]}"
+    family = replace(motion.family, sampling={**motion.family.sampling, **trained_with(header)})
+    return replace(motion, patcher=patcher, family=family, loras=(*motion.loras, path.name))
+
+
+def change_patches(change: LayerChange, layer: str) -> Iterator[tuple[str, Any]]:
+    """Pairs of a key and a patch of the host for what a LoRA does to the layer of that name."""
+    if change.pair is not None:
+        down, up = change.pair
+        weights = (up, down, change.alpha, None, change.magnitude, None)
+        yield f"{layer}.weight", comfy.weight_adapter.LoRAAdapter(set(), weights)
+    elif change.weight is not None:
+        yield f"{layer}.weight", ("diff", (change.weight,))
+    if change.bias is not None:
+        by = 1.0 if change.pair is None else change.alpha / change.rank
+        yield f"{layer}.bias", ("diff", (change.bias * by,))

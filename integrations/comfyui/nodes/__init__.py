@@ -1,0 +1,1 @@
+"""The nodes, one module for each idea; each lists its own in `NODES`."""

@@ -1,0 +1,40 @@
+"""The part of a sampling in which something acts: two inputs that several nodes have."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+
+def percent_inputs(what: str, then: str = "", **more: Any) -> list[Any]:
+    """`start_percent` and `end_percent`. what: that which acts, in tooltips; then: what follows its end."""
+    return [
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip=f"Share of the sampling from which on {what} acts.",
+            **more,
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            tooltip=f"Share of the sampling up to which it acts{then}.",
+            **more,
+        ),
+    ]
+
+
+def wrong_percents(start_percent: float | None, end_percent: float | None) -> str | None:
+    """What is wrong with the two, if anything; one that comes by a link is None, and is checked when it is there."""
+    if start_percent is None or end_percent is None or start_percent < end_percent:
+        return None
+    return f"start_percent {start_percent} must be less than end_percent {end_percent}"

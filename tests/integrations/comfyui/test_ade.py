@@ -1,0 +1,201 @@
+"""Workflows of AnimateDiff-Evolved and its companions with our nodes in their place: equal graphs, every loss named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support.comfy_graphs import CASES, SAMPLER, Graph, applied, gen1, node, sampled, tree
+from support.paths import ROOT
+
+FOLDER = ROOT / "integrations" / "comfyui" / "ade"
+
+
+@pytest.fixture(scope="module")
+def ade() -> ModuleType:
+    """The package, without the pack around it, which needs ComfyUI."""
+    spec = importlib.util.spec_from_file_location(
+        "comfy_ade", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["comfy_ade"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def page_of(graph: Graph) -> dict[str, Any]:
+    """A workflow in the format of the page, as older versions of it save one."""
+    nodes, links = {}, []
+    for name, entry in graph.items():
+        values = [value for value in entry["inputs"].values() if not isinstance(value, list)]
+        nodes[name] = {
+            "id": int(name), "type": entry["class_type"], "pos": [0, 0], "widgets_values": values, "mode": 0,
+            "inputs": [{"name": key, "type": "*", "link": None}
+                       for key, value in entry["inputs"].items() if isinstance(value, list)],
+            "outputs": [{"name": str(slot), "type": "*", "links": []} for slot in range(3)],
+        }  # fmt: skip
+    for name, entry in graph.items():
+        for socket in nodes[name]["inputs"]:
+            source, slot = entry["inputs"][socket["name"]]
+            links.append([len(links) + 1, int(source), slot, int(name), 0, "*"])
+            socket["link"] = len(links)
+            nodes[source]["outputs"][slot]["links"].append(len(links))
+    return {
+        "nodes": list(nodes.values()),
+        "links": links,
+        "last_node_id": 99,
+        "last_link_id": len(links),
+        "version": 0.4,
+    }
+
+
+def graph_of(page: dict[str, Any], shapes: dict[str, Any]) -> Graph:
+    """The API format of a page whose nodes are all in `shapes` or were written by `page_of`."""
+    source = {link[0]: [str(link[1]), link[2]] for link in page["links"]}
+    found: Graph = {}
+    for raw in page["nodes"]:
+        linked = {socket["name"]: source[socket["link"]] for socket in raw["inputs"] if socket["link"] is not None}
+        shape, values = shapes.get(raw["type"]), iter(raw["widgets_values"])
+        inputs = dict(linked)
+        for socket in raw["inputs"]:
+            if shape is not None and socket.get("widget"):
+                inputs.setdefault(socket["name"], value := next(values))
+                del value
+        found[str(raw["id"])] = {"class_type": raw["type"], "inputs": inputs}
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_old_workflow_becomes_the_one_with_our_nodes(ade: ModuleType, name: str) -> None:
+    case = CASES[name]
+    before = json.dumps(case.old)
+    found = ade.translate(case.old)
+    assert json.dumps(case.old) == before
+    assert tree(found.workflow, case.at) == tree(case.ours, case.at)
+    assert not [node for node in found.workflow.values() if node["class_type"].startswith(("ADE_", "ACN_", "VHS_"))]
+    lines = [str(note) for note in found.notes]
+    for words in case.told:
+        assert any(words in line for line in lines), (words, lines)
+    assert bool(lines) == bool(case.told), lines
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_workflow_of_the_page_has_the_same_new_nodes(ade: ModuleType, name: str) -> None:
+    case = CASES[name]
+    made = ade.translate(case.old).workflow
+    page = ade.translate(page_of(case.old))
+    shapes = importlib.import_module("comfy_ade.shapes").SHAPES
+    found = graph_of(page.workflow, shapes)
+    new = {name for name, entry in made.items() if entry["class_type"] in shapes and name not in case.old}
+    assert {found[name]["class_type"] for name in new} == {made[name]["class_type"] for name in new}
+    for name in new:
+        assert found[name]["inputs"] == made[name]["inputs"], name
+    numbers = [link[0] for link in page.workflow["links"]]
+    assert numbers == sorted(set(numbers))
+    ids = {raw["id"] for raw in page.workflow["nodes"]}
+    assert all(link[1] in ids and link[3] in ids for link in page.workflow["links"])
+
+
+def test_values_of_a_page_are_read_by_name_where_it_names_them(ade: ModuleType) -> None:
+    page = page_of({**sampled(["6", 0]), "6": gen1()})
+    loader = next(raw for raw in page["nodes"] if raw["type"] == "ADE_AnimateDiffLoaderGen1")
+    loader["inputs"] += [
+        {"name": name, "type": "COMBO", "link": None, "widget": {"name": name}}
+        for name in ("beta_schedule", "model_name")
+    ]
+    loader["widgets_values"] = ["use existing", "v3_sd15_mm.ckpt"]
+    made = {raw["type"]: raw for raw in ade.translate(page).workflow["nodes"]}
+    assert made["AnimateDiffLoadMotionModule"]["widgets_values"] == ["v3_sd15_mm.ckpt", "auto"]
+    assert made["AnimateDiffApply"]["widgets_values"][1] == "use the model's"
+
+
+def test_a_schedule_of_a_newer_page_has_no_widgets_for_the_text_around(ade: ModuleType) -> None:
+    page = page_of(CASES["schedule"].old)
+    old = next(raw for raw in page["nodes"] if raw["type"] == "BatchPromptSchedule")
+    old["widgets_values"] = ['"0": "a fox"', 24, False, 0, 0]
+    (made,) = [raw for raw in ade.translate(page).workflow["nodes"] if raw["type"] == "AnimateDiffPromptTravel"]
+    assert made["widgets_values"][:4] == ['"0": "a fox"', 24, "linear", 0.0]
+
+
+def test_muted_and_bypassed_settings_do_not_count(ade: ModuleType) -> None:
+    graph = {
+        **sampled(["6", 0]),
+        "6": gen1(motion_lora=["7", 0], effect_multival=["10", 0]),
+        "7": node("ADE_AnimateDiffLoRALoader", name="a.ckpt", strength=0.7, prev_motion_lora=["8", 0]),
+        "8": node("ADE_AnimateDiffLoRALoader", name="b.ckpt", strength=0.5),
+        "10": node("ADE_MultivalDynamic", float_val=0.3),
+    }
+    page = page_of(graph)
+    for raw in page["nodes"]:
+        raw["mode"] = {7: 4, 10: 2}.get(raw["id"], 0)
+    made = [raw for raw in ade.translate(page).workflow["nodes"] if raw["type"].startswith("AnimateDiff")]
+    loras = [raw["widgets_values"] for raw in made if raw["type"] == "AnimateDiffMotionLora"]
+    assert loras == [["b.ckpt", 0.5]]
+    (apply,) = [raw for raw in made if raw["type"] == "AnimateDiffApply"]
+    assert apply["widgets_values"][0] == 1.0
+
+
+def test_nodes_without_a_counterpart_stay_and_are_named(ade: ModuleType) -> None:
+    graph = {
+        **sampled(["6", 0]),
+        "6": node("ADE_PerturbedAttentionGuidanceMultival", model=["1", 0], scale_multival=["7", 0]),
+        "7": node("ADE_MultivalDynamic", float_val=3.0),
+    }
+    found = ade.translate(graph)
+    assert found.workflow == graph and not found.replaced
+    assert any("ADE_PerturbedAttentionGuidanceMultival: stays as it is" in str(note) for note in found.notes)
+
+
+def test_an_expression_and_a_text_beyond_the_clip_are_named(ade: ModuleType) -> None:
+    def told(text: str) -> str:
+        old = node("BatchPromptSchedule", clip=["1", 1], text=text, max_frames=8, print_output=False)
+        return str(ade.translate({**sampled(["1", 0], positive=["7", 0]), "7": old}).notes)
+
+    assert "expressions" in told('"0": "a (fox:`sin(t)`)"')
+    assert "single backslashes" in told(r'"0": "a fox \(animal\)"')
+    assert "texts at 12 are left out" in told('"0": "a fox", "12": "a hare"')
+    assert told('"0": "a fox", "7": "a hare"') == "[]"
+
+
+def test_spread_images_stand_where_they_stood(ade: ModuleType) -> None:
+    def frames(spread: str | None, images: int, length: int) -> str:
+        case = CASES["sparsectrl"].old
+        graph = {**case, **sampled(["6", 0], positive=["20", 0], negative=["20", 1], frames=length), **applied()}
+        method = {} if spread is None else {"sparse_method": ["23", 0]}
+        graph["21"] = node("ACN_SparseCtrlLoaderAdvanced", sparsectrl_name="a", **method)
+        graph["23"] = node("ACN_SparseCtrlSpreadMethodNode", spread=spread)
+        for number in range(images):
+            graph[f"{40 + number}"] = node("LoadImage", image=f"{number}.png")
+        graph["24"] = node("BatchImagesNode", **{f"images.image{n}": [f"{40 + n}", 0] for n in range(images)})
+        return ade.translate(graph).workflow["20"]["inputs"]["frames"]
+
+    assert frames(None, 1, 16) == "0"
+    assert frames("ending", 1, 16) == "-1"
+    assert frames("uniform", 2, 16) == "0,-1"
+    assert frames("uniform", 3, 16) == "0,7,15"
+    assert frames("starting", 2, 16) == "0,7"
+    assert frames("center", 2, 16) == "5,10"
+
+
+def test_the_command_line_writes_a_file_and_says_what_is_lost(tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(CASES["gen2_advanced"].old))
+    done = subprocess.run([sys.executable, str(FOLDER), str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "FreeInit" in done.stdout, done.stderr
+    made = json.loads((tmp_path / "old-animatediff.json").read_text())
+    assert tree(made, SAMPLER) == tree(CASES["gen2_advanced"].ours, SAMPLER)
+    for content in ("[1, 2]", "{", "{}", '{"a": 1}'):
+        file.write_text(content)
+        done = subprocess.run([sys.executable, str(FOLDER), str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and "cannot be translated" in done.stderr
+    for content in ('{"nodes": ["x"]}', '{"nodes": [{}]}', '{"nodes": [{"id": 1, "type": "a"}], "links": [[1]]}'):
+        file.write_text(content)
+        done = subprocess.run([sys.executable, str(FOLDER), str(file)], capture_output=True, text=True, check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and "is no workflow" in done.stderr
