@@ -85,10 +85,28 @@ CSV: dict[str, tuple[str | bytes, dict[str, str], str]] = {
         {"a": "a ball that rolls", "b": "box"}, ""),
     "backslash": ('videoid,name\na,"a \\"red, round\\" ball"\nb,"a ""blue"" box"\nc,"an inch \\""\n',
         {"a": 'a "red, round" ball', "b": 'a "blue" box', "c": 'an inch "'}, ""),
+    "backslash before commas": ("videoid,name\na,a ball\\, red\\, big\nb,a \\ box\n",
+        {"a": "a ball, red, big", "b": "a \\ box"}, ""),
+    "backslash before a comma inside": ("file,text,n\na.mp4,a ball\\, red,3\nb.mp4,box\\,4\n",
+        {"a.mp4": "a ball, red", "b.mp4": "box\\"}, "not used: n"),
+    "spaces before quotes": ('file, text, n\na.mp4, "a ball, red", 3\nb.mp4, "red" box, 4\n',
+        {"a.mp4": "a ball, red", "b.mp4": '"red" box'}, "not used: n"),
+    "space before the last quote": ('videoid, name\na, "a ball"\nb, "a box, ""blue"""\n',
+        {"a": "a ball", "b": 'a box, "blue"'}, ""),
+    "paths of Windows": ("file,text\nsub\\d.mp4,ball\n", {"sub\\d.mp4": "ball"}, ""),
+    "no name": (",file,text\n7,a.mp4,ball\n", {"a.mp4": "ball"}, "not used: (one without a name)"),
     "quotes inside": ('videoid,name\na,"red" ball, big\nb,a 24" box\n',
         {"a": '"red" ball, big', "b": 'a 24" box'}, ""),
     "utf-16": ("videoid,name\na,ein Füchslein\n".encode("utf-16"), {"a": "ein Füchslein"}, ""),
     "Excel": ("videoid\tname\r\na\tein Füchslein, rot\r\n".encode("utf-16"), {"a": "ein Füchslein, rot"}, ""),
+    "semicolons": ("videoid;name\na;a ball, red, on grass\nb;\"box; blue\"\nc;cube; green\n",
+        {"a": "a ball, red, on grass", "b": "box; blue", "c": "cube; green"}, ""),
+    "semicolons elsewhere": ("videoid;name;page_dir\na;ball; red;x;\nb;ball;\n",
+        {"b": "ball"}, "1 rows unusable: 4 values for 3 columns (a semicolon in a caption without quotes?): line 2"),
+    "open quote and semicolons": ('videoid;name\na;"a ball\nb;ball\n', {"b": "ball"}, "never closed: line 2"),
+    "bars": ("file|text\na.mp4|a ball, red; on grass\n", {"a.mp4": "a ball, red; on grass"}, ""),
+    "stated": ("sep=;\r\nvideoid;name\r\na;a ball, red\r\nb;\r\n",
+        {"a": "a ball, red", "b": ""}, "1 without a caption (an empty one is used): b"),
     "no mark": ("videoid,name\na,ein Füchslein\n".encode("utf-16-be"), {"a": "ein Füchslein"}, ""),
     "other names": ("file_path,description,fps\na.mp4,ball,8\n", {"a.mp4": "ball"},
         "keys or columns that are not used: fps"),
@@ -105,7 +123,7 @@ CSV: dict[str, tuple[str | bytes, dict[str, str], str]] = {
 def test_csv(case: str, make: Callable[..., Path]) -> None:
     """Expected: what is read, and what is said about the rest, which stops the run where it is more than 10 %."""
     content, expected, word = CSV[case]
-    folder = make(**{"a.mp4": None, "b.mp4": None, "c.mp4": None, "list.csv": content})
+    folder = make(**{"a.mp4": None, "b.mp4": None, "c.mp4": None, "sub/d.mp4": None, "list.csv": content})
     given = config(folder / "list.csv")
     assert captions(given) == expected
     report = said(given)

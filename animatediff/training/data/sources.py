@@ -127,7 +127,7 @@ def list_rows(path: Path, base: Path, kind: Kind, rows: Iterable[Row] | None = N
             f"and one of {', '.join(TEXT_KEYS[:3])}; keys found: {shown}"
         )
     for key in sorted(keys.keys() - COLUMNS):
-        listing.notes.add(NOT_USED, key[:40])
+        listing.notes.add(NOT_USED, key[:40] or "(one without a name)")
     return listing
 
 
@@ -135,7 +135,8 @@ def _candidates(values: Mapping[str, Any], base: Path) -> list[tuple[str, Path]]
     """The names in a row, each with a place where its file may be."""
     names = [value.strip() for key in FILE_KEYS if isinstance(value := values.get(key), str) and value.strip()]
     if names or not values.get("videoid"):
-        return [(name, base / name) for name in names]
+        places = [(name, base / name) for name in names]
+        return places + [(name, base / name.replace("\\", "/")) for name in names if "\\" in name]  # of Windows
     name = str(values["videoid"]).strip()
     file = name if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES else f"{name}.mp4"
     folder = str(values.get("page_dir") or "").strip()
