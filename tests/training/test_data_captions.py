@@ -162,6 +162,17 @@ JSON: dict[str, tuple[str, dict[str, str], str]] = {
         {"b.mp4": "x"}, "is it `short_caption`? Rename that key"),
     "key twice": ('{"video": "a.mp4", "text": "ball", "text": "box"}\n{"video": "b.mp4", "text": "x"}',
         {"b.mp4": "x"}, "rows unusable: two values for the key text: line 1"),
+    "list as text": (json.dumps([{"path": "a.mp4", "text": "['ball']"}]), {"a.mp4": "ball"}, ""),
+    "list of two as text": (json.dumps([{"path": "a.mp4", "text": '["ball", "box"]'}, {"path": "b.mp4", "text": "x"}]),
+        {"b.mp4": "x"}, "1 with captions that differ: a.mp4 ("),
+    "brackets": (json.dumps([{"path": "a.mp4", "text": "[ball]"}]), {"a.mp4": "[ball]"}, ""),
+    "talk": ('{"video": "a.mp4", "conversations": [{"value": "ball"}]}\n{"video": "b.mp4", "text": "x"}',
+        {"b.mp4": "x"}, "is it `conversations`? Rename that key"),
+    "other key filled in": ('{"video": "a.mp4", "text": "", "long_caption": "ball"}\n{"video": "b.mp4", "text": "x"}',
+        {"b.mp4": "x"}, "is it `long_caption`? Rename that key"),
+    "name of a file": ('{"video": "a.mp4", "text": "c.TXT"}\n{"video": "b.mp4", "text": "x.txt"}',
+        {"b.mp4": "x.txt"}, "1 with a caption that cannot be read: a.mp4 (line 1: c.TXT is the name of a file;"),
+    "no suffixes": ('{"video": "a", "text": "ball"}', {"a": "ball"}, ""),
     "file beside": ('{"video": "c.mp4"}', {"c.mp4": "lies beside"}, ""),
 }  # fmt: skip
 
@@ -248,6 +259,12 @@ FOLDERS: dict[str, tuple[dict[str, str | None], dict[str, str], str]] = {
         {"b.mp4": "B"}, "1 tables that cannot be read: metadata.csv"),
     "unknown key": ({"a.mp4": None, "a.json": '{"long_caption": "A"}', "b.mp4": None, "b.txt": "B"},
         {"b.mp4": "B"}, "is it `long_caption`? Rename that key"),
+    "no suffixes": ({"v/a.webm": None, "v/captions.json": '{"a": "A"}'}, {"v/a.webm": "A"}, ""),
+    "no suffixes, two files": ({"a.mp4": None, "a.webm": None, "captions.json": '{"a": "A"}'}, {},
+        "1 missing: "),
+    "text of another suffix": ({"a.mp4": None, "a.lab": "A", "b.mp4": None, "b.txt": "B", "b.lab": "x"}, {"b.mp4": "B"},
+        "while a text of another suffix lies beside (call it .txt, or take it away): a.mp4 (a.lab)"),
+    "subtitles": ({"a.mp4": None, "a.srt": "1"}, {"a.mp4": ""}, "1 without a caption (an empty one is used): a.mp4"),
     "about the folder": ({"a.mp4": None, "README.txt": "A", "x.bin": "x"}, {"a.mp4": ""},
         "1 without a caption (an empty one is used): a.mp4"),
 }  # fmt: skip
@@ -382,6 +399,8 @@ SHARDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "differing": (("0.mp4", "0.txt", "0.caption"), {"0": "bad: caption, txt differ; keep one of them"}),
     "one for two": (("0.left.mp4", "0.right.mp4", "0.txt"),
         {"0": "bad: 0.txt is the caption of several files (0.left.mp4, 0.right.mp4); give each its own"}),
+    "other suffixes": (("0.mp4", "0.lab=A fox", "1.mp4", "1.cls=3", "2.mp4", "2.lab=A", "2.txt= "),
+        {"0": "bad: no caption, while .lab is a text", "1.mp4": "", "2.mp4": ""}),
     "unknown key": (("0.mp4", '0.json={"long_caption": "A"}'), {"0": "bad: no caption under text, caption"}),
 }  # fmt: skip
 APART: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
