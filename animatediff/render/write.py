@@ -16,7 +16,7 @@ import numpy as np
 
 from animatediff.errors import UserError, holds_surrogates
 from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
-from animatediff.media.formats import FOLDER, format_of, frame_rate, num_frames_at
+from animatediff.media.formats import FOLDER, check_sides, codec_of, format_of, frame_rate, num_frames_at
 from animatediff.media.grid import grid_frames
 from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
@@ -81,6 +81,7 @@ class OneFile:
         for request in requests:
             warn_of_idle_output(request, format_of(first))
             check_output(first, request.codec, request.max_size)
+            _check_size(first, request)
             if request.audio:
                 check_takes_sound(first)
         if self.path is not None:
@@ -111,6 +112,7 @@ class RunFolder:
         for request in requests:
             warn_of_idle_output(request, "gif")
             check_output("sample.gif", request.codec, request.max_size)
+            _check_size("sample.gif", request)
             if request.audio:
                 check_takes_sound("sample.gif")
         titles = {request.name for request in requests}
@@ -190,6 +192,12 @@ class _RunFolder:
     def close(self) -> None:
         for frames in self._frames:
             frames.close()
+
+
+def _check_size(path: str, request: AnimateRequest) -> None:
+    """Raise UserError for a size, where one is given, that the file does not hold."""
+    if request.width and request.height:
+        check_sides(path, codec_of(format_of(path), request.codec), *request.larger_size(request.width, request.height))
 
 
 def shown_from(index: int, request: AnimateRequest) -> int:
