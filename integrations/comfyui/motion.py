@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +15,14 @@ from comfy.model_patcher import ModelPatcher
 from animatediff.motion import MotionAdapter
 from animatediff.weights.families import Family
 from animatediff.weights.lora.layers import LayerChange
-from animatediff.weights.lora.load import check_lora
-from animatediff.weights.lora.match import match, read_layers
+from animatediff.weights.lora.load import check_lora, motion_lora_changes
 from animatediff.weights.lora.source import lora_header
 from animatediff.weights.motion import empty_motion_module, load_motion_module
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
-from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.storage.files import Header
 from animatediff.weights.trained_with import trained_with
 
 from .layers import in_host, weight_dtype
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +78,9 @@ def with_lora(motion: Motion, path: Path, strength: float) -> Motion:
     is no MotionLoRA, or one that does not fit.
     """
     header, _ = lora_of_kind(path, "motion_lora")
-    tensors = load_tensors(header)
-    layers = read_layers(tensors, name=str(path), metadata=header.metadata, layers_per_block=2)
-    chosen, skipped = match(layers, {"unet": motion.adapter}, kind="motion_lora", label=str(path))
-    if skipped:
-        logger.info("%s: %d keys of the mid block skipped: this motion module has none there", path, len(skipped))
+    changes = motion_lora_changes(header, motion.adapter)
     patcher = motion.patcher.clone()
-    patches = dict(patch for change in chosen["unet"] for patch in change_patches(change, change.path))
+    patches = dict(patch for change in changes for patch in change_patches(change, change.path))
     missed = patches.keys() - set(patcher.add_patches(patches, strength))
     assert not missed, f"layers of the motion module that the host does not find: {sorted(missed)[:3]}"
     family = replace(motion.family, sampling={**motion.family.sampling, **trained_with(header)})
