@@ -17,7 +17,7 @@ from animatediff.weights.families import Family
 from animatediff.weights.lora.layers import LayerChange
 from animatediff.weights.lora.load import check_lora, motion_lora_changes
 from animatediff.weights.lora.source import lora_header
-from animatediff.weights.motion import empty_motion_module, load_motion_module
+from animatediff.weights.motion import empty_motion_module, find_header, load_motion_module
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header
 from animatediff.weights.trained_with import trained_with
@@ -44,9 +44,13 @@ class Motion:
         return " with ".join([self.path.name, *([" and ".join(self.loras)] if self.loras else [])])
 
 
-def check_motion_module(path: Path, family: str | None) -> None:
-    """Raise UserError for a file that `load_motion` would refuse; reads its header alone."""
-    empty_motion_module(path, family=family)
+def check_motion_module(path: Path) -> None:
+    """Raise UserError for a file that `load_motion` would refuse whatever the family; reads its header alone."""
+    found = recognise_header(find_header(path))
+    if found.kind != "motion_module":
+        raise wrong_kind(found, "motion_module")
+    if found.family is not None:  # else it is to be given, and the file is looked at when it is
+        empty_motion_module(path)
 
 
 def load_motion(path: Path, family: str | None) -> Motion:
