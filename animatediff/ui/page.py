@@ -12,7 +12,7 @@ from animatediff.prompts import PromptTravel
 from animatediff.ui import stage
 from animatediff.ui.choices import Choices
 from animatediff.ui.fields import Model, Sources
-from animatediff.ui.form import UNITS, COLUMN, Form, paired
+from animatediff.ui.form import COLUMN, UNITS, Form, paired
 from animatediff.ui.gallery import Gallery
 from animatediff.ui.gallery_tab import make_gallery
 from animatediff.ui.jobs import Jobs

@@ -155,7 +155,7 @@ def test_a_file_of_several_possible_families_is_checked_with_the_one_that_is_giv
     nobody = replace(recognise(path), family=None)
     with mock.patch.object(motion, "recognise_header", return_value=nobody):
         assert AnimateDiffLoadMotionModule.validate_inputs("mm_v2.ckpt") is True
-    with pytest.raises(ValueError, match="unknown family 'v7'"):
+    with pytest.raises(ValueError, match="unknown family of motion modules 'v7'"):
         AnimateDiffLoadMotionModule.execute("mm_v2.ckpt", "v7")
 
 
