@@ -12,6 +12,7 @@ from typing import Any
 import comfy.weight_adapter
 from comfy.model_patcher import ModelPatcher
 
+from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter
 from animatediff.weights.families import Family
 from animatediff.weights.lora.layers import LayerChange
@@ -86,7 +87,8 @@ def with_lora(motion: Motion, path: Path, strength: float) -> Motion:
     patcher = motion.patcher.clone()
     patches = dict(patch for change in changes for patch in change_patches(change, change.path))
     missed = patches.keys() - set(patcher.add_patches(patches, strength))
-    assert not missed, f"layers of the motion module that the host does not find: {sorted(missed)[:3]}"
+    if missed:  # a bias, of a layer that has none
+        raise UserError(f"{path}: changes {sorted(missed)[0]}, which these motion modules do not have")
     family = replace(motion.family, sampling={**motion.family.sampling, **trained_with(header)})
     return replace(motion, patcher=patcher, family=family, loras=(*motion.loras, path.name))
 

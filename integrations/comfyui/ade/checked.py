@@ -68,7 +68,7 @@ def _check_page(workflow: Mapping[str, Any]) -> None:
             raise _no_workflow(f"two nodes have the id {name}")
         seen.add(name)
         _check_node(raw, name)
-    links = workflow.get("links") or ()
+    links: Any = workflow.get("links") or ()
     _expect(links, list | tuple, "links", "a list")
     for place, link in enumerate(links):
         if isinstance(link, Mapping):

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import save_file
 from support import comfy_host
 from support.golden import motion_file
 from support.paths import GOLDEN
@@ -157,6 +158,24 @@ def test_a_file_of_several_possible_families_is_checked_with_the_one_that_is_giv
         assert AnimateDiffLoadMotionModule.validate_inputs("mm_v2.ckpt") is True
     with pytest.raises(ValueError, match="unknown family of motion modules 'v7'"):
         AnimateDiffLoadMotionModule.execute("mm_v2.ckpt", "v7")
+
+
+def test_a_motion_lora_with_a_bias_for_a_layer_that_has_none_is_said(user_files: Path) -> None:
+    module = loaded("mm_v2.ckpt")
+    name = next(name for name, _ in module.adapter.named_modules() if name.endswith("attn1.to_q"))
+    rows, columns = module.adapter.get_submodule(name).weight.shape
+    key = f"lora_unet_{name.replace('.', '_')}"
+    parts = {
+        "lora_down.weight": torch.ones(2, columns),
+        "lora_up.weight": torch.ones(rows, 2),
+        "diff_b": torch.ones(rows),
+    }
+    file = user_files / "animatediff_motion_lora" / "odd.safetensors"
+    save_file({f"{key}.{part}": value for part, value in parts.items()}, file)
+    with pytest.raises(
+        ValueError, match=r"odd.safetensors: changes .*to_q.bias, which these motion modules do not have"
+    ):
+        AnimateDiffMotionLora.execute(module, "odd.safetensors", 1.0)
 
 
 def test_messages_name_no_methods_of_python(user_files: Path) -> None:
