@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 from animatediff.errors import UserError
 from animatediff.parse import parse_json
-from animatediff.prompts.travel import texts_at
+from animatediff.prompts.travel import frame_of, texts_at
 
 ENTRY = re.compile(r'^\s*"?(?P<frame>[+-]?\d+)"?\s*[:=]\s*(?P<text>.*?)\s*$')
 RATIO = r"(?!0:)\d+:\d+(?!\w)"
 """Begins a line that looks like a frame with its text, and is a ratio or a time: `16:9 photo`, `12:30 at night`."""
 _RATIO = re.compile(rf"\s*{RATIO}")
+NO_FRAME = re.compile(r'^\s*"?(?P<number>[+-]?\d*\.\d+)"?\s*[:=]')
 QUOTED = re.compile(r'^"(?:[^"\\]|\\.)*"')
 
 
@@ -26,13 +27,13 @@ class TravelText(NamedTuple):
     tail: str
 
 
-def read_travel(text: str) -> TravelText:
+def read_travel(text: str, *, framed: bool = False) -> TravelText:
     """Read texts at frames from lines `FRAME: text` or `"FRAME": "text",`, or from a JSON object.
 
     Lines above the first one with a frame are the head of every prompt, lines below the last one the tail. A text
-    without any frame is the text of frame 0. What is a frame and what a ratio, `lines_with_frames` tells. Raises
-    UserError for a line between two with frames that has none, a frame that is given twice or is no whole number
-    from 0, JSON that is none, and expressions in backquotes.
+    without any frame is the text of frame 0, or an error where it is `framed`. What is a frame and what a ratio,
+    `lines_with_frames` tells. Raises UserError for a line between two with frames that has none, a frame that is given
+    twice or is no whole number from 0, JSON that is none, and expressions in backquotes.
 
     >>> read_travel("best quality\\n0: spring\\n8: summer\\noil painting")
     TravelText(texts={0: 'spring', 8: 'summer'}, head='best quality', tail='oil painting')
@@ -47,8 +48,13 @@ def read_travel(text: str) -> TravelText:
             raise UserError('texts at frames: expected {"0": "spring", "8": "summer"}')
         return TravelText(dict(sorted(texts_at(found).items())), "", "")
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if wrong := next((found for _, line in lines if (found := NO_FRAME.match(line))), None):
+        frame_of(wrong["number"])
     found_in = lines_with_frames([line for _, line in lines], ENTRY)
     entries = [(*lines[place], found) for place, found in found_in.items()]
+    if not entries and framed:
+        line = lines[0][1] if lines else ""
+        raise UserError(f"{line!r} has no frame; write it as in 8: {line or 'summer'}")
     if not entries:
         return TravelText({0: ", ".join(line for _, line in lines)}, "", "")
     first, last = entries[0][0], entries[-1][0]

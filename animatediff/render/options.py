@@ -134,7 +134,7 @@ class AnimateOptions:
     guidance_scale: float | None = option("How closely to follow the prompt; 1 switches guidance off.", panel=CLIP)
     fast: str = option(
         "Leave deep layers and negative prompts out of some steps: off, balanced, or max (of more steps).",
-        panel=CLIP, metavar="LEVEL",
+        panel=CLIP, metavar="LEVEL", convert=values.level,
     )
     guidance_rescale: float = option("Bring the contrast of strong guidance back, 0 (not at all) to 1.", panel=CLIP)
     scheduler: str | None = option(
