@@ -50,8 +50,7 @@ def _copy(vae: Any) -> Any:
     """A tiny VAE of the same weights for previews alone: hooks that move the other one stay with it."""
     if any(value.device.type == "meta" for value in vae.state_dict().values()):
         return None
-    copy = empty_model("vae", vae.config)
-    copy.encoder = torch.nn.Identity()
+    copy = empty_model("vae", {**vae.config, "_class_name": "AutoencoderTiny"})
     decoder = {name: value.detach() for name, value in vae.decoder.state_dict().items()}
     copy.decoder.load_state_dict(decoder, assign=True)
     return copy.eval()
@@ -60,11 +59,12 @@ def _copy(vae: Any) -> Any:
 def _drawn_by(tiny: Any) -> Draw | None:
     if tiny is None:
         return None
+    tiny.encoder = torch.nn.Identity()
 
     @torch.no_grad()
     def draw(latents: Tensor) -> np.ndarray:
-        placed = tiny.to(latents.device, torch.float32 if latents.device.type == "cpu" else torch.float16)
+        tiny.decoder.to(latents.device, torch.float32 if latents.device.type == "cpu" else torch.float16)
         small = middle_frame(latents, MAX_LATENTS).nan_to_num()
-        return to_bytes(decode_images(placed, small[None]).nan_to_num())[0].numpy()
+        return to_bytes(decode_images(tiny, small[None]).nan_to_num())[0].numpy()
 
     return draw

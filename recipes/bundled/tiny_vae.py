@@ -124,7 +124,7 @@ def measure(path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = arguments(__doc__, steps=3600, batch=8)
+    parser = arguments(__doc__, steps=2600, batch=8)
     parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--pool", type=int, default=POOL, help="pairs to learn from")
     parser.add_argument("--measure", action="store_true", help="train nothing, measure the decoder that ships")
