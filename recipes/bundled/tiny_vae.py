@@ -80,7 +80,8 @@ def train(args: argparse.Namespace) -> None:
     """Train or go on, and write the averaged weights."""
     torch.manual_seed(SEED)
     latents, images = pairs(teacher(), args.pool)
-    decoder = new_decoder().to(memory_format=torch.channels_last)
+    decoder: Any = new_decoder()
+    decoder.to(memory_format=torch.channels_last)
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         chosen = torch.randint(len(latents), (args.batch,), generator=torch.Generator().manual_seed(SEED + step))
