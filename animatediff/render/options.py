@@ -48,7 +48,7 @@ class AnimateOptions:
         panel=MODEL, metavar="NAME", part_of_model=True, default=None, needs="motion_module",
     )
     vae: str | None = option(
-        "VAE file or folder in place of the model's own.",
+        "VAE file or folder in place of the model's own; tiny:FILE is a TAESD, for drafts.",
         panel=MODEL, metavar="FILE", part_of_model=True, folder="StableDiffusion", default=None,
     )
     text_encoder: str | None = option(

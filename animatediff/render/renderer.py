@@ -206,7 +206,7 @@ class Renderer:
                     finishing = Finishing.of(request, self._roots)
                 for index in range(request.num_clips):
                     with noted(reporter):
-                        clip = _sampled(pipe, request.clip(index), job.inputs, reporter, preview)
+                        clip = _sampled(pipe, request.clip(index), job.inputs, reporter, preview, self._roots)
                         clip.frames = finishing.frames(clip.frames, reporter)
                     try:
                         yield clip
@@ -254,10 +254,12 @@ class Renderer:
             self._lock.release()
 
 
-def _sampled(pipe: Any, request: AnimateRequest, inputs: Inputs, reporter: Reporter, preview: bool) -> Clip:
+def _sampled(
+    pipe: Any, request: AnimateRequest, inputs: Inputs, reporter: Reporter, preview: bool, roots: Roots
+) -> Clip:
     """Sample one clip; its frames are decoded later."""
     from animatediff.pipelines.output import Callbacks
-    from animatediff.sampling.preview import preview_image, preview_kind
+    from animatediff.pipelines.preview import previews
 
     if isinstance(prompt := request.prompt_of(), PromptTravel):
         logger.info("%s", timeline(prompt, request.num_frames or 1))
@@ -269,11 +271,11 @@ def _sampled(pipe: Any, request: AnimateRequest, inputs: Inputs, reporter: Repor
                 pipe.defaults.window,
             )
     own, keyframes = input_arguments(request, inputs, pipe.sparsectrl_kind)
-    linear_map = preview_kind(pipe.vae) if preview else None
+    draw = previews(pipe.vae, roots) if preview else None
 
     def on_progress(progress: Progress) -> None:
         latents = progress.latents
-        image = None if linear_map is None or latents is None else preview_image(latents[0], linear_map)
+        image = None if draw is None or latents is None else draw(latents[0])
         reporter.step(progress.phase, progress.step, progress.total, image)
 
     frames = _stream(pipe, call_arguments(request) | own, Callbacks(on_progress, reporter.cancelled), reporter)

@@ -64,7 +64,7 @@ class Runner(BaseRunner):
         model: str | None = Input(default=None, description="Image model. By its name in models/StableDiffusion or models/DreamBooth_LoRA.", choices=["bundled", "bundled/neon"]),
         motion_module: str | None = Input(default=None, description="Motion module; the bundled one goes with the bundled model alone. By its name in models/Motion_Module."),
         family: str | None = Input(default=None, description="Overrides the recognised family of the motion module."),
-        vae: str | None = Input(default=None, description="VAE in place of the model's own. By its name in models/StableDiffusion."),
+        vae: str | None = Input(default=None, description="VAE in place of the model's own. By its name in models/StableDiffusion or models/vae_approx."),
         text_encoder: str | None = Input(default=None, description="Text encoder in place of the model's own, or where it has none. By its name in models/StableDiffusion."),
         text_encoder_2: str | None = Input(default=None, description="The second one of SDXL, likewise. By its name in models/StableDiffusion."),
         prediction_type: str | None = Input(default=None, description="epsilon or v_prediction, of a single file that does not say, or against what a motion module or LoRA says.", choices=["epsilon", "v_prediction"]),
