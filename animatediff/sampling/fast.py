@@ -1,7 +1,7 @@
 """Fast mode: which steps of a schedule run the whole UNet, and which know the prompt alone.
 
-Between full steps the deep features of the last full one are used again (`features`). Between guided steps the
-difference that the prompt made is used again (FasterCache, arXiv 2410.19355, without its split by frequencies): half
+Between full steps the deep features follow the trend of the last two full ones (`features`). Between guided steps the
+difference that the prompt makes does likewise (FasterCache, arXiv 2410.19355, without its split by frequencies): half
 of the UNet's work is saved, and guidance stays as strong.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from animatediff.sampling.features import DeepFeatures
 from animatediff.sampling.schedule import Schedule
+from animatediff.sampling.trend import Trend, known
 
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
@@ -22,6 +23,8 @@ LEVELS = (OFF, "balanced", "max")
 """Levels of fast mode."""
 FEWEST_STEPS = 12
 """Steps below which fast mode is off: the outputs of so few differ too much from one to the next."""
+DIFFERENCE_SHARE = 0.3
+"""How much of the trend of what the prompt makes is believed: it turns sooner than that of deep features."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,12 @@ class FastSteps:
     features: DeepFeatures
     _step: int = 0
     _now: FastPlan | None = None
-    _differences: dict[Hashable, Tensor] = field(default_factory=dict)
+    _differences: dict[Hashable, Trend] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """The step under way, from 0."""
+        return self._step
 
     @property
     def full(self) -> bool:
@@ -89,14 +97,15 @@ class FastSteps:
         return self._now is None or self._step in self._now.full
 
     def difference(self, clips: Hashable) -> Tensor | None:
-        """What the prompt of these clips made of the last guided step, where this step may use it again."""
+        """What the prompt of these clips makes of this step by the trend of guided ones, where it may use that."""
         if self._now is None or self._step in self._now.guided:
             return None
-        return self._differences.get(clips)
+        trend = self._differences.get(clips)
+        return None if trend is None else trend.at(self._step, DIFFERENCE_SHARE)
 
     def keep_difference(self, clips: Hashable, difference: Tensor) -> None:
         """Keep prediction with the prompt minus that without, (b, c, f, h, w)."""
-        self._differences[clips] = difference
+        self._differences[clips] = known(self._differences.get(clips), self._step, difference)
 
     def begin(self, step: int, num_steps: int) -> None:
         """Tell which step comes next, from 0; at the first one nothing is known of any before."""

@@ -85,7 +85,7 @@ class ClipPredictor:
         chunked = layers_in_chunks(self.unet, bool(self.windows) and perturbed is None)
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
-            nullcontext() if self.fast is None else self.fast.features.call(rows, full=full),
+            nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
             self.frames.during(num_frames, self.windows, scale),
             chunked,
             identity_attention(perturbed, parts),

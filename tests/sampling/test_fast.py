@@ -76,12 +76,12 @@ def test_a_shallow_call_of_the_same_inputs_is_the_full_one(family: str, shell: i
 
         alone = call(given)
         features.keep_residuals(rows, given)
-        with features.call(rows, full=True):
+        with features.call(rows, 0, full=True):
             full = call(given)
         assert torch.equal(full, alone), "keeping changes nothing"
         deep_calls: list[int] = []
         handle = unet.mid_block.resnets[0].register_forward_hook(lambda *_: deep_calls.append(1))
-        with features.call(rows, full=False):
+        with features.call(rows, 0, full=False):
             shallow = call(features.residuals(rows))
         handle.remove()
         assert not deep_calls, "the deep layers rest"
@@ -98,11 +98,11 @@ def test_rows_are_kept_by_name() -> None:
     inputs = unet_inputs(unet, 4)
     features = DeepFeatures(unet)
     with attached.frames.during(4):
-        with features.call(["without", "with"], full=True):
+        with features.call(["without", "with"], 0, full=True):
             full = unet(**inputs, return_dict=False)[0]
         half = {name: value[4:] if value.ndim else value for name, value in inputs.items()}
         assert features.has(["with"]) and not features.has(["with", "other"])
-        with features.call(["with"], full=False):
+        with features.call(["with"], 1, full=False):
             assert relative(unet(**half, return_dict=False)[0], full[4:]) < 1e-6
 
 
@@ -114,10 +114,10 @@ def test_an_error_leaves_the_unet_as_it_was() -> None:
     inputs = unet_inputs(unet, 4)
     hooks = sum(len(layer._forward_pre_hooks) for layer in unet.modules())
     with attached.frames.during(4):
-        with features.call(["a", "b"], full=True):
+        with features.call(["a", "b"], 0, full=True):
             unet(**inputs)
         for full in (True, False):
-            with pytest.raises(KeyboardInterrupt), features.call(["a", "b"], full=full):
+            with pytest.raises(KeyboardInterrupt), features.call(["a", "b"], 0, full=full):
                 raise KeyboardInterrupt
     assert not [name for name, layer in unet.named_modules() if "forward" in layer.__dict__]
     assert sum(len(layer._forward_pre_hooks) for layer in unet.modules()) == hooks
