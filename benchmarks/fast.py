@@ -1,11 +1,10 @@
-"""Fast mode beside the exact run: does the bundled model still paint what it is told, how near are the clips, what is saved.
+"""Fast mode beside the exact run: whether the bundled model paints what it is told, how near the clips are.
 
-python benchmarks/fast.py [--run FOLDER] [--clips 64] [--level LEVEL ...]   the table of docs/fast.md; goes on where it stopped
-python benchmarks/fast.py --time                                           seconds of each kind of step at SD 1.5 size
-python benchmarks/fast.py --sheet FILE                                     eight prompts: exact, balanced, max in rows
-python benchmarks/fast.py --calibrate LEVEL --full 10 --seconds 3600       search the steps of a level (`sampling/fast.py`)
+python benchmarks/fast.py [--run FOLDER] [--clips 64] [--level LEVEL ...]   the table; goes on where it stopped
+python benchmarks/fast.py --sheet FILE                     eight prompts: exact, balanced, max in rows
+python benchmarks/fast.py --calibrate --full 10 --guided 10   search the steps of a level (`sampling/fast.py`)
 
-Prompts and seeds are those of the held-out combinations that training never saw. "exact, other seeds" is what chance
+Prompts and seeds are those of held-out combinations that training never saw. "exact, other seeds" is what chance
 alone changes in each figure, "exact, other sampler" how far two samplers are from each other.
 """
 
@@ -18,7 +17,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, motion
 from animatediff.evaluation import camera_moves, measure  # noqa: E402
 from animatediff.pipelines import AnimateDiffPipeline  # noqa: E402
 from animatediff.pipelines.vae import to_bytes  # noqa: E402
-from animatediff.sampling.fast import FastPlan, fast_plan  # noqa: E402
+from animatediff.sampling.fast import FastPlan  # noqa: E402
 from animatediff.sprites.classifier import classify_clip, load_classifier  # noqa: E402
 from animatediff.sprites.words import DIRECTIONS, MOTIONS, caption, combinations, plain_caption  # noqa: E402
 
@@ -96,12 +95,11 @@ def render(
     pipe: Any, clips: list[Wanted], fast: str = "off", seed: int = 0, sampler: str | None = None
 ) -> list[Tensor]:
     """Clips (f, 3, 64, 64) in 0..1, each from the noise of its number."""
+    if sampler is not None:
+        pipe.set_scheduler(sampler)
     generators = [torch.Generator().manual_seed(SEED + seed + clip.number) for clip in clips]
-    settings: dict[str, Any] = {} if sampler is None else {"sampler": sampler}
     prompts = [clip.prompt for clip in clips]
-    out = pipe(
-        prompts, generator=generators, num_inference_steps=STEPS, fast=fast, output_type="pt", **settings
-    )  # fmt: skip
+    out = pipe(prompts, generator=generators, num_inference_steps=STEPS, fast=fast, output_type="pt")
     return list(out.frames)
 
 
@@ -220,39 +218,43 @@ def spread_steps(num: int, gamma: float) -> list[int]:
     return sorted(found)
 
 
-def calibrate(num_full: int, seconds: float, seed: int, clips: int = 6) -> None:
-    """Find full steps that give back the exact clips best: evenly and densely spaced ones, then single moves.
+def calibrate(num_full: int, num_guided: int, seconds: float, seed: int, clips: int = 4) -> None:
+    """Find full and guided steps that give back the exact clips best: spaced by three rules, then single moves.
 
     The worst clip counts half as much as the mean, in decibels. Prompts are others than those of the table.
     """
     rng, pipe = random.Random(seed), new_pipeline()
     pool = combinations(held_out=False)
-    chosen = [rng.choice([one for one in pool if one[2] == motion]) for motion in MOTIONS][:clips]
+    chosen = [rng.choice([one for one in pool if one[2] == motion]) for motion in MOTIONS][::2][:clips]
     wanted = [Wanted(-1 - index, *one, caption(one, rng)) for index, one in enumerate(chosen)]
     exact = rendered_by(pipe, wanted, None)
 
-    def score(full: Iterable[int]) -> tuple[float, float, float]:
-        plan = FastPlan(frozenset(full), frozenset(full))
+    def tried(full: set[int], guided: set[int]) -> tuple[float, FastPlan]:
+        plan = FastPlan(frozenset(full), frozenset(guided))
         found = [psnr(one, other) for one, other in zip(rendered_by(pipe, wanted, plan), exact, strict=True)]
-        return statistics.mean(found) + min(found) / 2, statistics.mean(found), min(found)
+        mean, worst = statistics.mean(found), min(found)
+        print(f"{mean:.1f} {worst:.1f} full {sorted(full)} guided {sorted(guided)}", flush=True)
+        return mean + worst / 2, plan
 
-    best: tuple[tuple[float, float, float], list[int]] | None = None
-    for gamma in (1.0, 1.5, 2.0):
-        full = spread_steps(num_full, gamma)
-        found = score(full)
-        print(f"{found[1]:.1f} {found[2]:.1f} {full}", flush=True)
-        best = max(best, (found, full)) if best is not None else (found, full)
-    assert best is not None
+    starts = [spread_steps(num_full, gamma) for gamma in (1.0, 1.5, 2.0)]
+    ranks = [round(index * (num_full - 1) / (num_guided - 1)) for index in range(num_guided)]
+    best = max((tried(set(full), {full[rank] for rank in ranks}) for full in starts), key=lambda pair: pair[0])
     began = time.monotonic()
     while time.monotonic() - began < seconds:
-        full = set(best[1])
-        leaves = rng.choice(sorted(full - {0}))
-        near = [step for step in range(1, STEPS) if step not in full and abs(step - leaves) <= 3]
-        full = sorted(full - {leaves} | {rng.choice(near or [s for s in range(1, STEPS) if s not in full])})
-        found = score(full)
-        if found > best[0]:
-            best = (found, full)
-            print(f"{found[1]:.1f} {found[2]:.1f} {full}", flush=True)
+        full, guided = moved(set(best[1].full), set(best[1].guided), rng)
+        best = max(best, tried(full, guided), key=lambda pair: pair[0])
+    print("best", sorted(best[1].full), sorted(best[1].guided))
+
+
+def moved(full: set[int], guided: set[int], rng: random.Random) -> tuple[set[int], set[int]]:
+    """Another plan of as many steps: one full step elsewhere, or another of them guided."""
+    if guided != full and rng.random() < 0.4:
+        leaves, comes = rng.choice(sorted(guided - {0})), rng.choice(sorted(full - guided))
+        return full, guided - {leaves} | {comes}
+    leaves = rng.choice(sorted(full - {0}))
+    free = [step for step in range(1, STEPS) if step not in full]
+    comes = rng.choice([step for step in free if abs(step - leaves) <= 3] or free)
+    return full - {leaves} | {comes}, guided - {leaves} | ({comes} if leaves in guided else set())
 
 
 def rendered_by(pipe: Any, wanted: list[Wanted], plan: FastPlan | None) -> list[Tensor]:
@@ -272,13 +274,14 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--calibrate", action="store_true")
     parser.add_argument("--full", type=int, default=10, help="full steps of the level to calibrate")
+    parser.add_argument("--guided", type=int, default=10, help="how many of them are guided")
     parser.add_argument("--seconds", type=float, default=600, help="time of the search")
     parser.add_argument("--seed", type=int, default=0, help="of the search")
     args = parser.parse_args()
     if args.sheet is not None:
         sheet(args.sheet)
     elif args.calibrate:
-        calibrate(args.full, args.seconds, args.seed)
+        calibrate(args.full, args.guided, args.seconds, args.seed)
     else:
         args.run.mkdir(parents=True, exist_ok=True)
         for name in args.level or LEVELS:
