@@ -2,7 +2,7 @@
 
 python benchmarks/fast.py [--run FOLDER] [--clips 64] [--level LEVEL ...]   the table; goes on where it stopped
 python benchmarks/fast.py --sheet FILE                     eight prompts: exact, balanced, max in rows
-python benchmarks/fast.py --calibrate --full 10 --guided 10   search the steps of a level (`sampling/fast.py`)
+python benchmarks/fast.py --calibrate --full 10                search the steps of a level (`sampling/fast.py`)
 
 Prompts and seeds are those of held-out combinations that training never saw. "exact, other seeds" is what chance
 alone changes in each figure, "exact, other sampler" how far two samplers are from each other.
@@ -31,7 +31,6 @@ from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, motion
 from animatediff.evaluation import camera_moves, measure  # noqa: E402
 from animatediff.pipelines import AnimateDiffPipeline  # noqa: E402
 from animatediff.pipelines.vae import to_bytes  # noqa: E402
-from animatediff.sampling.fast import FastPlan  # noqa: E402
 from animatediff.sprites.classifier import classify_clip, load_classifier  # noqa: E402
 from animatediff.sprites.words import DIRECTIONS, MOTIONS, caption, combinations, plain_caption  # noqa: E402
 
@@ -218,8 +217,8 @@ def spread_steps(num: int, gamma: float) -> list[int]:
     return sorted(found)
 
 
-def calibrate(num_full: int, num_guided: int, seconds: float, seed: int, clips: int = 4) -> None:
-    """Find full and guided steps that give back the exact clips best: spaced by three rules, then single moves.
+def calibrate(num_full: int, seconds: float, seed: int, clips: int = 4) -> None:
+    """Find full steps that give back the exact clips best: spaced by three rules, then single moves.
 
     The worst clip counts half as much as the mean, in decibels. Prompts are others than those of the table.
     """
@@ -229,41 +228,28 @@ def calibrate(num_full: int, num_guided: int, seconds: float, seed: int, clips: 
     wanted = [Wanted(-1 - index, *one, caption(one, rng)) for index, one in enumerate(chosen)]
     exact = rendered_by(pipe, wanted, None)
 
-    def tried(full: set[int], guided: set[int]) -> tuple[float, FastPlan]:
-        plan = FastPlan(frozenset(full), frozenset(guided))
-        found = [psnr(one, other) for one, other in zip(rendered_by(pipe, wanted, plan), exact, strict=True)]
+    def tried(full: frozenset[int]) -> tuple[float, list[int]]:
+        found = [psnr(one, other) for one, other in zip(rendered_by(pipe, wanted, full), exact, strict=True)]
         mean, worst = statistics.mean(found), min(found)
-        print(f"{mean:.1f} {worst:.1f} full {sorted(full)} guided {sorted(guided)}", flush=True)
-        return mean + worst / 2, plan
+        print(f"{mean:.1f} {worst:.1f} {sorted(full)}", flush=True)
+        return mean + worst / 2, sorted(full)
 
-    starts = [spread_steps(num_full, gamma) for gamma in (1.0, 1.5, 2.0)]
-    ranks = [round(index * (num_full - 1) / (num_guided - 1)) for index in range(num_guided)]
-    best = max((tried(set(full), {full[rank] for rank in ranks}) for full in starts), key=lambda pair: pair[0])
+    best = max(tried(frozenset(spread_steps(num_full, gamma))) for gamma in (1.0, 1.5, 2.0))
     began = time.monotonic()
     while time.monotonic() - began < seconds:
-        full, guided = moved(set(best[1].full), set(best[1].guided), rng)
-        best = max(best, tried(full, guided), key=lambda pair: pair[0])
-    print("best", sorted(best[1].full), sorted(best[1].guided))
+        leaves = rng.choice(best[1][1:])
+        free = [step for step in range(1, STEPS) if step not in best[1]]
+        comes = rng.choice([step for step in free if abs(step - leaves) <= 3] or free)
+        best = max(best, tried(frozenset(best[1]) - {leaves} | {comes}))
+    print("best", best[1])
 
 
-def moved(full: set[int], guided: set[int], rng: random.Random) -> tuple[set[int], set[int]]:
-    """Another plan of as many steps: one full step elsewhere, or another of them guided."""
-    if guided != full and rng.random() < 0.4:
-        leaves, comes = rng.choice(sorted(guided - {0})), rng.choice(sorted(full - guided))
-        return full, guided - {leaves} | {comes}
-    leaves = rng.choice(sorted(full - {0}))
-    free = [step for step in range(1, STEPS) if step not in full]
-    comes = rng.choice([step for step in free if abs(step - leaves) <= 3] or free)
-    return full - {leaves} | {comes}, guided - {leaves} | ({comes} if leaves in guided else set())
-
-
-def rendered_by(pipe: Any, wanted: list[Wanted], plan: FastPlan | None) -> list[Tensor]:
-    """Clips by a plan of one's own."""
+def rendered_by(pipe: Any, wanted: list[Wanted], full: frozenset[int] | None) -> list[Tensor]:
+    """Clips with full steps of one's own; None for all."""
     generators = [torch.Generator().manual_seed(SEED + clip.number) for clip in wanted]
     job = pipe.job(prompt=[clip.prompt for clip in wanted], generator=generators, num_inference_steps=STEPS)
-    latents = pipe.sample(dataclasses.replace(job, fast=None if plan is None else lambda steps: plan))
-    frames = torch.cat(list(pipe.decode(latents, job)))
-    return list(frames.unflatten(0, (len(wanted), -1)) if frames.ndim == 4 else frames)
+    latents = pipe.sample(dataclasses.replace(job, fast=None if full is None else lambda num_steps: full))
+    return list(torch.cat(list(pipe.decode(latents, job))).unflatten(0, (len(wanted), -1)))
 
 
 def main() -> None:
@@ -274,14 +260,13 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--calibrate", action="store_true")
     parser.add_argument("--full", type=int, default=10, help="full steps of the level to calibrate")
-    parser.add_argument("--guided", type=int, default=10, help="how many of them are guided")
     parser.add_argument("--seconds", type=float, default=600, help="time of the search")
     parser.add_argument("--seed", type=int, default=0, help="of the search")
     args = parser.parse_args()
     if args.sheet is not None:
         sheet(args.sheet)
     elif args.calibrate:
-        calibrate(args.full, args.guided, args.seconds, args.seed)
+        calibrate(args.full, args.seconds, args.seed)
     else:
         args.run.mkdir(parents=True, exist_ok=True)
         for name in args.level or LEVELS:

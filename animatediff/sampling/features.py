@@ -32,7 +32,7 @@ KNOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "Up
 
 
 class DeepFeatures:
-    """Features of the deep layers, one for each row (clip, with or without the prompt) and set of frames."""
+    """Features of the deep layers, for each row (clip with its prompt) and set of frames."""
 
     def __init__(self, unet: nn.Module, shell: int = 1) -> None:
         """shell: layers of the last up block that run at every call, at most all.
@@ -53,7 +53,7 @@ class DeepFeatures:
 
     def has(self, rows: Sequence[Hashable]) -> bool:
         """Whether features of all these rows are kept, so that a call of them can be shallow."""
-        return all(row in self._kept for row in rows)
+        return all(row is not None and row in self._kept for row in rows)
 
     @contextmanager
     def call(self, rows: Sequence[Hashable], step: int, *, full: bool) -> Iterator[None]:

@@ -111,12 +111,17 @@ class ClipPredictor:
 
 
 def row_names(given: Conditioning, frames: Sequence[int]) -> list[Hashable]:
-    """A name for each row of a batch: its clip, whether it has the prompt, which frames; a third part is perturbed."""
+    """A name for each row of a batch: its clip, whether it is perturbed (a third part), which frames.
+
+    None for rows without the prompt, which no shallow call has.
+    """
     names: list[Hashable] = []
     for place, clip in enumerate(given.clips):
-        part = "negative" if place < given.num_negative else "prompt"
-        again = (clip, part, *frames) in names
-        names.append((clip, "perturbed" if again else part, *frames))
+        if place < given.num_negative:
+            names.append(None)
+            continue
+        again = (clip, "prompt", *frames) in names
+        names.append((clip, "perturbed" if again else "prompt", *frames))
     return names
 
 
