@@ -1,8 +1,9 @@
-"""Fast mode: which steps of a schedule run the whole UNet, and which know the prompt alone.
+"""Fast mode: which steps of a schedule run the whole UNet with both halves of guidance, and what the others take.
 
-Between full steps the deep features of the last full one are used again (`features`). Between guided steps the
-difference that the prompt made is used again (FasterCache, arXiv 2410.19355, without its split by frequencies): half
-of the UNet's work is saved, and guidance stays as strong.
+Between full steps the deep features follow the trend of the last two full ones (`features`), and so does the difference
+that the prompt makes (FasterCache, arXiv 2410.19355, without its split by frequencies): the half without the prompt is
+saved there, and guidance stays as strong. Full steps are the guided ones: a difference of halves of which one is known
+at an older step would lead nowhere.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from animatediff.sampling.features import DeepFeatures
 from animatediff.sampling.schedule import Schedule
+from animatediff.sampling.trend import Trend, known
 
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
@@ -22,87 +24,73 @@ LEVELS = (OFF, "balanced", "max")
 """Levels of fast mode."""
 FEWEST_STEPS = 12
 """Steps below which fast mode is off: the outputs of so few differ too much from one to the next."""
-
-
-@dataclass(frozen=True)
-class FastPlan:
-    """Steps of a schedule, by number, that are made with all layers or with both halves of guidance."""
-
-    full: frozenset[int]
-    guided: frozenset[int]
-    """Some of the full ones."""
+DIFFERENCE_SHARE = 0.3
+"""How much of the trend of what the prompt makes is believed: it turns sooner than that of deep features."""
 
 
 _CALIBRATED = {
-    "balanced": FastPlan(frozenset((0, 1, 2, 4, 6, 8, 11, 14, 18, 24)), frozenset((0, 1, 2, 4, 6, 8, 11, 14, 18, 24))),
-    "max": FastPlan(frozenset((0, 1, 3, 5, 9, 14, 20)), frozenset((0, 1, 3, 5, 9, 14, 20))),
+    "balanced": (0, 1, 2, 3, 5, 7, 11, 15, 19, 24),
+    "max": (0, 1, 4, 7, 11, 16, 21),
 }
 _CALIBRATED_STEPS = 25
 
 
-def fast_plan(level: str, num_steps: int) -> FastPlan | None:
-    """The steps of a level (one of `LEVELS`) in a schedule of so many; None where all steps are made whole.
+def full_steps(level: str, num_steps: int) -> frozenset[int] | None:
+    """The full steps of a level (one of `LEVELS`) in a schedule of so many; None where all of them are.
 
-    Both kinds stand where the clip changes most when they are left out, found by search on the bundled model at 25
-    steps (`benchmarks/fast.py --calibrate`); other numbers of steps have them at the same fractions of the schedule.
+    They stand where the clip changes most when they are left out, found by search on the bundled model at 25 steps
+    (`benchmarks/fast.py --calibrate`); other numbers of steps have them at the same fractions of the schedule.
     """
     if level == OFF or num_steps < FEWEST_STEPS:
         return None
-    calibrated = _CALIBRATED[level]
-    full = _stretched(calibrated.full, num_steps)
-    # those of one age: a difference of an older half and a newer one would be guidance into nowhere
-    return FastPlan(full, frozenset(_nearest(step, full) for step in _stretched(calibrated.guided, num_steps)))
-
-
-def _stretched(steps: frozenset[int], num_steps: int) -> frozenset[int]:
-    """Steps of the calibrated schedule in one of another length: as many in proportion, as dense where those are."""
-    known = sorted(steps)
+    known, unit = _CALIBRATED[level], (num_steps - 1) / (_CALIBRATED_STEPS - 1)
     wanted = max(2, round(len(known) * num_steps / _CALIBRATED_STEPS))
-    last, unit = len(known) - 1, (num_steps - 1) / (_CALIBRATED_STEPS - 1)
     found: set[int] = set()
     for index in range(wanted):
-        place = index * last / (wanted - 1)
+        place = index * (len(known) - 1) / (wanted - 1)
         low = int(place)
-        step = known[low] + (place - low) * (known[min(low + 1, last)] - known[low])
+        step = known[low] + (place - low) * (known[min(low + 1, len(known) - 1)] - known[low])
         found.add(round(step * unit))
     return frozenset(found)
-
-
-def _nearest(step: int, steps: frozenset[int]) -> int:
-    return min(steps, key=lambda other: abs(other - step))
 
 
 @dataclass
 class FastSteps:
     """What fast sampling keeps between steps, and which step is under way."""
 
-    plan: Callable[[int], FastPlan | None]
-    """Number of steps of a schedule -> its plan."""
+    plan: Callable[[int], frozenset[int] | None]
+    """Number of steps of a schedule -> those that are full; None for all."""
     features: DeepFeatures
     _step: int = 0
-    _now: FastPlan | None = None
-    _differences: dict[Hashable, Tensor] = field(default_factory=dict)
+    _full: frozenset[int] | None = None
+    _differences: dict[Hashable, Trend] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """The step under way, from 0."""
+        return self._step
 
     @property
     def full(self) -> bool:
-        """Whether this step runs all layers."""
-        return self._now is None or self._step in self._now.full
+        """Whether this step runs all layers, with and without the prompt."""
+        return self._full is None or self._step in self._full
 
     def difference(self, clips: Hashable) -> Tensor | None:
-        """What the prompt of these clips made of the last guided step, where this step may use it again."""
-        if self._now is None or self._step in self._now.guided:
+        """What the prompt of these clips makes of this step by the trend of full ones, where it is not full."""
+        if self.full:
             return None
-        return self._differences.get(clips)
+        trend = self._differences.get(clips)
+        return None if trend is None else trend.at(self._step, DIFFERENCE_SHARE)
 
     def keep_difference(self, clips: Hashable, difference: Tensor) -> None:
         """Keep prediction with the prompt minus that without, (b, c, f, h, w)."""
-        self._differences[clips] = difference
+        self._differences[clips] = known(self._differences.get(clips), self._step, difference)
 
     def begin(self, step: int, num_steps: int) -> None:
         """Tell which step comes next, from 0; at the first one nothing is known of any before."""
         self._step = step
         if step == 0:
-            self._now = self.plan(num_steps)
+            self._full = self.plan(num_steps)
             self.features.forget()
             self._differences.clear()
 

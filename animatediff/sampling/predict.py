@@ -85,7 +85,7 @@ class ClipPredictor:
         chunked = layers_in_chunks(self.unet, bool(self.windows) and perturbed is None)
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
-            nullcontext() if self.fast is None else self.fast.features.call(rows, full=full),
+            nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
             self.frames.during(num_frames, self.windows, scale),
             chunked,
             identity_attention(perturbed, parts),
@@ -111,12 +111,17 @@ class ClipPredictor:
 
 
 def row_names(given: Conditioning, frames: Sequence[int]) -> list[Hashable]:
-    """A name for each row of a batch: its clip, whether it has the prompt, which frames; a third part is perturbed."""
+    """A name for each row of a batch: its clip, whether it is perturbed (a third part), which frames.
+
+    None for rows without the prompt, which no shallow call has.
+    """
     names: list[Hashable] = []
     for place, clip in enumerate(given.clips):
-        part = "negative" if place < given.num_negative else "prompt"
-        again = (clip, part, *frames) in names
-        names.append((clip, "perturbed" if again else part, *frames))
+        if place < given.num_negative:
+            names.append(None)
+            continue
+        again = (clip, "prompt", *frames) in names
+        names.append((clip, "perturbed" if again else "prompt", *frames))
     return names
 
 
