@@ -20,6 +20,7 @@ from animatediff.pipelines.extras import check_masks, loras_times, on_unet
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.loading import Loading
+from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
 from animatediff.pipelines.prompts import encode_groups
@@ -145,7 +146,10 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             callbacks.step("denoise", index + 1, total_steps, estimate)
             return latents
 
-        with on_device([network for condition in job.conditions for network in condition.networks()], device):
+        networks = [network for condition in job.conditions for network in condition.networks()]
+        for network in (self.unet, *networks):
+            lay_out(network)
+        with on_device(networks, device):
             setting = Setting(
                 parts=self,
                 clip=job.clip,

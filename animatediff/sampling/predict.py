@@ -18,6 +18,7 @@ from animatediff.sampling.conditions import Conditioning, added_conditions, per_
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
+from animatediff.sampling.prompt_keys import PromptKeys
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -42,6 +43,9 @@ class ClipPredictor:
     """Further arguments of the UNet's attention processors (`cross_attention_kwargs`)."""
     fast: FastSteps | None = None
     """Fast mode, where layers are left out of some steps."""
+
+    def __post_init__(self) -> None:
+        self._prompt_keys = PromptKeys(self.unet)
 
     def __call__(
         self,
@@ -89,6 +93,7 @@ class ClipPredictor:
             self.frames.during(num_frames, self.windows, scale),
             chunked,
             identity_attention(perturbed, parts),
+            self._prompt_keys.during(given, embeddings),
         ):
             out = self.unet(
                 inputs.latents,

@@ -239,7 +239,7 @@ def test_perturbed_attention_is_that_of_diffusers(still: AnimateDiffPipeline, gu
 
 def test_motion_layers_are_perturbed_too(pipe: AnimateDiffPipeline) -> None:
     attention = next(layer for layer in pipe.unet.modules() if isinstance(layer, TemporalAttention))
-    x = torch.randn(6, 4, attention.to_q.in_features)
+    x = torch.randn(6, 4, 2, attention.to_q.in_features)
     whole = attention(x)
     attention.identity_part = 3
     try:
