@@ -137,6 +137,8 @@ class Arguments:
     (`sampling.fast`); without effect where there are few steps."""
     decode_chunk_size: int | None = ranged(None, ge=1)
     """Frames that the VAE decodes at once."""
+    vram: str | int | None = None
+    """Memory of the device that the clip may take, such as `6GB`; None is what is free."""
     conditioning_frames: Any = None
     """Images for the SparseCtrl encoder: PIL, arrays, tensors in 0..1, or latents (a tensor of 4 channels); a list of
     such lists is one a clip. Where ControlNets are loaded instead, one image a frame, for several a list of them."""
