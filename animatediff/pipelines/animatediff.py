@@ -104,6 +104,11 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         """Check the arguments of a call as `job` does, without a word. Raises UserError as the call does."""
         Job.of(call, self)
 
+    @_takes(Arguments)
+    def dry_job(self, call: Arguments) -> Job:
+        """The job of a call, without a word and without measures against too little memory."""
+        return Job.of(call, self)
+
     def _job(self, call: Arguments) -> Job:
         job = Job.of(call, self)
         check_tensor_inputs(call.callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)

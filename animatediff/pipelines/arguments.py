@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from animatediff.frames import Curve
+from animatediff.memory.sizes import parse_size
 from animatediff.pipelines.argument_types import check_types
 from animatediff.ranges import Range, needing, ranged
 
@@ -184,6 +185,8 @@ class Arguments:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.vram is not None:
+            parse_size(self.vram, "vram")
         for name, within in RANGES.items():
             value = getattr(self, name)
             for one in value if isinstance(value, list | tuple) else [value]:

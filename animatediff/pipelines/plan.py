@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from animatediff.errors import UserError
-from animatediff.memory.free import free_memory
+from animatediff.memory.free import UNKNOWN, free_memory
 from animatediff.memory.live import largest_layer
 from animatediff.memory.measures import (
     AWAY,
+    DENOISING,
     DEVICE,
     GROUP,
     MODEL,
@@ -157,6 +158,15 @@ def plan_job(pipe: AnimateDiffPipeline, job: Job) -> Plan:
     return _Planner(pipe, job).plan()
 
 
+def levels_on_paper(pipe: AnimateDiffPipeline, job: Job) -> list[Plan]:
+    """What a job would take on a GPU: with nothing done, and the least with all weights there, with model offload and
+    with group offload. pipe: without weights."""
+    planner = _Planner(pipe, job, torch.device("cuda"))
+    least = replace(DENOISING[-1], decode=1, tiles=True)
+    levels = [Measures(), *(replace(least, weights=level) for level in (DEVICE, MODEL, GROUP))]
+    return [planner.by(measures) for measures in levels]
+
+
 def fit(pipe: AnimateDiffPipeline, job: Job) -> Plan | None:
     """Choose the measures of a job and place the weights by them; None where it fits by far, which takes no time.
 
@@ -232,14 +242,15 @@ def _bound(pipe: AnimateDiffPipeline, job: Job) -> int:
 class _Planner:
     """Goes down the measures, the cheapest first, and takes the first by which every phase fits."""
 
-    def __init__(self, pipe: AnimateDiffPipeline, job: Job) -> None:
-        self.pipe, self.job, self.device = pipe, job, device_of(pipe)
+    def __init__(self, pipe: AnimateDiffPipeline, job: Job, device: torch.device | None = None) -> None:
+        """device: another than the pipeline's, which is not asked for what is free."""
+        self.pipe, self.job, self.device = pipe, job, device or device_of(pipe)
         larger = job if job.call.upscale is None else _second(pipe, job)
         self.estimate = Estimate(pipe, larger)
         self.weights = weights_of(pipe)
         self.own_memory = self.device.type not in ("cpu", "mps")
         there = sum(self.weights.values()) if pipe.unet.device.type == self.device.type else 0
-        free = free_memory(self.device) + there
+        free = UNKNOWN if device is not None else free_memory(self.device) + there
         bound = None if job.call.vram is None else parse_size(job.call.vram)
         self.bounded = bound is not None and bound <= free
         self.limit = free if bound is None else min(bound, free)
@@ -271,6 +282,10 @@ class _Planner:
         steps = steps if self._room(self._denoise(steps)) else min(levels, key=lambda one: self._denoise(one).total)
         decodings = _decoding(self.job, steps)
         measures = next((one for one in decodings if self._room(self._decode(one))), decodings[-1])
+        return self.by(measures)
+
+    def by(self, measures: Measures) -> Plan:
+        """The plan by these measures."""
         phases = [self._encode(measures), self._denoise(measures), self._decode(measures), self._write(measures)]
         clip, factor = self.job.clip, self.job.call.upscale or 1.0
         size = f"{round(clip.width * factor)}x{round(clip.height * factor)}"
@@ -302,11 +317,12 @@ class _Planner:
         return self._need(DECODE, measures, self.estimate.decoding(measures) + self._frames())
 
     def _write(self, measures: Measures) -> PhaseNeed:
-        return self._need(WRITE, measures, self._frames())
+        return self._need(WRITE, measures, 2 * self._frames())  # chunks, and the clip that they are put together to
 
     def _frames(self) -> int:
         """Bytes of decoded frames on this device: they leave one of its own as they come."""
-        return 0 if self.own_memory else self.estimate.frames
+        wide = 1 if self.job.call.output_type in ("pil", None) else 4
+        return 0 if self.own_memory or self.job.call.output_type == "latent" else wide * self.estimate.frames
 
     def _need(self, phase: str, measures: Measures, tensors: int) -> PhaseNeed:
         return PhaseNeed(phase=phase, weights=self._on_device(phase, measures), tensors=tensors)
