@@ -19,7 +19,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "a fox moving right on a green background"
@@ -90,14 +90,14 @@ def models(setting: Setting, *, quick: bool) -> Any:
     parts: dict[str, Any] = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(CLIPTextConfig(**text))}
     if setting.sdxl:
         parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**text))
-    kind = "sdxl" if setting.sdxl else "sd1"
+    kind: Literal["sd1", "sdxl"] = "sdxl" if setting.sdxl else "sd1"
     with_beta = {"beta_schedule": "scaled_linear", "clip_sample": False, "steps_offset": 1}
     parts |= {**tokenizers(kind), "scheduler": make_scheduler("ddim", with_beta)}
     pipe = AnimateDiffPipeline(base_pipeline(parts))
     adapter = MotionAdapter.from_unet(unet)
-    pipe.set_motion_adapter(adapter)
     if setting.controlnet:
         pipe._add_controlnets(ControlNetModel.from_unet(unet))
+    pipe.set_motion_adapter(adapter)
     if setting.sparsectrl:
         pipe.set_sparsectrl(SparseCtrl.from_unet(unet, adapter, kind="rgb"))
     pipe.set_progress_bar_config(disable=True)
@@ -114,6 +114,7 @@ def arguments(setting: Setting, pipe: Any, *, quick: bool) -> dict[str, Any]:
     call = {"prompt": PROMPT, "height": size, "width": size, "num_inference_steps": 2, "output_type": "pt"}
     call |= setting.call
     if quick:
+        call["num_inference_steps"] = 1
         call |= {name: call[name] // 2 for name in ("height", "width") if name in setting.call}
     if setting.controlnet:
         images = torch.rand(call["num_frames"], 3, call["height"], call["width"])
@@ -155,7 +156,7 @@ def compared(setting: Setting, *, quick: bool) -> dict[str, Any]:
 # -- on paper ----------------------------------------------------------------------------------------------------------
 
 
-def published(kind: str) -> Any:
+def published(kind: Literal["sd1", "sdxl"]) -> Any:
     """SD 1.5 or SDXL with motion modules, in float16, without weights."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -189,7 +190,7 @@ def published(kind: str) -> Any:
     return pipe
 
 
-PAPER = {
+PAPER: dict[str, tuple[Literal["sd1", "sdxl"], int, int]] = {
     "SD 1.5, 16 frames 512x512": ("sd1", 16, 512),
     "SD 1.5, 128 frames 512x512": ("sd1", 128, 512),
     "SDXL, 16 frames 1024x1024": ("sdxl", 16, 1024),

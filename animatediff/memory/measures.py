@@ -106,6 +106,8 @@ class InUse:
     """The measures in force while a clip is rendered; a step that runs out of memory goes one down."""
 
     measures: Measures = field(default_factory=Measures)
+    line: str = ""
+    """What the clip needs of what there is, in words; "" where nobody has looked."""
 
     def next_step(self) -> Measures | None:
         """Go one level down in denoising; None where there is none."""

@@ -6,6 +6,8 @@ import re
 
 from animatediff.errors import UserError, brief
 
+Size = str | int
+"""Text such as `6GB`, or bytes."""
 KB, MB, GB = 1_000, 1_000_000, 1_000_000_000
 UNITS = {"": 1, "b": 1, "kb": KB, "mb": MB, "gb": GB, "tb": 1000 * GB, "k": KB, "m": MB, "g": GB, "t": 1000 * GB}
 UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -14,7 +16,7 @@ LEAST = 10 * MB
 """The smallest bound: below it nothing can be rendered, and a unit is missing."""
 
 
-def parse_size(given: object, name: str = "vram") -> int:
+def parse_size(given: object) -> int:
     """Bytes of a size such as `6GB`, `500MB`, `5.5 GiB`, or of a number of bytes. Raises UserError.
 
     >>> parse_size("6GB"), parse_size("1.5 GiB"), parse_size(2_000_000_000)
@@ -27,10 +29,10 @@ def parse_size(given: object, name: str = "vram") -> int:
     else:
         size = float(given) if isinstance(given, int | float) and not isinstance(given, bool) else None
     if size is None or not size < 2**60:
-        raise UserError(f"{name}={brief(given)}: is no amount of memory; expected one such as 6GB or 500MB")
+        raise UserError(f"{brief(given)} is no amount of memory; expected one such as 6GB or 500MB")
     if size < LEAST:
         unit = "" if found is not None and found[2] else "; a number alone is bytes"
-        raise UserError(f"{name}={brief(given)}: nothing renders in so little memory{unit}, expected e.g. 6GB or 500MB")
+        raise UserError(f"nothing renders in {brief(given)} of memory{unit}; expected an amount such as 6GB or 500MB")
     return int(size)
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,6 @@ from animatediff.sampling.fast import FastSteps
 from animatediff.weights.lora.load import uncompiled
 from animatediff.weights.silence import quiet_loading
 
-if TYPE_CHECKING:
-    from animatediff.pipelines.animatediff import AnimateDiffPipeline
-
 logger = logging.getLogger(__name__)
 
 META = torch.device("meta")
@@ -45,7 +42,7 @@ that samplers of several steps keep."""
 class Estimate:
     """Bytes that the phases of one job take on top of the weights; each is found when it is asked for."""
 
-    def __init__(self, pipe: AnimateDiffPipeline, job: Job) -> None:
+    def __init__(self, pipe: Any, job: Job) -> None:
         """pipe: with weights or without, which are not touched; job: of that pipeline."""
         self._copies: dict[int, Any] = {}
         with quiet_loading():
@@ -173,9 +170,9 @@ class Estimate:
 
     # -- models without weights ----------------------------------------------------------------------------------------
 
-    def _without_weights(self, pipe: AnimateDiffPipeline) -> AnimateDiffPipeline:
+    def _without_weights(self, pipe: Any) -> Any:
         """A pipeline of the same parts, their weights on the meta device."""
-        new: AnimateDiffPipeline = object.__new__(type(pipe))
+        new: Any = object.__new__(type(pipe))
         new.__dict__.update(pipe.__dict__)
         base: Any = copy.copy(pipe.base)
         base.__dict__ = dict(base.__dict__)

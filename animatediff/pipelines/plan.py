@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -28,9 +28,6 @@ from animatediff.pipelines.estimate import Estimate, weights_of
 from animatediff.pipelines.job import Job
 from animatediff.pipelines.placement import can_move, chosen_place, device_of, place
 from animatediff.pipelines.vae import SMALLEST_TILE
-
-if TYPE_CHECKING:
-    from animatediff.pipelines.animatediff import AnimateDiffPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -153,12 +150,12 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan_job(pipe: AnimateDiffPipeline, job: Job) -> Plan:
+def plan_job(pipe: Any, job: Job) -> Plan:
     """The plan of a job: the first measures by which it fits, else the last ones there are."""
     return _Planner(pipe, job).plan()
 
 
-def levels_on_paper(pipe: AnimateDiffPipeline, job: Job) -> list[Plan]:
+def levels_on_paper(pipe: Any, job: Job) -> list[Plan]:
     """What a job would take on a GPU: with nothing done, and the least with all weights there, with model offload and
     with group offload. pipe: without weights."""
     planner = _Planner(pipe, job, torch.device("cuda"))
@@ -167,15 +164,17 @@ def levels_on_paper(pipe: AnimateDiffPipeline, job: Job) -> list[Plan]:
     return [planner.by(measures) for measures in levels]
 
 
-def fit(pipe: AnimateDiffPipeline, job: Job) -> Plan | None:
+def fit(pipe: Any, job: Job) -> Plan | None:
     """Choose the measures of a job and place the weights by them; None where it fits by far, which takes no time.
 
     Raises UserError where it does not fit into the `vram` of the call.
     """
-    if job.call.vram is None and _fits_by_far(pipe, job):
+    if job.call.vram is None and (line := _fits_by_far(pipe, job)):
+        job.saving.line = line
         place(pipe, Measures())
         return None
     plan = plan_job(pipe, job)
+    job.saving.line = plan.line
     if not plan.fits:
         message = too_little(plan)
         if plan.bounded:
@@ -202,7 +201,7 @@ def too_little(plan: Plan) -> str:
     )
 
 
-def next_decoding(pipe: AnimateDiffPipeline, job: Job) -> Measures | None:
+def next_decoding(pipe: Any, job: Job) -> Measures | None:
     """Go one measure down in decoding; None where there is none left."""
     saving = job.saving
     levels = _decoding(job, saving.measures)
@@ -219,15 +218,16 @@ def _decoding(job: Job, given: Measures) -> list[Measures]:
     return decoding_from(given, job.decode_chunk_size, fixed=job.call.decode_chunk_size is not None, tiles=tiles)
 
 
-def _fits_by_far(pipe: AnimateDiffPipeline, job: Job) -> bool:
-    """Whether twice a generous bound is free, so that a plan would change nothing."""
+def _fits_by_far(pipe: Any, job: Job) -> str:
+    """A line that says so where twice a generous bound is free, so that a plan would change nothing; else ""."""
     device = device_of(pipe)
     weights = sum(weights_of(pipe).values())
     there = weights if pipe.unet.device.type == device.type else 0
-    return 2 * (weights - there + _bound(pipe, job)) < free_memory(device)
+    bound, free = weights + _bound(pipe, job), free_memory(device) + there
+    return f"memory: at most {told(bound)} of {told(free)} free" if 2 * bound < free else ""
 
 
-def _bound(pipe: AnimateDiffPipeline, job: Job) -> int:
+def _bound(pipe: Any, job: Job) -> int:
     """More than all results of layers take at once."""
     clip, factor = job.clip, job.call.upscale or 1.0
     frames = job.windows.length if job.windows.over_unet else clip.num_frames
@@ -242,7 +242,7 @@ def _bound(pipe: AnimateDiffPipeline, job: Job) -> int:
 class _Planner:
     """Goes down the measures, the cheapest first, and takes the first by which every phase fits."""
 
-    def __init__(self, pipe: AnimateDiffPipeline, job: Job, device: torch.device | None = None) -> None:
+    def __init__(self, pipe: Any, job: Job, device: torch.device | None = None) -> None:
         """device: another than the pipeline's, which is not asked for what is free."""
         self.pipe, self.job, self.device = pipe, job, device or device_of(pipe)
         larger = job if job.call.upscale is None else _second(pipe, job)
@@ -355,7 +355,7 @@ class _Planner:
         return away + self.estimate.frames
 
 
-def _second(pipe: AnimateDiffPipeline, job: Job) -> Job:
+def _second(pipe: Any, job: Job) -> Job:
     """The second pass of a job that is upscaled."""
     from animatediff.pipelines.clip import larger
 

@@ -310,6 +310,7 @@ def _stream(pipe: Any, arguments: dict[str, Any], callbacks: Callbacks, reporter
     from animatediff.pipelines.vae import to_bytes
 
     job = pipe.job(**arguments)
+    reporter.memory = job.saving.line
     latents = pipe.sample(job, callbacks)
 
     def decoded() -> Generator[np.ndarray]:

@@ -22,7 +22,7 @@ def size(value: Any) -> Any:
     """An amount of memory, or a number of bytes, as the text that a request holds. Raises UserError."""
     if value is None:
         return None
-    parse_size(value, "vram")
+    parse_size(value)
     return str(value).strip()
 
 
