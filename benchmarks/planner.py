@@ -66,8 +66,8 @@ def models(setting: Setting, *, quick: bool) -> Any:
 
     torch.manual_seed(0)
     width, groups = (32, 32) if quick else (64, 32)
-    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text |= {"vocab_size": 49408, "projection_dim": 64}
+    text: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "vocab_size": 49408, "projection_dim": 64}
     sizes: dict[str, Any] = {
         "block_out_channels": (width, 2 * width, 4 * width, 4 * width), "cross_attention_dim": 64,
         "attention_head_dim": 4, "norm_num_groups": groups, "sample_size": 32,
@@ -82,11 +82,12 @@ def models(setting: Setting, *, quick: bool) -> Any:
             "projection_class_embeddings_input_dim": 64 + 6 * 32,
         }  # fmt: skip
     unet = UNet2DConditionModel(**sizes)
-    vae = AutoencoderKL(
-        block_out_channels=(width // 2, width, 2 * width, 2 * width), layers_per_block=2, latent_channels=4,
-        norm_num_groups=width // 2, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+    of_vae: dict[str, Any] = {
+        "block_out_channels": (width // 2, width, 2 * width, 2 * width), "layers_per_block": 2, "latent_channels": 4,
+        "norm_num_groups": width // 2, "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }  # fmt: skip
+    vae = AutoencoderKL(**of_vae)
     parts: dict[str, Any] = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(CLIPTextConfig(**text))}
     if setting.sdxl:
         parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**text))
@@ -133,7 +134,8 @@ def peak_of_tensors(run: Any) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     now = peak = 0
-    found = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    results: Any = profiler.profiler
+    found: list[Any] = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(found, key=lambda event: event.start_ns()):
         now += event.nbytes()
         peak = max(peak, now)

@@ -3,7 +3,7 @@
 On the meta device nothing is computed and nothing is allocated, and yet the same modules make and drop the same
 tensors. So a run of them there tells what a run with weights will need, but for two things that are put right by hand:
 attention, which meta tensors take by the whole matrix of its weights, is taken as a fused kernel does; and what
-convolutions set aside for the time they run is added.
+convolutions set aside on a CPU for the time they run is added.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ meta device."""
 class LiveBytes(TorchDispatchMode):
     """Bytes of all tensors that are alive, each storage once: now, and at most."""
 
-    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
-        """tensors: those that are there already."""
+    def __init__(self, tensors: Iterable[Tensor] = (), *, blocks: bool = False) -> None:
+        """tensors: those that are there already. blocks: whether convolutions bring theirs into another layout."""
         super().__init__()
+        self._blocks = blocks
         self.now = self.peak = 0
         self._known: Any = WeakIdKeyDictionary()
         for tensor in tensors:
@@ -60,7 +61,7 @@ class LiveBytes(TorchDispatchMode):
         for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._see(leaf)
-        if func is _ATEN.convolution.default and result.is_meta:
+        if self._blocks and func is _ATEN.convolution.default and result.is_meta:
             self.peak = max(self.peak, self.now + convolution_space(args[0], args[1], result))
         return result
 
@@ -111,9 +112,12 @@ class FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def peak_bytes(run: Callable[[], object], there: Iterable[Tensor]) -> int:
-    """Bytes of tensors that `run` makes, at most at once, on the meta device. there: those that it works on."""
-    live = LiveBytes(there)
+def peak_bytes(run: Callable[[], object], there: Iterable[Tensor], *, blocks: bool = False) -> int:
+    """Bytes of tensors that `run` makes, at most at once, on the meta device. there: those that it works on.
+
+    blocks: as of `LiveBytes`, which is what a CPU does.
+    """
+    live = LiveBytes(there, blocks=blocks)
     before = live.now
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())

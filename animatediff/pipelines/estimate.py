@@ -42,8 +42,9 @@ that samplers of several steps keep."""
 class Estimate:
     """Bytes that the phases of one job take on top of the weights; each is found when it is asked for."""
 
-    def __init__(self, pipe: Any, job: Job) -> None:
-        """pipe: with weights or without, which are not touched; job: of that pipeline."""
+    def __init__(self, pipe: Any, job: Job, device: torch.device) -> None:
+        """pipe: with weights or without, which are not touched; job: of that pipeline; device: it would run on."""
+        self._blocks = device.type == "cpu"
         self._copies: dict[int, Any] = {}
         with quiet_loading():
             self.pipe = self._without_weights(pipe)
@@ -202,7 +203,7 @@ class Estimate:
 
     def _peak(self, run: Callable[[], object], models: Iterable[nn.Module], tensors: Iterable[Tensor] = ()) -> int:
         there = [t for model in models for t in (*model.parameters(), *model.buffers())]
-        return peak_bytes(run, [*there, *tensors])
+        return peak_bytes(run, [*there, *tensors], blocks=self._blocks)
 
 
 def _hook(pipe: Any) -> None:

@@ -246,7 +246,7 @@ class _Planner:
         """device: another than the pipeline's, which is not asked for what is free."""
         self.pipe, self.job, self.device = pipe, job, device or device_of(pipe)
         larger = job if job.call.upscale is None else _second(pipe, job)
-        self.estimate = Estimate(pipe, larger)
+        self.estimate = Estimate(pipe, larger, self.device)
         self.weights = weights_of(pipe)
         self.own_memory = self.device.type not in ("cpu", "mps")
         there = sum(self.weights.values()) if pipe.unet.device.type == self.device.type else 0

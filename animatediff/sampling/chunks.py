@@ -56,8 +56,10 @@ def motion_in_chunks(unet: nn.Module, size: int | None) -> Iterator[None]:
 
     Sequences do not see each other, so that what is computed stays the same. None: all at once.
     """
-    possible = size is not None and not hasattr(unet, "_orig_mod")
-    blocks = [layer for layer in unet.modules() if isinstance(layer, TemporalTransformerBlock)] if possible else []
+    if size is None or hasattr(unet, "_orig_mod"):
+        yield
+        return
+    blocks = [layer for layer in unet.modules() if isinstance(layer, TemporalTransformerBlock)]
     with forwards_replaced((block, functools.partial(_some_at_a_time, block.forward, size)) for block in blocks):
         yield
 
