@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import logging
 import sys
-import weakref
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
+
+from animatediff.memory.live import LiveBytes
 
 RECIPES = Path(__file__).parents[1] / "configs" / "training"
 FRAME_FACTOR = 8  # pixels to a latent along each side
@@ -41,7 +38,7 @@ def counted(recipe: Path) -> dict[str, float]:
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters)
         average = [p.detach().clone() for p in parameters] if config.ema is not None else []
-        counter = Counter([*module.parameters(), *module.buffers(), *average])
+        counter = LiveBytes([*module.parameters(), *module.buffers(), *average])
         with counter:
             for _ in range(2):  # the optimizer's states are made in the first
                 between = counter.now
@@ -56,35 +53,6 @@ def counted(recipe: Path) -> dict[str, float]:
     peak, between = counter.peak / 1e9, between / 1e9
     saved = 6 * sum(p.numel() for p in parameters) / 1e9 if config.optimizer == "adamw8bit" else 0.0
     return {"peak": peak - saved, "between": between - saved}
-
-
-class Counter(TorchDispatchMode):
-    """Bytes of all tensors that are alive, each storage once: at this moment, and at most."""
-
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: Any = WeakIdKeyDictionary()
-        for tensor in tensors:
-            self._see(tensor)
-
-    def _see(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        size = storage.nbytes()
-        self._known[storage] = size
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, size)
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._see, result)
-        return result
 
 
 def inputs_of(

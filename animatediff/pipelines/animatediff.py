@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial, wraps
 from inspect import Parameter, signature
 from typing import Any, Concatenate, ParamSpec
@@ -23,6 +24,8 @@ from animatediff.pipelines.loading import Loading
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
+from animatediff.pipelines.placement import next_place
+from animatediff.pipelines.plan import Plan, fit, next_decoding, plan_job
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.subjects import warn_of_no_effect
@@ -34,6 +37,7 @@ from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.fast import FastSteps, counted
 from animatediff.sampling.features import DeepFeatures
 from animatediff.sampling.predict import Predict
+from animatediff.sampling.repeat import repeated, stepping, until_it_fits
 from animatediff.sampling.sample import ClipSampler
 from animatediff.sampling.schedule import Schedule
 from animatediff.sampling.schedulers import last_alpha_cumprod
@@ -101,11 +105,25 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         """Check the arguments of a call as `job` does, without a word. Raises UserError as the call does."""
         Job.of(call, self)
 
+    @_takes(Arguments)
+    def dry_job(self, call: Arguments) -> Job:
+        """The job of a call, without a word and without measures against too little memory."""
+        return Job.of(call, self)
+
     def _job(self, call: Arguments) -> Job:
         job = Job.of(call, self)
         check_tensor_inputs(call.callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         warn_of_no_effect(job, self)
+        fit(self, job)
         return job
+
+    @_takes(Arguments)
+    def plan(self, call: Arguments) -> Plan:
+        """What a call needs in memory, and by which measures it fits; nothing is rendered, and no model is moved.
+
+        Arguments as of the call; `vram` bounds what it may take. Raises UserError as the call does.
+        """
+        return plan_job(self, Job.of(call, self))
 
     @torch.no_grad()
     def sample(self, job: Job, callbacks: Callbacks | None = None) -> Tensor:
@@ -228,6 +246,14 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         self, job: Job, groups: list[Conditioning], conditions: PreparedConditions, schedule: Schedule
     ) -> Predict:
         """Compose the prediction of a step: the UNet on clips, with guidance, over context windows."""
+        predict, fast = self._predict_parts(job, groups, conditions, schedule)
+        predict = repeated(predict, stepping(job.saving, partial(next_place, self, job.saving)))
+        return predict if fast is None else counted(predict, fast, schedule)
+
+    def _predict_parts(
+        self, job: Job, groups: list[Conditioning], conditions: PreparedConditions, schedule: Schedule
+    ) -> tuple[Predict, FastSteps | None]:
+        """The prediction of a step, and what fast mode keeps between steps."""
         assert self.attachment is not None, "checked when the job was made"
         fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
         predictor = ClipPredictor(
@@ -238,6 +264,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             motion_scale=job.motion_scale,
             attention=on_unet(job.attention, self.unet),
             fast=fast,
+            saving=job.saving,
         )
         guided = GuidedClips(
             predictor=predictor,
@@ -247,9 +274,9 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             inside=job.guidance_inside,
             pag=job.pag,
             fast=fast,
+            apart=lambda: job.saving.measures.apart and predictor.separable,
         )
-        predict = windowed(guided, job.windows.over_unet)
-        return predict if fast is None else counted(predict, fast, schedule)
+        return windowed(guided, job.windows.over_unet), fast
 
     def _guidance_embeds(self, job: Job) -> Tensor | None:
         """The guidance scale, embedded (b, d) for a UNet that takes it so; None for others."""
@@ -270,7 +297,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         device, num_frames = self.base._execution_device, job.clip.num_clips * job.clip.num_frames
         latents = enlarged(self.vae, frames, num_frames, (height, width), device, callbacks)
         latents = latents.unflatten(0, (job.clip.num_clips, -1)).transpose(1, 2)
-        return self.sample(Job.of(job.second_call(latents, height, width), self), callbacks)
+        second = Job.of(job.second_call(latents, height, width), self)
+        return self.sample(replace(second, saving=job.saving), callbacks)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, job: Job, callbacks: Callbacks | None = None) -> Iterator[Tensor]:
@@ -280,9 +308,16 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         """
         callbacks = callbacks or Callbacks()
         flat, done = latents.transpose(1, 2).flatten(0, 1), 0
-        for chunk in flat.split(job.decode_chunk_size):
-            with turn(self, callbacks.cancel), wide_enough(self.vae), tiling(self.vae, job.call.upscale is not None):
-                images = decode_images(self.vae, chunk)
+
+        def next_chunk() -> Tensor:
+            measures = job.saving.measures
+            chunk = flat[done : done + min(job.decode_chunk_size, measures.decode or job.decode_chunk_size)]
+            tiles = measures.tiles or job.call.upscale is not None
+            with turn(self, callbacks.cancel), wide_enough(self.vae), tiling(self.vae, tiles):
+                return decode_images(self.vae, chunk)
+
+        while done < len(flat):
+            images = until_it_fits(next_chunk, partial(next_decoding, self, job), "decoding of these frames")
             done += len(images)
             callbacks.step("decode", done, len(flat))
             yield images

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from animatediff.errors import UserError
 from animatediff.frames import Curve
+from animatediff.memory.sizes import parse_size
 from animatediff.pipelines.argument_types import check_types
 from animatediff.ranges import Range, needing, ranged
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from animatediff.memory.sizes import Size
     from animatediff.pipelines.output import Progress
     from animatediff.prompts import PromptTravel
     from animatediff.sampling.controlnet import ControlNetInput
@@ -137,6 +140,8 @@ class Arguments:
     (`sampling.fast`); without effect where there are few steps."""
     decode_chunk_size: int | None = ranged(None, ge=1)
     """Frames that the VAE decodes at once."""
+    vram: Size | None = None
+    """Memory of the device that the clip may take, such as `6GB`; None is what is free."""
     conditioning_frames: Any = None
     """Images for the SparseCtrl encoder: PIL, arrays, tensors in 0..1, or latents (a tensor of 4 channels); a list of
     such lists is one a clip. Where ControlNets are loaded instead, one image a frame, for several a list of them."""
@@ -182,6 +187,11 @@ class Arguments:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.vram is not None:
+            try:
+                parse_size(self.vram)
+            except UserError as error:
+                raise UserError(f"`vram`: {error}") from None
         for name, within in RANGES.items():
             value = getattr(self, name)
             for one in value if isinstance(value, list | tuple) else [value]:

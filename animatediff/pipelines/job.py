@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.frames import frame_curve
 from animatediff.media.images import size_like
+from animatediff.memory.measures import InUse
 from animatediff.motion import Attachment
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape, check_bounds
@@ -69,6 +70,8 @@ class Job:
     decode_chunk_size: int
     fast: Callable[[int], frozenset[int] | None] | None
     """Number of steps -> those that leave layers or the negative prompt out; None makes all steps whole."""
+    saving: InUse = field(default_factory=InUse)
+    """Measures against too little memory, which may grow while the clip is rendered."""
 
     @classmethod
     def of(cls, call: Arguments, parts: LoadedParts) -> Job:

@@ -304,6 +304,10 @@ class AnimateOptions:
         "Keep on the GPU only what is at work.", panel=MACHINE, part_of_model=True, default=False,
     )
     decode_chunk_size: int | None = option("Frames decoded at once.", panel=MACHINE)
+    vram: str | None = option(
+        "Memory that a clip may take, such as 6GB or 500MB.", panel=MACHINE, metavar="SIZE", convert=values.size,
+        unset="what is free",
+    )
     inference_config: str | None = option(
         "Inference YAML of the original; only compared.",
         panel=MACHINE, metavar="FILE", part_of_model=True, folder="", default=None,

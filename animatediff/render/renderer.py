@@ -31,6 +31,7 @@ from animatediff.render.write import OneFile, Rendered, RunFolder
 if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.pipelines.output import Callbacks, Progress
+    from animatediff.pipelines.plan import Plan
 
 Load = Callable[[ModelSpec, AfterPart], Any]
 """Loads the model of a spec; calls the second after each part, which may raise to end the loading."""
@@ -82,6 +83,18 @@ class Renderer:
         reporter = Reporter(on_event, cancel)
         with noted(reporter):
             return [prepared.request for prepared in self._prepare(requests, reporter, fetch=fetch)]
+
+    def plan(self, request: AnimateRequest, *, on_event: OnEvent | None = None, cancel: Cancel | None = None) -> Plan:
+        """What the clips of a request need in memory, one after the other, and by which measures they fit.
+
+        No weights are read, and nothing is rendered. Raises UserError as `prepare`.
+        """
+        from animatediff.render.memory import plan_of
+
+        reporter = Reporter(on_event, cancel)
+        with noted(reporter):
+            (prepared,) = self._prepare([request], reporter)
+            return plan_of(prepared.request, prepared.inputs, self._given, self._models)
 
     def clips(
         self,
@@ -200,8 +213,9 @@ class Renderer:
             while jobs:
                 job = jobs.pop()  # its images are let go of when it is done
                 with noted(reporter):
-                    pipe = self._model(job.request, reporter)
-                    request = with_defaults(job.request, job.inputs, pipe)
+                    asked = self._fitting(job)
+                    pipe = self._model(asked, reporter)
+                    request = with_defaults(asked, job.inputs, pipe)
                     check_travels(request)
                     finishing = Finishing.of(request, self._roots)
                 for index in range(request.num_clips):
@@ -213,6 +227,14 @@ class Renderer:
                     finally:
                         clip.frames.close()
                     reporter.next_clip()
+
+    def _fitting(self, job: _Prepared) -> AnimateRequest:
+        """The request in a number format that fits; unchanged where its model is in memory, or is not ours to load."""
+        if self._given is not None or self._load is not load_model or ModelSpec.of(job.request) in self._models:
+            return job.request
+        from animatediff.render.memory import fitting
+
+        return fitting(job.request, job.inputs)[0]
 
     def _model(self, request: AnimateRequest, reporter: Reporter) -> Any:
         """The model of a complete request, from memory or from its files."""
@@ -290,6 +312,7 @@ def _stream(pipe: Any, arguments: dict[str, Any], callbacks: Callbacks, reporter
     from animatediff.pipelines.vae import to_bytes
 
     job = pipe.job(**arguments)
+    reporter.memory = job.saving.line
     latents = pipe.sample(job, callbacks)
 
     def decoded() -> Generator[np.ndarray]:

@@ -12,9 +12,18 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.files import WEIGHT_SUFFIXES
 from animatediff.frames import at_frame, parse_curve
+from animatediff.memory.sizes import parse_size
 from animatediff.prompts.travel import frame_of
 
 curve = parse_curve
+
+
+def size(value: Any) -> Any:
+    """An amount of memory, or a number of bytes, as the text that a request holds. Raises UserError."""
+    if value is None:
+        return None
+    parse_size(value)
+    return str(value).strip()
 
 
 def listed(value: Any) -> Sequence[Any]:

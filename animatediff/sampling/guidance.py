@@ -33,6 +33,8 @@ class GuidedClips:
     """Whether the UNet takes the guidance scale itself."""
     pag: PAG | None = None
     fast: FastSteps | None = None
+    apart: Callable[[], bool] = lambda: False
+    """Whether the next step predicts negative prompts and prompts one after the other, which takes less memory."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clips -> prediction of the same shape."""
@@ -58,9 +60,12 @@ class GuidedClips:
         both = guidance and known is None
         batch = [*(negative if both else ()), *positive, *(positive if self.pag is not None else ())]
         copies = len(batch) // len(positive)
-        stacked = torch.cat([latents] * copies) if copies > 1 else latents
-        layers = None if self.pag is None else self.pag.layers
-        parts = self.predictor(stacked, timestep, frames, group.of(batch), layers).chunk(copies)
+        if both and self.pag is None and self.apart():
+            parts = [self.predictor(latents, timestep, frames, group.of(rows)) for rows in (negative, positive)]
+        else:
+            stacked = torch.cat([latents] * copies) if copies > 1 else latents
+            layers = None if self.pag is None else self.pag.layers
+            parts = self.predictor(stacked, timestep, frames, group.of(batch), layers).chunk(copies)
         prompted = parts[1 if both else 0]
         out = parts[0] + scale * (prompted - parts[0]) if both else prompted
         if both and self.fast is not None:

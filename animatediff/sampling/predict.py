@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from animatediff.memory.measures import InUse
 from animatediff.models.residuals import Residuals
 from animatediff.motion import FrameContext, Window
-from animatediff.sampling.chunks import layers_in_chunks
+from animatediff.sampling.chunks import CHUNK_SIZE, layers_in_chunks, motion_in_chunks
 from animatediff.sampling.conditions import Conditioning, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape."""
+
+_OF_NEGATIVES = ("guess", "spares_negatives")
+"""Attributes of controls that spare the clips of negative prompts."""
 
 
 @dataclass(kw_only=True)
@@ -43,6 +47,8 @@ class ClipPredictor:
     """Further arguments of the UNet's attention processors (`cross_attention_kwargs`)."""
     fast: FastSteps | None = None
     """Fast mode, where layers are left out of some steps."""
+    saving: InUse = field(default_factory=InUse)
+    """Measures against too little memory."""
 
     def __post_init__(self) -> None:
         self._prompt_keys = PromptKeys(self.unet)
@@ -86,12 +92,15 @@ class ClipPredictor:
             guidance = {"timestep_cond": per_frame(given.guidance_embeds, frames)}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
         # identity attention counts the rows of a batch, which chunks would cut
-        chunked = layers_in_chunks(self.unet, bool(self.windows) and perturbed is None)
+        whole, measures = perturbed is not None, self.saving.measures
+        images = measures.images or (CHUNK_SIZE if self.windows else None)
+        chunked = layers_in_chunks(self.unet, images is not None and not whole, images or CHUNK_SIZE)
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
             self.frames.during(num_frames, self.windows, scale),
             chunked,
+            motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),
             self._prompt_keys.during(given, embeddings),
         ):
@@ -108,6 +117,11 @@ class ClipPredictor:
             )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
+
+    @property
+    def separable(self) -> bool:
+        """Whether rows may be predicted one after the other: no control tells negative prompts from others."""
+        return not any(getattr(control, name, False) for control in self.controls for name in _OF_NEGATIVES)
 
     def _residuals(self, inputs: UNetInputs) -> Residuals | None:
         if self.windows:

@@ -66,6 +66,7 @@ class Progress:
         self._sent = Sent.of(claim.asked)
         self._stopping, self._shown = stopping, shown
         self.state: dict[str, Any] = {"percent": 0, "phase": "load", "step": 0, "total": 1, "notes": [], "preview": 0}
+        self.state["memory"] = None
         self.lost = self.late = False
         self._preview: Any = None
         self._changed, self._end = threading.Lock(), threading.Event()
@@ -95,6 +96,7 @@ class Progress:
                 "total": event.total,
                 "time_left": event.time_left,
                 "percent": max(self.state["percent"], percent),
+                "memory": event.memory or self.state["memory"],
             }
             if event.preview is not None:
                 self._preview = event.preview

@@ -110,6 +110,7 @@ class Runner(BaseRunner):
         dtype: str | None = Input(default=None, description="float32, float16, bfloat16, or auto: what this machine is fastest in.", choices=["auto", "float32", "float16", "bfloat16"]),
         cpu_offload: bool = Input(default=False, description="Keep on the GPU only what is at work."),
         decode_chunk_size: int | None = Input(default=None, description="Frames decoded at once.", ge=1),
+        vram: str | None = Input(default=None, description="Memory that a clip may take, such as 6GB or 500MB (what is free)."),
         n_prompt: str | None = Input(default=None, description="Former name of `negative_prompt`.", deprecated=True),
         frames: int | None = Input(default=None, description="Former name of `num_frames`.", ge=1, le=128, deprecated=True),
         video_length: int | None = Input(default=None, description="Former name of `num_frames`.", ge=1, le=128, deprecated=True),
