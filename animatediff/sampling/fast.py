@@ -7,15 +7,12 @@ of the UNet's work is saved, and guidance stays as strong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from animatediff.sampling.features import DeepFeatures
-from animatediff.sampling.schedule import Schedule
-
-Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
 OFF = "off"
 LEVELS = (OFF, "balanced", "max")
@@ -94,29 +91,22 @@ class FastSteps:
             return None
         return self._differences.get(clips)
 
+    def starts_anew(self, step: int, num_steps: int) -> bool:
+        """Whether a step uses nothing that an earlier one left."""
+        plan = self.plan(num_steps)
+        return plan is None or (step in plan.full and step in plan.guided)
+
     def keep_difference(self, clips: Hashable, difference: Tensor) -> None:
         """Keep prediction with the prompt minus that without, (b, c, f, h, w)."""
         self._differences[clips] = difference
 
     def begin(self, step: int, num_steps: int) -> None:
-        """Tell which step comes next, from 0; at the first one nothing is known of any before."""
+        """Tell which step comes next, from 0; at the first one nothing is known of any before.
+
+        Sampling may begin at any step that `starts_anew`.
+        """
         self._step = step
-        if step == 0:
+        if step == 0 or self._now is None:
             self._now = self.plan(num_steps)
             self.features.forget()
             self._differences.clear()
-
-
-def counted(predict: Predict, steps: FastSteps, schedule: Schedule) -> Predict:
-    """A prediction that tells `steps` which step of the schedule each call is; each step is one call."""
-    made = 0
-
-    def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
-        nonlocal made
-        num_steps = len(schedule.timesteps)
-        made = made % num_steps if made >= num_steps else made
-        steps.begin(made, num_steps)
-        made += 1
-        return predict(latents, timestep, frames)
-
-    return call
