@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from animatediff.pipelines.arguments import Arguments
@@ -66,21 +66,26 @@ def lora_strengths_of(pipe: Any) -> str:
     return digest([list(acting_strengths(model)) for model in models])
 
 
-def machine_of(device: torch.device) -> dict[str, str]:
-    """Versions and device that decide the last bits of a result."""
+def versions() -> dict[str, str]:
+    """Versions that decide the last bits of a result."""
     import diffusers
 
     from animatediff import __version__
 
+    return {"AnimateDiff": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+
+
+def machine_of(device: torch.device) -> dict[str, str]:
+    """Versions and kind of device."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{device.type} {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
-    return {"AnimateDiff": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__, "device": name}
+        name = f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+    return {**versions(), "device": name}
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """The entries of two identities that differ, in words. Of groups `machine`, `models` and `arguments`."""
+    """The entries of two identities that differ, in words. Both are groups of entries: machine, models, arguments."""
     found: list[str] = []
     for group, entries in ours.items():
         before = theirs.get(group)
@@ -91,7 +96,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
             if group == "machine":
                 found.append(f"{name} {str(known.get(name))[:40]} (now {entries.get(name)})")
             else:
-                found.append("another seed" if name == "generator" else f"another `{name}`")
+                found.append("another seed" if name == "generator" else f"another `{name.partition('.')[0]}`")
     return found
 
 
@@ -118,7 +123,7 @@ def _parts(value: Any) -> Iterator[bytes | memoryview]:
             raise Unsavable("array of objects")
         yield f"array {value.dtype} {value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()
-    elif isinstance(value, Image.Image):
+    elif _is_image(value):
         yield f"image {value.mode} {value.size}".encode()
         yield value.tobytes()
     elif isinstance(value, Mapping):
@@ -137,6 +142,11 @@ def _parts(value: Any) -> Iterator[bytes | memoryview]:
             yield from _parts(getattr(value, item.name))
     else:
         raise Unsavable(type(value).__name__)
+
+
+def _is_image(value: Any) -> bool:
+    image = sys.modules.get("PIL.Image")  # where nobody has imported it, there is none
+    return image is not None and isinstance(value, image.Image)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -21,6 +21,8 @@ from animatediff.pipelines.state_files import SUFFIX, StateFolder, others
 from animatediff.sampling.state import BadState, Unsavable, generator_states
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from animatediff.pipelines.job import Job
 
 logger = logging.getLogger(__name__)
@@ -92,9 +94,25 @@ class Saves:
 class SavedCall:
     """The state of one call in a folder, and when it is written."""
 
-    def __init__(self, folder: StateFolder, name: str = "call", *, timer: Timer, title: str) -> None:
-        """name: of its files; title: of the clip, for messages."""
+    def __init__(
+        self,
+        folder: StateFolder,
+        name: str = "call",
+        *,
+        timer: Timer,
+        title: str,
+        more: Callable[[], Mapping[str, Mapping[str, str]]] = dict,
+        before_write: Callable[[], None] = lambda: None,
+        reads: bool = True,
+    ) -> None:
+        """name: of its files; title: of the clip, for messages; more: further entries of its identity.
+
+        before_write: called before its state is written; reads: whether a state that is there is gone on with.
+        """
         self.folder, self.name, self._timer, self._title = folder, name, timer, title
+        self._more, self._before_write, self._reads = more, before_write, reads
+        self._save: Callable[[Mapping[str, Any]], None] | None = None
+        self._latents: Tensor | None = None
 
     def opened(self, pipe: Any, job: Job) -> Saves | None:
         """What is saved of this call; None, which is said, where its state cannot be. Nothing is computed yet."""
@@ -103,14 +121,15 @@ class SavedCall:
                 "`resume` has no effect beside `callback_on_step_end`: a state does not hold what the function changes"
             )
             return None
-        identity = _Identity(pipe, job)
+        identity = _Identity(pipe, job, self._more)
+        self._save = lambda state: self._write(identity, state)
         clip, factor = job.clip, job.call.upscale or 1.0
         pixels = int(clip.num_clips * clip.num_frames * clip.height * clip.width * factor**2)
         numbers = pixels * clip.channels // clip.factor**2
-        saves = Saves(
+        return Saves(
             found=self._found(identity, 4 * numbers * LATENTS_IN_STATE + TABLES_BYTES),
             due=self._timer.due,
-            save=lambda state: self._write(identity, state),
+            save=self._save,
             say=lambda text: logger.info("%s: %s", self._title, text),
             damaged=self._damaged,
             folder=self.folder,
@@ -118,10 +137,25 @@ class SavedCall:
             most_bytes=24 * pixels + TABLES_BYTES,  # with a share of it for sizes that are no multiple of 8
             as_bytes=(job.call.output_type or "pil") == "pil",
         )
-        return saves
+
+    def sampled(self, latents: Tensor) -> None:
+        """Note the latents (b, c, f, h, w) of the call, for `keep_latents`."""
+        self._latents = latents
+
+    def keep_latents(self) -> None:
+        """Write that all is sampled and nothing decoded, for a call that is done but may be asked for once more."""
+        if self._save is not None and self._latents is not None:
+            self._before_write = lambda: None
+            self._save({"phase": "decode", "latents": self._latents, "files": []})
+
+    def remove(self) -> None:
+        """Remove the files."""
+        self.folder.remove(self.name)
 
     def _found(self, identity: _Identity, most_bytes: int) -> Mapping[str, Any] | None:
         """The state that is there. One of another call, and one that is damaged, is said."""
+        if not self._reads:
+            return None
         try:
             kept = self.folder.read(self.name, most_bytes=most_bytes, device=identity.device)
             if kept is None:
@@ -148,6 +182,7 @@ class SavedCall:
 
     def _write(self, identity: _Identity, state: Mapping[str, Any]) -> None:
         try:
+            self._before_write()
             self.folder.write(self.name, {"identity": identity.all, "state": state})
             self._timer.restart()
         except Unsavable as error:
@@ -158,16 +193,17 @@ class SavedCall:
 class _Identity:
     """Identity of a call, made when it is first needed."""
 
-    def __init__(self, pipe: Any, job: Job) -> None:
-        self._pipe, self._job = pipe, job
+    def __init__(self, pipe: Any, job: Job, more: Callable[[], Mapping[str, Mapping[str, str]]]) -> None:
+        self._pipe, self._job, self._more = pipe, job, more
         self.device = pipe.base._execution_device
         # these change while the call is at work
         self._generators, self._strengths = generator_states(job.generators), lora_strengths_of(pipe)
 
     @cached_property
-    def all(self) -> dict[str, dict[str, str]]:
+    def all(self) -> dict[str, Mapping[str, str]]:
         """Short hashes and versions. Raises Unsavable."""
         return {
+            **self._more(),
             "machine": machine_of(self.device),
             "models": {**models_of(self._pipe), "loras": self._strengths},
             "arguments": {**arguments_of(self._job), "generator": digest(self._generators)},

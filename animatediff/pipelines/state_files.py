@@ -103,10 +103,11 @@ class StateFolder:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove what was written as `name`."""
+        """Remove what was written as `name`, and as `name.` with more behind."""
         if not self.foreign:
             with suppress(OSError):
-                self._file(name).unlink(missing_ok=True)
+                for path in (self._file(name), *self.path.glob(f"{name}.*{_FILE}")):
+                    path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove the folder, and those that were made for it if nothing else is in them."""
