@@ -336,14 +336,19 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         saves, alone = callbacks.saves, replace(callbacks, saves=None)
         generators = generator_states(first.generators) if state is None else state.get("generators")
 
+        def save() -> None:
+            if saves is not None and saves.due():
+                encoded = torch.cat(found) if found else None
+                saves.save({"phase": "enlarge", "latents": latents, "found": encoded, "generators": generators})
+
         def frames() -> Iterator[Tensor]:
             for chunk in self.decode(latents, first, alone, begun=begun):
                 for image in chunk:
                     yield image.float().cpu()
-                if saves is not None and saves.due():
-                    encoded = torch.cat(found) if found else None
-                    saves.save({"phase": "enlarge", "latents": latents, "found": encoded, "generators": generators})
+                save()
 
+        if state is None:
+            save()
         large = enlarged(self.vae, frames(), num_frames, size, device, callbacks, found)
         return large.unflatten(0, (clip.num_clips, -1)).transpose(1, 2)
 

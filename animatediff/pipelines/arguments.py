@@ -182,7 +182,7 @@ class Arguments:
     on_progress: Callable[[Progress], None] | None = None
     cancel: Callable[[], bool] | None = None
     """Asked after each step."""
-    resume: str | Path | None = None
+    resume: Path | str | None = None
     """Folder in which the state of a long call is saved, and where the same call goes on with it, to the same frames;
     nothing is left in it when the call is done."""
     save_every: float = ranged(SAVE_EVERY_S, ge=0, unit="seconds", needs="resume")

@@ -38,7 +38,9 @@ class SavedFrames:
         if isinstance(files, list) and all(type(count) is int and count > 0 for count in files):
             found._files = files
         if state is not None:
-            saves.say(f"goes on with decoding, {sum(found._files)} chunks are done")
+            saves.say(f"goes on with decoding, at chunk {sum(found._files) + 1}")
+        elif saves.due():
+            found._save()
         return found
 
     def get(self, index: int, shape: tuple[int, ...]) -> Tensor | None:
@@ -69,6 +71,9 @@ class SavedFrames:
         if self.saves.folder.write(self._name(len(self._files)), self._new):
             self._files.append(len(self._new))
             self._new = []
+        self._save()
+
+    def _save(self) -> None:
         self.saves.save({"phase": "decode", "latents": self.latents, "files": self._files})
 
     def _chunks(self, number: int) -> Sequence[Tensor]:
