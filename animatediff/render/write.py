@@ -33,6 +33,7 @@ from animatediff.render.read.original import to_original
 from animatediff.render.read.place import free_name
 from animatediff.render.read.result import sidecar_of
 from animatediff.render.request import AnimateRequest
+from animatediff.render.resume import Resume
 from animatediff.render.subjects import warn_of_idle_output
 from animatediff.render.timeline import timeline_image
 
@@ -72,6 +73,8 @@ class OneFile:
     """Of the free name; empty for a folder of frames."""
     note: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the record inside and beside each clip, as plain JSON values."""
+    resume: Resume | None = None
+    """How the state of long renders is saved, so that the same requests go on; None saves none."""
 
     @contextmanager
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
@@ -89,7 +92,7 @@ class OneFile:
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
         check_writable(first)
-        yield _OneFile(self.path, num_clips, roots, reporter, self.suffix, self.note)
+        yield _OneFile(self.path, Path(first), num_clips, roots, reporter, self.suffix, self.note)
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class RunFolder:
 
     stem: str
     root: Path | None = None
+    resume: Resume | None = None
+    """As of `OneFile`."""
 
     @contextmanager
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_RunFolder]:
@@ -133,12 +138,17 @@ class RunFolder:
 @dataclass
 class _OneFile:
     path: str | None
+    place: Path
     num_clips: int
     roots: Roots
     reporter: Reporter
     suffix: str
     note: Mapping[str, Any]
     done: list[Rendered] = field(default_factory=list)
+    keeps_files = True
+
+    def target(self, index: int, num_clips: int) -> Path | None:
+        return None if self.path is None else Path(numbered(self.path, index, num_clips))
 
     def add(self, clip: Clip) -> None:
         if self.path is None:
@@ -165,6 +175,14 @@ class _RunFolder:
     _frames: list[Spool] = field(default_factory=list)
     """Of each clip, on disk, for the grid: GIF files hold no exact colours."""
     _images: list[bytes] = field(default_factory=list)
+    keeps_files = False  # the grid wants the frames of all
+
+    @property
+    def place(self) -> Path:
+        return self.root / self.stem
+
+    def target(self, index: int, num_clips: int) -> Path | None:
+        return None
 
     def add(self, clip: Clip) -> None:
         if self.folder is None:

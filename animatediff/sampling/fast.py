@@ -8,16 +8,15 @@ at an older step would lead nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from animatediff.sampling.features import DeepFeatures
-from animatediff.sampling.schedule import Schedule
+from animatediff.sampling.state import BadState
 from animatediff.sampling.trend import Trend, known
-
-Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 
 OFF = "off"
 LEVELS = (OFF, "balanced", "max")
@@ -82,29 +81,68 @@ class FastSteps:
         trend = self._differences.get(clips)
         return None if trend is None else trend.at(self._step, DIFFERENCE_SHARE)
 
+    def may_begin(self, step: int, num_steps: int) -> bool:
+        """Whether sampling can go on at a step with what `kept` gives: at full ones, which use no trend."""
+        plan = self.plan(num_steps)
+        return plan is None or step in plan
+
+    def kept(self) -> dict[str, Any]:
+        """The last values of all trends, as plain values."""
+        trends = {"features": self.features.kept, "differences": self._differences}
+        return {
+            kind: [(name, trend.step, trend.value) for name, trend in named.items()] for kind, named in trends.items()
+        }
+
+    def restore(self, state: Any, latents: Tensor) -> None:
+        """Put back what `kept` gave. latents: (b, c, f, h, w) of the call. Raises BadState."""
+        _, channels, _, *size = latents.shape
+        self.features.kept = {
+            name: _trend(of, (len(name) - 2, self.features.num_channels, *size), latents)
+            for name, of in _entries(state, "features", latents)
+        }
+        self._differences = {
+            name: _trend(of, (len(name[0]), channels, len(name[1]), *size), latents)
+            for name, of in _entries(state, "differences", latents)
+        }
+
     def keep_difference(self, clips: Hashable, difference: Tensor) -> None:
         """Keep prediction with the prompt minus that without, (b, c, f, h, w)."""
         self._differences[clips] = known(self._differences.get(clips), self._step, difference)
 
     def begin(self, step: int, num_steps: int) -> None:
-        """Tell which step comes next, from 0; at the first one nothing is known of any before."""
+        """Tell which step comes next, from 0; at the first one nothing is known of any before.
+
+        Sampling may begin at any step that `starts_anew`.
+        """
         self._step = step
         if step == 0:
-            self._full = self.plan(num_steps)
             self.features.forget()
             self._differences.clear()
+        if step == 0 or self._full is None:
+            self._full = self.plan(num_steps)
 
 
-def counted(predict: Predict, steps: FastSteps, schedule: Schedule) -> Predict:
-    """A prediction that tells `steps` which step of the schedule each call is; each step is one call."""
-    made = 0
+def _entries(state: Any, kind: str, latents: Tensor) -> list[tuple[Any, tuple[Any, Any]]]:
+    """Names and contents of what was kept."""
+    found = state.get(kind) if isinstance(state, Mapping) else None
+    if not isinstance(found, list) or not all(isinstance(one, tuple) and len(one) == 3 for one in found):
+        raise BadState(f"no {kind} of fast mode")
+    pairs = [(name, (step, value)) for name, step, value in found]
+    for name, _ in pairs:
+        nested = name if kind == "differences" else ((name[0],), name[2:]) if isinstance(name, tuple) else ()
+        if not isinstance(nested, tuple) or len(nested) != 2 or not all(isinstance(part, tuple) for part in nested):
+            raise BadState(f"{kind} of fast mode without a name")
+        clips, frames = nested
+        inside = zip((clips, frames), (latents.shape[0], latents.shape[2]), strict=True)
+        if not all(type(number) is int and 0 <= number < most for part, most in inside for number in part):
+            raise BadState(f"{kind} of fast mode of other clips or frames")
+    return pairs
 
-    def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
-        nonlocal made
-        num_steps = len(schedule.timesteps)
-        made = made % num_steps if made >= num_steps else made
-        steps.begin(made, num_steps)
-        made += 1
-        return predict(latents, timestep, frames)
 
-    return call
+def _trend(of: tuple[Any, Any], shape: tuple[int, ...], latents: Tensor) -> Trend:
+    step, value = of
+    if type(step) is not int or not isinstance(value, Tensor) or not value.is_floating_point():
+        raise BadState("what fast mode kept is of another kind")
+    if tuple(value.shape) != shape:
+        raise BadState("what fast mode kept has another shape")
+    return Trend(step, value.to(latents.device))

@@ -43,17 +43,24 @@ class DeepFeatures:
         blocks: Any = unet.up_blocks
         self.unet: Any = unet
         self.shell = min(shell, len(blocks[-1].resnets))
-        self._kept: dict[Hashable, Trend] = {}
+        self.kept: dict[Hashable, Trend] = {}
+        """Row -> its feature map (f, c, h, w), of the last two full calls."""
         self._residuals: dict[Hashable, list[Tensor]] = {}
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a feature map."""
+        block = self.unet.up_blocks[-1]
+        return block.resnets[len(block.resnets) - self.shell].in_channels - self.unet.conv_in.out_channels
 
     def forget(self) -> None:
         """Drop all features: the next calls are full."""
-        self._kept.clear()
+        self.kept.clear()
         self._residuals.clear()
 
     def has(self, rows: Sequence[Hashable]) -> bool:
         """Whether features of all these rows are kept, so that a call of them can be shallow."""
-        return all(row is not None and row in self._kept for row in rows)
+        return all(row is not None and row in self.kept for row in rows)
 
     @contextmanager
     def call(self, rows: Sequence[Hashable], step: int, *, full: bool) -> Iterator[None]:
@@ -65,7 +72,7 @@ class DeepFeatures:
             with self._keeping(rows, step):
                 yield
         else:
-            deep = torch.cat([self._kept[row].at(step) for row in rows])
+            deep = torch.cat([self.kept[row].at(step) for row in rows])
             with forwards_replaced(self._shallow(deep)):
                 yield
 
@@ -97,7 +104,7 @@ class DeepFeatures:
             skip = self.unet.conv_in.out_channels  # a skip connection stands behind what comes from the layer before
             for row, deep in zip(rows, args[0][:, :-skip].chunk(len(rows)), strict=True):
                 if row is not None:
-                    self._kept[row] = known(self._kept.get(row), step, deep.clone())
+                    self.kept[row] = known(self.kept.get(row), step, deep.clone())
 
         handle = block.resnets[len(block.resnets) - self.shell].register_forward_pre_hook(keep)
         try:

@@ -20,6 +20,7 @@ from animatediff.sampling.controls import Control, UNetInputs, blended_residuals
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 from animatediff.sampling.prompt_keys import PromptKeys
+from animatediff.sampling.resume import ResumedSampling
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -144,17 +145,23 @@ def row_names(given: Conditioning, frames: Sequence[int]) -> list[Hashable]:
     return names
 
 
-def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
-    """Predict each window of frames by itself and blend them by their weights; all frames at once without windows."""
+def windowed(predict: Predict, windows: Sequence[Window], resumed: ResumedSampling | None = None) -> Predict:
+    """Predict each window of frames by itself and blend them by their weights; all frames at once without windows.
+
+    resumed: knows which windows of a step are done already, and is told of each that is.
+    """
     if len(windows) < 2:
         return predict
 
     def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
-        total = torch.zeros_like(latents)
-        for window in windows:
+        done, total = (0, None) if resumed is None else resumed.windows_done()
+        total = torch.zeros_like(latents) if total is None else total
+        for number, window in enumerate(windows[done:], start=done + 1):
             places = torch.tensor(window.frames, device=latents.device)
             output = predict(latents.index_select(2, places), timestep, [frames[place] for place in window.frames])
             total.index_add_(2, places, output * window.share.to(latents)[:, None, None])
+            if resumed is not None and number < len(windows):
+                resumed.after_window(number, total)
         return total
 
     return call

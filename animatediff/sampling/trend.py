@@ -17,9 +17,9 @@ class Trend:
     """Change a step; None where only one value is known."""
 
     def next(self, step: int, value: Tensor) -> Trend:
-        """The trend with a newer value."""
+        """The trend with a newer value, or with that of the same step again; one of an earlier step begins anew."""
         if step <= self.step:
-            return Trend(step, value)
+            return Trend(step, value, self.slope if step == self.step else None)
         return Trend(step, value, (value - self.value) / (step - self.step))
 
     def at(self, step: int, share: float = 1.0) -> Tensor:

@@ -223,7 +223,7 @@ def test_files_may_be_path_objects() -> None:
 
 def test_flags_are_exact_and_unlike_each_other() -> None:
     parameters = {parameter.name: parameter.opts for parameter in animate.command().params}
-    own = {"config", "result", "folder", "list_words", "quiet", "help", "help_all"}
+    own = {"config", "result", "folder", "list_words", "save_every", "no_resume", "quiet", "help", "help_all"}
     assert set(parameters) - own - set(LIMITS) == set(NAMES)
     for name, flag in FLAGS.items():
         assert flag in parameters[name] or not flag.startswith("-")
@@ -263,7 +263,7 @@ def test_defaults_and_ranges_are_those_of_the_pipeline() -> None:
         assert BY_NAME[name].default == arguments[argument]
         assert argument not in RANGES or BY_NAME[name].range is RANGES[argument]
     # every argument that is a setting is an option, or is made of options
-    own = {"latents", "eta", "output_type", "callback_on_step_end", "on_progress", "cancel"}
+    own = {"latents", "eta", "output_type", "callback_on_step_end", "on_progress", "cancel", "resume", "save_every"}
     # those that users of diffusers write in a call
     own |= {
         "num_videos_per_prompt", "prompt_embeds", "negative_prompt_embeds", "ip_adapter_image_embeds", "return_dict",
