@@ -101,7 +101,7 @@ def test_videos_and_travels_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", ["balanced", "max"])
-def test_fast_mode_goes_on_at_steps_that_need_no_others(tmp_path: Path, level: str) -> None:
+def test_fast_mode_goes_on_at_full_steps(tmp_path: Path, level: str) -> None:
     settings = {"fast": level, "num_inference_steps": 12, "guidance_scale": 3.0, "output_type": "latent"}
     check_stops(tmp_path, iter([4, 7, 11]), lost=6, **settings)
 
