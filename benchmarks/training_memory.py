@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import logging
 import sys
-import weakref
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.weak import WeakIdKeyDictionary
+
+from animatediff.memory.live import LiveBytes
 
 RECIPES = Path(__file__).parents[1] / "configs" / "training"
 FRAME_FACTOR = 8  # pixels to a latent along each side
@@ -41,21 +38,14 @@ def counted(recipe: Path) -> dict[str, float]:
         parameters = [p for p in module.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters)
         average = [p.detach().clone() for p in parameters] if config.ema is not None else []
-        counter = Counter([*module.parameters(), *module.buffers(), *average])
+        counter = LiveBytes([*module.parameters(), *module.buffers(), *average])
         with counter:
             for _ in range(2):  # the optimizer's states are made in the first
                 between = counter.now
                 counter.peak = counter.now
-                latents = torch.randn(config.batch_size, f, 4, h, w)
-                embeddings, t = torch.randn(config.batch_size, *TEXT), torch.zeros(config.batch_size, dtype=torch.long)
-                inputs: dict[str, Any] = {}
-                if config.stage == "sparsectrl":
-                    k = 1 if config.condition == "rgb" else FRAME_FACTOR
-                    channels = 4 if config.condition == "rgb" else 3
-                    inputs["condition"] = torch.zeros(config.batch_size * f, channels, h * k, w * k)
-                    inputs["mask"] = torch.zeros(config.batch_size * f, 1, h * k, w * k)
+                arguments, inputs = inputs_of(config, config.batch_size, f, h, w)
                 with torch.autocast("cpu", torch.bfloat16):
-                    loss = module(latents, torch.randn_like(latents), t, embeddings, **inputs).mean()
+                    loss = module(*arguments, **inputs).mean()
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -65,33 +55,22 @@ def counted(recipe: Path) -> dict[str, float]:
     return {"peak": peak - saved, "between": between - saved}
 
 
-class Counter(TorchDispatchMode):
-    """Bytes of all tensors that are alive, each storage once: at this moment, and at most."""
-
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: Any = WeakIdKeyDictionary()
-        for tensor in tensors:
-            self._see(tensor)
-
-    def _see(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage in self._known:
-            return
-        size = storage.nbytes()
-        self._known[storage] = size
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, size)
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._see, result)
-        return result
+def inputs_of(
+    config: Any, clips: int, f: int, h: int, w: int, *, device: str = "cpu", width: int = TEXT[1]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the stage's module for clips of f frames of h x w latents; width: of the prompt embeddings."""
+    latents = torch.randn(clips, f, 4, h, w, device=device)
+    embeddings, t = (
+        torch.randn(clips, TEXT[0], width, device=device),
+        torch.zeros(clips, dtype=torch.long, device=device),
+    )
+    inputs: dict[str, Any] = {}
+    if config.stage == "sparsectrl":
+        k = 1 if config.condition == "rgb" else FRAME_FACTOR
+        channels = 4 if config.condition == "rgb" else 3
+        inputs["condition"] = torch.zeros(clips * f, channels, h * k, w * k, device=device)
+        inputs["mask"] = torch.zeros(clips * f, 1, h * k, w * k, device=device)
+    return (latents, torch.randn_like(latents), t, embeddings), inputs
 
 
 def emptied(module: Any, mode: Any) -> None:
@@ -110,8 +89,11 @@ def emptied(module: Any, mode: Any) -> None:
                 kind[name] = new[id(tensor)]
 
 
-def model(config: Any) -> Any:
-    """The stage's module at full size: frozen parts in 16 bits, and the parameters that train."""
+def model(config: Any, changed: dict[str, Any] | None = None) -> Any:
+    """The stage's module at full size: frozen parts in 16 bits, and the parameters that train.
+
+    changed: what differs from the configuration of SD 1.5's UNet.
+    """
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from animatediff.models.sparsectrl import SparseCtrl
@@ -121,7 +103,7 @@ def model(config: Any) -> Any:
     from animatediff.training.stages.sparsectrl import SparseCtrlLoss
     from animatediff.weights.base.model_configs import shipped_config
 
-    unet = UNet2DConditionModel.from_config(shipped_config("sd1", "unet")).requires_grad_(False)
+    unet = UNet2DConditionModel.from_config({**shipped_config("sd1", "unet"), **(changed or {})}).requires_grad_(False)
     adapter = None
     if not config.single_frames:
         adapter = MotionAdapter.from_unet(unet)

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "limits", "logs", "moved", "parse", "ranges", "subjects", "files", "frames", "unfinished", "signatures"),
+    ("memory",),
     ("motion", "models", "media", "sprites", "bundled"),
     ("sampling", "prompts", "weights"),
     ("pipelines",),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from animatediff.files import Roots
     from animatediff.render.declare import Option
     from animatediff.render.request import AnimateRequest
+    from animatediff.render.resume import Resume
 
 FOLDERS = "ANIMATEDIFF_FOLDERS"
 """Variable with the folders that stand for `--folder` in every call, as PATH has them."""
@@ -38,17 +39,35 @@ Without --model and --motion-module the small bundled model renders. Results go 
 
 def command() -> Any:
     """The command, with a parameter for every option."""
+    from animatediff.cli.resume import RESUME_FLAGS, resume_of, resume_options
     from animatediff.render.declare import Option
-    from animatediff.render.options import FLAGS, OPTIONS, OUTPUT
+    from animatediff.render.options import FLAGS, MACHINE, OPTIONS, OUTPUT
 
     def animate(
-        *, config: str | None, result: str | None, folder: list[str] | None, list_words: bool, quiet: bool, **given: Any
+        *,
+        config: str | None,
+        result: str | None,
+        folder: list[str] | None,
+        list_words: bool,
+        plan: bool,
+        save_every: float | None,
+        no_resume: bool,
+        quiet: bool,
+        **given: Any,
     ) -> None:
-        with reporting({**FLAGS, "folder": "--folder"}), given_limits(given) as asked:
+        with reporting({**FLAGS, "folder": "--folder", **RESUME_FLAGS}), given_limits(given) as asked:
             if list_words:
                 _print_words()
             else:
-                run(settings(asked), config=config, result=result, folders=folder or (), quiet=quiet)
+                run(
+                    settings(asked),
+                    config=config,
+                    result=result,
+                    folders=folder or (),
+                    plan=plan,
+                    quiet=quiet,
+                    resume=resume_of(save_every, no_resume),
+                )
 
     instead = "In place of prompts"
     own = [
@@ -69,11 +88,15 @@ def command() -> Any:
             help="Print the words that the bundled model knows.",
         ),
         Option(
+            name="plan", annotation="bool", flag="--plan", panel=MACHINE,
+            help="Print what the clips need in memory, and by which measures they fit; render nothing.",
+        ),
+        Option(
             name="quiet", annotation="bool", flag="--quiet", short="-q", panel=OUTPUT,
             help="Print only where the files are.",
         ),
     ]  # fmt: skip
-    parameters = [parameter(option) for option in (*own[:-1], *OPTIONS, own[-1])]
+    parameters = [parameter(option) for option in (*own[:-2], *OPTIONS, *resume_options(OUTPUT), *own[-2:])]
     vars(animate)["__signature__"] = Signature([*parameters, *limit_parameters(MEDIA, CONFIG, WEIGHTS)])
     app = typer.Typer(add_completion=False)
     app.command("animate", help=HELP)(animate)
@@ -124,11 +147,14 @@ def run(
     result: str | None = None,
     folders: Sequence[str] = (),
     pretrained_model_path: str | None = None,
+    plan: bool = False,
     quiet: bool = False,
+    resume: Resume | None = None,
 ) -> None:
     """Render what the settings ask for, on top of a configuration or an earlier result; print the files' names.
 
-    folders: in which the files may be that the configuration or the result names (`Roots.named`).
+    folders: in which the files may be that the configuration or the result names (`Roots.named`). plan: print what the
+    clips need in memory instead. resume: how the state of long renders is saved.
     """
     from animatediff.render import build_request, load_config, load_result, resolve
 
@@ -153,18 +179,22 @@ def run(
 
     source = config or result
     recorded = roots if source is None else replace(roots, named=(*roots.named, Path(source).parent))
+    if plan:
+        with messages(quiet):
+            _print_plans(requests, recorded)
+        return
     with saying_replaced(_named(requests), quiet), messages(quiet), progress_bar(quiet) as on_progress:
         # imported here: it is seconds, and mistakes in the settings are told before
         from animatediff.render.render import render, render_runs
 
         if config and len(requests) == 1 and requests[0].out:
-            done = render(requests[0], on_progress=on_progress, roots=recorded)
+            done = render(requests[0], on_progress=on_progress, roots=recorded, resume=resume)
         elif config:
             if any(request.out for request in requests):
                 raise UserError(f"`out` takes the clips of one run, and {config} holds {len(requests)}")
-            done = render_runs(requests, Path(config).stem, on_progress=on_progress, roots=recorded)
+            done = render_runs(requests, Path(config).stem, on_progress=on_progress, roots=recorded, resume=resume)
         else:
-            done = render(requests[0], on_progress=on_progress, roots=recorded)
+            done = render(requests[0], on_progress=on_progress, roots=recorded, resume=resume)
     for file, request, seam in zip(done.files, done.requests, done.seams, strict=True):
         of_loop = "" if seam is None else f"; loop seam {seam:.2f}, 1 is seamless"
         show(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")
@@ -172,6 +202,19 @@ def run(
         show(sheet)
     if done.grid is not None:
         show(done.grid)
+
+
+def _print_plans(requests: Sequence[AnimateRequest], roots: Roots) -> None:
+    from animatediff.pipelines.plan import too_little
+    from animatediff.render.options import FLAGS
+    from animatediff.render.renderer import Renderer
+
+    renderer = Renderer(roots=roots)
+    for request in requests:
+        plan = renderer.plan(request)
+        show(renamed(str(plan), FLAGS))
+        if not plan.fits:
+            raise UserError(too_little(plan))
 
 
 def _named(requests: Sequence[AnimateRequest]) -> Iterator[str]:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from animatediff.errors import UserError
 from animatediff.frames import Curve
+from animatediff.memory.sizes import parse_size
 from animatediff.pipelines.argument_types import check_types
 from animatediff.ranges import Range, needing, ranged
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from animatediff.memory.sizes import Size
     from animatediff.pipelines.output import Progress
     from animatediff.prompts import PromptTravel
     from animatediff.sampling.controlnet import ControlNetInput
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     Prompt = str | Mapping[int, str] | PromptTravel
     """A text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`), or a `PromptTravel`, for one clip."""
 
+SAVE_EVERY_S = 30.0
+"""Seconds between two saves of a render's state."""
 UPSCALE_STRENGTH = 0.5
 """Fraction of the steps of the second pass: enough for new detail, too few for another image."""
 
@@ -137,6 +143,8 @@ class Arguments:
     (`sampling.fast`); without effect where there are few steps."""
     decode_chunk_size: int | None = ranged(None, ge=1)
     """Frames that the VAE decodes at once."""
+    vram: Size | None = None
+    """Memory of the device that the clip may take, such as `6GB`; None is what is free."""
     conditioning_frames: Any = None
     """Images for the SparseCtrl encoder: PIL, arrays, tensors in 0..1, or latents (a tensor of 4 channels); a list of
     such lists is one a clip. Where ControlNets are loaded instead, one image a frame, for several a list of them."""
@@ -179,9 +187,19 @@ class Arguments:
     on_progress: Callable[[Progress], None] | None = None
     cancel: Callable[[], bool] | None = None
     """Asked after each step."""
+    resume: Path | str | None = None
+    """Folder in which the state of a long call is saved, and where the same call goes on with it, to the same frames;
+    nothing is left in it when the call is done."""
+    save_every: float = ranged(SAVE_EVERY_S, ge=0, unit="seconds", needs="resume")
+    """Time between two saves; a call that is done sooner writes nothing."""
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.vram is not None:
+            try:
+                parse_size(self.vram)
+            except UserError as error:
+                raise UserError(f"`vram`: {error}") from None
         for name, within in RANGES.items():
             value = getattr(self, name)
             for one in value if isinstance(value, list | tuple) else [value]:

@@ -9,6 +9,7 @@ from typing import Any
 from animatediff.errors import UserError, unknown
 from animatediff.pipelines.arguments import NEEDS, RANGES
 from animatediff.pipelines.parts import LoadedParts
+from animatediff.pipelines.placement import forget_place
 from animatediff.sampling.free_init import BUTTERWORTH_ORDER
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,7 @@ class Habits(LoadedParts):
         self._offload("enable_sequential_cpu_offload", gpu_id, device)
 
     def _offload(self, method: str, gpu_id: int | None, device: Any) -> None:
+        forget_place(self)
         try:
             getattr(self.base, method)(gpu_id, **({} if device is None else {"device": device}))
         except (RuntimeError, ImportError, ValueError) as error:

@@ -17,6 +17,7 @@ from animatediff.errors import UserError, unknown
 from animatediff.motion import Attachment, MotionAdapter, attach, attachment_of, remember
 from animatediff.moved import warn_once
 from animatediff.pipelines.output import Defaults
+from animatediff.pipelines.placement import forget_place
 from animatediff.pipelines.precision import as_dtype
 from animatediff.pipelines.scheduler import SamplerChoice
 from animatediff.pipelines.supported import check_unet, check_vae
@@ -229,6 +230,7 @@ class LoadedParts:
             raise unknown("argument of `to`", min(odd), ("device", "dtype"))
         if isinstance(kwargs.get("dtype"), str):
             kwargs["dtype"] = as_dtype(kwargs["dtype"], self.unet.device)
+        forget_place(self)
         with quiet_loading():
             self.base.to(*args, **kwargs)
             self.set_sparsectrl(self.sparsectrl)

@@ -41,6 +41,8 @@ class Event:
     """A choice made for the user, or a warning."""
     preview: np.ndarray | None = None
     """The clip as it is after this step, uint8 (h, w, 3), small; where it is asked for."""
+    memory: str = ""
+    """What the clip needs in memory of what there is, from its first step on."""
 
 
 OnEvent = Callable[[Event], None]
@@ -83,6 +85,8 @@ class Reporter:
         self.clip, self.num_clips = 0, 1
         self.notes: list[str] = []
         """Of the clip at work; those before the first clip are its own."""
+        self.memory = ""
+        """What the clip at work needs in memory, in words."""
         self._on_event, self._cancel = on_event, cancel
         self._time_left = TimeLeft(clock)
         self._last: tuple[str, int, int] = ("load", 0, 1)
@@ -119,7 +123,7 @@ class Reporter:
 
     def next_clip(self) -> None:
         """The clip at work is done."""
-        self.clip, self.notes = self.clip + 1, []
+        self.clip, self.notes, self.memory = self.clip + 1, [], ""
 
     def _send(self, time_left: float | None = None, note: str = "", preview: np.ndarray | None = None) -> None:
         if self._on_event is None or self._telling:  # a listener that logs is not told of its own words
@@ -137,6 +141,7 @@ class Reporter:
                     time_left=time_left,
                     note=note,
                     preview=preview,
+                    memory=self.memory,
                 )
             )
         finally:

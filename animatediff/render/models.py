@@ -76,6 +76,7 @@ def _stamp(file: Path) -> tuple[str, int, int]:
 
 def load_model(spec: ModelSpec, after_part: AfterPart = lambda done, total: None) -> AnimateDiffPipeline:
     """Load the model of a complete request. Raises UserError for files of another kind."""
+    from animatediff.pipelines.placement import compute_on
     from animatediff.pipelines.precision import default_device
 
     settings = spec.settings
@@ -93,7 +94,10 @@ def load_model(spec: ModelSpec, after_part: AfterPart = lambda done, total: None
     else:
         if settings.cpu_offload:
             logger.warning("`cpu_offload` does nothing here: the whole model is on the CPU already")
-        pipe.to(device)
+        if device.startswith(("cpu", "mps")):
+            pipe.to(device)
+        else:
+            compute_on(pipe, device)  # the first clip says how much of the model goes there
     pipe.set_progress_bar_config(disable=True)
     after_part(len(steps) + 1, len(steps) + 1)
     return pipe

@@ -12,14 +12,30 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.files import WEIGHT_SUFFIXES
 from animatediff.frames import at_frame, parse_curve
+from animatediff.memory.sizes import parse_size
 from animatediff.prompts.travel import frame_of
 
 curve = parse_curve
 
 
+def size(value: Any) -> Any:
+    """An amount of memory, or a number of bytes, as the text that a request holds. Raises UserError."""
+    if value is None:
+        return None
+    parse_size(value)
+    return str(value).strip()
+
+
 def listed(value: Any) -> Sequence[Any]:
     """A list as it is; any other value as a list of one."""
     return value if isinstance(value, list | tuple) else [value]
+
+
+def level(value: Any) -> Any:
+    """A level as it is; `off` is false where YAML has read it. Raises UserError for true, which says no level."""
+    if value is True:
+        raise UserError("expected a level, such as balanced")
+    return "off" if value is False else value
 
 
 def weight(value: Any) -> Any:

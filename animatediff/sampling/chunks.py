@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.motion import norms_over_frames
+from animatediff.motion.module import TemporalTransformerBlock
 
 CHUNK_SIZE = 32
 """Images: a window of 16 frames, with and without the prompt."""
@@ -49,6 +50,32 @@ def forwards_replaced(forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) 
                 layer.forward = forward
 
 
+@contextmanager
+def motion_in_chunks(unet: nn.Module, size: int | None) -> Iterator[None]:
+    """Let the transformers of motion modules see at most `size` sequences (latent pixels) at a time, for a while.
+
+    Sequences do not see each other, so that what is computed stays the same. None: all at once.
+    """
+    if size is None or hasattr(unet, "_orig_mod"):
+        yield
+        return
+    blocks = [layer for layer in unet.modules() if isinstance(layer, TemporalTransformerBlock)]
+    with forwards_replaced((block, functools.partial(_some_at_a_time, block.forward, size)) for block in blocks):
+        yield
+
+
+def _some_at_a_time(forward: Callable[..., Tensor], size: int, x: Tensor, positions: Tensor) -> Tensor:
+    """Run a temporal transformer on x (n, f, d), `size` of the n at a time."""
+    if len(x) <= size:
+        return forward(x, positions)
+    out = torch.empty_like(x)
+    for start in range(0, len(x), size):
+        if start > size and x.is_meta:
+            break
+        out[start : start + size] = forward(x[start : start + size], positions)
+    return out
+
+
 def _layers(unet: nn.Module) -> list[nn.Module]:
     found: list[nn.Module] = []
     blocks = [*getattr(unet, "down_blocks", ()), getattr(unet, "mid_block", None), *getattr(unet, "up_blocks", ())]
@@ -67,6 +94,8 @@ def _in_chunks(forward: Callable[..., Any], size: int, *args: Any, **kwargs: Any
     out: list[Tensor] = []
     as_tuple = False
     for start in range(0, num_images, size):
+        if start > size and first.is_meta:  # nothing is computed there, and further chunks would take the same memory
+            break
         rows = slice(start, start + size)
         output = forward(*_rows(args, rows, num_images), **_rows(kwargs, rows, num_images))
         as_tuple = isinstance(output, tuple)

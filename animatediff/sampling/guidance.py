@@ -33,6 +33,8 @@ class GuidedClips:
     """Whether the UNet takes the guidance scale itself."""
     pag: PAG | None = None
     fast: FastSteps | None = None
+    apart: Callable[[], bool] = lambda: False
+    """Whether the next step predicts negative prompts and prompts one after the other, which takes less memory."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
         """latents: (b, c, f, h, w), of these frames of the clips -> prediction of the same shape."""
@@ -54,17 +56,20 @@ class GuidedClips:
             )
         rows = list(range(len(group.clips)))
         negative, positive = rows[: group.num_negative], rows[group.num_negative :]
-        known = self.fast.difference((*group.own, *frames)) if guidance and self.fast is not None else None
+        known = self.fast.difference((tuple(group.own), tuple(frames))) if guidance and self.fast is not None else None
         both = guidance and known is None
         batch = [*(negative if both else ()), *positive, *(positive if self.pag is not None else ())]
         copies = len(batch) // len(positive)
-        stacked = torch.cat([latents] * copies) if copies > 1 else latents
-        layers = None if self.pag is None else self.pag.layers
-        parts = self.predictor(stacked, timestep, frames, group.of(batch), layers).chunk(copies)
+        if both and self.pag is None and self.apart():
+            parts = [self.predictor(latents, timestep, frames, group.of(rows)) for rows in (negative, positive)]
+        else:
+            stacked = torch.cat([latents] * copies) if copies > 1 else latents
+            layers = None if self.pag is None else self.pag.layers
+            parts = self.predictor(stacked, timestep, frames, group.of(batch), layers).chunk(copies)
         prompted = parts[1 if both else 0]
         out = parts[0] + scale * (prompted - parts[0]) if both else prompted
         if both and self.fast is not None:
-            self.fast.keep_difference((*group.own, *frames), prompted - parts[0])
+            self.fast.keep_difference((tuple(group.own), tuple(frames)), prompted - parts[0])
         elif known is not None:
             out = prompted + (scale - 1) * known
         if self.pag is not None:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from animatediff.memory.measures import InUse
 from animatediff.models.residuals import Residuals
 from animatediff.motion import FrameContext, Window
-from animatediff.sampling.chunks import layers_in_chunks
+from animatediff.sampling.chunks import CHUNK_SIZE, layers_in_chunks, motion_in_chunks
 from animatediff.sampling.conditions import Conditioning, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 from animatediff.sampling.prompt_keys import PromptKeys
+from animatediff.sampling.resume import ResumedSampling
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
 """(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape."""
+
+_OF_NEGATIVES = ("guess", "spares_negatives")
+"""Attributes of controls that spare the clips of negative prompts."""
 
 
 @dataclass(kw_only=True)
@@ -43,6 +48,8 @@ class ClipPredictor:
     """Further arguments of the UNet's attention processors (`cross_attention_kwargs`)."""
     fast: FastSteps | None = None
     """Fast mode, where layers are left out of some steps."""
+    saving: InUse = field(default_factory=InUse)
+    """Measures against too little memory."""
 
     def __post_init__(self) -> None:
         self._prompt_keys = PromptKeys(self.unet)
@@ -86,12 +93,15 @@ class ClipPredictor:
             guidance = {"timestep_cond": per_frame(given.guidance_embeds, frames)}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
         # identity attention counts the rows of a batch, which chunks would cut
-        chunked = layers_in_chunks(self.unet, bool(self.windows) and perturbed is None)
+        whole, measures = perturbed is not None, self.saving.measures
+        images = measures.images or (CHUNK_SIZE if self.windows else None)
+        chunked = layers_in_chunks(self.unet, images is not None and not whole, images or CHUNK_SIZE)
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
-            nullcontext() if self.fast is None else self.fast.features.call(rows, full=full),
+            nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
             self.frames.during(num_frames, self.windows, scale),
             chunked,
+            motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),
             self._prompt_keys.during(given, embeddings),
         ):
@@ -109,6 +119,11 @@ class ClipPredictor:
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.
         return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames).float()
 
+    @property
+    def separable(self) -> bool:
+        """Whether rows may be predicted one after the other: no control tells negative prompts from others."""
+        return not any(getattr(control, name, False) for control in self.controls for name in _OF_NEGATIVES)
+
     def _residuals(self, inputs: UNetInputs) -> Residuals | None:
         if self.windows:
             return blended_residuals(self.controls, inputs, self.windows)
@@ -116,26 +131,37 @@ class ClipPredictor:
 
 
 def row_names(given: Conditioning, frames: Sequence[int]) -> list[Hashable]:
-    """A name for each row of a batch: its clip, whether it has the prompt, which frames; a third part is perturbed."""
+    """A name for each row of a batch: its clip, whether it is perturbed (a third part), which frames.
+
+    None for rows without the prompt, which no shallow call has.
+    """
     names: list[Hashable] = []
     for place, clip in enumerate(given.clips):
-        part = "negative" if place < given.num_negative else "prompt"
-        again = (clip, part, *frames) in names
-        names.append((clip, "perturbed" if again else part, *frames))
+        if place < given.num_negative:
+            names.append(None)
+            continue
+        again = (clip, "prompt", *frames) in names
+        names.append((clip, "perturbed" if again else "prompt", *frames))
     return names
 
 
-def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
-    """Predict each window of frames by itself and blend them by their weights; all frames at once without windows."""
+def windowed(predict: Predict, windows: Sequence[Window], resumed: ResumedSampling | None = None) -> Predict:
+    """Predict each window of frames by itself and blend them by their weights; all frames at once without windows.
+
+    resumed: knows which windows of a step are done already, and is told of each that is.
+    """
     if len(windows) < 2:
         return predict
 
     def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
-        total = torch.zeros_like(latents)
-        for window in windows:
+        done, total = (0, None) if resumed is None else resumed.windows_done()
+        total = torch.zeros_like(latents) if total is None else total
+        for number, window in enumerate(windows[done:], start=done + 1):
             places = torch.tensor(window.frames, device=latents.device)
             output = predict(latents.index_select(2, places), timestep, [frames[place] for place in window.frames])
             total.index_add_(2, places, output * window.share.to(latents)[:, None, None])
+            if resumed is not None and number < len(windows):
+                resumed.after_window(number, total)
         return total
 
     return call

@@ -33,7 +33,7 @@ def video(job: Job, position: int | None = None) -> dict[str, Any]:
             "tries": job.tries,
             "user": asked.get("user"),
             "output_format": asked.get("output_format"),
-            **{name: state.get(name) for name in ("phase", "step", "total", "time_left")},
+            **{name: state.get(name) for name in ("phase", "step", "total", "time_left", "memory")},
             "notes": state.get("notes", []),
             **{name: result.get(name) for name in ("seed", "num_frames", "fps", "seam")},
         },

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from animatediff.memory.free import free_memory
+from animatediff.memory.sizes import told
+
 if TYPE_CHECKING:
     from animatediff.training.encode import Encoder
     from animatediff.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-GB, MB = 1e9, 1e6
 STATE_BYTES = {"adamw": 8, "adamw8bit": 2}
 """Bytes of an optimizer's states for each number that trains."""
 
@@ -42,15 +44,6 @@ class MemoryEstimate:
             f"about {told(self.peak)} at the peak of a step: weights {told(self.weights)}, optimizer "
             f"{told(self.optimizer)}, gradients {told(self.gradients)} or activations {told(self.activations)}"
         )
-
-
-def told(size: int) -> str:
-    """Bytes for people.
-
-    >>> told(2_560_000_000), told(31_000_000)
-    ('2.6 GB', '31 MB')
-    """
-    return f"{size / GB:.1f} GB" if size >= GB else f"{size / MB:.0f} MB"
 
 
 def estimate_memory(state: TrainState, encoder: Encoder) -> MemoryEstimate:
@@ -141,13 +134,3 @@ def say_memory(state: TrainState, encoder: Encoder) -> None:
         )  # fmt: skip
     else:
         logger.info("memory: %s", estimate)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, without those that torch has set aside there and not used."""
-    if device.type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + idle
-    import psutil
-
-    return psutil.virtual_memory().available

@@ -202,6 +202,7 @@ def _facts(done: Rendered, job: Job) -> str:
         f"{request.steps} steps" + (f", {escape(request.scheduler)}" if request.scheduler else ""),
         stage.size_of(done.file),
         f"in {stage.duration(job.seconds)}",
+        *([escape(job.event.memory)] if job.event is not None and job.event.memory else []),
     ]
     seam = "" if done.seam is None else f"Loop seam {done.seam:.2f}; 1 is seamless. "
     spans = "".join(f"<span>{part}</span>" for part in parts)

@@ -48,6 +48,7 @@ def progress(event: Event | None, preview: Any, *, cancelled: bool = False) -> s
     if cancelled:
         words = "Cancelling"
     left = "" if event.time_left is None or cancelled else f"{duration(event.time_left)} left"
+    left = ", ".join(part for part in (left, event.memory) if part)
     share = event.step / event.total if event.total else None
     return _stage(image or f'<div class="ad-hint">{escape(phase)}</div>', _bar(words, share, left))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from animatediff.memory.measures import InUse
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.output import Callbacks
 from animatediff.render import render as render_module
@@ -61,7 +62,9 @@ class FakePipeline:
 
     def job(self, **arguments: Any) -> SimpleNamespace:
         call = SimpleNamespace(upscale=arguments["upscale"])
-        return SimpleNamespace(**{**arguments, "call": call, "decode_chunk_size": arguments["decode_chunk_size"] or 4})
+        return SimpleNamespace(
+            **{**arguments, "call": call, "decode_chunk_size": arguments["decode_chunk_size"] or 4, "saving": InUse()}
+        )
 
     def sample(self, job: Any, callbacks: Callbacks) -> torch.Tensor:
         low = torch.randint(0, 255, (job.num_frames, 4, 5, 3), generator=job.generator).numpy().astype(np.uint8)

@@ -38,6 +38,7 @@ EXAMPLES: Mapping[str, Any] = {
     "upscale": 2.0,
     "device": "cpu",
     "dtype": "float32",
+    "vram": "6GB",
 }
 """A value of each option whose type does not tell one; files by their marks."""
 _ENCODER = {"sparsectrl": "MODEL", "control_images": ["IMAGE"]}
