@@ -171,8 +171,8 @@ def in_turn(name: str, args: argparse.Namespace) -> None:
 
     dtype = as_dtype(name, "cpu")
     pipe, theirs = both_unets(dtype)
-    vae = AutoencoderKL.from_config(pipe.vae.config).to(dtype).eval()
-    vae.load_state_dict(pipe.vae.state_dict())
+    vae: Any = AutoencoderKL.from_config(pipe.vae.config)
+    vae.to(dtype).eval().load_state_dict(pipe.vae.state_dict())
     side, frames = args.size // 8, args.frames
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, 4, frames, side, side, generator=generator)
