@@ -23,9 +23,9 @@ from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.render import OneFile, Renderer, Resume, build_request
 
 CASES: tuple[dict[str, Any], ...] = (
-    {"scheduler": "euler_a", "num_frames": 20, "steps": 3},
-    {"scheduler": "dpmpp_2m_sde", "num_frames": 18, "steps": 3, "freeinit": 2, "guidance_scale": 1.0},
-    {"scheduler": "unipc", "num_frames": 18, "steps": 4, "long_mode": "motion"},
+    {"scheduler": "euler_a", "num_frames": 8, "window": 4, "steps": 3},
+    {"scheduler": "dpmpp_2m_sde", "num_frames": 6, "window": 4, "steps": 3, "freeinit": 2, "guidance_scale": 1.0},
+    {"scheduler": "unipc", "num_frames": 8, "window": 4, "steps": 4, "long_mode": "motion"},
     {"scheduler": "heun", "num_frames": 6, "steps": 2, "upscale": 2.0},
     {"scheduler": "ddim", "num_frames": 6, "steps": 12, "fast": "balanced"},
 )

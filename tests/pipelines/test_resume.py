@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ def render(folder: Path | None = None, stop_at: int | None = None, **settings: A
     return frames, calls.count
 
 
-def check_stops(tmp_path: Path, stops: Iterator[int] | range | None = None, lost: int = 1, **settings: Any) -> None:
+def check_stops(tmp_path: Path, stops: Iterable[int], lost: int = 1, **settings: Any) -> None:
     """A call that is stopped and made again has the frames of one that is not; `lost`: calls made twice at most."""
     wanted, count = render(**settings)
-    for stop_at in stops or range(2, count + 1):
+    for stop_at in stops:
         folder = tmp_path / f"stopped-at-{stop_at}"
         assert render(folder, stop_at, **settings)[0] is None
         frames, again = render(folder, **settings)
@@ -61,7 +62,8 @@ def check_stops(tmp_path: Path, stops: Iterator[int] | range | None = None, lost
         assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+# those that differ in the spacing of their noise levels alone keep the same
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if not name.endswith(("_karras", "_trailing"))])
 def test_every_sampler_goes_on(tmp_path: Path, name: str) -> None:
     """From its last steps, where those of more than one step have the longest history."""
     try:
@@ -71,45 +73,54 @@ def test_every_sampler_goes_on(tmp_path: Path, name: str) -> None:
     pipe = pipeline()
     config = pipe.base.scheduler.config
     pipe.base.scheduler = make_scheduler(name, {**config, "_class_name": "DDIMScheduler"})
-    check_stops(tmp_path, iter([4]), num_inference_steps=4, output_type="latent")
+    check_stops(tmp_path, [3], num_frames=2, output_type="latent")
 
 
 def test_windows_go_on_within_a_step(tmp_path: Path) -> None:
     pipeline().set_scheduler("euler_a")
-    check_stops(tmp_path, range(2, 6), **WINDOWS, output_type="latent")
+    check_stops(tmp_path, [2, 3], num_inference_steps=2, **WINDOWS, output_type="latent")
 
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_free_init_goes_on(tmp_path: Path, fast: bool) -> None:
     pipeline().set_scheduler("euler_a")
-    check_stops(tmp_path, iter([4, 6]), freeinit=3, freeinit_fast=fast, output_type="latent")
+    check_stops(
+        tmp_path, [4], num_inference_steps=2, num_frames=2, freeinit=3, freeinit_fast=fast, output_type="latent"
+    )
 
 
 def test_both_passes_go_on_and_all_between(tmp_path: Path) -> None:
-    settings = {"upscale": 1.5, "num_inference_steps": 2, "num_frames": 3, "decode_chunk_size": 1, "output_type": "pil"}
-    check_stops(tmp_path, lost=2, **settings)
+    settings = {"upscale": 1.5, "num_inference_steps": 2, "num_frames": 2, "decode_chunk_size": 1, "output_type": "pil"}
+    check_stops(tmp_path, [2, 4, 7, 9], lost=2, **settings)
 
 
 def test_windows_in_the_motion_modules_and_images_go_on(tmp_path: Path) -> None:
     image = colour(200, 60, 20)
-    check_stops(tmp_path, iter([3, 4]), lost=2, **WINDOWS, long_mode="motion", images={0: image}, image_mode="latents")
+    check_stops(tmp_path, [3], lost=2, **WINDOWS, long_mode="motion", images={0: image}, image_mode="latents")
 
 
 def test_videos_and_travels_go_on(tmp_path: Path) -> None:
     video = torch.rand(5, 3, 16, 16, generator=seeded(5)[0])
-    check_stops(tmp_path, iter([7]), lost=6, **WINDOWS, video=video, strength=0.7)
+    check_stops(tmp_path, [7, 11], lost=6, **WINDOWS, video=video, strength=0.7)
 
 
 @pytest.mark.parametrize("level", ["balanced", "max"])
 def test_fast_mode_goes_on_at_full_steps(tmp_path: Path, level: str) -> None:
-    settings = {"fast": level, "num_inference_steps": 12, "guidance_scale": 3.0, "output_type": "latent"}
-    check_stops(tmp_path, iter([4, 7, 11]), lost=6, **settings)
+    settings = {
+        "fast": level,
+        "num_inference_steps": 12,
+        "guidance_scale": 3.0,
+        "output_type": "latent",
+        "num_frames": 2,
+    }
+    check_stops(tmp_path, [7, 11], lost=6, **settings)
 
 
 def test_frames_that_are_decoded_are_kept(tmp_path: Path) -> None:
     """As bytes where they become such anyway, else as they are."""
-    check_stops(tmp_path / "pil", range(5, 8), output_type="pil", decode_chunk_size=1)
-    check_stops(tmp_path / "pt", range(6, 8), decode_chunk_size=1)
+    settings = {"num_inference_steps": 1, "num_frames": 3, "decode_chunk_size": 1}
+    check_stops(tmp_path / "pil", range(2, 5), output_type="pil", **settings)
+    check_stops(tmp_path / "pt", [4], output_type="pt", **settings)
 
 
 def test_several_clips_go_on(tmp_path: Path) -> None:
@@ -286,9 +297,10 @@ def test_a_full_disk_is_said_once_and_the_call_goes_on(
 def test_callbacks_and_samplers_that_keep_objects_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     render(tmp_path, 3, output_type="latent", callback_on_step_end=lambda *given: {})
     assert any("no effect beside `callback_on_step_end`" in line for line in caplog.messages)
+    pipeline().base.scheduler = copy.deepcopy(pipeline().base.scheduler)
     pipeline().base.scheduler.noise_sampler = object()
     render(tmp_path, 3, output_type="latent")
-    assert any("cannot be saved: it holds a object" in line for line in caplog.messages)
+    assert any("cannot be saved: it holds an object of type object" in line for line in caplog.messages)
     assert not list(tmp_path.iterdir())
 
 
