@@ -187,4 +187,3 @@ def test_a_request_is_planned_without_weights(tmp_path: Path) -> None:
     plan = Renderer().plan(request)
     assert plan.phases[1].total == pipeline().plan(**{**CALL, "prompt": "a fox"}).phases[1].total
     assert plan.limit == 10**9 and plan.as_dict()["fits"] is True
-    assert "vram" not in request.stored()
