@@ -178,7 +178,7 @@ def whole() -> torch.Tensor:
 
 
 def again(folder: Path, caplog: pytest.LogCaptureFixture, wanted: torch.Tensor | None = None) -> list[str]:
-    """What is said when the call is made again, which begins anew. wanted: its frames, of a pipeline that has changed."""
+    """What is said when the call is made again, which begins anew. wanted: its frames, if the pipeline has changed."""
     caplog.clear()
     with caplog.at_level(logging.INFO, "animatediff"):
         frames, count = render(folder, **SHORT)
