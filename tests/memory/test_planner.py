@@ -14,8 +14,8 @@ from support.close import relative
 from support.paths import ROOT
 
 from animatediff.errors import UserError
-from animatediff.memory.measures import DENOISING, GROUP, MODEL, Measures
-from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.memory.measures import AWAY, DENOISING, DEVICE, GROUP, MODEL, Measures
+from animatediff.pipelines import AnimateDiffPipeline, placement
 from animatediff.pipelines.plan import levels_on_paper, plan_job
 from animatediff.render import Renderer, build_request
 
@@ -156,6 +156,22 @@ def test_offload_keeps_less_on_a_gpu() -> None:
     assert model.phases[1].weights == model.weights["unet"] + model.weights["motion"]
     assert [plan.measures.weights for plan in (model, group)] == [MODEL, GROUP]
     assert model.machine is not None and nothing.machine is not None and model.machine > nothing.machine
+
+
+def test_weights_go_where_a_plan_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands for a device with memory of its own."""
+    pipe = AnimateDiffPipeline.from_bundled()
+    few: dict[str, Any] = {**CALL, "num_frames": 2, "num_inference_steps": 1}
+    job = pipe.job(**few, generator=torch.Generator().manual_seed(1))
+    wanted = torch.cat(list(pipe.decode(pipe.sample(job), job)))
+    monkeypatch.setattr(placement, "can_move", lambda pipe: True)
+    for level, offloaded in ((AWAY, [True, False, True]), (MODEL, [True] * 3), (DEVICE, [False] * 3), (GROUP, None)):
+        placement.place(pipe, Measures(weights=level))
+        models = [pipe.text_encoder, pipe.unet, pipe.vae]
+        if offloaded is not None:
+            assert [hasattr(model, "_hf_hook") for model in models] == offloaded
+        assert any(hasattr(layer, "_diffusers_hook") for layer in pipe.unet.modules()) == (offloaded is None)
+        assert torch.equal(torch.cat(list(pipe.decode(pipe.sample(job), job))), wanted)
 
 
 def test_the_second_pass_is_in_the_plan() -> None:
