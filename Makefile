@@ -35,11 +35,11 @@ format: $(VENV)/.dev  ## put the code into shape
 dev: $(VENV)/.dev  ## set up for development, with the checks before each commit
 	@$(BIN)/pre-commit install
 
-bench: $(VENV)/.dev  ## measure against the installed diffusers
-	@$(BIN)/python benchmarks/compare_diffusers.py
+bench: $(VENV)/.dev  ## measure against the installed diffusers in each number format; ARGS="--size sd1" for full size
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
-bench-gpu: $(VENV)/.dev  ## the same on a GPU: parity with the golden tensors, a bundled clip, time and memory
-	@$(BIN)/python benchmarks/gpu.py
+bench-gpu: $(VENV)/.dev  ## on a GPU: golden tensors, time and memory beside diffusers, training (without one: tiny, on the CPU)
+	@$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 bundled: $(VENV)/.dev  ## train the bundled model again (hours); every step resumes
 	@sh recipes/bundled/train.sh $(BIN)/python outputs/bundled

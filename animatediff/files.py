@@ -50,6 +50,8 @@ HERE = Roots()
 
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 """Of files with weights, in lower case."""
+TINY = "tiny:"
+"""Before the name of a VAE: it is a tiny one (TAESD), and may be in models/vae_approx."""
 FRAME_NAME = re.compile(r"\d{5,}\.png")
 """Names of the files in a folder of frames."""
 
@@ -119,6 +121,15 @@ def _candidates(path: Path, folders: Sequence[Path], kind: str, roots: Roots) ->
             yield Path(os.path.normpath(folder / path))
     if kind and path.suffix:
         yield from (place for models in roots.models if (place := models / kind / path.name).is_file())
+
+
+def behind_tiny(name: str) -> tuple[str, str]:
+    """The mark of a tiny VAE before a name, or nothing, and the name.
+
+    >>> behind_tiny("tiny:taesd"), behind_tiny("a.ckpt")
+    (('tiny:', 'taesd'), ('', 'a.ckpt'))
+    """
+    return (TINY, name.removeprefix(TINY)) if name.startswith(TINY) else ("", name)
 
 
 def named_folders(names: Iterable[str | Path]) -> list[Path]:

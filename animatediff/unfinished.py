@@ -54,7 +54,7 @@ class Unfinished:
             self.path.mkdir()
         else:
             self.path.touch(exist_ok=False)
-        self._lock = _lock(self.path)
+        self._lock = locked(self.path)
 
     def remove(self) -> None:
         """Remove what was not renamed."""
@@ -101,7 +101,7 @@ def _is_left_behind(path: Path, found: re.Match[str]) -> bool:
         return False
     if fcntl is None:
         return True
-    lock = _lock(path)
+    lock = locked(path)
     if lock is None:
         return False
     os.close(lock)
@@ -118,7 +118,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _lock(path: Path) -> int | None:
+def locked(path: Path) -> int | None:
     """Lock a file or folder for this process; None where that is not possible, or another process has it."""
     if fcntl is None:
         return None

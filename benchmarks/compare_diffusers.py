@@ -4,6 +4,10 @@
 `make bench-gpu` measures on a GPU (`--device cuda`), where memory is what PyTorch allocated there at most.
 SD 1.5 and mm_sd_v15_v2 shapes, guidance on; bfloat16 where the CPU computes in it, else float32 (emulated bfloat16 is a
 hundred times slower). Each side runs in a process of its own. Ratios below 1 are in our favour.
+
+`--in-turn float32 bfloat16 float16` measures both UNets and both ways to decode in one process, with the same weights,
+by the time of the processor and in turn, so that what else the machine does hardly counts: for one thread, in a few
+minutes. `ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16` before it leaves out the instructions that only newer CPUs have.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +140,77 @@ def measure(side: str, args: argparse.Namespace) -> dict[str, float]:
     return {"step": statistics.median(steps), "decode": end - moments[-1], "memory": peak - before}
 
 
+def both_unets(dtype: Any) -> tuple[Any, Any]:
+    """Our pipeline, and the UNet of diffusers' with the same weights."""
+    import diffusers
+    import torch
+
+    from animatediff.weights.diffusers_motion import diffusers_state
+
+    pipe = build("ours", dtype)
+    with torch.device("meta"):
+        image = diffusers.UNet2DConditionModel.from_config(pipe.unet.config)
+        motion = diffusers.MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
+        theirs = diffusers.UNetMotionModel.from_unet2d(image, motion, load_weights=False)
+    adapter = pipe.attachment.adapter
+    state = {name: value for name, value in pipe.unet.state_dict().items() if "motion_modules" not in name}
+    theirs.load_state_dict({**state, **diffusers_state(adapter)}, assign=True)
+    return pipe, theirs.eval().requires_grad_(False)
+
+
+def in_turn(name: str, args: argparse.Namespace) -> None:
+    """Print seconds of the processor for a step and for decoding, of diffusers and ours, and their ratios."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from animatediff.pipelines.memory_layout import lay_out
+    from animatediff.pipelines.precision import as_dtype
+    from animatediff.pipelines.vae import decode_images
+    from animatediff.sampling import ClipPredictor
+    from animatediff.sampling.conditions import Conditioning
+
+    dtype = as_dtype(name, "cpu")
+    pipe, theirs = both_unets(dtype)
+    vae: Any = AutoencoderKL.from_config(pipe.vae.config)
+    vae.to(dtype).eval().load_state_dict(pipe.vae.state_dict())
+    side, frames = args.size // 8, args.frames
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, frames, side, side, generator=generator)
+    text = torch.randn(2, 77, 768, generator=generator).to(dtype)
+    given = Conditioning(clips=[0, 0], num_negative=1, embeddings=text)
+    predictor = ClipPredictor(unet=pipe.unet, frames=pipe.attachment.frames)
+    timestep, places = torch.tensor(500), range(frames)
+    flat = latents[0].transpose(0, 1).to(dtype)
+    chunk = pipe.job("a fox", num_frames=frames, height=args.size, width=args.size).decode_chunk_size
+
+    def their_step() -> Any:
+        return theirs(latents.to(dtype), timestep, text.repeat_interleave(frames, 0), return_dict=False)[0]
+
+    def our_decode() -> Any:
+        return torch.cat([decode_images(pipe.vae, part * 0.18215) for part in flat.split(chunk)])
+
+    def their_decode() -> Any:  # 16 at a time, as its pipeline does
+        return torch.cat([(vae.decode(part).sample / 2 + 0.5).clamp(0, 1) for part in flat.split(16)])
+
+    lay_out(pipe.unet)  # as a call does; the weights of diffusers' UNet stay as they are
+    pairs = {
+        "step": (their_step, lambda: predictor(latents, timestep, places, given)),
+        "decode": (their_decode, our_decode),
+    }
+    with torch.inference_mode():
+        for measured, sides in pairs.items():
+            taken: list[tuple[float, ...]] = [tuple(map(processor_seconds, sides)) for _ in range(args.steps + 1)]
+            diffusers, ours = (min(times) for times in zip(*taken[1:], strict=True))
+            print(f"| {name} | {measured} | {diffusers:.2f} | {ours:.2f} | {ours / diffusers:.2f} |", flush=True)
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """Time of the processor that some work takes in this process, on all its threads."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def seconds(command: list[str], times: int = 5) -> float:
     """Median wall time of a command."""
     taken = []
@@ -154,7 +230,16 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"))
     parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda")
     parser.add_argument("--quick", action="store_true", help="only the times of import and --help")
+    parser.add_argument(
+        "--in-turn", nargs="+", metavar="DTYPE", help="both sides in one process, in each of these types"
+    )
     args = parser.parse_args()
+    if args.in_turn:
+        print(f"| {args.frames} frames of {args.size}x{args.size} | processor time of | diffusers | ours | ratio |")
+        print("|---|---|---|---|---|")
+        for name in args.in_turn:
+            in_turn(name, args)
+        return
     if args.side:
         print(json.dumps(measure(args.side, args)))
         return

@@ -43,16 +43,9 @@ def counted(recipe: Path) -> dict[str, float]:
             for _ in range(2):  # the optimizer's states are made in the first
                 between = counter.now
                 counter.peak = counter.now
-                latents = torch.randn(config.batch_size, f, 4, h, w)
-                embeddings, t = torch.randn(config.batch_size, *TEXT), torch.zeros(config.batch_size, dtype=torch.long)
-                inputs: dict[str, Any] = {}
-                if config.stage == "sparsectrl":
-                    k = 1 if config.condition == "rgb" else FRAME_FACTOR
-                    channels = 4 if config.condition == "rgb" else 3
-                    inputs["condition"] = torch.zeros(config.batch_size * f, channels, h * k, w * k)
-                    inputs["mask"] = torch.zeros(config.batch_size * f, 1, h * k, w * k)
+                arguments, inputs = inputs_of(config, config.batch_size, f, h, w)
                 with torch.autocast("cpu", torch.bfloat16):
-                    loss = module(latents, torch.randn_like(latents), t, embeddings, **inputs).mean()
+                    loss = module(*arguments, **inputs).mean()
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -60,6 +53,24 @@ def counted(recipe: Path) -> dict[str, float]:
     peak, between = counter.peak / 1e9, between / 1e9
     saved = 6 * sum(p.numel() for p in parameters) / 1e9 if config.optimizer == "adamw8bit" else 0.0
     return {"peak": peak - saved, "between": between - saved}
+
+
+def inputs_of(
+    config: Any, clips: int, f: int, h: int, w: int, *, device: str = "cpu", width: int = TEXT[1]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of the stage's module for clips of f frames of h x w latents; width: of the prompt embeddings."""
+    latents = torch.randn(clips, f, 4, h, w, device=device)
+    embeddings, t = (
+        torch.randn(clips, TEXT[0], width, device=device),
+        torch.zeros(clips, dtype=torch.long, device=device),
+    )
+    inputs: dict[str, Any] = {}
+    if config.stage == "sparsectrl":
+        k = 1 if config.condition == "rgb" else FRAME_FACTOR
+        channels = 4 if config.condition == "rgb" else 3
+        inputs["condition"] = torch.zeros(clips * f, channels, h * k, w * k, device=device)
+        inputs["mask"] = torch.zeros(clips * f, 1, h * k, w * k, device=device)
+    return (latents, torch.randn_like(latents), t, embeddings), inputs
 
 
 def emptied(module: Any, mode: Any) -> None:
@@ -78,8 +89,11 @@ def emptied(module: Any, mode: Any) -> None:
                 kind[name] = new[id(tensor)]
 
 
-def model(config: Any) -> Any:
-    """The stage's module at full size: frozen parts in 16 bits, and the parameters that train."""
+def model(config: Any, changed: dict[str, Any] | None = None) -> Any:
+    """The stage's module at full size: frozen parts in 16 bits, and the parameters that train.
+
+    changed: what differs from the configuration of SD 1.5's UNet.
+    """
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
     from animatediff.models.sparsectrl import SparseCtrl
@@ -89,7 +103,7 @@ def model(config: Any) -> Any:
     from animatediff.training.stages.sparsectrl import SparseCtrlLoss
     from animatediff.weights.base.model_configs import shipped_config
 
-    unet = UNet2DConditionModel.from_config(shipped_config("sd1", "unet")).requires_grad_(False)
+    unet = UNet2DConditionModel.from_config({**shipped_config("sd1", "unet"), **(changed or {})}).requires_grad_(False)
     adapter = None
     if not config.single_frames:
         adapter = MotionAdapter.from_unet(unet)

@@ -173,6 +173,15 @@ def test_commands_name_commands_and_options_that_there_are(document: Path) -> No
 
 # -- the built site ----------------------------------------------------------------------------------------------------
 
+
+def test_every_page_is_in_the_site() -> None:
+    """And in its navigation once; pages that are made when it is built too."""
+    nav = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", nav, re.MULTILINE)
+    written = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted({*written, *docs_site.PAGES})
+
+
 AWAY = (
     '<script src="https://cdn.example/a.js"></script>',
     '<link rel="stylesheet" href="//fonts.example/css">',

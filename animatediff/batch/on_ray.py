@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.batch.jobs import Job
-from animatediff.batch.worker import Outcome, RenderRow
+from animatediff.batch.worker import RESUME, Outcome, RenderRow
 from animatediff.errors import UserError
 from animatediff.files import Roots
 from animatediff.render.events import Cancel
 from animatediff.render.portable import bundled_name, with_files
+from animatediff.render.resume import Resume
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,17 @@ class OnRay:
     """Further arguments of `ray.init`."""
     worker: type[RenderRow] = RenderRow
 
-    def each(self, jobs: Sequence[Job], folder: Path, roots: Roots, cancel: Cancel | None = None) -> Generator[Ended]:
+    def each(
+        self,
+        jobs: Sequence[Job],
+        folder: Path,
+        roots: Roots,
+        cancel: Cancel | None = None,
+        resume: Resume | None = RESUME,
+    ) -> Generator[Ended]:
         """Each job, what became of it, and the tries made, as they end; a dead worker's job goes to another one.
+
+        resume: how the state of clips at work is saved, with which another worker goes on.
 
         Ends where it is cancelled, or closed. Raises UserError without Ray, or where the cluster cannot be reached.
         """
@@ -58,7 +68,7 @@ class OnRay:
         if own:
             self._connect(ray)
         try:
-            crew = _Crew(ray, self._actors(ray, folder, roots, len(jobs)))
+            crew = _Crew(ray, self._actors(ray, folder, roots, len(jobs), resume))
             try:
                 yield from crew.each([_absolute(job) for job in jobs], cancel)
             finally:
@@ -85,7 +95,7 @@ class OnRay:
                 "starts one here"
             ) from error
 
-    def _actors(self, ray: Any, folder: Path, roots: Roots, num_jobs: int) -> list[Any]:
+    def _actors(self, ray: Any, folder: Path, roots: Roots, num_jobs: int, resume: Resume | None) -> list[Any]:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node.get("GPU", 0) for node in nodes))
         count = min(num_jobs, self.workers or gpus or len(nodes))
@@ -101,7 +111,7 @@ class OnRay:
         logger.info(
             "%d workers on Ray, each with %s", count, ", ".join(f"{v:g} {k[4:-1].upper()}" for k, v in share.items())
         )
-        return [actor.remote(options, roots=_absolute_roots(roots)) for _ in range(count)]
+        return [actor.remote(options, roots=_absolute_roots(roots), resume=resume) for _ in range(count)]
 
 
 class _Crew:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.batch.jobs import Fault, Job, Jobs, by_models, located
 from animatediff.batch.results import FAILED, ResultsFolder
-from animatediff.batch.worker import Outcome, RenderRow, foreign
+from animatediff.batch.worker import RESUME, Outcome, RenderRow, foreign
 from animatediff.errors import Cancelled, UserError
 from animatediff.files import Roots
 from animatediff.render.events import Cancel, OnEvent, Reporter, TimeLeft
+from animatediff.render.resume import Resume
 from animatediff.render.write import OneFile
 
 if TYPE_CHECKING:
@@ -79,12 +80,14 @@ def render_jobs(
     on_progress: OnProgress | None = None,
     on_event: OnEvent | None = None,
     cancel: Cancel | None = None,
+    resume: Resume | None = RESUME,
 ) -> Report:
     """Render the jobs that are not done yet into a folder, those of one model together.
 
     renderer: a `Renderer`, or None for one made when it is needed; keep_going: render the other rows where some are
     bad; check: check all, render none; on_ray: spread the jobs over a cluster; on_event: events of the clip at work,
-    here alone; cancel: asked at each step, ends the run where it says so: the report then has jobs left.
+    here alone; cancel: asked at each step, ends the run where it says so: the report then has jobs left; resume: how
+    the state of the clip at work is saved, for a later run to go on with.
     Raises BadRowsError, with what is wrong with each, before anything is rendered; UserError where the folder belongs
     to another run or cannot be written. What fails while it is rendered is in the report and in `failed.jsonl`.
     """
@@ -110,10 +113,10 @@ def render_jobs(
         _say_again(todo, again, check)
         ordered = [] if check else list(by_models(todo))
         if on_ray is None:
-            worker = RenderRow({"folder": folder}, roots=jobs.roots, renderer=renderer)
+            worker = RenderRow({"folder": folder}, roots=jobs.roots, renderer=renderer, resume=resume)
             ended = _here(worker, ordered, on_event, cancel)
         else:
-            ended = on_ray.each(ordered, folder, jobs.roots, cancel)
+            ended = on_ray.each(ordered, folder, jobs.roots, cancel, resume)
         left = TimeLeft()
         left.after("rows", 0, len(ordered))
         count, full = 0, False

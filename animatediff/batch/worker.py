@@ -17,9 +17,12 @@ from animatediff.files import HERE, Roots
 from animatediff.render.events import Cancel, OnEvent
 from animatediff.render.read.merge import resolve
 from animatediff.render.read.original import settings_of
+from animatediff.render.resume import Resume
 from animatediff.render.write import OneFile
 
 logger = logging.getLogger(__name__)
+
+RESUME = Resume()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +49,17 @@ class RenderRow:
     not rendered again.
     """
 
-    def __init__(self, options: Mapping[str, Any] | None = None, *, roots: Roots = HERE, renderer: Any = None) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Any] | None = None,
+        *,
+        roots: Roots = HERE,
+        renderer: Any = None,
+        resume: Resume | None = RESUME,
+    ) -> None:
         """options: settings of all rows, and `folder` and `format` of the results (`samples/batch`, `mp4`).
+
+        resume: how the state of the clip at work is saved, for a worker that gets the same row to go on with.
 
         Nothing is loaded before the first row. Raises UserError for an unknown setting.
         """
@@ -55,7 +67,7 @@ class RenderRow:
         self._folder = Path(options.pop("folder", None) or HERE.samples / "batch")
         self._suffix = suffix_of(options.pop("format", "mp4"))
         self._shared = resolve(settings_of(options), roots=roots)
-        self._roots, self._renderer = roots, renderer
+        self._roots, self._renderer, self._resume = roots, renderer, resume
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Render one row: option names, `id`, `name`, `out`, as in a file of rows; None is nothing.
@@ -88,7 +100,7 @@ class RenderRow:
             if state in ("changed", "damaged") and request.seed == (-1,) and (drawn := seed_of(path)) >= 0:
                 request = request.model_copy(update={"seed": (drawn,)})  # another setting is tried on the same clip
             note = {NOTE: {"id": job.id, "fingerprint": job.fingerprint}}
-            to = OneFile(str(path), note=note)
+            to = OneFile(str(path), note=note, resume=self._resume)
             (done,) = self._rendering().render([request], to, on_event=on_event, cancel=cancel)
         except Cancelled:
             raise

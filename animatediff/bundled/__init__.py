@@ -31,6 +31,11 @@ def motion_module_path() -> Path:
     return Path(__file__).parent / "motion_module.safetensors"
 
 
+def tiny_decoder_path() -> Path:
+    """File of the tiny decoder of the bundled model's latents, for previews."""
+    return Path(__file__).parent / "tiny_decoder.safetensors"
+
+
 def set_path() -> Path:
     """Folder of the bundled set: MotionLoRAs, SparseCtrl encoders, a domain adapter, image models of other styles."""
     return Path(__file__).parent / "set"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from animatediff.files import Roots
     from animatediff.render.declare import Option
     from animatediff.render.request import AnimateRequest
+    from animatediff.render.resume import Resume
 
 FOLDERS = "ANIMATEDIFF_FOLDERS"
 """Variable with the folders that stand for `--folder` in every call, as PATH has them."""
@@ -38,6 +39,7 @@ Without --model and --motion-module the small bundled model renders. Results go 
 
 def command() -> Any:
     """The command, with a parameter for every option."""
+    from animatediff.cli.resume import RESUME_FLAGS, resume_of, resume_options
     from animatediff.render.declare import Option
     from animatediff.render.options import FLAGS, MACHINE, OPTIONS, OUTPUT
 
@@ -48,14 +50,24 @@ def command() -> Any:
         folder: list[str] | None,
         list_words: bool,
         plan: bool,
+        save_every: float | None,
+        no_resume: bool,
         quiet: bool,
         **given: Any,
     ) -> None:
-        with reporting({**FLAGS, "folder": "--folder"}), given_limits(given) as asked:
+        with reporting({**FLAGS, "folder": "--folder", **RESUME_FLAGS}), given_limits(given) as asked:
             if list_words:
                 _print_words()
             else:
-                run(settings(asked), config=config, result=result, folders=folder or (), plan=plan, quiet=quiet)
+                run(
+                    settings(asked),
+                    config=config,
+                    result=result,
+                    folders=folder or (),
+                    plan=plan,
+                    quiet=quiet,
+                    resume=resume_of(save_every, no_resume),
+                )
 
     instead = "In place of prompts"
     own = [
@@ -84,7 +96,7 @@ def command() -> Any:
             help="Print only where the files are.",
         ),
     ]  # fmt: skip
-    parameters = [parameter(option) for option in (*own[:-2], *OPTIONS, *own[-2:])]
+    parameters = [parameter(option) for option in (*own[:-2], *OPTIONS, *resume_options(OUTPUT), *own[-2:])]
     vars(animate)["__signature__"] = Signature([*parameters, *limit_parameters(MEDIA, CONFIG, WEIGHTS)])
     app = typer.Typer(add_completion=False)
     app.command("animate", help=HELP)(animate)
@@ -137,11 +149,12 @@ def run(
     pretrained_model_path: str | None = None,
     plan: bool = False,
     quiet: bool = False,
+    resume: Resume | None = None,
 ) -> None:
     """Render what the settings ask for, on top of a configuration or an earlier result; print the files' names.
 
     folders: in which the files may be that the configuration or the result names (`Roots.named`). plan: print what the
-    clips need in memory instead.
+    clips need in memory instead. resume: how the state of long renders is saved.
     """
     from animatediff.render import build_request, load_config, load_result, resolve
 
@@ -175,13 +188,13 @@ def run(
         from animatediff.render.render import render, render_runs
 
         if config and len(requests) == 1 and requests[0].out:
-            done = render(requests[0], on_progress=on_progress, roots=recorded)
+            done = render(requests[0], on_progress=on_progress, roots=recorded, resume=resume)
         elif config:
             if any(request.out for request in requests):
                 raise UserError(f"`out` takes the clips of one run, and {config} holds {len(requests)}")
-            done = render_runs(requests, Path(config).stem, on_progress=on_progress, roots=recorded)
+            done = render_runs(requests, Path(config).stem, on_progress=on_progress, roots=recorded, resume=resume)
         else:
-            done = render(requests[0], on_progress=on_progress, roots=recorded)
+            done = render(requests[0], on_progress=on_progress, roots=recorded, resume=resume)
     for file, request, seam in zip(done.files, done.requests, done.seams, strict=True):
         of_loop = "" if seam is None else f"; loop seam {seam:.2f}, 1 is seamless"
         show(file if quiet else f"{file}  (seed {request.seed[0]}{of_loop})")

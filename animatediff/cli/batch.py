@@ -26,6 +26,7 @@ from animatediff.training.signals import StopRequest
 if TYPE_CHECKING:
     from animatediff.batch import OnRay, Progress, Report
     from animatediff.render.events import Event
+    from animatediff.render.resume import Resume
 
 HELP = """Render the rows of a file: YAML, JSON, JSONL or CSV. Options are for rows that do not give their own.
 
@@ -43,6 +44,7 @@ ADDRESS = re.compile(r"auto|local|ray://\S+|[^/\s]+:\d+")
 
 def command() -> Any:
     """The command, with a parameter for every option that rows can share."""
+    from animatediff.cli.resume import RESUME_FLAGS, resume_of, resume_options
     from animatediff.render.declare import Option
     from animatediff.render.options import FLAGS, OPTIONS
 
@@ -53,6 +55,7 @@ def command() -> Any:
         "out": "--out",
         "ray": "--ray",
         "workers": "--workers",
+        **RESUME_FLAGS,
     }
 
     def batch(
@@ -66,6 +69,8 @@ def command() -> Any:
         ray: str | None,
         workers: int | None,
         folder: list[str] | None,
+        save_every: float | None,
+        no_resume: bool,
         quiet: bool,
         **given: Any,
     ) -> None:
@@ -87,6 +92,7 @@ def command() -> Any:
                 on_ray=None if ray is None else OnRay(address=ray, workers=workers),
                 folders=folder or (),
                 quiet=quiet,
+                resume=resume_of(save_every, no_resume),
             )
 
     own = [
@@ -120,6 +126,7 @@ def command() -> Any:
             name="folder", annotation="tuple[str, ...]", default=(), flag="--folder", metavar="FOLDER", panel=SEVERAL,
             help="Where files named by rows may be, besides models/, here and the file's own; may be repeated.",
         ),
+        *resume_options(SEVERAL),
         Option(
             name="quiet", annotation="bool", flag="--quiet", short="-q", panel=SEVERAL,
             help="Print only where the files are.",
@@ -159,6 +166,7 @@ def run(
     on_ray: OnRay | None = None,
     folders: Sequence[str] = (),
     quiet: bool = False,
+    resume: Resume | None = None,
 ) -> None:
     """Render the rows of a file that are not done; print the files' names, and what failed.
 
@@ -183,6 +191,7 @@ def run(
                 on_progress=on_progress,
                 on_event=on_event,
                 cancel=lambda: stop.number is not None,
+                resume=resume,
             )
     except BadRowsError as error:
         show(f"animatediff: {error}", file=sys.stderr)

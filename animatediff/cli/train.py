@@ -28,9 +28,12 @@ FLAGS = {"resume": "--resume", "settings": "--set", "download": "--download", "n
 @reports_errors()
 @takes_limits(MEDIA, CONFIG, WEIGHTS, DATA)
 def train(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML: a recipe of configs/training, or your own.")],
+    config: Annotated[
+        Optional[str],  # noqa: UP045 - read by typer at run time
+        typer.Argument(metavar="CONFIG", help="YAML: a recipe of configs/training, or your own."),
+    ] = None,
     set_: Annotated[
-        Optional[list[str]],  # noqa: UP045 - read by typer at run time
+        Optional[list[str]],  # noqa: UP045
         typer.Option("--set", metavar="KEY=VALUE", help="Lay a setting over the file's, as in data.height=64."),
     ] = None,
     resume: Annotated[
@@ -54,13 +57,20 @@ def train(
         bool, typer.Option("--check", help="Only look through the configuration, its models and the data.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only where the weights are.")] = False,
+    named: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--config", hidden=True, help="CONFIG, as `train.py` and `animate` take it."),
+    ] = None,
 ) -> None:
     """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
     from animatediff.weights.hub import network
 
+    if (config is None) == (named is None):
+        fault = "no configuration" if config is None else f"two configurations, {config} and {named}"
+        raise UserError(f"{fault}; give one, as in animatediff train configs/training/bundled/motion-lora.yaml")
     settings = [*(set_ or []), *([] if norm is None else [f"norm={norm}"])]
     with network(download):
-        run(config, settings, resume=resume, new_data=new_data, check=check, quiet=quiet)
+        run(config or named or "", settings, resume=resume, new_data=new_data, check=check, quiet=quiet)
 
 
 def run(

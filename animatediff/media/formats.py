@@ -41,6 +41,14 @@ FASTEST = {"gif": 50, "webp": 90, "apng": 90}
 """Frames per second, by format: browsers play frames of 10 ms and less as if they lasted 100 ms, and GIF counts in
 hundredths of a second."""
 
+LARGEST = {
+    **{"h264": (16_384, 16_384), "h265": (65_535, 65_535), "vp9": (65_535, 65_535), "av1": (16_384, 8_704)},
+    **{"prores": (65_535, 65_535), "gif": (65_535, 65_535), "webp": (16_383, 16_383)},
+}
+"""Most pixels a row and a column of what encoders, and sizes in 16 bits, hold."""
+SMALLEST = {"h265": 16}
+"""Fewest pixels of a side, where they are more than 8."""
+
 METADATA_KEY = "animatediff"
 """Keyword of the text chunk that holds the request in PNG files."""
 
@@ -82,6 +90,21 @@ def codec_of(video_format: str, codec: str | None = None) -> str:
             raise UserError(f"codec={codec!r}: {did_you_mean(codec, CODEC_NAMES)}{place} {has}")
         raise UserError(f"codec={codec!r}: {place} {has}; {' and '.join(others)} hold it")
     return codec
+
+
+def check_sides(path: str | Path, codec: str, width: int, height: int) -> None:
+    """Raise UserError for frames that the codec, or format, of `path` does not hold.
+
+    >>> check_sides("fox.mp4", "h264", 1024, 576)
+    """
+    most, fewest = LARGEST.get(codec, (width, height)), SMALLEST.get(codec, 1)
+    if width <= most[0] and height <= most[1] and min(width, height) >= fewest:
+        return
+    bound = f"at least {fewest} pixels a side" if min(width, height) < fewest else f"at most {most[0]} x {most[1]}"
+    raise UserError(
+        f"{path}: {codec} holds frames of {bound}, not of {width} x {height} (`width` x `height`); take another size, "
+        "or a name without a dot for a folder of PNG"
+    )
 
 
 def frame_rate(fps: float | Fraction, name: str = "fps") -> Fraction:

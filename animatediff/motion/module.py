@@ -4,7 +4,8 @@ AnimateDiff (arXiv 2307.04725), section 4.2; original file: `animatediff/models/
 Reads from the outside inwards: how a module is called, its transformer block, the attention over frames.
 Submodules carry the names that diffusers gave them, so that PEFT and published LoRAs find them.
 
-Shapes: `b` clips, `f` frames, `c` channels, `h w` latent pixels, `n` sequences (b*h*w), `d` width of a token.
+Shapes: `b` clips, `f` frames, `c` channels, `h w` latent pixels, `p` all of these (h*w), `d` width of a token. Tokens
+stay in the order in which image layers have them, frame by frame; only attention views them pixel by pixel.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from animatediff.motion.windows import Window, blend_windows
 
 MAX_ATTENTION_BATCH = 32_768
 """Sequences in one call of attention: fused kernels put them into a CUDA grid dimension, which ends at 65,535."""
+CPU_CHUNK = 1024
+"""Tokens for each thread of a CPU that go through the feed-forward layer at once, so that what is inside stays in its
+cache."""
 
 
 @dataclass
@@ -110,21 +114,21 @@ class MotionModule(nn.Module):
         residual = blend_windows(self.residual, x, num_frames, windows) if windows else self.residual(x, num_frames)
         if scale is not None:
             residual = residual * scale.to(x).repeat(x.shape[0] // num_frames)[:, None, None, None]
-        return x + residual
+        return added(residual, x)
 
     def residual(self, x: Tensor, num_frames: int) -> Tensor:
         """The motion to add where all frames of a clip attend to each other. x: (b*f, c, h, w), likewise returned."""
         h, w = x.shape[-2:]
-        y = rearrange(self._normalise(x, num_frames), "(b f) c h w -> (b h w) f c", f=num_frames)
-        y = self.proj_in(y)  # (n, f, d), with d = c
+        y = rearrange(self._normalise(x, num_frames), "(b f) c h w -> b f (h w) c", f=num_frames)
+        y = self.proj_in(y.contiguous())  # (b, f, p, d), with d = c; in channels_last nothing is copied
         positions = frame_positions(num_frames, y.shape[-1], device=y.device).to(y.dtype)
         for block in self.transformer_blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 y = checkpoint(block, y, positions, use_reentrant=False)
             else:
                 y = block(y, positions)
-        y = self.proj_out(y)
-        return rearrange(y, "(b h w) f c -> (b f) c h w", h=h, w=w)
+        y = rearrange(self.proj_out(y), "b f (h w) c -> (b f) c h w", h=h, w=w)
+        return y.contiguous() if x.is_contiguous() else y
 
     def _normalise(self, x: Tensor, num_frames: int) -> Tensor:
         if not self.norm_over_frames:
@@ -134,7 +138,10 @@ class MotionModule(nn.Module):
 
 
 class TemporalTransformerBlock(nn.Module):
-    """One or two attentions over frames and an MLP, each normalised before and added after. (n, f, d) -> (n, f, d)."""
+    """One or two attentions over frames and an MLP, each normalised before and added after.
+
+    (b, f, p, d) -> (b, f, p, d).
+    """
 
     def __init__(self, dim: int, num_heads: int, num_attentions: int) -> None:
         super().__init__()
@@ -147,15 +154,26 @@ class TemporalTransformerBlock(nn.Module):
         self.ff = FeedForward(dim)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """positions: (f, d), the sinusoid."""
         # Positions are added after the norm and in front of q, k and v alike, at every attention.
-        x = x + self.attn1(self.norm1(x) + self.attn1.positions(positions))
+        x = x + self.attn1(self.norm1(x) + self.attn1.positions(positions)[:, None])
         if self.norm2 is not None and self.attn2 is not None:
-            x = x + self.attn2(self.norm2(x) + self.attn2.positions(positions))
-        return x + self.ff(self.norm3(x))
+            x = added(self.attn2(self.norm2(x) + self.attn2.positions(positions)[:, None]), x)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+            return x + self.ff(self.norm3(x))
+        tokens = x.flatten(0, 2)
+        for part in tokens.split(CPU_CHUNK * torch.get_num_threads()):
+            part += self.ff(self.norm3(part))
+        return tokens.view_as(x)
+
+
+def added(own: Tensor, x: Tensor) -> Tensor:
+    """The sum; where no gradient is asked for it is written over `own`, which nothing else holds."""
+    return own + x if torch.is_grad_enabled() else own.add_(x)
 
 
 class TemporalAttention(nn.Module):
-    """Multi-head self-attention over the frames of each pixel. x: (n, f, d) -> (n, f, d)."""
+    """Multi-head self-attention over the frames of each pixel. x: (b, f, p, d) -> (b, f, p, d)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -165,7 +183,7 @@ class TemporalAttention(nn.Module):
         self.to_v = nn.Linear(dim, dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # a list, because files name it `to_out.0`
         self.identity_part = (
-            0  # n > 0: in the last n-th of the sequences each frame sees itself alone (`sampling.perturbed`)
+            0  # n > 0: in the last n-th of the clips each frame sees itself alone (`sampling.perturbed`)
         )
         self.table: Tensor | None
         # (L, d): position codes of a module that was trained with others than the sinusoid; no published one was.
@@ -187,15 +205,17 @@ class TemporalAttention(nn.Module):
 
     def _attended(self, x: Tensor) -> Tensor:
         q, k, v = (
-            rearrange(project(x), "n f (heads head_dim) -> n heads f head_dim", heads=self.num_heads)
+            rearrange(project(x), "b f p (heads head_dim) -> b p heads f head_dim", heads=self.num_heads)
             for project in (self.to_q, self.to_k, self.to_v)
         )
-        y = attend(q, k, v)
-        return self.to_out[0](rearrange(y, "n heads f head_dim -> n f (heads head_dim)"))
+        y = torch.empty_like(q)  # with the strides of q, so that nothing is copied to bring it into order again
+        for clip in range(len(x)):
+            y[clip] = attend(q[clip], k[clip], v[clip])
+        return self.to_out[0](rearrange(y, "b p heads f head_dim -> b f p (heads head_dim)"))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention in pieces that every kernel takes. q, k, v: (n, heads, f, head_dim), returned likewise."""
+    """Softmax attention in pieces that every kernel takes. q, k, v: (p, heads, f, head_dim), returned likewise."""
     if q.shape[0] <= MAX_ATTENTION_BATCH:
         return F.scaled_dot_product_attention(q, k, v)
     pieces = zip(*(t.split(MAX_ATTENTION_BATCH) for t in (q, k, v)), strict=True)
@@ -215,7 +235,7 @@ def frame_positions(num_frames: int, dim: int, *, device: torch.device | None = 
 
 
 class FeedForward(nn.Module):
-    """The transformer's MLP, four times as wide inside. (n, f, d) -> (n, f, d)."""
+    """The transformer's MLP, four times as wide inside. (..., d) -> (..., d)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -227,7 +247,7 @@ class FeedForward(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """Linear layer gated by the GELU of its other half (arXiv 2002.05202). (n, f, d) -> (n, f, inner)."""
+    """Linear layer gated by the GELU of its other half (arXiv 2002.05202). (..., d) -> (..., inner)."""
 
     def __init__(self, dim: int, inner: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial, wraps
 from inspect import Parameter, signature
@@ -21,11 +21,14 @@ from animatediff.pipelines.extras import check_masks, loras_times, on_unet
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.loading import Loading
+from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
 from animatediff.pipelines.placement import next_place, vae_away
 from animatediff.pipelines.plan import Plan, fit, next_decoding, plan_job
 from animatediff.pipelines.prompts import encode_groups
+from animatediff.pipelines.resume import saving
+from animatediff.pipelines.saved_frames import SavedFrames
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.subjects import warn_of_no_effect
 from animatediff.pipelines.turns import turn
@@ -33,13 +36,14 @@ from animatediff.pipelines.upscale import enlarged, tiling, warn_of_no_tiles
 from animatediff.pipelines.vae import decode_images, wide_enough
 from animatediff.sampling import ClipPredictor, GuidedClips, free_init, windowed
 from animatediff.sampling.conditions import Conditioning
-from animatediff.sampling.fast import FastSteps, counted
+from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.features import DeepFeatures
 from animatediff.sampling.predict import Predict
 from animatediff.sampling.repeat import repeated, stepping, until_it_fits
+from animatediff.sampling.resume import ResumedSampling
 from animatediff.sampling.sample import ClipSampler
-from animatediff.sampling.schedule import Schedule
 from animatediff.sampling.schedulers import last_alpha_cumprod
+from animatediff.sampling.state import BadState, generator_states, restore_generators, tensor_of
 
 P = ParamSpec("P")
 
@@ -82,12 +86,14 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         A call in another thread waits until this one is done, as do calls of other pipelines with the same UNet or VAE.
         Raises UserError for values out of range, Cancelled if cancelled.
         """
-        callbacks, output_type = Callbacks(call.on_progress, call.cancel), call.output_type or "pil"
+        output_type = call.output_type or "pil"
         with turn(self, call.cancel):
             job = self._job(call)
-            frames: Any = self.sample(job, callbacks)
-            if output_type != "latent":
-                frames = gathered(self.decode(frames, job, callbacks), job.clip.num_clips, output_type)
+            with saving(job, self) as saves:
+                callbacks = Callbacks(call.on_progress, call.cancel, saves)
+                frames: Any = self.sample(job, callbacks)
+                if output_type != "latent":
+                    frames = gathered(self.decode(frames, job, callbacks), job.clip.num_clips, output_type)
             self.base.maybe_free_model_hooks()
         return AnimateDiffOutput(frames) if call.return_dict else (frames,)
 
@@ -128,7 +134,23 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
     def sample(self, job: Job, callbacks: Callbacks | None = None) -> Tensor:
         """Sample a job: latents (b, c, f, h, w), larger ones where it asks for a second pass. Raises Cancelled."""
         callbacks = callbacks or Callbacks()
+        saves = callbacks.saves
         with turn(self, callbacks.cancel):
+            if saves is None or saves.found is None:
+                return self._sampled(job, callbacks)
+            before = generator_states(job.generators)
+            try:
+                return self._sampled(job, callbacks)
+            except BadState as error:
+                saves.damaged(str(error))
+                saves.found = None
+                restore_generators(job.generators, before)
+                return self._sampled(job, callbacks)
+
+    def _sampled(self, job: Job, callbacks: Callbacks) -> Tensor:
+        with turn(self, callbacks.cancel):
+            if callbacks.saves is not None and (state := callbacks.saves.at("decode")) is not None:
+                return self._saved_latents(state, job)
             if job.call.upscale is not None:
                 return self._sample_twice(job, callbacks)
             try:
@@ -163,7 +185,10 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             callbacks.step("denoise", index + 1, total_steps, estimate)
             return latents
 
-        with on_device([network for condition in job.conditions for network in condition.networks()], device):
+        networks = [network for condition in job.conditions for network in condition.networks()]
+        for network in (self.unet, *networks):
+            lay_out(network)
+        with on_device(networks, device):
             setting = Setting(
                 parts=self,
                 clip=job.clip,
@@ -179,8 +204,10 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             for group in groups:
                 of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]
                 group.image_embeds = [part[of_clips] for part in conditions.image_embeds]
+            fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
+            resumed = self._resumed(job, callbacks, fast)
             sampler = ClipSampler(
-                predict=self._predict(job, groups, conditions, schedule),
+                predict=self._predict(job, groups, conditions, fast, resumed),
                 schedule=schedule,
                 step_arguments=self.base.prepare_extra_step_kwargs(job.generators, call.eta),
                 device=device,
@@ -189,6 +216,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 keep=conditions.keep,
                 after_step=after_step,
                 stopped=lambda: self.interrupt,
+                resumed=resumed,
+                before_step=None if fast is None else fast.begin,
             )
             latents = free_init(
                 sampler,
@@ -197,6 +226,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 draw=job.draw,
                 alpha_cumprod=last_alpha_cumprod(scheduler),
                 stopped=lambda: self.interrupt,
+                first=None if resumed is None else resumed.first(noise),
             )
         if not latents.isfinite().all():
             reason = (
@@ -239,20 +269,45 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             return None
         return given.to(device, torch.float32)
 
+    def _resumed(self, job: Job, callbacks: Callbacks, fast: FastSteps | None) -> ResumedSampling | None:
+        """What saves the steps of sampling, and knows where to go on."""
+        if (saves := callbacks.saves) is None:
+            return None
+        return ResumedSampling(
+            due=saves.due,
+            save=saves.inside("denoise").save,
+            found=saves.inside("denoise").found,
+            scheduler=self.base.scheduler,
+            generators=job.generators,
+            num_windows=max(1, len(job.windows.over_unet)),
+            iterations=job.free_init.iterations,
+            within_steps=fast is None,
+            say=saves.say,
+            **({} if fast is None else {"may_begin": fast.may_begin, "kept": fast.kept, "restore": fast.restore}),
+        )
+
     def _predict(
-        self, job: Job, groups: list[Conditioning], conditions: PreparedConditions, schedule: Schedule
+        self,
+        job: Job,
+        groups: list[Conditioning],
+        conditions: PreparedConditions,
+        fast: FastSteps | None,
+        resumed: ResumedSampling | None,
+    ) -> Predict:
+        """Compose the prediction of a step, which is made again by the next measure where memory runs out."""
+        predict = self._predict_once(job, groups, conditions, fast, resumed)
+        return repeated(predict, stepping(job.saving, partial(next_place, self, job.saving)))
+
+    def _predict_once(
+        self,
+        job: Job,
+        groups: list[Conditioning],
+        conditions: PreparedConditions,
+        fast: FastSteps | None = None,
+        resumed: ResumedSampling | None = None,
     ) -> Predict:
         """Compose the prediction of a step: the UNet on clips, with guidance, over context windows."""
-        predict, fast = self._predict_parts(job, groups, conditions, schedule)
-        predict = repeated(predict, stepping(job.saving, partial(next_place, self, job.saving)))
-        return predict if fast is None else counted(predict, fast, schedule)
-
-    def _predict_parts(
-        self, job: Job, groups: list[Conditioning], conditions: PreparedConditions, schedule: Schedule
-    ) -> tuple[Predict, FastSteps | None]:
-        """The prediction of a step, and what fast mode keeps between steps."""
         assert self.attachment is not None, "checked when the job was made"
-        fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
         predictor = ClipPredictor(
             unet=self.unet,
             frames=self.attachment.frames,
@@ -273,7 +328,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             fast=fast,
             apart=lambda: job.saving.measures.apart and predictor.separable,
         )
-        return windowed(guided, job.windows.over_unet), fast
+        return windowed(guided, job.windows.over_unet, resumed)
 
     def _guidance_embeds(self, job: Job) -> Tensor | None:
         """The guidance scale, embedded (b, d) for a UNet that takes it so; None for others."""
@@ -288,33 +343,95 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         """Sample a job, enlarge its frames, and sample again from those."""
         warn_of_no_tiles(self.vae)
         first, factor = job.first_pass(), job.call.upscale or 1.0
-        decoded = self.decode(self.sample(first, callbacks), first, callbacks)
         height, width = (larger(side, factor) for side in (job.clip.height, job.clip.width))
-        frames = (image.float().cpu() for chunk in decoded for image in chunk)
-        device, num_frames = self.base._execution_device, job.clip.num_clips * job.clip.num_frames
-        latents = enlarged(self.vae, frames, num_frames, (height, width), device, callbacks)
-        latents = latents.unflatten(0, (job.clip.num_clips, -1)).transpose(1, 2)
-        second = Job.of(job.second_call(latents, height, width), self)
-        return self.sample(replace(second, saving=job.saving), callbacks)
+        saves = callbacks.saves
+        state = None if saves is None else saves.at("enlarge", "second")
+        if state is not None and state["phase"] == "second":
+            latents = tensor_of(state, "enlarged", job.clip.enlarged(height, width))
+        else:
+            latents = self._enlarged(first, (height, width), callbacks, state)
+        if state is not None:
+            restore_generators(job.generators, state.get("generators"))
+        second = callbacks.inside("second", enlarged=latents, generators=generator_states(job.generators))
+        following = Job.of(job.second_call(latents, height, width), self)
+        return self.sample(replace(following, saving=job.saving), second)
+
+    def _enlarged(
+        self, first: Job, size: tuple[int, int], callbacks: Callbacks, state: Mapping[str, Any] | None
+    ) -> Tensor:
+        """Latents (b, c, f, h, w) of the first pass, enlarged to `size` (height, width) in pixels."""
+        device, clip, found, begun = self.base._execution_device, first.clip, list[Tensor](), 0
+        num_frames = clip.num_clips * clip.num_frames
+        if state is None:
+            latents = self.sample(first, callbacks.inside("first"))
+        else:
+            latents = tensor_of(state, "latents", clip.latents)
+            done = state.get("found")
+            found = [] if not isinstance(done, Tensor) else list(done.split(1))
+            begun = len(found) // first.decode_chunk_size
+            found = found[: begun * first.decode_chunk_size]
+        saves, alone = callbacks.saves, replace(callbacks, saves=None)
+        generators = generator_states(first.generators) if state is None else state.get("generators")
+
+        def save() -> None:
+            if saves is not None and saves.due():
+                encoded = torch.cat(found) if found else None
+                saves.save({"phase": "enlarge", "latents": latents, "found": encoded, "generators": generators})
+
+        def frames() -> Iterator[Tensor]:
+            for chunk in self.decode(latents, first, alone, begun=begun):
+                for image in chunk:
+                    yield image.float().cpu()
+                save()
+
+        if state is None:
+            save()
+        large = enlarged(self.vae, frames(), num_frames, size, device, callbacks, found)
+        return large.unflatten(0, (clip.num_clips, -1)).transpose(1, 2)
+
+    def _saved_latents(self, state: Mapping[str, Any], job: Job) -> Tensor:
+        """Latents of a job whose frames were being decoded when its state was saved."""
+        shape, call = job.clip.latents, job.call
+        if call.upscale is not None:
+            shape = job.clip.enlarged(*(larger(side, call.upscale) for side in (job.clip.height, job.clip.width)))
+        latents = tensor_of(state, "latents", shape)
+        if not latents.isfinite().all():
+            raise BadState("latents that are not finite")
+        return latents
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, job: Job, callbacks: Callbacks | None = None) -> Iterator[Tensor]:
+    def decode(
+        self, latents: Tensor, job: Job, callbacks: Callbacks | None = None, *, begun: int = 0
+    ) -> Iterator[Tensor]:
         """Decode latents (b, c, f, h, w) of a job, clip after clip, a few frames at a time: (n, 3, H, W) in 0..1.
 
-        Raises Cancelled after a chunk.
+        begun: chunks that are passed over. Raises Cancelled after a chunk.
         """
         callbacks = callbacks or Callbacks()
-        flat, done = latents.transpose(1, 2).flatten(0, 1), 0
+        chunks = latents.transpose(1, 2).flatten(0, 1).split(job.decode_chunk_size)
+        kept = None if callbacks.saves is None else SavedFrames.of(callbacks.saves, latents)
+        done, total, grow = begun * job.decode_chunk_size, latents.shape[0] * latents.shape[2], job.clip.factor
+        for index, chunk in enumerate(chunks[begun:], start=begun):
+            n, _, h, w = chunk.shape
+            images = None if kept is None else kept.get(index, (n, 3, h * grow, w * grow))
+            if images is None:
+                images = self._decoded(chunk, job, callbacks)
+                if kept is not None:
+                    kept.add(images)
+            done += len(images)
+            callbacks.step("decode", done, total)
+            yield images
 
-        def next_chunk() -> Tensor:
-            measures = job.saving.measures
-            chunk = flat[done : done + min(job.decode_chunk_size, measures.decode or job.decode_chunk_size)]
+    def _decoded(self, chunk: Tensor, job: Job, callbacks: Callbacks) -> Tensor:
+        """Frames (n, 3, H, W) of latents (n, c, h, w), fewer at once or in tiles where memory is short."""
+        found: list[Tensor] = []
+
+        def next_part() -> Tensor:
+            measures, done = job.saving.measures, sum(map(len, found))
             tiles = measures.tiles or job.call.upscale is not None
             with turn(self, callbacks.cancel), wide_enough(self.vae), tiling(self.vae, tiles):
-                return decode_images(self.vae, chunk)
+                return decode_images(self.vae, chunk[done : done + (measures.decode or len(chunk))])
 
-        while done < len(flat):
-            images = until_it_fits(next_chunk, partial(next_decoding, self, job), "decoding of these frames")
-            done += len(images)
-            callbacks.step("decode", done, len(flat))
-            yield images
+        while sum(map(len, found)) < len(chunk):
+            found.append(until_it_fits(next_part, partial(next_decoding, self, job), "decoding of these frames"))
+        return torch.cat(found) if len(found) > 1 else found[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import Signature
+from pathlib import Path
 from typing import Any
 
 from animatediff.errors import UserError, brief
@@ -161,6 +162,7 @@ _KINDS: tuple[tuple[str, _Kind], ...] = (
     (r"^float\b", ("a number", _number)),
     (r"^bool\b", ("True or False", lambda value: isinstance(value, bool))),
     (r"^str\b", ("a text", lambda value: isinstance(value, str))),
+    (r"^Path\b", ("the name of a folder", lambda value: isinstance(value, str | Path) and str(value).strip() != "")),
     (r"^Tensor\b", ("a tensor of finite numbers", _tensor)),
     (r"^tuple\[int, int\]", ("a pair of whole numbers (height, width)", _pair)),
     (r"\bSequence\[float\]", ("a list of numbers", _some(_number))),

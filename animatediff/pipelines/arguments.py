@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     Prompt = str | Mapping[int, str] | PromptTravel
     """A text, a mapping of frames to texts (`{0: "spring", 12: "summer"}`), or a `PromptTravel`, for one clip."""
 
+SAVE_EVERY_S = 30.0
+"""Seconds between two saves of a render's state."""
 UPSCALE_STRENGTH = 0.5
 """Fraction of the steps of the second pass: enough for new detail, too few for another image."""
 
@@ -184,6 +187,11 @@ class Arguments:
     on_progress: Callable[[Progress], None] | None = None
     cancel: Callable[[], bool] | None = None
     """Asked after each step."""
+    resume: Path | str | None = None
+    """Folder in which the state of a long call is saved, and where the same call goes on with it, to the same frames;
+    nothing is left in it when the call is done."""
+    save_every: float = ranged(SAVE_EVERY_S, ge=0, unit="seconds", needs="resume")
+    """Time between two saves; a call that is done sooner writes nothing."""
 
     def __post_init__(self) -> None:
         check_types(self)

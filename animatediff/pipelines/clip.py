@@ -28,6 +28,10 @@ class ClipShape:
         height, width = self.latent_size
         return self.num_clips, self.channels, self.num_frames, height, width
 
+    def enlarged(self, height: int, width: int) -> tuple[int, int, int, int, int]:
+        """(b, c, f, h, w) of the latents of the same clips at another size in pixels."""
+        return self.num_clips, self.channels, self.num_frames, height // self.factor, width // self.factor
+
     @property
     def latent_size(self) -> tuple[int, int]:
         """(h, w) of the latents."""

@@ -26,6 +26,7 @@ from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.vae import encode_images
 from animatediff.sampling.fast import FastSteps
+from animatediff.sampling.features import DeepFeatures
 from animatediff.weights.lora.load import uncompiled
 from animatediff.weights.silence import quiet_loading
 
@@ -118,11 +119,13 @@ class Estimate:
                 ]
             timesteps = list(schedule.timesteps)
             acting = max(timesteps, key=lambda t: sum(float(t) in c.active for c in conditions.controls))  # pyright: ignore
-            predict, fast = pipe._predict_parts(whole, self._groups, conditions, schedule)
+            fast = None if job.fast is None else FastSteps(lambda num_steps: None, DeepFeatures(pipe.unet))
+            predict = pipe._predict_once(whole, self._groups, conditions, fast)
             if measures.apart and job.pag is None and not any(getattr(c, "guess", False) for c in conditions.controls):
                 pipe._guidance_scale = 1.0  # of two halves that take as much, one after the other, one is enough
             predict(latents, acting, window)
-            if fast is not None:  # what is kept from one whole step to the next is there in the second
+            if fast is not None:  # what is kept of two whole steps is there in the second
+                fast.begin(1, len(timesteps))
                 predict(latents, acting, window)
                 features = _kept_features(fast) * (num_windows - 1)
 
@@ -244,7 +247,9 @@ def without_offloading(module: Any) -> Any:
 def _kept_features(fast: FastSteps) -> int:
     features = fast.features
     residuals = [part for parts in features._residuals.values() for part in parts]
-    return _bytes([*features._kept.values(), *residuals, *fast._differences.values()])
+    trends = [*features.kept.values(), *fast._differences.values()]
+    values = [value for trend in trends for value in (trend.value, trend.slope) if value is not None]
+    return _bytes([*values, *residuals])
 
 
 def _tensors(groups: Iterable[Any]) -> list[Tensor]:

@@ -29,7 +29,7 @@ from animatediff.pipelines.texts import Texts
 from animatediff.pipelines.upscale import check_upscale
 from animatediff.pipelines.windows import ContextWindows
 from animatediff.sampling import FreeInit, Schedule, draw_noise, one_generator_each
-from animatediff.sampling.fast import OFF, FastPlan, fast_plan
+from animatediff.sampling.fast import OFF, full_steps
 from animatediff.sampling.features import check_blocks
 from animatediff.sampling.perturbed import PAG
 from animatediff.sampling.schedulers import check_scheduler
@@ -68,7 +68,7 @@ class Job:
     attention: Mapping[str, Any] | None
     """Further arguments of the attention processors."""
     decode_chunk_size: int
-    fast: Callable[[int], FastPlan | None] | None
+    fast: Callable[[int], frozenset[int] | None] | None
     """Number of steps -> those that leave layers or the negative prompt out; None makes all steps whole."""
     saving: InUse = field(default_factory=InUse)
     """Measures against too little memory, which may grow while the clip is rendered."""
@@ -190,13 +190,15 @@ def _guidance_inside(call: Arguments, parts: LoadedParts) -> bool:
     return inside
 
 
-def _fast(call: Arguments, parts: LoadedParts, steps: int, strength: float) -> Callable[[int], FastPlan | None] | None:
+def _fast(
+    call: Arguments, parts: LoadedParts, steps: int, strength: float
+) -> Callable[[int], frozenset[int] | None] | None:
     """The plan of fast mode for a schedule of any length; None where it is off, or the clip has too few steps."""
     if call.fast == OFF:
         return None
     check_blocks(parts.unet)
     made = steps if call.enforce_inference_steps else int(steps * strength)
-    return partial(fast_plan, call.fast) if fast_plan(call.fast, made) is not None else None
+    return partial(full_steps, call.fast) if full_steps(call.fast, made) is not None else None
 
 
 def _strength(call: Arguments, conditions: Sequence[Condition]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from animatediff.errors import Cancelled
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from animatediff.pipelines.saves import Saves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +48,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Progress callback and cancellation of a call."""
+    """Progress callback and cancellation of a call, and its saved state."""
 
     on_progress: Callable[[Progress], None] | None = None
     cancel: Callable[[], bool] | None = None
+    saves: Saves | None = None
+    """Where the state is saved, and what is there to go on with."""
+
+    def inside(self, phase: str, **more: Any) -> Callbacks:
+        """The callbacks of a part of the call, whose state stands inside of the call's, with `more` beside it."""
+        return replace(self, saves=None if self.saves is None else self.saves.inside(phase, **more))
 
     def step(self, phase: str, step: int, total: int, latents: Tensor | None = None) -> None:
         """Report a step that was made. Raises Cancelled if the call is to end."""

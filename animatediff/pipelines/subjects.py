@@ -86,6 +86,10 @@ SUBJECTS: dict[str, Subject[_Call]] = {
         is_there=lambda call: call.job.fast is not None,
         lacking=f"outputs of so few steps differ too much; it acts from {FEWEST_STEPS} steps on",
     ),
+    "resume": Subject(
+        is_there=lambda call: call.job.call.resume is not None,
+        lacking="no state is saved; add `resume`, a folder for it",
+    ),
     "eta": Subject(
         is_there=lambda call: "eta" in signature(call.parts.base.scheduler.step).parameters,
         lacking="this sampler does not take it; ddim does",

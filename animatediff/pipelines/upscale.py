@@ -35,10 +35,19 @@ def check_upscale(call: Arguments, steps: int, scheduler: Any) -> None:
 
 
 def enlarged(
-    vae: Any, frames: Iterable[Tensor], num_frames: int, size: tuple[int, int], device: Any, callbacks: Callbacks
+    vae: Any,
+    frames: Iterable[Tensor],
+    num_frames: int,
+    size: tuple[int, int],
+    device: Any,
+    callbacks: Callbacks,
+    found: list[Tensor] | None = None,
 ) -> Tensor:
-    """Latents (n, c, h, w) of frames (3, h, w) at another size (height, width); one frame at a time is large."""
-    found: list[Tensor] = []
+    """Latents (n, c, h, w) of frames (3, h, w) at another size (height, width); one frame at a time is large.
+
+    found: latents (1, c, h, w) of the frames before these, which is added to.
+    """
+    found = [] if found is None else found
     for frame in frames:
         large = functional.interpolate(frame[None], size, mode="bicubic", antialias=True).clamp(0, 1)
         with tiling(vae):

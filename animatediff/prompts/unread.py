@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from animatediff.prompts.lines import RATIO
+
 
 class _Sign(NamedTuple):
     pattern: re.Pattern[str]
@@ -19,7 +21,7 @@ SIGNS = (
     _sign(r"<(?:lora|lyco):[^<>]*>", "loads no LoRA; give its file with `loras`"),
     _sign(r"<hypernet:[^<>]*>", "loads no hypernetwork; none are supported"),
     _sign(r"\bembedding:[\w./-]+", "loads no embedding; give its file with `embeddings`, and write its word"),
-    _sign(r"^\s*[\"']?\d+[\"']?\s*:\s*\S.*", "is no text at a frame; give it with `prompt_travel`"),
+    _sign(rf"^\s*(?!{RATIO})[\"']?\d+[\"']?\s*:\s*\S.*", "is no text at a frame; give it with `prompt_travel`"),
     _sign(r"\[[^\[\]]*:[^\[\]]*:\s*[\d.]+\s*\]", "does not change the text; texts at frames are `prompt_travel`"),
     _sign(r"\[[^\[\]|]+(?:\|[^\[\]|]+)+\]", "does not alternate; texts at frames are `prompt_travel`"),
     _sign(r"\{[^{}|]*(?:\|[^{}|]*)+\}", "chooses nothing; give each prompt by itself"),

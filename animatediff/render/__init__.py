@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from animatediff.render.renderer import Renderer
     from animatediff.render.request import AnimateRequest, build_request
     from animatediff.render.request_inputs import EmbeddingRef, Keyframe, WeightRef
+    from animatediff.render.resume import Resume
     from animatediff.render.upscale_file import Finished, Target, upscale_files
     from animatediff.render.write import OneFile, Rendered, RunFolder
 
@@ -34,6 +35,7 @@ __all__ = [
     "Option",
     "Rendered",
     "Renderer",
+    "Resume",
     "RunFolder",
     "Target",
     "WeightRef",
@@ -56,6 +58,7 @@ _PLACES = {
     "Clip": "clip",
     "Renderer": "renderer",
     **dict.fromkeys(("OneFile", "Rendered", "RunFolder"), "write"),
+    "Resume": "resume",
     "Event": "events",
     "Finish": "finish",
     **dict.fromkeys(("Finished", "Target", "upscale_files"), "upscale_file"),

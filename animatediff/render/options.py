@@ -48,7 +48,7 @@ class AnimateOptions:
         panel=MODEL, metavar="NAME", part_of_model=True, default=None, needs="motion_module",
     )
     vae: str | None = option(
-        "VAE file or folder in place of the model's own.",
+        "VAE file or folder in place of the model's own; tiny:FILE is a TAESD, for drafts.",
         panel=MODEL, metavar="FILE", part_of_model=True, folder="StableDiffusion", default=None,
     )
     text_encoder: str | None = option(
@@ -134,7 +134,7 @@ class AnimateOptions:
     guidance_scale: float | None = option("How closely to follow the prompt; 1 switches guidance off.", panel=CLIP)
     fast: str = option(
         "Leave deep layers and negative prompts out of some steps: off, balanced, or max (of more steps).",
-        panel=CLIP, metavar="LEVEL",
+        panel=CLIP, metavar="LEVEL", convert=values.level,
     )
     guidance_rescale: float = option("Bring the contrast of strong guidance back, 0 (not at all) to 1.", panel=CLIP)
     scheduler: str | None = option(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from animatediff.bundled import PREFIX, bundled_path, bundled_set, motion_module_path
-from animatediff.files import HERE, Roots, is_within
+from animatediff.files import HERE, Roots, behind_tiny, is_within
 from animatediff.render.fingerprint import fingerprint
 from animatediff.render.models import BUNDLED
 from animatediff.render.options import PATH_FIELDS
@@ -33,7 +33,9 @@ def with_files(values: Mapping[str, Any], change: Callable[[str, str, str], Any]
         if isinstance(value, bytes):  # of YAML; a request would take them as text
             value = value.decode(errors="replace")
         if isinstance(value, str):
-            return change(value, setting, place) if value else value
+            tiny, name = behind_tiny(value) if setting == "vae" else ("", value)
+            new = change(name, setting, place) if name else name
+            return f"{tiny}{new}" if tiny and isinstance(new, str) else new
         if isinstance(value, list | tuple):
             return [changed(item, setting, f"{place}.{number}") for number, item in enumerate(value)]
         if is_note(value) or not isinstance(value, Mapping):

@@ -22,7 +22,7 @@ from animatediff.bundled import (
     set_path,
 )
 from animatediff.errors import UserError, did_you_mean
-from animatediff.files import HERE, Roots
+from animatediff.files import HERE, TINY, Roots
 from animatediff.render.hub_models import fetch_model, hub_folder
 from animatediff.render.models import BUNDLED, loading_dtype
 from animatediff.render.request import AnimateRequest
@@ -156,6 +156,8 @@ def _present(
     lora_folders: tuple[Path, ...] = (),
 ) -> str:
     """`name` if it is there; a known file or a hub id that is missing is fetched if allowed."""
+    if name.startswith(TINY):
+        return _tiny(name, setting, roots, fetched_model)
     if setting == "motion_loras":
         name = motion_lora_file(name, *lora_folders, roots=roots)
     path = Path(name)
@@ -171,6 +173,18 @@ def _present(
     if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
         return fetched(name)
     raise UserError(f"{name}: no such file (setting {setting})")
+
+
+def _tiny(name: str, setting: str, roots: Roots, fetched_model: FetchModel) -> str:
+    """The tiny VAE of `tiny:NAME`, checked to be one where it is here. Raises UserError."""
+    from animatediff.weights.base.tiny_vae import tiny_path, tiny_vae
+
+    if setting != "vae":
+        raise UserError(f"{name}: `{TINY}` stands before a tiny VAE (TAESD, `vae`); leave it out of `{setting}`")
+    path = tiny_path(name, roots, lambda hub_id: fetched_model(hub_id, setting))
+    if Path(path).exists():
+        tiny_vae(path)
+    return str(path)
 
 
 def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:

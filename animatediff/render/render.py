@@ -11,6 +11,7 @@ from animatediff.files import HERE, Roots
 from animatediff.render.events import Cancel, OnEvent
 from animatediff.render.renderer import Renderer
 from animatediff.render.request import AnimateRequest
+from animatediff.render.resume import Resume
 from animatediff.render.write import OneFile, RunFolder
 
 if TYPE_CHECKING:
@@ -43,14 +44,15 @@ def render(
     cancel: Cancel | None = None,
     pipe: AnimateDiffPipeline | None = None,
     roots: Roots = HERE,
+    resume: Resume | None = None,
 ) -> RenderResult:
     """Render every clip of `request` and write it to `request.out`, or to `samples/{prompt}.mp4` under a free name.
 
     `pipe`: a pipeline that already holds what the request names; `roots`: where models are found, and folders that
-    names in records are relative to. Raises UserError before anything is computed for what
-    cannot be loaded or written; Cancelled.
+    names in records are relative to; `resume`: how the state of long renders is saved, for the same call to go on with.
+    Raises UserError before anything is computed for what cannot be loaded or written; Cancelled.
     """
-    return _rendered([request], OneFile(request.out), on_progress, cancel, pipe, roots)
+    return _rendered([request], OneFile(request.out, resume=resume), on_progress, cancel, pipe, roots)
 
 
 def render_runs(
@@ -62,9 +64,10 @@ def render_runs(
     pipe: AnimateDiffPipeline | None = None,
     root: Path = HERE.samples,
     roots: Roots = HERE,
+    resume: Resume | None = None,
 ) -> RenderResult:
     """Render the runs of a configuration file into a `RunFolder` of the original's layout. Errors as for `render`."""
-    return _rendered(requests, RunFolder(stem, root), on_progress, cancel, pipe, roots)
+    return _rendered(requests, RunFolder(stem, root, resume), on_progress, cancel, pipe, roots)
 
 
 def _rendered(

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from animatediff.render.inputs import Inputs, input_arguments, logger, look_into
 from animatediff.render.models import AfterPart, ModelSpec, load_model
 from animatediff.render.prepare import complete, model_to_come, to_come
 from animatediff.render.request import AnimateRequest
+from animatediff.render.resume import SavedRender, saved_render
 from animatediff.render.subjects import warn_of_idle_options
 from animatediff.render.timeline import timeline
 from animatediff.render.write import OneFile, Rendered, RunFolder
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from animatediff.pipelines import AnimateDiffPipeline
     from animatediff.pipelines.output import Callbacks, Progress
     from animatediff.pipelines.plan import Plan
+    from animatediff.pipelines.resume import SavedCall
 
 Load = Callable[[ModelSpec, AfterPart], Any]
 """Loads the model of a spec; calls the second after each part, which may raise to end the loading."""
@@ -120,12 +122,20 @@ class Renderer:
         cancel: Cancel | None = None,
         preview: bool = False,
     ) -> list[Rendered]:
-        """Render every clip and write it. Nothing half written stays. Raises as `clips`."""
+        """Render every clip and write it. Nothing half written stays. Raises as `clips`.
+
+        Where `to` says so, the state of long renders is saved, and the same requests go on with it (`render.resume`).
+        """
         requests, reporter = list(requests), Reporter(on_event, cancel)
-        with noted(reporter), to.opened(requests, self._roots, reporter) as writer:
-            with closing(self._clips(requests, reporter, preview)) as clips:
+        with ExitStack() as stack:
+            stack.enter_context(noted(reporter))
+            writer = stack.enter_context(to.opened(requests, self._roots, reporter))
+            saved = stack.enter_context(saved_render(to.resume, writer, self._roots))
+            with closing(self._clips(requests, reporter, preview, saved)) as clips:
                 for clip in clips:
                     writer.add(clip)
+                    if saved is not None:
+                        saved.finished(len(writer.done) - 1)
             return writer.finish()
 
     def unload(self) -> None:
@@ -136,7 +146,12 @@ class Renderer:
     # -- the job -------------------------------------------------------------------------------------------------------
 
     def _prepare(
-        self, requests: Iterable[AnimateRequest], reporter: Reporter, *, fetch: bool = True
+        self,
+        requests: Iterable[AnimateRequest],
+        reporter: Reporter,
+        *,
+        fetch: bool = True,
+        saved: SavedRender | None = None,
     ) -> list[_Prepared]:
         found = list(requests)
         for request in found:
@@ -156,7 +171,8 @@ class Renderer:
         else:
             for request, own in zip(found, inputs, strict=True):
                 check(request, own)
-        return [_Prepared(with_seeds(request), own) for request, own in zip(found, inputs, strict=True)]
+        seeded = [with_seeds(request) for request in found] if saved is None else saved.begin(found)
+        return [_Prepared(request, own) for request, own in zip(seeded, inputs, strict=True)]
 
     def _complete(
         self,
@@ -203,15 +219,27 @@ class Renderer:
                 check(found[-1], own)
         return found
 
-    def _clips(self, requests: Iterable[AnimateRequest], reporter: Reporter, preview: bool) -> Generator[Clip]:
+    def _clips(
+        self,
+        requests: Iterable[AnimateRequest],
+        reporter: Reporter,
+        preview: bool,
+        saved: SavedRender | None = None,
+    ) -> Generator[Clip]:
         """Each clip is rendered by itself, so that its frames do not depend on the others."""
         with noted(reporter):
-            jobs = self._prepare(requests, reporter)
+            jobs = self._prepare(requests, reporter, saved=saved)
         reporter.num_clips = sum(job.request.num_clips for job in jobs)
         with self._alone(reporter):
             jobs.reverse()
+            number, num_done = 0, 0 if saved is None else saved.num_done
             while jobs:
                 job = jobs.pop()  # its images are let go of when it is done
+                if number + job.request.num_clips <= num_done:
+                    for _ in range(job.request.num_clips):
+                        reporter.next_clip()
+                    number += job.request.num_clips
+                    continue
                 with noted(reporter):
                     asked = self._fitting(job)
                     pipe = self._model(asked, reporter)
@@ -219,8 +247,13 @@ class Renderer:
                     check_travels(request)
                     finishing = Finishing.of(request, self._roots)
                 for index in range(request.num_clips):
+                    number += 1
+                    if number <= num_done:
+                        reporter.next_clip()
+                        continue
                     with noted(reporter):
-                        clip = _sampled(pipe, request.clip(index), job.inputs, reporter, preview)
+                        state = None if saved is None else saved.clip(number - 1, request.clip(index))
+                        clip = _sampled(pipe, request.clip(index), job.inputs, reporter, preview, self._roots, state)
                         clip.frames = finishing.frames(clip.frames, reporter)
                     try:
                         yield clip
@@ -276,10 +309,18 @@ class Renderer:
             self._lock.release()
 
 
-def _sampled(pipe: Any, request: AnimateRequest, inputs: Inputs, reporter: Reporter, preview: bool) -> Clip:
-    """Sample one clip; its frames are decoded later."""
+def _sampled(
+    pipe: Any,
+    request: AnimateRequest,
+    inputs: Inputs,
+    reporter: Reporter,
+    preview: bool,
+    roots: Roots,
+    state: SavedCall | None = None,
+) -> Clip:
+    """Sample one clip, or go on with its state; its frames are decoded later."""
     from animatediff.pipelines.output import Callbacks
-    from animatediff.sampling.preview import preview_image, preview_kind
+    from animatediff.pipelines.preview import previews
 
     if isinstance(prompt := request.prompt_of(), PromptTravel):
         logger.info("%s", timeline(prompt, request.num_frames or 1))
@@ -291,18 +332,20 @@ def _sampled(pipe: Any, request: AnimateRequest, inputs: Inputs, reporter: Repor
                 pipe.defaults.window,
             )
     own, keyframes = input_arguments(request, inputs, pipe.sparsectrl_kind)
-    linear_map = preview_kind(pipe.vae) if preview else None
+    draw = previews(pipe.vae, roots) if preview else None
 
     def on_progress(progress: Progress) -> None:
         latents = progress.latents
-        image = None if linear_map is None or latents is None else preview_image(latents[0], linear_map)
+        image = None if draw is None or latents is None else draw(latents[0])
         reporter.step(progress.phase, progress.step, progress.total, image)
 
-    frames = _stream(pipe, call_arguments(request) | own, Callbacks(on_progress, reporter.cancelled), reporter)
+    frames = _stream(pipe, call_arguments(request) | own, Callbacks(on_progress, reporter.cancelled), reporter, state)
     return Clip(request, frames, keyframes, reporter.notes)
 
 
-def _stream(pipe: Any, arguments: dict[str, Any], callbacks: Callbacks, reporter: Reporter) -> Generator[np.ndarray]:
+def _stream(
+    pipe: Any, arguments: dict[str, Any], callbacks: Callbacks, reporter: Reporter, state: SavedCall | None
+) -> Generator[np.ndarray]:
     """Sample now; the frames, uint8 (n, h, w, 3), are decoded as they are taken.
 
     All that the renderer asks of a pipeline to make frames stands here.
@@ -311,7 +354,11 @@ def _stream(pipe: Any, arguments: dict[str, Any], callbacks: Callbacks, reporter
 
     job = pipe.job(**arguments)
     reporter.memory = job.saving.line
+    if state is not None:
+        callbacks = replace(callbacks, saves=state.opened(pipe, job))
     latents = pipe.sample(job, callbacks)
+    if state is not None:
+        state.sampled(latents)
 
     def decoded() -> Generator[np.ndarray]:
         with ExitStack() as stack:

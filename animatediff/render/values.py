@@ -31,6 +31,13 @@ def listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def level(value: Any) -> Any:
+    """A level as it is; `off` is false where YAML has read it. Raises UserError for true, which says no level."""
+    if value is True:
+        raise UserError("expected a level, such as balanced")
+    return "off" if value is False else value
+
+
 def weight(value: Any) -> Any:
     """The name of a file as an entry with a path."""
     return {"path": value} if isinstance(value, str) else value

@@ -16,7 +16,7 @@ import numpy as np
 
 from animatediff.errors import UserError, holds_surrogates
 from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
-from animatediff.media.formats import FOLDER, format_of, frame_rate, num_frames_at
+from animatediff.media.formats import FOLDER, check_sides, codec_of, format_of, frame_rate, num_frames_at
 from animatediff.media.grid import grid_frames
 from animatediff.media.image_file import write_image
 from animatediff.media.seam import LoopSeam
@@ -33,6 +33,7 @@ from animatediff.render.read.original import to_original
 from animatediff.render.read.place import free_name
 from animatediff.render.read.result import sidecar_of
 from animatediff.render.request import AnimateRequest
+from animatediff.render.resume import Resume
 from animatediff.render.subjects import warn_of_idle_output
 from animatediff.render.timeline import timeline_image
 
@@ -72,6 +73,8 @@ class OneFile:
     """Of the free name; empty for a folder of frames."""
     note: Mapping[str, Any] = field(default_factory=dict)
     """Further entries of the record inside and beside each clip, as plain JSON values."""
+    resume: Resume | None = None
+    """How the state of long renders is saved, so that the same requests go on; None saves none."""
 
     @contextmanager
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
@@ -81,6 +84,7 @@ class OneFile:
         for request in requests:
             warn_of_idle_output(request, format_of(first))
             check_output(first, request.codec, request.max_size)
+            _check_size(first, request)
             if request.audio:
                 check_takes_sound(first)
         if self.path is not None:
@@ -88,7 +92,7 @@ class OneFile:
                 if format_of(target := numbered(self.path, index, num_clips)) == FOLDER:
                     check_folder(target)
         check_writable(first)
-        yield _OneFile(self.path, num_clips, roots, reporter, self.suffix, self.note)
+        yield _OneFile(self.path, Path(first), num_clips, roots, reporter, self.suffix, self.note)
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class RunFolder:
 
     stem: str
     root: Path | None = None
+    resume: Resume | None = None
+    """As of `OneFile`."""
 
     @contextmanager
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_RunFolder]:
@@ -111,6 +117,7 @@ class RunFolder:
         for request in requests:
             warn_of_idle_output(request, "gif")
             check_output("sample.gif", request.codec, request.max_size)
+            _check_size("sample.gif", request)
             if request.audio:
                 check_takes_sound("sample.gif")
         titles = {request.name for request in requests}
@@ -131,12 +138,17 @@ class RunFolder:
 @dataclass
 class _OneFile:
     path: str | None
+    place: Path
     num_clips: int
     roots: Roots
     reporter: Reporter
     suffix: str
     note: Mapping[str, Any]
     done: list[Rendered] = field(default_factory=list)
+    keeps_files = True
+
+    def target(self, index: int, num_clips: int) -> Path | None:
+        return None if self.path is None else Path(numbered(self.path, index, num_clips))
 
     def add(self, clip: Clip) -> None:
         if self.path is None:
@@ -163,6 +175,14 @@ class _RunFolder:
     _frames: list[Spool] = field(default_factory=list)
     """Of each clip, on disk, for the grid: GIF files hold no exact colours."""
     _images: list[bytes] = field(default_factory=list)
+    keeps_files = False  # the grid wants the frames of all
+
+    @property
+    def place(self) -> Path:
+        return self.root / self.stem
+
+    def target(self, index: int, num_clips: int) -> Path | None:
+        return None
 
     def add(self, clip: Clip) -> None:
         if self.folder is None:
@@ -190,6 +210,12 @@ class _RunFolder:
     def close(self) -> None:
         for frames in self._frames:
             frames.close()
+
+
+def _check_size(path: str, request: AnimateRequest) -> None:
+    """Raise UserError for a size, where one is given, that the file does not hold."""
+    if request.width and request.height:
+        check_sides(path, codec_of(format_of(path), request.codec), *request.larger_size(request.width, request.height))
 
 
 def shown_from(index: int, request: AnimateRequest) -> int:

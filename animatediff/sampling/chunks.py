@@ -100,10 +100,18 @@ def _in_chunks(forward: Callable[..., Any], size: int, *args: Any, **kwargs: Any
         output = forward(*_rows(args, rows, num_images), **_rows(kwargs, rows, num_images))
         as_tuple = isinstance(output, tuple)
         parts = output if as_tuple else (output,)
-        out = out or [part.new_empty(num_images, *part.shape[1:]) for part in parts]
+        out = out or [_room_for(num_images, part) for part in parts]
         for whole, part in zip(out, parts, strict=True):
             whole[rows] = part
     return tuple(out) if as_tuple else out[0]
+
+
+def _room_for(num_images: int, part: Tensor) -> Tensor:
+    """An empty tensor for so many rows, in the memory layout of some of them."""
+    last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last) and not part.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (num_images, *part.shape[1:])
+    return torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout)
 
 
 def _rows(value: Any, rows: slice, num_images: int) -> Any:

@@ -59,6 +59,18 @@ class Conditioning:
     """Image embeddings of IP-Adapters, one each: (r, 1, ...) for all frames alike, or (r, f, ...) for all frames."""
     guidance_embeds: Tensor | None = None
     """(r, d) embedding of the guidance scale, of UNets that take it (LCM, arXiv 2310.04378)."""
+    chosen_of: tuple[Tensor, list[int]] | None = None
+    """Where these are some rows of others: the prompt embeddings of those, and which rows these are."""
+
+    @property
+    def prompts(self) -> tuple[Tensor | None, list[int]]:
+        """Prompt embeddings that are the same object at every step, and which of their rows these are.
+
+        None where frames differ.
+        """
+        if not isinstance(self.embeddings, Tensor):
+            return None, list(range(len(self.clips)))
+        return self.chosen_of or (self.embeddings, list(range(len(self.clips))))
 
     @property
     def own(self) -> Sequence[int]:
@@ -70,6 +82,7 @@ class Conditioning:
         chosen = list(rows)
         if chosen == list(range(len(self.clips))):
             return self
+        prompts, rows = self.prompts
         return Conditioning(
             clips=[self.clips[row] for row in chosen],
             num_negative=sum(row < self.num_negative for row in chosen),
@@ -78,6 +91,7 @@ class Conditioning:
             time_ids=None if self.time_ids is None else self.time_ids[chosen],
             image_embeds=[part[chosen] for part in self.image_embeds],
             guidance_embeds=None if self.guidance_embeds is None else self.guidance_embeds[chosen],
+            chosen_of=None if prompts is None else (prompts, [rows[row] for row in chosen]),
         )
 
 

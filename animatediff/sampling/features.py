@@ -1,9 +1,9 @@
-"""Deep features of a UNet, kept from one step to the next (DeepCache, arXiv 2312.00858).
+"""Deep features of a UNet, known at some steps and continued to others (DeepCache, arXiv 2312.00858).
 
 What the deep layers of the UNet say changes slowly from step to step. A full call keeps the feature map that comes up
-from them, just before the last layers of the last up block; a shallow call takes the one kept and runs only the shell:
-`conv_in`, the last layers of the last up block with their motion modules, `conv_norm_out` and `conv_out`. The UNet
-itself is not changed: for one call its blocks get another `forward`.
+from them, just before the last layers of the last up block; a shallow call takes it from the trend of the last two and
+runs only the shell: `conv_in`, the last layers of the last up block with their motion modules, `conv_norm_out` and
+`conv_out`. The UNet itself is not changed: for one call its blocks get another `forward`.
 
 | layers of the last up block in the shell      | 1     | 2     | 3     |
 |-----------------------------------------------|-------|-------|-------|
@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from animatediff.errors import UserError
 from animatediff.models.residuals import Residuals
 from animatediff.sampling.chunks import forwards_replaced
+from animatediff.sampling.trend import Trend, known
 
 KNOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
 """Types of the outermost blocks whose layers are called here one by one."""
 
 
 class DeepFeatures:
-    """Features of the deep layers, one for each row (clip, with or without the prompt) and set of frames."""
+    """Features of the deep layers, for each row (clip with its prompt) and set of frames."""
 
     def __init__(self, unet: nn.Module, shell: int = 1) -> None:
         """shell: layers of the last up block that run at every call, at most all.
@@ -42,29 +43,36 @@ class DeepFeatures:
         blocks: Any = unet.up_blocks
         self.unet: Any = unet
         self.shell = min(shell, len(blocks[-1].resnets))
-        self._kept: dict[Hashable, Tensor] = {}
+        self.kept: dict[Hashable, Trend] = {}
+        """Row -> its feature map (f, c, h, w), of the last two full calls."""
         self._residuals: dict[Hashable, list[Tensor]] = {}
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a feature map."""
+        block = self.unet.up_blocks[-1]
+        return block.resnets[len(block.resnets) - self.shell].in_channels - self.unet.conv_in.out_channels
 
     def forget(self) -> None:
         """Drop all features: the next calls are full."""
-        self._kept.clear()
+        self.kept.clear()
         self._residuals.clear()
 
     def has(self, rows: Sequence[Hashable]) -> bool:
         """Whether features of all these rows are kept, so that a call of them can be shallow."""
-        return all(row in self._kept for row in rows)
+        return all(row is not None and row in self.kept for row in rows)
 
     @contextmanager
-    def call(self, rows: Sequence[Hashable], *, full: bool) -> Iterator[None]:
-        """For one call of the UNet: keep its deep features, or leave its deep layers out.
+    def call(self, rows: Sequence[Hashable], step: int, *, full: bool) -> Iterator[None]:
+        """For one call of the UNet, at this step: keep its deep features, or leave its deep layers out.
 
-        rows: a name for each row (n of them) of the batch (n*f, c, h, w).
+        rows: a name for each row (n of them) of the batch (n*f, c, h, w); None for those that no shallow call has.
         """
         if full:
-            with self._keeping(rows):
+            with self._keeping(rows, step):
                 yield
         else:
-            deep = torch.cat([self._kept[row] for row in rows])
+            deep = torch.cat([self.kept[row].at(step) for row in rows])
             with forwards_replaced(self._shallow(deep)):
                 yield
 
@@ -76,7 +84,8 @@ class DeepFeatures:
             return
         parts = [part.chunk(len(rows)) for part in residuals.down[: self.shell]]
         for index, row in enumerate(rows):
-            self._residuals[row] = [part[index].clone() for part in parts]
+            if row is not None:
+                self._residuals[row] = [part[index].clone() for part in parts]
 
     def residuals(self, rows: Sequence[Hashable]) -> Residuals | None:
         """Residuals for a shallow call: those kept, and a zero wherever no layer reads them."""
@@ -88,13 +97,14 @@ class DeepFeatures:
         return Residuals((*down, *[zero] * (num_skips - len(down))), zero)
 
     @contextmanager
-    def _keeping(self, rows: Sequence[Hashable]) -> Iterator[None]:
+    def _keeping(self, rows: Sequence[Hashable], step: int) -> Iterator[None]:
         block = self.unet.up_blocks[-1]
 
         def keep(resnet: nn.Module, args: tuple[Tensor, ...]) -> None:
             skip = self.unet.conv_in.out_channels  # a skip connection stands behind what comes from the layer before
             for row, deep in zip(rows, args[0][:, :-skip].chunk(len(rows)), strict=True):
-                self._kept[row] = deep.clone()
+                if row is not None:
+                    self.kept[row] = known(self.kept.get(row), step, deep.clone())
 
         handle = block.resnets[len(block.resnets) - self.shell].register_forward_pre_hook(keep)
         try:

@@ -93,15 +93,17 @@ def free_init(
     draw: Callable[[], Tensor],
     alpha_cumprod: float,
     stopped: Callable[[], bool] = lambda: False,
+    first: tuple[int, Tensor] | None = None,
 ) -> Tensor:
     """Clean latents of the last time that the clip is sampled.
 
     sample: (which time, from 0; noise (b, c, f, h, w)) -> clean latents of that shape. draw: new noise. alpha_cumprod:
-    share of signal at the last noise level of training. stopped: whether no more is to be sampled.
+    share of signal at the last noise level of training. stopped: whether no more is to be sampled. first: the time to
+    go on with and its noise, where earlier ones are done.
     """
     passes = settings.low_pass(*noise.shape[2:])
-    clean = sample(0, noise)
-    for iteration in range(1, settings.iterations):
+    begun, clean = (0, sample(0, noise)) if first is None else (first[0], sample(*first))
+    for iteration in range(begun + 1, settings.iterations):
         if stopped():
             break
         noised = alpha_cumprod**0.5 * clean.float().cpu() + (1 - alpha_cumprod) ** 0.5 * noise.float().cpu()

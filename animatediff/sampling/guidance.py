@@ -56,7 +56,7 @@ class GuidedClips:
             )
         rows = list(range(len(group.clips)))
         negative, positive = rows[: group.num_negative], rows[group.num_negative :]
-        known = self.fast.difference((*group.own, *frames)) if guidance and self.fast is not None else None
+        known = self.fast.difference((tuple(group.own), tuple(frames))) if guidance and self.fast is not None else None
         both = guidance and known is None
         batch = [*(negative if both else ()), *positive, *(positive if self.pag is not None else ())]
         copies = len(batch) // len(positive)
@@ -69,7 +69,7 @@ class GuidedClips:
         prompted = parts[1 if both else 0]
         out = parts[0] + scale * (prompted - parts[0]) if both else prompted
         if both and self.fast is not None:
-            self.fast.keep_difference((*group.own, *frames), prompted - parts[0])
+            self.fast.keep_difference((tuple(group.own), tuple(frames)), prompted - parts[0])
         elif known is not None:
             out = prompted + (scale - 1) * known
         if self.pag is not None:

@@ -51,16 +51,21 @@ def denoise(
     step_arguments: dict[str, object],
     after_step: AfterStep,
     stopped: Callable[[], bool] = lambda: False,
+    first: int = 0,
+    before_step: Callable[[int, Tensor], None] = lambda index, latents: None,
 ) -> Tensor:
     """Run `scheduler` over `timesteps`, from noise (b, c, f, h, w) to clean latents of that shape.
 
     after_step: see `AfterStep`; an exception that it raises ends sampling. stopped: asked before each step; True ends
-    sampling with the latents as they are.
+    sampling with the latents as they are. first: the step that `latents` are before, where earlier ones have been made.
+    before_step: called with the index of each step and the latents that it begins with.
     """
     frames = range(latents.shape[2])
-    for index, timestep in enumerate(timesteps):
+    for index in range(first, len(timesteps)):
         if stopped():
             break
+        before_step(index, latents)
+        timestep = timesteps[index]
         scaled = scheduler.scale_model_input(latents, timestep)
         prediction = predict(scaled, timestep, frames)
         output = scheduler.step(prediction, timestep, latents, **step_arguments)

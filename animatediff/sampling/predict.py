@@ -19,6 +19,8 @@ from animatediff.sampling.conditions import Conditioning, added_conditions, per_
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
+from animatediff.sampling.prompt_keys import PromptKeys
+from animatediff.sampling.resume import ResumedSampling
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -48,6 +50,9 @@ class ClipPredictor:
     """Fast mode, where layers are left out of some steps."""
     saving: InUse = field(default_factory=InUse)
     """Measures against too little memory."""
+
+    def __post_init__(self) -> None:
+        self._prompt_keys = PromptKeys(self.unet)
 
     def __call__(
         self,
@@ -93,11 +98,12 @@ class ClipPredictor:
         chunked = layers_in_chunks(self.unet, images is not None and not whole, images or CHUNK_SIZE)
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
-            nullcontext() if self.fast is None else self.fast.features.call(rows, full=full),
+            nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
             self.frames.during(num_frames, self.windows, scale),
             chunked,
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),
+            self._prompt_keys.during(given, embeddings),
         ):
             out = self.unet(
                 inputs.latents,
@@ -125,26 +131,37 @@ class ClipPredictor:
 
 
 def row_names(given: Conditioning, frames: Sequence[int]) -> list[Hashable]:
-    """A name for each row of a batch: its clip, whether it has the prompt, which frames; a third part is perturbed."""
+    """A name for each row of a batch: its clip, whether it is perturbed (a third part), which frames.
+
+    None for rows without the prompt, which no shallow call has.
+    """
     names: list[Hashable] = []
     for place, clip in enumerate(given.clips):
-        part = "negative" if place < given.num_negative else "prompt"
-        again = (clip, part, *frames) in names
-        names.append((clip, "perturbed" if again else part, *frames))
+        if place < given.num_negative:
+            names.append(None)
+            continue
+        again = (clip, "prompt", *frames) in names
+        names.append((clip, "perturbed" if again else "prompt", *frames))
     return names
 
 
-def windowed(predict: Predict, windows: Sequence[Window]) -> Predict:
-    """Predict each window of frames by itself and blend them by their weights; all frames at once without windows."""
+def windowed(predict: Predict, windows: Sequence[Window], resumed: ResumedSampling | None = None) -> Predict:
+    """Predict each window of frames by itself and blend them by their weights; all frames at once without windows.
+
+    resumed: knows which windows of a step are done already, and is told of each that is.
+    """
     if len(windows) < 2:
         return predict
 
     def call(latents: Tensor, timestep: Tensor, frames: Sequence[int]) -> Tensor:
-        total = torch.zeros_like(latents)
-        for window in windows:
+        done, total = (0, None) if resumed is None else resumed.windows_done()
+        total = torch.zeros_like(latents) if total is None else total
+        for number, window in enumerate(windows[done:], start=done + 1):
             places = torch.tensor(window.frames, device=latents.device)
             output = predict(latents.index_select(2, places), timestep, [frames[place] for place in window.frames])
             total.index_add_(2, places, output * window.share.to(latents)[:, None, None])
+            if resumed is not None and number < len(windows):
+                resumed.after_window(number, total)
         return total
 
     return call

@@ -69,14 +69,20 @@ def preview_image(latents: Tensor, kind: Kind) -> np.ndarray:
 
     One pixel a latent, at most `MAX_SIDE` along each side.
     """
-    if latents.ndim == 4:
-        latents = latents[:, latents.shape[1] // 2]
     factors, added = (torch.tensor(values) for values in MAPS[kind])
-    small = latents.detach().float().cpu()
-    if (shrink := -(-max(small.shape[-2:]) // MAX_SIDE)) > 1:
-        small = torch.nn.functional.avg_pool2d(small, shrink, ceil_mode=True)
+    small = middle_frame(latents, MAX_SIDE).cpu()
     image = torch.einsum("chw,cr->hwr", small, factors) + added
     return (image.nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def middle_frame(latents: Tensor, longest: int) -> Tensor:
+    """The middle frame of latents (c, f, h, w), or latents (c, h, w), float32, averaged to `longest` a side at most."""
+    if latents.ndim == 4:
+        latents = latents[:, latents.shape[1] // 2]
+    small = latents.detach().float()
+    if (shrink := -(-max(small.shape[-2:]) // longest)) > 1:
+        small = torch.nn.functional.avg_pool2d(small, shrink, ceil_mode=True)
+    return small
 
 
 def fit_map(latents: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from animatediff.sampling.keep_frames import KeepFrames
 from animatediff.sampling.loop import AfterStep, denoise
 from animatediff.sampling.predict import Predict
+from animatediff.sampling.resume import ResumedSampling
 from animatediff.sampling.schedule import Schedule
 from animatediff.sampling.timesteps import noised
 
@@ -36,12 +37,18 @@ class ClipSampler:
     """(steps made before, over all times; timestep; latents) -> latents to go on with."""
     stopped: Callable[[], bool] = lambda: False
     """Whether no further step is to be made."""
+    before_step: Callable[[int, int], None] | None = None
+    """Called before each step with its number in its schedule, and the number of all there."""
+    resumed: ResumedSampling | None = None
+    """Saves steps, and knows the one to go on with."""
     _made: list[int] = field(default_factory=list, init=False)
 
     def __call__(self, iteration: int, noise: Tensor) -> Tensor:
         """Clean latents from noise (b, c, f, h, w); `iteration` is how often the clip has been sampled before."""
+        for earlier in range(len(self._made), iteration):  # times that a saved state is behind
+            self._made.append(len(self.schedule.begin(earlier)))
         timesteps = self.schedule.begin(iteration) if iteration else self.schedule.timesteps
-        scheduler, before = self.schedule.scheduler, sum(self._made)
+        resumed, scheduler, before = self.resumed, self.schedule.scheduler, sum(self._made)
         self._made.append(len(timesteps))
         noise = noise.to(self.device, torch.float32)
         keep = None if self.keep is None else replace(self.keep, noise=noise)
@@ -52,14 +59,24 @@ class ClipSampler:
         def after_step(index: int, timestep: Tensor, latents: Tensor, estimate: Tensor) -> Tensor:
             return self.after_step(before + index, timestep, kept(index + 1, latents), estimate)
 
+        def before_step(index: int, latents: Tensor) -> None:
+            if resumed is not None:
+                resumed.before_step(index, len(timesteps), latents)
+            if self.before_step is not None:
+                self.before_step(index, len(timesteps))
+
+        begun = None if resumed is None else resumed.begin(iteration, noise, len(timesteps))
+        first, latents = begun or (0, kept(0, self._start(noise, timesteps)))
         return denoise(
-            kept(0, self._start(noise, timesteps)),
+            latents,
             predict=self.predict,
             scheduler=scheduler,
             timesteps=timesteps,
             step_arguments=dict(self.step_arguments),
             after_step=after_step,
             stopped=self.stopped,
+            first=first,
+            before_step=before_step,
         )
 
     def _start(self, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio import to_thread
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -61,6 +61,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         docs_url=None,  # its page loads scripts from another site
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(_no_other_parameters)],
     )
     app.state.service = service
     _add_errors(app)
@@ -73,6 +74,17 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         on_reply=lambda method, route, status: count.labels(method, route, str(status)).inc(),
     )
     return app
+
+
+def _no_other_parameters(request: Request) -> None:
+    """Raise ApiError for a parameter behind ? that the route does not have; probes may add what they like."""
+    route: Any = request.scope["route"]
+    known = [parameter.alias for parameter in route.dependant.query_params]
+    other = next((name for name in request.query_params if name not in known), None)
+    if other is not None and route.path.startswith("/v1/"):
+        there = f"there are {', '.join(known)}" if known else "there are none; settings belong into the body"
+        text = f"{other[:80]!r} is no parameter of {route.path}; {did_you_mean(other, known)}{there}"
+        raise refused(text, other[:80], "unknown_parameter")
 
 
 def _add_videos(app: FastAPI, service: Service) -> None:
@@ -110,12 +122,8 @@ def _add_videos(app: FastAPI, service: Service) -> None:
         return reply
 
     @app.get("/v1/videos", responses=openapi.replies(openapi.LIST))
-    def list_videos(request: Request, after: str | None = None, limit: int = 20, order: str = "desc") -> JSONResponse:
+    def list_videos(after: str | None = None, limit: int = 20, order: str = "desc") -> JSONResponse:
         """List videos, the newest first unless `order` is asc; `after` is the last id of the page before."""
-        known = ("after", "limit", "order")
-        if other := next((name for name in request.query_params if name not in known), None):
-            hint = f"{did_you_mean(other, known)}there are {', '.join(known)}"
-            raise refused(f"{other[:80]!r} is no parameter of a list; {hint}", other[:80])
         if not 1 <= limit <= 100:
             raise refused(f"limit={limit}: expected 1 to 100", "limit")
         if order not in ("asc", "desc"):

@@ -22,6 +22,7 @@ BUNDLED = "bundled"
 PLACES = {name: (folder,) for name, folder in PATH_FIELDS.items() if folder} | {
     "model": ("StableDiffusion", "DreamBooth_LoRA"),
     "ip_adapter_encoder": ("IP-Adapter",),
+    "vae": ("StableDiffusion", "vae_approx"),
 }
 """Setting -> folders under models/ in which its names may leave the folder out."""
 FRESH_S = 5.0

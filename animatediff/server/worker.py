@@ -167,7 +167,7 @@ class Worker:
             progress.lost = not done
             logger.info("%s: %s", job.id, "completed" if done else self._why_left(job, progress))
         except Cancelled:
-            self._clean(job, folder)
+            self._clean(job, folder, ended=progress.late)
             if progress.late:
                 minutes = self._setup["job_minutes"]
                 self._fail(job, "timed_out", f"took more than the {minutes:g} minutes that this server gives a job")
@@ -182,6 +182,7 @@ class Worker:
             sys.exit(1)
 
     def _render(self, job: Job, folder: Path, progress: Progress) -> dict[str, Any]:
+        from animatediff.render.resume import Resume
         from animatediff.render.write import OneFile
 
         values = dict(job.options)
@@ -189,8 +190,9 @@ class Worker:
             values["device"] = self._setup["device"]
         request = build_request(values)
         file = str(folder / f"result.{job.asked.get('output_format', 'mp4')}")
+        to = OneFile(file, resume=Resume(folder=self._store.folder(job.id)))  # which the next try finds
         (done,) = self._renderer.render(
-            [request], OneFile(file), on_event=progress.on_event, cancel=progress.cancelled, preview=True
+            [request], to, on_event=progress.on_event, cancel=progress.cancelled, preview=True
         )
         from animatediff.server.stills import write_stills
 
@@ -226,10 +228,14 @@ class Worker:
         found = self._queue.get(job.id)
         return "deleted, and cancelled" if found is None else f"is no longer this worker's: it is {found.status} again"
 
-    def _clean(self, job: Job, folder: Path) -> None:
+    def _clean(self, job: Job, folder: Path, *, ended: bool = True) -> None:
+        """Remove what a try left; unless the job has `ended`, its saved state is for the next one."""
         import shutil
 
         shutil.rmtree(folder, ignore_errors=True)
+        if ended:
+            for state in self._store.folder(job.id).glob(".*.resume"):
+                shutil.rmtree(state, ignore_errors=True)
         if self._queue.get(job.id) is None:
             self._store.remove(job.id)
 

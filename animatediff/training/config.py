@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from animatediff.errors import UserError
 from animatediff.render import WeightRef
-from animatediff.render.request import Count, Finite, Name, Size
+from animatediff.render.request import Count, Name, Size
 from animatediff.training.data.config import DataConfig
 from animatediff.training.portable import without_folders
 
@@ -196,7 +196,7 @@ class TrainConfig(_Frozen):
     `prediction` v_prediction."""
     schedule: Literal["linear", "scaled_linear"] | None = None
     """Noise schedule (0.00085 to 0.012); None is the motion module's, else the image model's."""
-    noise_offset: Finite = 0.0
+    noise_offset: NotNegative = 0.0
     """Noise shared by all pixels and frames of a channel, so that clips may be dark or bright as a whole."""
     snr_gamma: Positive | None = None
     """Gamma of min-SNR weighting (arXiv 2303.09556)."""

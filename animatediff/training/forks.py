@@ -22,6 +22,7 @@ RENAMED = {
     "snr_gamma": "snr_gamma",
     "noise_offset": "noise_offset",
     "logger_interval": "log_every",
+    "optimizer": "optimizer",
     "seed": "seed",
 }
 """One key, one setting."""
@@ -65,6 +66,7 @@ REFUSED = {
 TRAIN_DATA = {
     "n_sample_frames": "num_frames",
     "num_frames": "num_frames",
+    "video_length": "num_frames",
     "frame_step": "stride",
     "width": "width",
     "height": "height",
@@ -72,6 +74,8 @@ TRAIN_DATA = {
     "video_dir": "path",
     "json_path": "path",
 }
+FPS = ("fps", "sample_fps", "target_fps")
+"""Keys of the training data for the frames taken of a second; 0 and -1 are off."""
 TRAIN_DATA_WITHOUT_EFFECT = {
     "is_image": "image_finetune says it",
     "manual_sample_size": "the size is what it says",
@@ -173,12 +177,12 @@ def from_forks(given: Mapping[str, Any], where: str, written: dict[str, str]) ->
         if is_on(given.get(key)):
             raise UserError(f"{where}: {key}={given[key]!r}: {text}")
     for key, name in RENAMED.items():
-        if key in given:
+        if is_on(given.get(key)) or (key == "seed" and key in given):
             put(name, key, given[key])
     for key in EIGHT_BIT:
-        if given.get(key):
+        if is_on(given.get(key)):
             put("optimizer", key, "adamw8bit")
-    lora = is_on(given.get("lora_rank")) and not given.get("image_finetune")
+    lora = is_on(given.get("lora_rank")) and not is_on(given.get("image_finetune"))
     for key in START:
         if key in given:
             put("start_from", key, given[key])
@@ -188,13 +192,13 @@ def from_forks(given: Mapping[str, Any], where: str, written: dict[str, str]) ->
     if lora:
         settings["stage"] = "motion_lora"
         written["stage"] = "lora_rank"
-    if given.get("use_offset_noise") or "offset_noise_strength" in given:
-        on = given.get("use_offset_noise", True)
+    if is_on(given.get("use_offset_noise")) or "offset_noise_strength" in given:
+        on = is_on(given.get("use_offset_noise", True))
         put("noise_offset", "offset_noise_strength", given.get("offset_noise_strength", DEFAULT_OFFSET) if on else 0.0)
-    trackers = given.get("report_to") or ("wandb" if given.get("use_wandb") else None)
+    trackers = given.get("report_to") or ("wandb" if is_on(given.get("use_wandb")) else None)
     if trackers not in (None, "none"):
         put("log", "report_to" if "report_to" in given else "use_wandb", trackers)
-    if given.get("sample_before_training"):
+    if is_on(given.get("sample_before_training")):
         settings["validate_at"] = [0]
     notes = [f"{key} has no effect: {why}" for key, why in WITHOUT_EFFECT.items() if is_on(given.get(key))]
     return settings, notes
@@ -203,7 +207,9 @@ def from_forks(given: Mapping[str, Any], where: str, written: dict[str, str]) ->
 def is_on(value: Any) -> bool:
     """Whether a key asks for anything: not None, "", false, 0, or -1.
 
-    >>> [is_on(value) for value in (None, "", False, 0, -1, -1.0, [], 4, "x")]
-    [False, False, False, False, False, False, False, True, True]
+    >>> [is_on(value) for value in (None, "", False, "false", 0, -1, -1.0, [], 4, "x")]
+    [False, False, False, False, False, False, False, False, True, True]
     """
+    if isinstance(value, str) and value.strip().lower() in ("false", "none", "null", "-1"):
+        return False
     return bool(value) and not (isinstance(value, int | float) and value == -1)

@@ -65,6 +65,8 @@ STRUCTURED_NAMES = {
     "precision": "mixed_precision_training",
     "lr_schedule": "lr_scheduler",
     "caption_dropout": "cfg_random_null_text_ratio",
+    "steps": "max_train_steps",
+    "save_every": "checkpointing_steps",
     "max_positions": "unet_additional_kwargs.motion_module_kwargs.temporal_position_encoding_max_len",
 }
 """Setting -> the key that it follows from."""
@@ -135,7 +137,7 @@ def from_original(values: Mapping[Any, Any], where: str, lines: Mapping[Any, int
         new: OFF[old] if old in OFF and given[old] == -1 else given[old] for old, new in RENAMED.items() if old in given
     }
     notes = [f"{key} has no effect: {why}" for key, why in WITHOUT_EFFECT.items() if given.get(key) not in (None, -1)]
-    image = bool(given.get("image_finetune", False))
+    image = is_on(given.get("image_finetune"))
     settings["stage"], written["stage"] = "image" if image else "motion", "image_finetune"
     _modules(given.get("trainable_modules"), image, where)
     own, more = forks.from_forks(given, where, written)
@@ -157,12 +159,12 @@ def from_original(values: Mapping[Any, Any], where: str, lines: Mapping[Any, int
         settings["validate_at"] = [step for step in (at if isinstance(at, list | tuple) else [at]) if step != -1]
     epochs = _epochs(settings, given, where, notes)
     ratio = given.get("cfg_random_null_text_ratio", DEFAULT_NULL_TEXT)
-    settings["caption_dropout"] = ratio if given.get("cfg_random_null_text", True) else 0.0
-    half = given.get("mixed_precision_training", False)
-    settings["precision"] = half if isinstance(half, str) else "fp16" if half else "no"
+    settings["caption_dropout"] = ratio if is_on(given.get("cfg_random_null_text", True)) else 0.0
+    half = given.get("mixed_precision_training")
+    settings["precision"] = half if is_on(half) and isinstance(half, str) else "fp16" if is_on(half) else "no"
     settings["lr_schedule"] = str(given.get("lr_scheduler", "constant")).replace("constant_with_warmup", "constant")
     settings |= _noise(given.get("noise_scheduler_kwargs") or {}, where, notes, written)
-    started = {"start_from", "motion_module"} & own.keys()
+    started = own.get("stage") == "motion_lora" or bool({"start_from", "motion_module"} & own.keys())
     settings |= _unet(given.get("unet_additional_kwargs") or {}, image, started, where, notes)
     if at := [*own.pop("validate_at", []), *settings.get("validate_at", [])]:
         settings["validate_at"] = at
@@ -271,7 +273,7 @@ def _train_data(
         )
     values.pop("single_video_prompt", None)
     size = _size(values.pop("sample_size", None), where)
-    fps = values.pop("fps", None)
+    rates = {key: rate for key in forks.FPS if is_on(rate := values.pop(key, None))}
     for side in ("width", "height") if values.get("manual_sample_size") is True else ():
         values.pop(side, None)  # MotionDirector's: sample_size counts then
     if {"n_sample_frames", "sample_n_frames"} <= values.keys():
@@ -280,12 +282,14 @@ def _train_data(
     data = _table(values, table, forks.TRAIN_DATA_WITHOUT_EFFECT, (where, "train_data", "data"), notes, written)
     if not data.get("path"):
         raise UserError(f"{where}: train_data is missing csv_path, the list of the clips; or name a folder by path")
-    if is_on(fps):
-        data["fps"], written["data.fps"] = fps, "train_data.fps"
+    if len(set(rates.values())) > 1:
+        raise UserError(f"{where}: train_data: {' and '.join(rates)} contradict each other")
+    for key, rate in rates.items():
+        data["fps"], written["data.fps"] = rate, f"train_data.{key}"
     size = {name: side for name, side in size.items() if name not in data}
     written |= {f"data.{name}": "train_data.sample_size" for name in size}
     kind = "csv" if "csv_path" in values else "folder" if "folder" in kinds else "auto"
-    if given.get("cache_latents") or given.get("cached_latent_dir"):
+    if is_on(given.get("cache_latents")) or given.get("cached_latent_dir"):
         folder = given.get("cached_latent_dir") or str(Path(str(given.get("output_dir", "outputs"))) / "cache")
         data["cache"], written["data.cache"] = folder, "cached_latent_dir"
     return {"kind": kind, **size, **data}
@@ -334,8 +338,8 @@ def _equal(value: Any, known: float) -> bool:
         return False
 
 
-def _unet(values: Any, image: bool, started: set[str], where: str, notes: list[str]) -> dict[str, Any]:
-    """Settings of new motion modules. started: settings that name motion modules which are there already."""
+def _unet(values: Any, image: bool, started: bool, where: str, notes: list[str]) -> dict[str, Any]:
+    """Settings of new motion modules. started: whether motion modules are there already."""
     place = f"{where}: unet_additional_kwargs"
     if not isinstance(values, Mapping) or not isinstance(inner := values.get("motion_module_kwargs") or {}, Mapping):
         raise UserError(f"{place}: expected settings as `key: value`")

@@ -71,11 +71,12 @@ def load_train_config(path: str | Path, settings: Sequence[str] = ()) -> TrainCo
         config = build_train_config(values | steps, where, lines, folder=path.parent, written=written)
     for name, stages in ONLY_FOR.items():
         if name in config.model_fields_set and config.stage not in stages and getattr(config, name) is not None:
-            logger.warning("%s: %s does nothing in the stage %s", path, name, config.stage)
+            logger.warning("%s: %s does nothing in the stage %s", path, written.get(name, name), config.stage)
     if config.stage == "motion" and config.start_from is not None:
         for name in OF_NEW_MODULES:
             if name in config.model_fields_set and getattr(config, name) != TrainConfig.model_fields[name].default:
-                logger.warning("%s: %s has no effect: it is as in start_from=%s", path, name, config.start_from)
+                text = f"{written.get(name, name)} has no effect: it is as in {written.get('start_from', 'start_from')}"
+                logger.warning("%s: %s=%s", path, text, config.start_from)
     return config
 
 
@@ -96,7 +97,7 @@ def build_train_config(
         config = TrainConfig.model_validate(found)
     except ValidationError as error:
         sentences = [_sentence(item, where, lines or {}) for item in error.errors(include_url=False)[:5]]
-        raise UserError(as_written("\n".join(sentences), written or {})) from error
+        raise UserError("\n".join(dict.fromkeys(as_written(text, written or {}) for text in sentences))) from error
     config.written.update(written or {})
     return config
 

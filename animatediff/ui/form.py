@@ -122,6 +122,10 @@ class Units:
         return values
 
 
+COLUMN = 210
+"""Pixels that a field needs: two stand beside each other where there is room, one on a phone."""
+
+
 class Form:
     """A field for every option; `values` are those of `components`, in their order."""
 
@@ -150,7 +154,7 @@ class Form:
         for pair in paired(own):
             with gr.Row(equal_height=False):
                 for field in pair:
-                    with gr.Column(min_width=150):
+                    with gr.Column(min_width=COLUMN):
                         field.make(self.sources)
                         if number == 0:
                             self.errors[field.name] = error_place()

@@ -93,7 +93,7 @@ class Files(Field):
 
     @property
     def _title(self) -> str:
-        return f"{label(self.name)} (a video, an animated image, or images)"
+        return f"{label(self.name)} (animated ones too)"
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         return sources.uploads.keep_all(values[0]) if values[0] else None

@@ -12,7 +12,7 @@ from animatediff.prompts import PromptTravel
 from animatediff.ui import stage
 from animatediff.ui.choices import Choices
 from animatediff.ui.fields import Model, Sources
-from animatediff.ui.form import UNITS, Form, paired
+from animatediff.ui.form import COLUMN, UNITS, Form, paired
 from animatediff.ui.gallery import Gallery
 from animatediff.ui.gallery_tab import make_gallery
 from animatediff.ui.jobs import Jobs
@@ -139,7 +139,7 @@ class Page:
         for pair in paired([self.form.fields[name] for name in names]):
             with gr.Row(equal_height=False):
                 for field in pair:
-                    with gr.Column(min_width=150):
+                    with gr.Column(min_width=COLUMN):
                         self.form.make(field.name)
 
     def _make_units(self) -> None:

@@ -145,7 +145,7 @@ class Travel(Field):
                 datatype=["number", "str"],
                 type="array",
                 column_count=2,
-                column_widths=["90px", "auto"],
+                column_widths=["22%", "78%"],
                 interactive=True,
                 wrap=True,
                 buttons=[],

@@ -65,6 +65,7 @@ CSS = """
 
 .ad-numbers, .ad-three, .ad-seed { align-items: stretch; }
 .ad-numbers .form, .ad-three .form, .ad-seed .form { flex-grow: 1; }
+.gradio-container .wrap > .wrap-inner { min-height: 37px; }
 .gradio-container main { padding-top: 8px !important; }
 
 .ad-frame { display: flex; align-items: center; justify-content: center; overflow: hidden; min-height: 320px;

@@ -53,6 +53,10 @@ _TEXT = (
 )
 _PARAMS = r"^(params(_ema)?\.|module\.|state_dict\.|model_state_dict\.)?"
 
+_TINY_DECODER = r"^(vae\.)?((taesd_)?decoder\.)?"
+_TINY_FIRST = rf"{_TINY_DECODER}(layers\.0|1)\.weight$"
+"""First convolution of the decoder: after a clamp that is counted in TAESD's own names."""
+
 FIRST: tuple[Rule, ...] = (  # before LoRAs, whose names some of these hold as well
     Rule(kind="training_state", has=(r"(^|\.)(exp_avg|exp_avg_sq|momentum_buffer)$",)),
     Rule(kind="photomaker", has=(r"^id_encoder\.", r"^lora_weights\.")),
@@ -289,10 +293,25 @@ LAST: tuple[Rule, ...] = (
     ),
     Rule(kind="text_encoder", has=(_TEXT, r"(^|\.)token_embedding\.weight$")),
     # VAEs
-    Rule(kind="vae_tiny", has=(r"^(vae\.)?decoder\.layers\.0\.weight$", r"^(vae\.)?encoder\.layers\.0\.weight$")),
     Rule(
         kind="vae_tiny_other",
-        has=(r"^taesd_(encoder|decoder)\.|^((encoder|decoder)\.)?(layers\.)?\d+\.conv\.0\.weight$",),
+        has=(rf"{_TINY_DECODER}(layers\.2|3)\.conv\.0\.weight$", _TINY_FIRST),
+        shape=Sizes(key=_TINY_FIRST, axis=1, sizes=(8, 12, 16, 32, 48, 64, 128)),
+    ),
+    Rule(
+        kind="vae_tiny",
+        has=(
+            r"^(vae\.)?(taesd_)?decoder\.(layers\.)?\d+\.conv\.0\.weight$",
+            r"^(vae\.)?(taesd_)?encoder\.(layers\.)?\d+\.conv\.0\.weight$",
+        ),
+    ),
+    Rule(kind="vae_tiny_decoder", has=(rf"{_TINY_DECODER}(layers\.2|3)\.conv\.0\.weight$", _TINY_FIRST)),
+    Rule(
+        kind="vae_tiny_encoder",
+        has=(
+            r"^(vae\.)?((taesd_)?encoder\.)?(layers\.)?1\.conv\.0\.weight$",
+            r"^(vae\.)?((taesd_)?encoder\.)?(layers\.)?0\.weight$",
+        ),
     ),
     Rule(
         kind="vae_approx",

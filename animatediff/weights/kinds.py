@@ -124,9 +124,14 @@ KINDS: dict[str, Kind] = {
     "vae": Kind(title="VAE", settings=("vae",)),
     "vae_other": Kind(title="VAE of another kind of model", instead="take one of 4 latent channels (`vae`)"),
     "vae_tiny": Kind(title="tiny VAE (TAESD)", settings=("vae",)),
+    "vae_tiny_decoder": Kind(title="decoder of a tiny VAE (TAESD)", settings=("vae",)),
+    "vae_tiny_encoder": Kind(
+        title="encoder of a tiny VAE (TAESD)",
+        instead="give the decoder of the same name (taesd_decoder, `vae`), which takes the encoder beside it along",
+    ),
     "vae_tiny_other": Kind(
-        title="half of a tiny VAE (TAESD) in its own names",
-        instead="give the diffusers folder or file of an AutoencoderTiny (`vae`)",
+        title="tiny VAE (TAESD) of another kind of model, such as SD 3 or Flux",
+        instead="take one of 4 latent channels, taesd or taesdxl (`vae`)",
     ),
     "vae_approx": Kind(
         title="approximation of a VAE for previews (VAE-approx)", instead="take a whole VAE (`vae`), or leave it out"

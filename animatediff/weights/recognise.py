@@ -5,6 +5,7 @@ Of motion modules, published names may decide between families that no tensor te
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,6 +80,22 @@ def recognise_header(header: Header) -> Recognised:
     return Recognised(kind="unknown", header=header, evidence=[f"no rule fits its names: {first}"])
 
 
+TINY_VAES = ("vae_tiny", "vae_tiny_decoder", "vae_tiny_encoder")
+_TAESD = re.compile(r"(?<![a-z0-9])taesd(?P<xl>[-_]?xl)?(?![a-z0-9])")
+
+
+def _with_base_by_name(found: Recognised | None) -> Recognised | None:
+    """A tiny VAE with the base model that its published name tells: of SD and of SDXL, all tensors have one shape."""
+    if found is None or found.kind not in TINY_VAES:
+        return found
+    path = found.header.path.absolute()
+    for name in (path.name, *(parent.name for parent in path.parents[:3])):  # owner--name/snapshots/REVISION/FILE
+        if match := _TAESD.search(name.lower()):
+            evidence = [*found.evidence, f"{name} is the name of one for {'SDXL' if match['xl'] else 'SD 1.x and 2.x'}"]
+            return replace(found, base="sdxl" if match["xl"] else "sd1", evidence=evidence)
+    return found
+
+
 def check_setting(found: Recognised, setting: str, *, bases: Collection[str] = ()) -> None:
     """Raise UserError for a file of a kind that `setting` does not take, or made for no base model of `bases`.
 
@@ -91,8 +108,8 @@ def check_setting(found: Recognised, setting: str, *, bases: Collection[str] = (
         raise wrong_kind(found, next(kind for kind, facts in KINDS.items() if facts.settings[:1] == (setting,)))
     if not bases or found.base is None or found.base in bases or found.kind in ("base_model", "unet"):
         return
-    if found.kind == "motion_lora" and "sdxl" not in (found.base, *bases):
-        return  # the motion module counts, and it may be one of SD 1.x on SD 2.x
+    if found.kind in ("motion_lora", *TINY_VAES) and "sdxl" not in (found.base, *bases):
+        return  # MotionLoRAs go with the motion module, one of SD 1.x may be on SD 2.x; these two share their latents
     made_for, given = BASE_TITLES[found.base], " or ".join(BASE_TITLES[base] for base in sorted(bases))
     raise UserError(
         f"{found.header.path}: {a(found.title)} for {made_for}, but the base model is {given} ({found.evidence[-1]}); "
@@ -228,6 +245,6 @@ _DETECTORS: tuple[Callable[[Names], Recognised | None], ...] = (
     lambda names: _first_rule(names, RELATIVES),
     lambda names: _motion_module(names.header),
     _base_model,
-    lambda names: _first_rule(names, LAST),
+    lambda names: _with_base_by_name(_first_rule(names, LAST)),
     _embedding,
 )

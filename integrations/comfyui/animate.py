@@ -27,6 +27,7 @@ from animatediff.render.request_inputs import is_pixels
 from animatediff.weights.hub import MOTION_LORAS as MOVES
 
 from .folders import ADAPTERS, MOTION_LORAS, MOTION_MODULES, SPARSECTRLS, file_path, files
+from .messages import OF_FIELDS, in_words
 
 FOLDERS: dict[str, tuple[str, ...]] = {
     "model": ("checkpoints",),
@@ -135,7 +136,10 @@ def travel_values(text: str) -> dict[str, Any]:
     """Settings of the field with texts at later frames. Raises UserError as `read_travel`."""
     if not text.strip():
         return {}
-    found = read_travel(text)
+    try:
+        found = read_travel(text, framed=True)
+    except UserError as error:
+        raise UserError(f"prompt_travel: {error}") from None
     return {
         "prompt_travel": found.texts,
         "prompt_head": found.head or None,
@@ -166,7 +170,7 @@ def render(
 
     def heard(event: Event) -> None:
         if event.note:
-            notes.append(event.note)
+            notes.append(in_words(event.note, OF_FIELDS))
         else:
             on_event(event)
 

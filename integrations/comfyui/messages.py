@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,20 +18,42 @@ NAMES = {
     "controlnet": "Load ControlNet Model",
     "model": "Load Checkpoint",
     "vae": "Load VAE",
-    "family": "family",
+    "text_encoder": "Load CLIP",
+    "text_encoder_2": "Load CLIP",
+    "embeddings": "a prompt, as embedding:NAME",
+    "upscaler": "Load Upscale Model",
+    "ip_adapter": "a node of an IP-Adapter pack",
+    "ip_adapter_encoder": "Load CLIP Vision",
     "num_frames": "the batch size of the latents",
-    "motion_scale": "motion_scale",
 }
-"""Setting of the library -> node or input that takes it here."""
+"""Setting of the library -> node or input that takes it here; others have the same name."""
+OF_FIELDS: dict[str, str] = {}
+"""The same for nodes whose inputs have the library's names."""
+OTHERWISE = (
+    (re.compile(r", or load_\w+"), ""),
+    (re.compile(", or add `download` to fetch it from"), ", from"),
+    (re.compile(r"\(with `download`, "), "(such as "),
+)
+"""What nodes cannot do, call a method or fetch a file, and what is said in its place."""
 
 
 @contextmanager
-def in_host_words() -> Iterator[None]:
-    """Raise mistakes of users as ValueErrors that name nodes; the host shows their text at the node."""
+def in_host_words(names: Mapping[str, str] = NAMES) -> Iterator[None]:
+    """Raise mistakes of users as ValueErrors in the words of the nodes; the host shows their text at the node.
+
+    names: setting of the library -> its name here.
+    """
     try:
         yield
     except UserError as error:
-        raise ValueError(renamed(str(error), NAMES)) from None
+        raise ValueError(in_words(str(error), names)) from None
+
+
+def in_words(text: str, names: Mapping[str, str]) -> str:
+    """A text of the library with names of this host, and without what nodes cannot do."""
+    for pattern, other in OTHERWISE:
+        text = pattern.sub(other, text)
+    return renamed(text, names).replace("`", "")
 
 
 def verdict(check: Callable[[], Any], *given: Any) -> bool | str:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,20 +12,18 @@ from typing import Any
 import comfy.weight_adapter
 from comfy.model_patcher import ModelPatcher
 
+from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter
 from animatediff.weights.families import Family
 from animatediff.weights.lora.layers import LayerChange
-from animatediff.weights.lora.load import check_lora
-from animatediff.weights.lora.match import match, read_layers
+from animatediff.weights.lora.load import check_lora, motion_lora_changes
 from animatediff.weights.lora.source import lora_header
-from animatediff.weights.motion import empty_motion_module, load_motion_module
+from animatediff.weights.motion import empty_motion_module, find_header, load_motion_module
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
-from animatediff.weights.storage.files import Header, load_tensors
+from animatediff.weights.storage.files import Header
 from animatediff.weights.trained_with import trained_with
 
 from .layers import in_host, weight_dtype
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +45,13 @@ class Motion:
         return " with ".join([self.path.name, *([" and ".join(self.loras)] if self.loras else [])])
 
 
-def check_motion_module(path: Path, family: str | None) -> None:
-    """Raise UserError for a file that `load_motion` would refuse; reads its header alone."""
-    empty_motion_module(path, family=family)
+def check_motion_module(path: Path) -> None:
+    """Raise UserError for a file that `load_motion` would refuse whatever the family; reads its header alone."""
+    found = recognise_header(find_header(path))
+    if found.kind != "motion_module":
+        raise wrong_kind(found, "motion_module")
+    if found.family is not None:  # else it is to be given, and the file is looked at when it is
+        empty_motion_module(path)
 
 
 def load_motion(path: Path, family: str | None) -> Motion:
@@ -82,15 +83,12 @@ def with_lora(motion: Motion, path: Path, strength: float) -> Motion:
     is no MotionLoRA, or one that does not fit.
     """
     header, _ = lora_of_kind(path, "motion_lora")
-    tensors = load_tensors(header)
-    layers = read_layers(tensors, name=str(path), metadata=header.metadata, layers_per_block=2)
-    chosen, skipped = match(layers, {"unet": motion.adapter}, kind="motion_lora", label=str(path))
-    if skipped:
-        logger.info("%s: %d keys of the mid block skipped: this motion module has none there", path, len(skipped))
+    changes = motion_lora_changes(header, motion.adapter)
     patcher = motion.patcher.clone()
-    patches = dict(patch for change in chosen["unet"] for patch in change_patches(change, change.path))
+    patches = dict(patch for change in changes for patch in change_patches(change, change.path))
     missed = patches.keys() - set(patcher.add_patches(patches, strength))
-    assert not missed, f"layers of the motion module that the host does not find: {sorted(missed)[:3]}"
+    if missed:  # a bias, of a layer that has none
+        raise UserError(f"{path}: changes {sorted(missed)[0]}, which these motion modules do not have")
     family = replace(motion.family, sampling={**motion.family.sampling, **trained_with(header)})
     return replace(motion, patcher=patcher, family=family, loras=(*motion.loras, path.name))
 

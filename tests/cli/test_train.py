@@ -139,8 +139,12 @@ def test_other_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         code, said = call("train", str(path), *words)
         assert code == 2 and message in said, said
         assert "Traceback" not in said
-    code, said = call("train", str(path), "--check")
-    assert code == 0 and "3 of these good" in said
+    for words in ([str(path)], ["--config", str(path)]):
+        code, said = call("train", *words, "--check")
+        assert code == 0 and "3 of these good" in said
+    for words, message in (([], "no configuration"), ([str(path), "--config", "x.yaml"], "two configurations")):
+        code, said = call("train", *words)
+        assert code == 2 and f"animatediff: {message}" in said
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 

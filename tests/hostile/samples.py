@@ -267,6 +267,11 @@ def size_of_a_clip(folder: Path) -> list[str]:
     return ["animate", "a fox", "--width", "80000", "--height", "8000", "--steps", "1"]
 
 
+@sample("h264 holds frames of at most 16384 x 16384, not of 8 x 100000 (--width x --height)")
+def size_of_no_video(folder: Path) -> list[str]:
+    return ["animate", "a fox", "--width", "8", "--height", "100000", "--steps", "1", "--out", str(folder / "x.mp4")]
+
+
 def _gif(path: Path, width: int, height: int, num_frames: int) -> str:
     frame = b"!\xf9\x04\0\x01\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0"
     path.write_bytes(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,6 +17,7 @@ from support.sprite_clips import psnr, sprite_clip
 
 from animatediff.errors import UserError
 from animatediff.media import VideoWriter, gif, read_metadata, read_video, shrink, write_video
+from animatediff.media.formats import check_sides
 from animatediff.media.read import open_clip
 
 METADATA = {"request": {"prompt": ["a fox"]}}
@@ -197,3 +201,26 @@ def test_a_gifsicle_that_fails_costs_nothing(
         path = write_video(clip, tmp_path / "a.gif")
         assert read_video(path)[0].shape == clip.shape
         assert "gifsicle cannot make the GIF smaller" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(
+    ("codec", "size", "message"),
+    [
+        ("h264", (16384, 8), ""),
+        ("h264", (16392, 8), "a.mp4: h264 holds frames of at most 16384 x 16384, not of 16392 x 8"),
+        ("av1", (64, 8712), "at most 16384 x 8704"),
+        ("h265", (64, 8), "at least 16 pixels a side"),
+        ("webp", (8, 16384), "at most 16383 x 16383"),
+        ("ffv1", (8, 100_000), ""),
+        ("folder", (8, 100_000), ""),
+    ],
+)
+def test_sizes_that_a_codec_does_not_hold(codec: str, size: tuple[int, int], message: str) -> None:
+    with nullcontext() if not message else pytest.raises(UserError, match=message):
+        check_sides("a.mp4", codec, *size)
+    if codec == "h264":
+        with nullcontext() if not message else pytest.raises(av.FFmpegError):
+            context: Any = av.CodecContext.create("libx264", "w")
+            context.width, context.height = size
+            context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 8)
+            context.open()

@@ -42,6 +42,8 @@ def test_signs_of_other_programs_are_said(prompt: str, advice: str) -> None:
         "a fox, (red:1.2), [grey] BREAK a well-lit meadow -- at 7:30, 4 legs",
         r"a fox \(animal\), 16:9, a < b, self-portrait, R&D and more, snake_case and 100%",
         "a (fox:1.1) and a wolf, <3, {curly}",
+        "16:9 photo of a fox",
+        "a fox\n12:30 at night",
         "",
     ],
 )

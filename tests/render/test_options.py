@@ -224,7 +224,7 @@ def test_files_may_be_path_objects() -> None:
 
 def test_flags_are_exact_and_unlike_each_other() -> None:
     parameters = {parameter.name: parameter.opts for parameter in animate.command().params}
-    own = {"config", "result", "folder", "list_words", "plan", "quiet", "help", "help_all"}
+    own = {"config", "result", "folder", "list_words", "plan", "save_every", "no_resume", "quiet", "help", "help_all"}
     assert set(parameters) - own - set(LIMITS) == set(NAMES)
     for name, flag in FLAGS.items():
         assert flag in parameters[name] or not flag.startswith("-")
@@ -264,7 +264,7 @@ def test_defaults_and_ranges_are_those_of_the_pipeline() -> None:
         assert BY_NAME[name].default == arguments[argument]
         assert argument not in RANGES or BY_NAME[name].range is RANGES[argument]
     # every argument that is a setting is an option, or is made of options
-    own = {"latents", "eta", "output_type", "callback_on_step_end", "on_progress", "cancel"}
+    own = {"latents", "eta", "output_type", "callback_on_step_end", "on_progress", "cancel", "resume", "save_every"}
     # those that users of diffusers write in a call
     own |= {
         "num_videos_per_prompt", "prompt_embeds", "negative_prompt_embeds", "ip_adapter_image_embeds", "return_dict",
@@ -304,6 +304,8 @@ def test_the_help_names_the_strength_that_a_video_gets() -> None:
         ({"seed": [1, -2]}, "seed[1]=-2: expected a seed of 64 bits"),
         ({"controlnet_end": [0.5, 2.0]}, "controlnet_end[1]=2.0: expected 0 to 1"),
         ({"motion_scale": "fast"}, "motion_scale='fast': 'fast' is no finite number"),
+        ({"fast": True}, "fast=True: expected a level, such as balanced"),
+        ({"fast": "quick"}, "unknown fast 'quick'; known are off, balanced, max"),
         ({"image": 3}, "image=3: expected the name of a file, a PIL image, an array or a tensor"),
         ({"widht": 8}, "unknown setting 'widht'; did you mean 'width'?"),
     ],
@@ -312,6 +314,10 @@ def test_a_wrong_value_is_named_with_what_is_expected(values: Mapping[str, Any],
     with pytest.raises(UserError) as error:
         build_request({"prompt": "x", **values})
     assert message in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_off_is_a_level_also_where_yaml_has_read_it_as_false() -> None:
+    assert [request.fast for request in parse_config("prompt: x\nfast: off\n")] == ["off"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from support.pipelines import SMALL, pipeline, seeded
 from animatediff.errors import UserError
 from animatediff.models.residuals import Residuals
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.sampling.fast import FEWEST_STEPS, LEVELS, fast_plan
+from animatediff.sampling.fast import FEWEST_STEPS, LEVELS, full_steps
 from animatediff.sampling.features import DeepFeatures
 
 FAST = LEVELS[1:]
@@ -76,12 +76,12 @@ def test_a_shallow_call_of_the_same_inputs_is_the_full_one(family: str, shell: i
 
         alone = call(given)
         features.keep_residuals(rows, given)
-        with features.call(rows, full=True):
+        with features.call(rows, 0, full=True):
             full = call(given)
         assert torch.equal(full, alone), "keeping changes nothing"
         deep_calls: list[int] = []
         handle = unet.mid_block.resnets[0].register_forward_hook(lambda *_: deep_calls.append(1))
-        with features.call(rows, full=False):
+        with features.call(rows, 0, full=False):
             shallow = call(features.residuals(rows))
         handle.remove()
         assert not deep_calls, "the deep layers rest"
@@ -98,11 +98,11 @@ def test_rows_are_kept_by_name() -> None:
     inputs = unet_inputs(unet, 4)
     features = DeepFeatures(unet)
     with attached.frames.during(4):
-        with features.call(["without", "with"], full=True):
+        with features.call(["without", "with"], 0, full=True):
             full = unet(**inputs, return_dict=False)[0]
         half = {name: value[4:] if value.ndim else value for name, value in inputs.items()}
         assert features.has(["with"]) and not features.has(["with", "other"])
-        with features.call(["with"], full=False):
+        with features.call(["with"], 1, full=False):
             assert relative(unet(**half, return_dict=False)[0], full[4:]) < 1e-6
 
 
@@ -114,10 +114,10 @@ def test_an_error_leaves_the_unet_as_it_was() -> None:
     inputs = unet_inputs(unet, 4)
     hooks = sum(len(layer._forward_pre_hooks) for layer in unet.modules())
     with attached.frames.during(4):
-        with features.call(["a", "b"], full=True):
+        with features.call(["a", "b"], 0, full=True):
             unet(**inputs)
         for full in (True, False):
-            with pytest.raises(KeyboardInterrupt), features.call(["a", "b"], full=full):
+            with pytest.raises(KeyboardInterrupt), features.call(["a", "b"], 0, full=full):
                 raise KeyboardInterrupt
     assert not [name for name, layer in unet.named_modules() if "forward" in layer.__dict__]
     assert sum(len(layer._forward_pre_hooks) for layer in unet.modules()) == hooks
@@ -129,21 +129,18 @@ def test_an_error_leaves_the_unet_as_it_was() -> None:
 @pytest.mark.parametrize("level", FAST)
 @pytest.mark.parametrize("num_steps", [FEWEST_STEPS, 16, 25, 50, 1000])
 def test_plans(level: str, num_steps: int) -> None:
-    plan = fast_plan(level, num_steps)
-    assert plan is not None
-    assert plan.guided <= plan.full <= set(range(num_steps)), "halves of guidance are of one age"
-    assert 0 in plan.guided
+    full = full_steps(level, num_steps)
+    assert full is not None
+    assert 0 in full and full <= set(range(num_steps))
     share = {"balanced": 0.45, "max": 0.33}[level]
     # a shallow step of SD 1.5 is 0.074 of a full one, and half of that without negative prompts
-    cost = sum(
-        (1.0 if step in plan.full else 0.074) * (1.0 if step in plan.guided else 0.5) for step in range(num_steps)
-    )
+    cost = len(full) + 0.5 * 0.074 * (num_steps - len(full))
     assert cost / num_steps <= share * (1.0 if num_steps >= 25 else 1.2)
 
 
 def test_few_steps_are_made_whole() -> None:
-    assert all(fast_plan(level, FEWEST_STEPS - 1) is None for level in LEVELS)
-    assert fast_plan("off", 25) is None
+    assert all(full_steps(level, FEWEST_STEPS - 1) is None for level in LEVELS)
+    assert full_steps("off", 25) is None
 
 
 # -- in the pipeline ---------------------------------------------------------------------------------------------------
@@ -185,12 +182,12 @@ def test_steps_leave_out_what_the_plan_says(level: str, windows: dict[str, Any],
         fast, fast_deep, fast_rows = unet_rows(pipe, fast=level, **windows)
     finally:
         pipe.set_scheduler("ddim")
-    plan = fast_plan(level, FEWEST_STEPS)
-    assert plan is not None
+    full = full_steps(level, FEWEST_STEPS)
+    assert full is not None
     assert deep == all_rows
     # with guidance a step has two rows a frame, without one
-    assert fast_deep * 2 * FEWEST_STEPS == deep * (len(plan.full) + len(plan.guided))
-    assert fast_rows * 2 * FEWEST_STEPS == all_rows * (FEWEST_STEPS + len(plan.guided))
+    assert fast_deep * FEWEST_STEPS == deep * len(full)
+    assert fast_rows * 2 * FEWEST_STEPS == all_rows * (FEWEST_STEPS + len(full))
     assert not torch.equal(fast, exact)
     assert (fast - exact).pow(2).mean() < 0.1 * exact.pow(2).mean(), "near the exact clip"
 

@@ -81,6 +81,10 @@ def test_ids_cannot_be_guessed_and_variants_are_words(server: Server) -> None:
     ):
         error = is_refused(server.client.get("/v1/videos", params=query), 400)
         assert error["param"] in query
+    for method, path in (("get", f"/v1/videos/{job}/content"), ("get", f"/v1/videos/{job}"), ("post", "/v1/videos")):
+        error = is_refused(server.client.request(method, path, params={"varient": "thumbnail"}), 400)
+        assert (error["param"], error["code"]) == ("varient", "unknown_parameter")
+    assert server.client.get("/health", params={"t": "1"}).status_code == 200
     is_refused(server.client.get(f"/v1/videos/{job[:-1]}"), 404)
     is_refused(server.client.put(f"/v1/videos/{job}"), 405)
     reply = server.client.get(f"/v1/videos/{job}/content", headers={"range": "bytes=0-9"})

@@ -235,6 +235,13 @@ def test_minus_one_is_off_in_the_originals_keys(tmp_path: Path) -> None:
     config = original(tmp_path, **off)
     assert (config.save_every, config.validate_every, config.warmup_steps, config.validate_at) == (0, 0, 0, ())
     assert (config.max_grad_norm, config.ema, config.workers, config.seed) == (None, None, None, 42)
+    base = original(tmp_path, mixed_precision_training=False).model_dump()
+    for key in (
+        *("mixed_precision_training", "image_finetune", "use_adamw8bit", "noise_offset", "snr_gamma", "lora_rank"),
+        *("lora_alpha", "logger_interval", "use_offset_noise", "use_wandb", "cache_latents", "sample_before_training"),
+    ):
+        for value in (-1, "false"):
+            assert original(tmp_path, **{"mixed_precision_training": False, key: value}).model_dump() == base, key
     ours = load_train_config(write(tmp_path, OURS + "save_every: -1\nvalidate_every: -1\n"))
     assert (ours.save_every, ours.validate_every) == (0, 0)
 
@@ -279,6 +286,12 @@ def test_keys_of_forks_are_settings_here(tmp_path: Path, caplog: pytest.LogCaptu
     config = original(tmp_path, resume_ckpt="mm.ckpt", use_adamw8bit=True, use_offset_noise=True, snr_gamma=5)
     assert (config.stage, config.start_from, config.optimizer) == ("motion", "mm.ckpt", "adamw8bit")
     assert (config.noise_offset, config.snr_gamma, config.mid_block) == (0.1, 5, False)
+    data = ORIGINAL["train_data"] | {"sample_fps": 8, "fps": -1}
+    assert original(tmp_path, train_data=data, optimizer="adamw8bit").data.fps == 8
+    with pytest.raises(UserError, match="train_data: fps and target_fps contradict each other"):
+        original(tmp_path, train_data=data | {"fps": 12, "sample_fps": 0, "target_fps": 8})
+    with pytest.raises(UserError, match=r"noise_offset=-0\.1: input should be greater"):
+        load_train_config(write(tmp_path, OURS + "noise_offset: -0.1\n"))
     config = original(tmp_path, motion_module_path="x.ckpt", lora_rank=32, resume_ckpt="lora.safetensors")
     assert (config.stage, config.motion_module, config.rank) == ("motion_lora", "x.ckpt", 32)
     assert config.start_from == "lora.safetensors"
@@ -350,8 +363,20 @@ def test_the_forms_of_motion_director(tmp_path: Path, caplog: pytest.LogCaptureF
         ({"train_data": ORIGINAL["train_data"] | {"sample_n_frames": 30}},
          r"train_data\.sample_n_frames=30 is more than unet_additional_kwargs\..*_encoding_max_len=24"),
         ({"lr_scheduler": "sometimes"}, "lr_scheduler='sometimes': input should be"),
+        ({"train_data": ORIGINAL["train_data"] | {"sample_size": 0}},
+         r"^[^\n]*line \d+: train_data\.sample_size=0: input should be[^\n]*$"),
     ],
 )  # fmt: skip
 def test_messages_name_what_the_user_wrote(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         original(tmp_path, **changes)
+
+
+def test_notes_name_what_the_user_wrote(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "animatediff"):
+        original(tmp_path, lora_alpha=4)
+        original(tmp_path, lora_rank=4)
+    said = [record.getMessage().split(": ", 1)[1] for record in caplog.records]
+    assert "lora_alpha does nothing in the stage motion" in said
+    assert "unet_additional_kwargs has no effect: the file of the motion module says it" in said
+    assert not [text for text in said if text.startswith(("alpha", "mid_block", "image_norm", "max_positions"))]

@@ -85,10 +85,28 @@ CSV: dict[str, tuple[str | bytes, dict[str, str], str]] = {
         {"a": "a ball that rolls", "b": "box"}, ""),
     "backslash": ('videoid,name\na,"a \\"red, round\\" ball"\nb,"a ""blue"" box"\nc,"an inch \\""\n',
         {"a": 'a "red, round" ball', "b": 'a "blue" box', "c": 'an inch "'}, ""),
+    "backslash before commas": ("videoid,name\na,a ball\\, red\\, big\nb,a \\ box\n",
+        {"a": "a ball, red, big", "b": "a \\ box"}, ""),
+    "backslash before a comma inside": ("file,text,n\na.mp4,a ball\\, red,3\nb.mp4,box\\,4\n",
+        {"a.mp4": "a ball, red", "b.mp4": "box\\"}, "not used: n"),
+    "spaces before quotes": ('file, text, n\na.mp4, "a ball, red", 3\nb.mp4, "red" box, 4\n',
+        {"a.mp4": "a ball, red", "b.mp4": '"red" box'}, "not used: n"),
+    "space before the last quote": ('videoid, name\na, "a ball"\nb, "a box, ""blue"""\n',
+        {"a": "a ball", "b": 'a box, "blue"'}, ""),
+    "paths of Windows": ("file,text\nsub\\d.mp4,ball\n", {"sub\\d.mp4": "ball"}, ""),
+    "no name": (",file,text\n7,a.mp4,ball\n", {"a.mp4": "ball"}, "not used: (one without a name)"),
     "quotes inside": ('videoid,name\na,"red" ball, big\nb,a 24" box\n',
         {"a": '"red" ball, big', "b": 'a 24" box'}, ""),
     "utf-16": ("videoid,name\na,ein Füchslein\n".encode("utf-16"), {"a": "ein Füchslein"}, ""),
     "Excel": ("videoid\tname\r\na\tein Füchslein, rot\r\n".encode("utf-16"), {"a": "ein Füchslein, rot"}, ""),
+    "semicolons": ("videoid;name\na;a ball, red, on grass\nb;\"box; blue\"\nc;cube; green\n",
+        {"a": "a ball, red, on grass", "b": "box; blue", "c": "cube; green"}, ""),
+    "semicolons elsewhere": ("videoid;name;page_dir\na;ball; red;x;\nb;ball;\n",
+        {"b": "ball"}, "1 rows unusable: 4 values for 3 columns (a semicolon in a caption without quotes?): line 2"),
+    "open quote and semicolons": ('videoid;name\na;"a ball\nb;ball\n', {"b": "ball"}, "never closed: line 2"),
+    "bars": ("file|text\na.mp4|a ball, red; on grass\n", {"a.mp4": "a ball, red; on grass"}, ""),
+    "stated": ("sep=;\r\nvideoid;name\r\na;a ball, red\r\nb;\r\n",
+        {"a": "a ball, red", "b": ""}, "1 without a caption (an empty one is used): b"),
     "no mark": ("videoid,name\na,ein Füchslein\n".encode("utf-16-be"), {"a": "ein Füchslein"}, ""),
     "other names": ("file_path,description,fps\na.mp4,ball,8\n", {"a.mp4": "ball"},
         "keys or columns that are not used: fps"),
@@ -105,7 +123,7 @@ CSV: dict[str, tuple[str | bytes, dict[str, str], str]] = {
 def test_csv(case: str, make: Callable[..., Path]) -> None:
     """Expected: what is read, and what is said about the rest, which stops the run where it is more than 10 %."""
     content, expected, word = CSV[case]
-    folder = make(**{"a.mp4": None, "b.mp4": None, "c.mp4": None, "list.csv": content})
+    folder = make(**{"a.mp4": None, "b.mp4": None, "c.mp4": None, "sub/d.mp4": None, "list.csv": content})
     given = config(folder / "list.csv")
     assert captions(given) == expected
     report = said(given)
@@ -144,6 +162,17 @@ JSON: dict[str, tuple[str, dict[str, str], str]] = {
         {"b.mp4": "x"}, "is it `short_caption`? Rename that key"),
     "key twice": ('{"video": "a.mp4", "text": "ball", "text": "box"}\n{"video": "b.mp4", "text": "x"}',
         {"b.mp4": "x"}, "rows unusable: two values for the key text: line 1"),
+    "list as text": (json.dumps([{"path": "a.mp4", "text": "['ball']"}]), {"a.mp4": "ball"}, ""),
+    "list of two as text": (json.dumps([{"path": "a.mp4", "text": '["ball", "box"]'}, {"path": "b.mp4", "text": "x"}]),
+        {"b.mp4": "x"}, "1 with captions that differ: a.mp4 ("),
+    "brackets": (json.dumps([{"path": "a.mp4", "text": "[ball]"}]), {"a.mp4": "[ball]"}, ""),
+    "talk": ('{"video": "a.mp4", "conversations": [{"value": "ball"}]}\n{"video": "b.mp4", "text": "x"}',
+        {"b.mp4": "x"}, "is it `conversations`? Rename that key"),
+    "other key filled in": ('{"video": "a.mp4", "text": "", "long_caption": "ball"}\n{"video": "b.mp4", "text": "x"}',
+        {"b.mp4": "x"}, "is it `long_caption`? Rename that key"),
+    "name of a file": ('{"video": "a.mp4", "text": "c.TXT"}\n{"video": "b.mp4", "text": "x.txt"}',
+        {"b.mp4": "x.txt"}, "1 with a caption that cannot be read: a.mp4 (line 1: c.TXT is the name of a file;"),
+    "no suffixes": ('{"video": "a", "text": "ball"}', {"a": "ball"}, ""),
     "file beside": ('{"video": "c.mp4"}', {"c.mp4": "lies beside"}, ""),
 }  # fmt: skip
 
@@ -230,6 +259,12 @@ FOLDERS: dict[str, tuple[dict[str, str | None], dict[str, str], str]] = {
         {"b.mp4": "B"}, "1 tables that cannot be read: metadata.csv"),
     "unknown key": ({"a.mp4": None, "a.json": '{"long_caption": "A"}', "b.mp4": None, "b.txt": "B"},
         {"b.mp4": "B"}, "is it `long_caption`? Rename that key"),
+    "no suffixes": ({"v/a.webm": None, "v/captions.json": '{"a": "A"}'}, {"v/a.webm": "A"}, ""),
+    "no suffixes, two files": ({"a.mp4": None, "a.webm": None, "captions.json": '{"a": "A"}'},
+        {"a.mp4": "", "a.webm": ""}, "1 missing: "),
+    "text of another suffix": ({"a.mp4": None, "a.lab": "A", "b.mp4": None, "b.txt": "B", "b.lab": "x"}, {"b.mp4": "B"},
+        "while a text of another suffix lies beside (call it .txt, or take it away): a.mp4 (a.lab)"),
+    "subtitles": ({"a.mp4": None, "a.srt": "1"}, {"a.mp4": ""}, "1 without a caption (an empty one is used): a.mp4"),
     "about the folder": ({"a.mp4": None, "README.txt": "A", "x.bin": "x"}, {"a.mp4": ""},
         "1 without a caption (an empty one is used): a.mp4"),
 }  # fmt: skip
@@ -364,6 +399,8 @@ SHARDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "differing": (("0.mp4", "0.txt", "0.caption"), {"0": "bad: caption, txt differ; keep one of them"}),
     "one for two": (("0.left.mp4", "0.right.mp4", "0.txt"),
         {"0": "bad: 0.txt is the caption of several files (0.left.mp4, 0.right.mp4); give each its own"}),
+    "other suffixes": (("0.mp4", "0.lab=A fox", "1.mp4", "1.cls=3", "2.mp4", "2.lab=A", "2.txt= "),
+        {"0": "bad: no caption, while .lab is a text", "1.mp4": "", "2.mp4": ""}),
     "unknown key": (("0.mp4", '0.json={"long_caption": "A"}'), {"0": "bad: no caption under text, caption"}),
 }  # fmt: skip
 APART: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {

@@ -141,7 +141,7 @@ COLUMNS = {
     "id,name,page_dir\n1,a fox,x\n": "columns missing: videoid; found 3: id, name, page_dir; expected videoid, name",
     "VideoID,Name\n1,a\n": "Did you mean VideoID -> videoid, Name -> name",
     "1066674784,Merida mexico,007401_007450\n": "is the line with the names of the columns missing?",
-    "videoid;name;page_dir\n1;a;b\n": "these are by ';'",
+    "VideoID;Name\n1;a, b\n": "Did you mean VideoID -> videoid, Name -> name",
     "": "is empty; expected a first line with the columns",
     "videoid,name\n": "holds no rows",
 }

@@ -215,6 +215,11 @@ def test_nothing_is_wider_than_the_window(width: int, server: Any, browser: Any,
         for name in ("Create", "Gallery", "Models"):
             tab.get_by_role("tab", name=name, exact=True).click()
             assert tab.evaluate("document.documentElement.scrollWidth") <= width, name
+        tab.get_by_role("tab", name="Create", exact=True).click()
+        one, other = (tab.locator(f"#option-{name}").bounding_box() for name in ("window", "overlap"))
+        assert (other["y"] > one["y"] + 20) is (width == 390), "help has room: one field a row on a phone, else two"
+        steps, scheduler = (tab.locator(f"#option-{name}").bounding_box() for name in ("steps", "scheduler"))
+        assert abs(steps["height"] - scheduler["height"]) < 2, "numbers and lists in a row are of one height"
 
 
 def test_only_results_are_served(server: Any, output: Path, tmp_path: Path) -> None:

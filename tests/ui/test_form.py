@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -227,3 +229,47 @@ def test_what_the_form_has_no_room_for_is_said(form: Form) -> None:
     assert "prompt" in PER_CLIP
     with pytest.raises(UserError, match="2 texts"):
         form.shown(build_request({"prompt": ["a", "b"]}))
+
+
+class Failing:
+    """A renderer that fails as it is told."""
+
+    error: Exception
+
+    def render(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.error
+
+
+@pytest.fixture(scope="module")
+def failing(place: Path) -> Iterator[tuple[Page, Failing]]:
+    """A page of such a renderer."""
+    renderer, output = Failing(), Path("samples")
+    page = Page(renderer, roots=roots_of(output), output=output)
+    yield page, renderer
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "samples/a.mp4"), "samples/a.mp4: the disk is full"),
+        (OSError(errno.EACCES, "Permission denied", "samples/a.mp4"), "samples/a.mp4: Permission denied"),
+        (MemoryError(), "out of memory: try fewer frames (“Frames”)"),
+        (UserError("`vae` is for another model"), "“VAE” is for another model"),
+        (RuntimeError("odd"), "an error that nobody expected, RuntimeError: odd"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_render_that_fails_is_one_message_and_the_page_goes_on(
+    error: Exception, words: str, failing: tuple[Page, Failing]
+) -> None:
+    page, renderer = failing
+    renderer.error = error
+    browser: Any = SimpleNamespace(session_hash="one")
+    for _ in range(2):  # the second time as the first
+        last: dict[Any, Any] = {}
+        for update in page.runs.generate(browser, ".gif", 1, [], *typed(page.form, {"prompt": ["a fox"]})):
+            last |= update
+        assert words in last[page.result.line].value and last[page.result.line].visible
+        assert last[page.result.generate].visible and not last[page.result.cancel].visible
+        assert page.result.files not in last and not page.runs.jobs.busy("one")

@@ -234,7 +234,7 @@ def test_heads_and_norm_groups_of_a_configuration(tmp_path: Path) -> None:
     other = theirs.down_blocks[1].motion_modules[0]
     with torch.inference_mode():
         expected = other.transformer_blocks[0](x)
-        found = ours.transformer_blocks[0](x, frame_positions(5, 64))
+        found = ours.transformer_blocks[0](x[:, :, None], frame_positions(5, 64))[:, :, 0]
         assert relative(found, expected) < 1e-5
         assert relative(ours.norm(image), other.norm(image)) < 1e-6
     convert(tmp_path / "adapter", tmp_path / "a.safetensors")
@@ -327,10 +327,10 @@ def test_trained_tables_are_used_by_their_own_attention(tmp_path: Path) -> None:
     block = adapter.mid_block.motion_modules[0].transformer_blocks[0]
     stem = "mid_block.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks"
     one, two = (tensors[f"{stem}.{index}.pos_encoder.pe"][0].float() for index in (0, 1))
-    x = torch.randn(3, 7, 32)
+    x = torch.randn(3, 7, 2, 32)
     with torch.inference_mode():
-        y = x + block.attn1(block.norm1(x) + one[:7])
-        y = y + block.attn2(block.norm2(y) + two[:7])
+        y = x + block.attn1(block.norm1(x) + one[:7, None])
+        y = y + block.attn2(block.norm2(y) + two[:7, None])
         y = y + block.ff(block.norm3(y))
         assert relative(block(x, frame_positions(7, 32)), y) < 1e-6
     assert not any("table" in key for key in adapter.state_dict())

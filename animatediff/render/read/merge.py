@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from animatediff.files import HERE, Roots, find
+from animatediff.files import HERE, Roots, behind_tiny, find
 from animatediff.render.options import PATH_FIELDS
 from animatediff.render.prompts_form import normal_prompts
 from animatediff.render.request_inputs import is_note
@@ -38,7 +38,8 @@ def resolve(values: Mapping[str, Any], folders: Sequence[Path] = (), roots: Root
 
     def found(value: Any, kind: str) -> Any:
         if isinstance(value, str) and value:
-            return find(value, folders, kind, roots)
+            tiny, name = behind_tiny(value)
+            return tiny + find(name, folders, kind, roots)
         if isinstance(value, (list, tuple)):
             return [found(item, kind) for item in value]
         if is_note(value):

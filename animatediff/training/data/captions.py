@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import codecs
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,10 +21,16 @@ FILE_KEYS = (
 """Keys and columns that name a video or an image, the first of those that are filled in counts."""
 TEXT_KEYS = ("text", "caption", "prompt", "cap", "captions", "texts", "description")
 """Keys and columns that hold a caption, likewise."""
-LIKE_TEXT = ("text", "capt", "prompt", "descri", "sentence", "title")
+LIKE_TEXT = (
+    *("text", "capt", "prompt", "descri", "sentence", "title", "convers", "narrat", "annot", "summar", "label", "tags"),
+)
 """Parts of the names of other keys that look as if they held a caption."""
 TEXT_SUFFIXES = (".txt", ".caption", ".text", ".cap")
 """Suffixes of files that are a caption as a whole."""
+NO_CAPTIONS = ("srt", "vtt", "ass", "ssa", "sub", "lrc", "md5", "sha1", "sha256", "url")
+"""Ends of names of texts that are never a caption: subtitles, sums, links."""
+CAPTION_BYTES = 1 << 16
+"""Size of a text of another suffix that may be a caption."""
 CAPTION_SUFFIXES = (*TEXT_SUFFIXES, ".json")
 
 NO_UTF8 = "with a caption that is not UTF-8"
@@ -37,6 +45,8 @@ BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+LIST_AS_TEXT = re.compile(r"""\s*\[\s*(['"]).{0,20000}\1\s*\]\s*""", re.DOTALL)
+"""A list of texts as code, as tables of other programs have it."""
 HEAD = 32
 """Bytes from which an encoding is told."""
 
@@ -138,16 +148,28 @@ def caption_in(values: Mapping[str, Any]) -> Caption:
     unknown = [
         key
         for key, value in values.items()
-        if isinstance(value, str) and value.strip() and any(part in key.lower() for part in LIKE_TEXT)
+        if key not in TEXT_KEYS
+        and (value.strip() if isinstance(value, str) else isinstance(value, list | dict) and value)
+        and any(part in key.lower() for part in LIKE_TEXT)
     ]
-    if unknown and not any(key in values for key in TEXT_KEYS):
+    if unknown:
         raise BadMedia(
             f"no caption under {', '.join(TEXT_KEYS)}; is it `{unknown[0][:40]}`? Rename that key", UNKNOWN_KEY
         )
     return Caption("")
 
 
+def _listed(text: str) -> Any:
+    """The list of texts that a cell holds as code, `['a fox', 'a bear']`; any other text as it is."""
+    if LIST_AS_TEXT.fullmatch(text):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return ast.literal_eval(text.strip())
+    return text
+
+
 def _text(value: Any, key: str) -> str:
+    if isinstance(value, str):
+        value = _listed(value)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
@@ -166,6 +188,16 @@ def _text(value: Any, key: str) -> str:
 def is_caption_file(name: str) -> bool:
     """Whether a file of this name (`txt`, `a.caption`, `output.txt`) may hold a caption."""
     return ("." + name.lower().rsplit(".", 1)[-1]) in CAPTION_SUFFIXES
+
+
+def may_be_caption(name: str, content: bytes) -> bool:
+    """Whether a file of an unknown suffix holds words, few enough for a caption; subtitles are none."""
+    if name.lower().endswith(NO_CAPTIONS) or len(content) > CAPTION_BYTES:
+        return False
+    with suppress(BadMedia):
+        text = decoded(content)
+        return "\0" not in text and any(letter.isalpha() for letter in text)
+    return False
 
 
 def read_caption(name: str, content: bytes) -> Caption:

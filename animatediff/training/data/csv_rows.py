@@ -1,4 +1,4 @@
-"""Rows of CSV files as people have them: UTF-8 or UTF-16, commas or tabs, quotes of every kind, each row accounted for.
+"""Rows of CSV files as people have them: UTF-8 or UTF-16, any separator and quotes, each row accounted for.
 
 A row that is no proper CSV is read where only one reading is possible, or else yielded as a fault; it never takes the
 rows behind it along.
@@ -7,6 +7,7 @@ rows behind it along.
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,15 @@ from animatediff.errors import UserError, nearest
 from animatediff.training.data.captions import FILE_KEYS, TEXT_KEYS, open_text
 
 WEBVID = ("videoid", "name")
+DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
+"""What may stand between columns, the likeliest first; spreadsheets of many countries write semicolons."""
+_STATED = re.compile(r'\s*"?sep=([^\s"]|\t)"?\s*')
+"""A line with which spreadsheets state what stands between columns."""
 
 Row = tuple[str, Mapping[str, Any] | str]
 """Place of a row ("line 7"), and its values, or its fault."""
+_HIDDEN = "\ue000"
+"""Stands for an escaped separator while a row is read; no text has it."""
 OPEN_QUOTE = "a quote that is never closed"
 SWALLOWED = "a quote that is never closed, with other rows inside it"
 
@@ -31,10 +38,22 @@ def csv_rows(path: Path, is_row: Callable[[Mapping[str, Any]], bool]) -> Iterato
     """
     with open_text(path, newline="") as file:
         feed = _Lines(file)
-        tabs = path.suffix.lower() == ".tsv" or _has_columns(split(feed.peek(), "\t") or [])
-        records = _Records(feed, "\t" if tabs else ",", is_row)
+        records = _Records(feed, _delimiter(feed, path), is_row)
         _check_columns(path, records.header)
         yield from records.rows()
+
+
+def _delimiter(feed: _Lines, path: Path) -> str:
+    """What separates the columns: what the file states, or that by which the header has the columns needed."""
+    if stated := _STATED.fullmatch(feed.peek()):
+        next(feed)
+        return stated[1]
+    columns = {mark: split(feed.peek(), mark) or [] for mark in DELIMITERS}
+    if found := next((mark for mark, header in columns.items() if _has_columns(header)), None):
+        return found
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return next((mark for mark, header in columns.items() if len(header) > 1), ",")
 
 
 class _Records:
@@ -70,21 +89,36 @@ class _Records:
             return None
         except csv.Error as error:
             values, fault = [], OPEN_QUOTE if '"' in taken[0] else f"not valid CSV ({error})"
-        escaped = self._unescaped(taken[0])
-        if fault is None and (len(values) == len(self.header) or escaped is None):
+        other = self._other_reading(taken[0], values if fault is None else None)
+        if fault is None and other is None:
             return values
         first, *rest = taken
         self._feed.put_back(rest)
-        if escaped is not None:
-            return escaped
+        if other is not None:
+            return other
         return fault if fault in (SWALLOWED, None) else split(first, self._delimiter) or fault
 
-    def _unescaped(self, line: str) -> list[str] | None:
-        """Values of a line whose quotes are escaped by backslashes, if that makes a row of it."""
-        if '\\"' not in line:
-            return None
+    def _other_reading(self, line: str, values: list[str] | None) -> list[str] | None:
+        """Values of a line that is no CSV of the usual kind, if that makes a row of it.
+
+        values: of the usual reading, None where it is faulty. Quotes may be escaped by backslashes, or have a space
+        before them; separators may be escaped by backslashes where the row is too long otherwise.
+        """
+        mark, is_short = self._delimiter, values is None or len(values) <= len(self.header)
+        fits = values is not None and len(values) == len(self.header)
+        if '\\"' in line and not fits:
+            return self._parsed(line.replace('\\"', '""'))
+        if re.search(rf'{re.escape(mark)}[ \t]+"', line) and mark != "\t":
+            return self._parsed(line, skipinitialspace=True)
+        if f"\\{mark}" in line and not is_short:
+            found = self._parsed(line.replace(f"\\{mark}", _HIDDEN))
+            found = found and [value.replace(_HIDDEN, mark) for value in found]
+            return found if found and self._is_row(dict(zip(self.header, found, strict=True))) else None
+        return None
+
+    def _parsed(self, line: str, **dialect: Any) -> list[str] | None:
         try:
-            (values,) = csv.reader([line.replace('\\"', '""')], strict=True, delimiter=self._delimiter)
+            (values,) = csv.reader([line], strict=True, delimiter=self._delimiter, **dialect)
         except csv.Error:
             return None
         return values if len(values) == len(self.header) else None
@@ -101,9 +135,10 @@ class _Records:
         while len(values) > len(header) and not values[-1].strip():
             values.pop()
         if surplus := len(values) - len(header):
-            # Commas in the last column, when that is the caption, can only be its own.
+            # Separators in the last column, when that is the caption, can only be its own.
             if header[-1] not in (*TEXT_KEYS, "name"):
-                return f"{len(values)} values for {len(header)} columns (a comma in a caption without quotes?)"
+                mark = DELIMITERS.get(self._delimiter, "separator")
+                return f"{len(values)} values for {len(header)} columns (a {mark} in a caption without quotes?)"
             values = [*values[: -surplus - 1], self._delimiter.join(values[-surplus - 1 :])]
         return dict(zip(header, values, strict=True))
 
@@ -189,9 +224,7 @@ def _check_columns(path: Path, header: Sequence[str]) -> None:
     shown = ", ".join(name[:30] for name in header[:8])
     missing = [name for name in WEBVID if name not in header]
     hint = ""
-    if len(header) == 1 and (mark := next((m for m in (";", "\t", "|") if m in header[0]), None)):
-        hint = f". Columns must be separated by commas or tabs, these are by {mark!r}"
-    elif close := [f"{h} -> {n}" for h in header if (n := nearest(h, missing) or _known(h)) and h != n]:
+    if close := [f"{h} -> {n}" for h in header if (n := nearest(h, missing) or _known(h)) and h != n]:
         hint = f". Did you mean {', '.join(close)}?"
     elif any(name[:1].isdigit() or " " in name for name in header):
         hint = ". This looks like a row: is the line with the names of the columns missing?"

@@ -17,6 +17,7 @@ from pathlib import Path
 from animatediff.errors import UserError
 from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia, is_litter
 from animatediff.training.data.captions import (
+    CAPTION_BYTES,
     CAPTION_SUFFIXES,
     DIFFERING,
     NO_TEXT,
@@ -26,6 +27,7 @@ from animatediff.training.data.captions import (
     Caption,
     choose_caption,
     decoded,
+    may_be_caption,
     read_caption,
 )  # fmt: skip
 from animatediff.training.data.config import DataConfig, Kind
@@ -36,6 +38,7 @@ from animatediff.training.data.items import Item, Listing, printable
 NO_CAPTION = "without a caption (an empty one is used)"
 HIDDEN = "with a hidden name, as macOS puts beside files (left out)"
 LONELY = "without a caption, while there are captions that belong to no clip"
+BESIDE = "without a caption, while a text of another suffix lies beside (call it .txt, or take it away)"
 ORPHANS = "texts that belong to no clip (not used; that of `a.mp4` is `a.txt`)"
 STILLS = "images, not clips"
 GAPS = "folders of frames with gaps in their numbers"
@@ -143,6 +146,8 @@ class _Lister:
         self.orphans: list[str] = []
         """Caption files that belong to no clip."""
         self.others = Counter[str]()
+        self.beside: dict[str, list[str]] = defaultdict(list)
+        """Files of other suffixes, by what they are called before it."""
         self.tables: list[Listing] = []
         self.names_of_tables: list[str] = []
         self.failed: dict[str, str] = {}
@@ -159,6 +164,7 @@ class _Lister:
                 self.listing.notes.add(HIDDEN, self.name(os.path.join(root, name)))
             elif not is_litter(name) and suffix not in (*MEDIA, *CAPTION_SUFFIXES, *TABLES):
                 self._leave_out(root, name)
+                self.beside[os.path.join(root, os.path.splitext(name)[0])].append(name)
         files = [name for name in files if not is_litter(name)]
         media = [name for name in files if suffix_of(name) in MEDIA]
         texts = _Texts(root, files, media)
@@ -283,6 +289,8 @@ class _Lister:
                 self.listing.bad.add(DIFFERING, f"{self.name(path)} (its own file and a table)")
             elif path in lonely:
                 self.listing.bad.add(LONELY, self.name(path))
+            elif text is None and not texts and (beside := self._text_beside(path)):
+                self.listing.bad.add(BESIDE, f"{self.name(path)} ({beside})")
             else:
                 for each in texts or [text or ""]:
                     if not each:
@@ -291,6 +299,12 @@ class _Lister:
         for path in sorted(self.stills):
             self._leave_out(*os.path.split(path))
         return self.listing
+
+    def _text_beside(self, path: str) -> str | None:
+        """The name of a text of another suffix that has the name of a clip."""
+        root, name = os.path.split(path)
+        files = [file for base in bases(name) for file in self.beside.get(os.path.join(root, base), [])]
+        return next((file for file in files if may_be_caption(file, _head(os.path.join(root, file)))), None)
 
     def _tabled(self) -> dict[str, list[str]]:
         """Captions in tables by clip."""
@@ -353,6 +367,13 @@ class _Lister:
                     return True
         self._leave_out(root, name)
         return False
+
+
+def _head(path: str) -> bytes:
+    """The beginning of a file, more of it than a caption has; nothing where it cannot be read."""
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read(CAPTION_BYTES + 1)
+    return b""
 
 
 def _num_captions(path: str) -> float:

@@ -45,7 +45,7 @@ def _is_lines(first: str, suffix: str = ".jsonl") -> bool:
         value = json.loads(first)
     except (ValueError, RecursionError):
         return first != "{" and suffix.lower() != ".json"  # a whole file, over several lines
-    return not isinstance(value, dict) or _named(value) is None
+    return not isinstance(value, dict) or _named(value, bare=suffix.lower() == ".json") is None
 
 
 def _lines(path: Path, text: TextIO) -> Iterator[Row]:
@@ -135,7 +135,7 @@ def _whole(path: Path, text: TextIO) -> Iterator[Row]:
         lists = [
             key for key, inner in value.items() if isinstance(inner, list) and inner and isinstance(inner[0], dict)
         ]
-        if (named := _named(value)) is not None:
+        if (named := _named(value, bare=path.suffix.lower() == ".json")) is not None:
             value = named
         elif len(lists) == 1 and not value.keys() & {*FILE_KEYS}:
             value = value[lists[0]]
@@ -149,11 +149,14 @@ def _whole(path: Path, text: TextIO) -> Iterator[Row]:
         yield f"entry {number}", inner if isinstance(inner, dict) else "not a JSON object"
 
 
-def _named(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Rows of an object of captions by name, {"a.mp4": "a fox"} or {"a.mp4": {"caption": "a fox"}}, if it is one."""
+def _named(value: Mapping[str, Any], *, bare: bool) -> list[dict[str, Any]] | None:
+    """Rows of an object of captions by name, {"a.mp4": "a fox"} or {"a.mp4": {"caption": "a fox"}}, if it is one.
+
+    bare: whether names may be without their suffix, {"a": "a fox"}.
+    """
     if not value or value.keys() & {*FILE_KEYS, *TEXT_KEYS, "videoid"}:
         return None
-    if all(isinstance(inner, str) and "." in name for name, inner in value.items()):
+    if all(isinstance(inner, str) and (bare or "." in name) for name, inner in value.items()):
         return [{"file": name, "text": text} for name, text in value.items()]
     if all(isinstance(inner, dict) and inner.keys() & {*TEXT_KEYS} for inner in value.values()):
         return [{"file": name, **inner} for name, inner in value.items()]

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
-from animatediff.training.data.captions import CAPTION_SUFFIXES, TEXT_SUFFIXES, Caption, choose_caption, is_caption_file
+from animatediff.training.data.captions import (
+    CAPTION_SUFFIXES,
+    TEXT_SUFFIXES,
+    Caption,
+    choose_caption,
+    is_caption_file,
+    may_be_caption,
+)  # fmt: skip
 
 MOST_FILES = 64
 """Files of one name up to the first dot that may be one sample; more of them are clips with dots in their names."""
@@ -205,6 +212,10 @@ def parts_of(sample: Sample) -> Parts:
     except BadMedia as error:
         raise BadMedia(str(error)) from error
     unused = sorted(suffix for suffix in sample.files if suffix != chosen and suffix not in usual)
+    if not caption.text and not any(is_caption_file(suffix) for suffix in sample.files):
+        for suffix in unused:
+            if may_be_caption(suffix, sample.files[suffix]):
+                raise BadMedia(f"no caption, while .{suffix} is a text; call it .txt, or give an empty .txt as well")
     return Parts(f"{sample.name}.{chosen}", sample.files[chosen], caption.text, caption.note, unused)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from animatediff.training.data.captions import (
     NO_TEXT,
     NO_UTF8,
     TEXT_KEYS,
+    TEXT_SUFFIXES,
     UNREADABLE,
     Caption,
     caption_in,
@@ -33,6 +35,7 @@ from animatediff.training.data.tar import SHARD_SUFFIXES
 MISSING = "missing"
 TWICE = "named again with the same caption (left out)"
 NOT_USED = "keys or columns that are not used"
+MEDIA = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 COLUMNS = {*FILE_KEYS, *TEXT_KEYS, *WEBVID, "page_dir"}
 
 
@@ -96,8 +99,9 @@ def list_rows(path: Path, base: Path, kind: Kind, rows: Iterable[Row] | None = N
 
     rows: those of the file where they are known. Raises UserError for a file without rows that name videos.
     """
+    folders = _Folders()
     if rows is None and kind == "csv":
-        rows = csv_rows(path, lambda values: _resolved(values, base) is not None)
+        rows = csv_rows(path, lambda values: _resolved(values, base, folders) is not None)
     listing, seen, keys = Listing(), set[int](), Counter[str]()
     for where, values in json_rows(path) if rows is None else rows:
         listing.num_listed += 1
@@ -105,7 +109,7 @@ def list_rows(path: Path, base: Path, kind: Kind, rows: Iterable[Row] | None = N
             listing.bad.add(f"rows unusable: {values}", where)
             continue
         keys.update(key for key, value in values.items() if value not in (None, ""))
-        if (found := _row(values, base, where, listing)) is None:
+        if (found := _row(values, base, where, listing, folders)) is None:
             continue
         same = hash((found.path, found.text))
         if same in seen:
@@ -127,7 +131,7 @@ def list_rows(path: Path, base: Path, kind: Kind, rows: Iterable[Row] | None = N
             f"and one of {', '.join(TEXT_KEYS[:3])}; keys found: {shown}"
         )
     for key in sorted(keys.keys() - COLUMNS):
-        listing.notes.add(NOT_USED, key[:40])
+        listing.notes.add(NOT_USED, key[:40] or "(one without a name)")
     return listing
 
 
@@ -135,19 +139,47 @@ def _candidates(values: Mapping[str, Any], base: Path) -> list[tuple[str, Path]]
     """The names in a row, each with a place where its file may be."""
     names = [value.strip() for key in FILE_KEYS if isinstance(value := values.get(key), str) and value.strip()]
     if names or not values.get("videoid"):
-        return [(name, base / name) for name in names]
+        places = [(name, base / name) for name in names]
+        return places + [(name, base / name.replace("\\", "/")) for name in names if "\\" in name]  # of Windows
     name = str(values["videoid"]).strip()
     file = name if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES else f"{name}.mp4"
     folder = str(values.get("page_dir") or "").strip()
     return [(name, base / folder / file), (name, base / file)]
 
 
-def _resolved(values: Mapping[str, Any], base: Path) -> tuple[str, Path] | None:
-    """The first name in a row whose file, or folder of frames, is there."""
+def _resolved(values: Mapping[str, Any], base: Path, folders: _Folders) -> tuple[str, Path] | None:
+    """The first name in a row whose file, or folder of frames, is there; else the one file of a name without suffix."""
     for name, path in _candidates(values, base):
         if os.path.isfile(path) or (os.path.isdir(path) and images_in(path)[0]):
             return name, path
-    return None
+    bare = {path: name for name, place in _candidates(values, base) for path in folders.with_suffix(name, place)}
+    return next((name, path) for path, name in bare.items()) if len(bare) == 1 else None
+
+
+class _Folders:
+    """Videos and images by their names without suffix, of the folders that rows name; each is listed once."""
+
+    def __init__(self) -> None:
+        self._stems: dict[str, dict[str, list[str]]] = {}
+
+    def with_suffix(self, name: str, place: Path) -> list[Path]:
+        """Files of a name that is written without its suffix."""
+        if os.path.splitext(name)[1].lower() in MEDIA:
+            return []
+        folder, stem = os.path.split(os.fspath(place).removesuffix(".mp4"))  # put to a videoid
+        if folder not in self._stems:
+            stems: dict[str, list[str]] = defaultdict(list)
+            with suppress(OSError, ValueError):
+                for file in os.listdir(folder):
+                    if os.path.splitext(file)[1].lower() in MEDIA:
+                        stems[os.path.splitext(file)[0]].append(file)
+            self._stems[folder] = stems
+        return [Path(folder, file) for file in self._stems[folder].get(stem, [])]
+
+
+def _is_file(base: Path, name: str) -> bool:
+    """Whether a text is the name of a file; of one that is too long it is not."""
+    return os.path.isfile(base / name)
 
 
 def _is_torn(folder: str, base: Path) -> bool:
@@ -156,13 +188,13 @@ def _is_torn(folder: str, base: Path) -> bool:
     return odd and not os.path.isdir(base / folder.strip())  # these two take names of any length
 
 
-def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) -> Item | None:
+def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing, folders: _Folders) -> Item | None:
     """The item of one row, or None, with the reason among the findings."""
     candidates = _candidates(values, base)
     if not candidates:
         listing.bad.add("rows name no file", where)
         return None
-    if (found := _resolved(values, base)) is None:
+    if (found := _resolved(values, base, folders)) is None:
         listing.bad.add(MISSING, str(candidates[0][1]))
         return None
     name, path = found
@@ -183,6 +215,9 @@ def _row(values: Mapping[str, Any], base: Path, where: str, listing: Listing) ->
         return None
     except OSError as error:
         listing.bad.add(UNREADABLE, f"{name} ({where}: {error.strerror})")
+        return None
+    if caption.text.lower().endswith(TEXT_SUFFIXES) and _is_file(base, caption.text):
+        listing.bad.add(UNREADABLE, f"{name} ({where}: {caption.text} is the name of a file; put its text there)")
         return None
     if caption.note:
         listing.notes.add(caption.note, name)

@@ -39,6 +39,8 @@ CLASSES = {
 }
 """Classes of diffusers or transformers that each component may have; the first where its configuration names none."""
 OF_TRANSFORMERS = ("text_encoder", "text_encoder_2")
+WITHOUT_ENCODER = "_without_encoder"
+"""Entry in the configuration of a tiny VAE of which the decoder alone is there."""
 QUIET_ENDINGS = ("position_ids", "logit_scale", "num_batches_tracked")
 """Ends of surplus names that tell nothing: buffers of older libraries."""
 
@@ -121,7 +123,28 @@ def empty_model(name: str, config: Mapping[str, Any]) -> Any:
             return getattr(transformers, stated_class(config, name))(transformers.CLIPTextConfig(**config))
         import diffusers
 
-        return getattr(diffusers, stated_class(config, name)).from_config(dict(config))
+        config = dict(config)
+        without_encoder = config.pop(WITHOUT_ENCODER, False)
+        if stated_class(config, name) == "AutoencoderTiny":
+            config.pop("block_out_channels", None)  # which diffusers saves, and warns of when it reads it
+        model = getattr(diffusers, stated_class(config, name)).from_config(config)
+        if without_encoder:
+            model.encoder = no_encoder()
+        return model
+
+
+def no_encoder() -> Any:
+    """A module in place of the encoder of a tiny VAE of which the decoder alone is there."""
+    from torch import nn
+
+    class NoEncoder(nn.Module):
+        def forward(self, images: Any) -> Any:
+            raise UserError(
+                "`vae`: this tiny VAE is a decoder alone, and images have to be encoded here; put the encoder's file "
+                "beside it (taesd_encoder beside taesd_decoder), or give a whole VAE"
+            )
+
+    return NoEncoder()
 
 
 def _model(component: Component) -> Any:

@@ -15,6 +15,7 @@ from animatediff.weights.base.model_configs import Generation
 from animatediff.weights.base.motion_unet import image_config, is_motion_unet
 from animatediff.weights.base.replacements import (
     check_parts,
+    check_pixels_per_latent,
     located_in,
     text_component,
     text_of,
@@ -135,6 +136,8 @@ def load_base_folder(
         else:
             parts[name] = text_component(None, source, name, generation=generation, config=None)
     check_parts(parts)
+    if vae is not None and (folder / "vae" / "config.json").is_file():
+        check_pixels_per_latent(parts["vae"], read_json(folder / "vae" / "config.json"))
     components = {name: part for name, part in parts.items() if not isinstance(part, Component)}
     small = {
         name: _small(folder, name, index) if objects[name] is None else objects[name]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
+from animatediff.files import TINY
 from animatediff.weights.base import ldm
 from animatediff.weights.base.components import (
     CLASSES,
@@ -20,6 +20,9 @@ from animatediff.weights.base.components import (
     stated_class,
 )
 from animatediff.weights.base.model_configs import Generation, text_config, vae_config
+from animatediff.weights.base.tiny_vae import tiny_component, tiny_path, tiny_vae
+from animatediff.weights.hub import fetch_folder
+from animatediff.weights.recognise import check_setting, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import STEMS, component_folder, folder_header, read_json
 from animatediff.weights.storage.paths import expanded
@@ -34,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 TEXT_PREFIXES = ("transformer.", "clip_l.transformer.", "clip_g.transformer.", "text_encoder.", "text_encoder_2.", "")
 """Prefixes of the keys of files that hold a text encoder alone, beside those of single files."""
-TINY_VAE = re.compile(
-    r"(?:taesd_|taesdxl_)?(?:(encoder|decoder)\.layers\.|(encoder|decoder)\.)?\d+\.(?:conv\.\d+\.)?weight"
-)
 OWN_LORAS = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_lora_weights.safetensors")
 """LoRAs that people leave in the folder of a component."""
 LONG_CLIP = "positional_embedding_res"
@@ -135,11 +135,29 @@ def vae_component(
     if supplied is not None:
         if not isinstance(supplied, str | Path):
             return supplied
+        if str(supplied).startswith(TINY):
+            part = tiny_vae(tiny_path(str(supplied), fetched=_fetched))
+            _check_made_for(part.header, generation)
+            return part
         header, found = _located(supplied, "vae")
+        _check_made_for(header, generation)
         config = found if config is None else config
         prefixes = (ldm.VAE_PREFIX, "vae.", "")
     assert header is not None, "either a file or a supplied VAE"
     return vae_of(header, prefixes, supplied is not None, generation=generation, config=config)
+
+
+def _fetched(name: str) -> Path:
+    from animatediff.weights.motion import hub_files
+
+    return fetch_folder(name, hub_files)
+
+
+def _check_made_for(header: Header, generation: Generation) -> None:
+    """Raise UserError for a tiny VAE of the other kind of latents, or of which there is no decoder."""
+    found = recognise_header(header)
+    if found.kind.startswith("vae_tiny"):
+        check_setting(found, "vae", bases=(generation,))
 
 
 def vae_of(
@@ -154,14 +172,14 @@ def vae_of(
     prefix, names = _unprefixed(header, prefixes)
     names = [name for name in names if not ldm.IGNORED_TOP.match(ldm.VAE_PREFIX + name)]
     names = [name for name in names if not ldm.IGNORED_TOP.match(name)]
-    if config is None and (tiny := tiny_vae_config(header, prefix)) is not None:
-        config = tiny
+    if config is None and alone and (tiny := tiny_component(header, names, prefix)) is not None:
+        return tiny
     if config is not None and stated_class(config, "vae") != "AutoencoderKL":
         plan = {name: ldm.Source(key=prefix + name) for name in names}
         return Component(name="vae", header=header, plan=plan, config=dict(config))
     plan, unknown = ldm.vae_plan(names)
     if not plan or (alone and not any(name.startswith(("encoder.", "decoder.")) for name in plan)):
-        raise _no_vae(header, names) if alone else _absent(["vae"], header.path, [ldm.VAE_PREFIX])
+        raise _no_vae(header) if alone else _absent(["vae"], header.path, [ldm.VAE_PREFIX])
     for half, other in (("encoder", "decoder"), ("decoder", "encoder")):
         if not any(name.startswith(f"{half}.") for name in plan):
             raise UserError(
@@ -173,24 +191,11 @@ def vae_of(
     return Component(name="vae", header=header, plan=plan, config=chosen, unknown=[prefix + name for name in unknown])
 
 
-def tiny_vae_config(header: Header, prefix: str = "") -> dict[str, Any] | None:
-    """Configuration of a TAESD in diffusers' names, whose layers are the same in every published one; None for others.
-
-    Its latents have the scale of the UNet's already.
-    """
-    first = header.tensors.get(f"{prefix}decoder.layers.0.weight")
-    if first is None or f"{prefix}encoder.layers.0.weight" not in header.tensors:
-        return None
-    return {"_class_name": "AutoencoderTiny", "latent_channels": first.shape[1]}
-
-
-def _no_vae(header: Header, names: Iterable[str]) -> UserError:
+def _no_vae(header: Header) -> UserError:
     """The message for a file that was given as VAE and is none."""
-    if all(TINY_VAE.fullmatch(name.replace(".bias", ".weight")) for name in names):
-        return UserError(
-            f"{header.path}: a TAESD (tiny autoencoder) without its configuration; give the diffusers folder of an "
-            "AutoencoderTiny as `vae`"
-        )
+    found = recognise_header(header)
+    if found.kind.startswith("vae_"):
+        return wrong_kind(found, "vae")
     return UserError(f"{header.path}: given as VAE, but has no VAE keys (encoder.*, decoder.*, quant_conv.*)")
 
 
@@ -286,6 +291,22 @@ def _check_vae(vae: Any, unet: Mapping[str, Any]) -> None:
         raise UserError(
             f"the VAE{_from(vae)} has latents of {found} channels{newer}, the UNet takes {wanted}; give the VAE of "
             "this kind of model with `vae`"
+        )
+
+
+_LEVELS = ("decoder_block_out_channels", "up_block_out_channels", "block_out_channels")
+
+
+def check_pixels_per_latent(vae: Any, own: Mapping[str, Any]) -> None:
+    """Raise UserError for a VAE that makes another number of pixels of a latent than the model's own."""
+    found, wanted = (
+        next((2 ** (len(config[name]) - 1) for name in _LEVELS if config.get(name)), None)
+        for config in (_config(vae), own)
+    )
+    if found is not None and wanted is not None and found != wanted:
+        raise UserError(
+            f"the VAE{_from(vae)} makes {found} pixels of a latent along each side, this model's own {wanted}; give "
+            "one for this model with `vae`, or leave it out"
         )
 
 

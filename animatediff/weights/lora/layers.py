@@ -113,6 +113,18 @@ def acts(model: nn.Module, name: str) -> bool:
     return any(layer.scaling[name] for layer in layers) or any(getattr(norm, NORMS)[name].scale for norm in norms)
 
 
+def acting_strengths(model: nn.Module) -> Iterator[tuple[str, str, float]]:
+    """Path of a layer, name of a LoRA on it, and its strength there now, 0 where it is switched off."""
+    if not hasattr(model, "peft_config"):
+        return
+    for path, layer in lora_layers(model):
+        for name, scaling in layer.scaling.items():
+            yield path, name, 0.0 if layer.disable_adapters else float(scaling)
+    for number, norm in enumerate(_changed_norms(model)):
+        for name, change in getattr(norm, NORMS).items():
+            yield str(number), name, float(change.scale) if norm.loras_on else 0.0
+
+
 def switch(model: nn.Module, on: bool) -> None:
     """Switch all LoRAs of `model` off or on; strengths stay."""
     for _, layer in lora_layers(model):

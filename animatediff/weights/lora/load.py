@@ -23,6 +23,8 @@ from animatediff.weights.storage.files import Header, check_loadable, load_tenso
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from animatediff.weights.lora.layers import LayerChange
+
 logger = logging.getLogger(__name__)
 
 
@@ -80,8 +82,7 @@ def load_lora(
     chosen, skipped = match(layers, models, kind=kind, label=label)
     for place, changes in chosen.items():
         inject(models[place], changes, name, scale)
-    if skipped:
-        logger.info("%s: %d keys of the mid block skipped: this motion module has none there", label, len(skipped))
+    _say_skipped(label, skipped)
     if not isinstance(path_or_state, Mapping):  # a program that made one, such as training, knows what is in it
         if scale == 0:
             logger.warning("%s: has strength 0, so it changes nothing", label)
@@ -94,6 +95,20 @@ def load_lora(
         skipped=tuple(skipped),
         embeddings=tuple(sort_keys(keys).embeddings),
     )
+
+
+def motion_lora_changes(source: str | Path | Header, modules: nn.Module) -> list[LayerChange]:
+    """What a MotionLoRA does to each layer of motion modules, for programs that add it to the weights themselves.
+
+    Keys of a mid block that the modules do not have are left out, which the log says. Raises UserError as `load_lora`.
+    """
+    from animatediff.weights.lora.match import match, read_layers
+
+    tensors, metadata, label = _read(source)
+    layers = read_layers(tensors, name=label, metadata=metadata, layers_per_block=2)
+    chosen, skipped = match(layers, {"unet": modules}, kind="motion_lora", label=label)
+    _say_skipped(label, skipped)
+    return chosen["unet"]
 
 
 def set_lora_scales(models: Sequence[nn.Module], scales: Mapping[str, Strength]) -> None:
@@ -158,6 +173,11 @@ def remove_lora(models: Sequence[nn.Module], name: str) -> None:
         if not configs and hasattr(model, "peft_config"):
             del model.peft_config
             model._hf_peft_config_loaded = False  # type: ignore[assignment]  # as diffusers and transformers keep it
+
+
+def _say_skipped(label: str, skipped: Sequence[str]) -> None:
+    if skipped:
+        logger.info("%s: %d keys of the mid block skipped: this motion module has none there", label, len(skipped))
 
 
 def uncompiled(model: nn.Module) -> nn.Module:

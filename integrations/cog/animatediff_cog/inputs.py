@@ -44,6 +44,8 @@ MOVES = {
     "rolling_anticlockwise": "RollingAnticlockwise",
 }
 """`{this}_motion_strength` -> the MotionLoRA that it is the scale of."""
+ABOVE = 0.001
+"""Smallest distance from a bound that a value must be above; Cog knows bounds that belong to their range alone."""
 ACCEPT = {"image": "image/*", "video": "video/*,image/*"}
 ORDER = (
     *("Prompts", "Image and motion", "Animate an image", "Video to start from", "Model", "Long clips and loops"),
@@ -218,10 +220,8 @@ def _bounds_of(option: Option, kind: str, many: bool, limits: Mapping[str, float
         return {}
     low = high = None
     if (within := option.range) is not None and within.choices is None:
-        low = within.ge if within.ge is not None else within.gt
+        low = within.ge if within.gt is None else within.gt + ABOVE
         high = within.le
-    if option.name == "seed":
-        high = None  # beyond what JSON's readers hold
     if option.name in limits:
         high = limits[option.name]
     number = int if kind == "int" else float

@@ -82,7 +82,8 @@ def in_our_inputs(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     for name, reason in REFUSED.items():
         if values.pop(name, None):
             raise UserError(f"{name} is not taken: {reason}")
-    values.pop("custom_motionlora_motion_strength", None)  # of the one that is refused
+    if values.pop("custom_motionlora_motion_strength", None) is not None:
+        notes.append("custom_motionlora_motion_strength is left out: there is no custom MotionLoRA")
     if values.pop("use_checkpoint", None) is False and values.pop("checkpoint", None) is not None:
         notes.append("use_checkpoint is false: checkpoint is left out")
     for alias, name in ALIASES.items():
@@ -91,7 +92,7 @@ def in_our_inputs(given: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
             continue
         if value is not None:
             _put(values, name, value, alias)
-    _add_loras(values)
+    _add_loras(values, notes)
     if (mp4 := values.pop("mp4", None)) is not None:
         _put(values, "output_format", "mp4" if mp4 else "gif", "mp4")
     return values
@@ -103,7 +104,7 @@ def _put(values: dict[str, Any], name: str, value: Any, alias: str) -> None:
         raise UserError(f"{given} and {name}={brief(values[name])} contradict each other; give {name} alone")
 
 
-def _add_loras(values: dict[str, Any]) -> None:
+def _add_loras(values: dict[str, Any], notes: list[str]) -> None:
     """The single LoRA and MotionLoRA of older models in our lists."""
     if (path := values.pop("lora_model_path", None)) is not None:
         values["loras"] = [*values.get("loras", ()), path]
@@ -111,6 +112,8 @@ def _add_loras(values: dict[str, Any]) -> None:
     if move is not None and move.lower() not in NO_FILE:
         scaled = move if alpha is None else f"{move}:{alpha}"
         values["motion_loras"] = [*values.get("motion_loras", ()), scaled]
+    elif alpha is not None:
+        notes.append("alpha is left out: it is the scale of motion_module_lora_type, and that names none")
 
 
 def size_of(aspect: str, side: int) -> tuple[int, int]:

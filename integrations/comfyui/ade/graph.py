@@ -47,7 +47,7 @@ class Graph:
 
     def new_id(self) -> str:
         """A number that no node has."""
-        return str(max((int(name) for name in self.nodes if name.isdigit()), default=0) + 1)
+        return str(max((int(name) for name in self.nodes if name.isdecimal()), default=0) + 1)
 
     def users(self, node: str, slot: int | None = None) -> Iterator[tuple[Node, str]]:
         """Nodes, and their inputs, that take an output of a node (any of its outputs)."""
@@ -84,9 +84,11 @@ def read_api(workflow: Mapping[str, Any]) -> Graph:
 
 
 def _link(value: Any) -> Link | None:
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int) and isinstance(value[0], str | int):
-        return Link(str(value[0]), value[1])
-    return None
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    node, slot = value
+    is_link = isinstance(node, str | int) and isinstance(slot, int) and not isinstance(slot, bool) and slot >= 0
+    return Link(str(node), slot) if is_link else None
 
 
 def write_api(graph: Graph, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def write_api(graph: Graph, before: Mapping[str, Any]) -> dict[str, Any]:
 def read_page(workflow: Mapping[str, Any]) -> Graph:
     """Nodes of the page's format: of nodes in the table all inputs, of others those that are connected."""
     sources = {}
-    for link in workflow.get("links", ()):
+    for link in workflow.get("links") or ():
         if isinstance(link, Mapping):
             sources[link["id"]] = Link(str(link["origin_id"]), link["origin_slot"])
         else:
@@ -142,7 +144,7 @@ def write_page(graph: Graph, before: Mapping[str, Any]) -> dict[str, Any]:
     """The page's format of a graph; nodes that stay keep all they had."""
     made = copy.deepcopy(dict(before))
     made["nodes"], made["links"], at = [], [], {}
-    numbers = {name: node.raw.get("id", int(name) if name.isdigit() else name) for name, node in graph.nodes.items()}
+    numbers = {name: node.raw.get("id", int(name) if name.isdecimal() else name) for name, node in graph.nodes.items()}
     beside: dict[str, int] = {}
     for name, node in graph.nodes.items():
         if node.made_for:
@@ -163,7 +165,7 @@ def write_page(graph: Graph, before: Mapping[str, Any]) -> dict[str, Any]:
                 continue
             number = len(made["links"]) + 1
             outputs = at[link.node].get("outputs") or []
-            if link.slot < len(outputs):
+            if 0 <= link.slot < len(outputs):
                 outputs[link.slot]["links"].append(number)
             socket["link"] = number
             made["links"].append([number, numbers[link.node], link.slot, numbers[name], slot, socket.get("type", "*")])
@@ -202,4 +204,5 @@ def _new(node: Node, number: Any, old: Mapping[str, Any], place: int) -> dict[st
 def _pair(value: Any, default: tuple[float, float]) -> tuple[float, float]:
     if isinstance(value, Mapping):
         value = [value.get("0", default[0]), value.get("1", default[1])]
-    return (value[0], value[1]) if isinstance(value, list | tuple) and len(value) >= 2 else default
+    found = tuple(value[:2]) if isinstance(value, list | tuple) else ()
+    return found if len(found) == 2 and all(isinstance(side, int | float) for side in found) else default

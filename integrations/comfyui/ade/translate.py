@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .checked import check_graph, check_workflow, shown
 from .graph import BYPASSED, MUTED, Graph, Link, Node, is_page_format, read_api, read_page, write_api, write_page
 from .shapes import SHAPES, SOCKETS
 from .sparse import frames_of
@@ -71,14 +72,12 @@ class Translated:
 def translate(workflow: Mapping[str, Any]) -> Translated:
     """Translate a workflow in the API format or in that of the host's page. It is not changed itself.
 
-    Nodes of no pack in the table stay as they are. Raises ValueError for what is no workflow.
+    Nodes of no pack in the table stay as they are. Raises ValueError, which names the place, for what is no workflow.
     """
-    if not isinstance(workflow, Mapping) or not workflow:
-        raise ValueError("expected a workflow of ComfyUI: a JSON object with nodes")
+    check_workflow(workflow)
     page = is_page_format(workflow)
     graph = read_page(workflow) if page else read_api(workflow)
-    if not graph.nodes:
-        raise ValueError("there are no nodes in this workflow; export it from ComfyUI again")
+    check_graph(graph)
     work = _Work(graph)
     work.run()
     if page and (inner := [str(each.get("name")) for each in _subgraphs(workflow) if _has_old(each)]):
@@ -89,11 +88,14 @@ def translate(workflow: Mapping[str, Any]) -> Translated:
 
 def _subgraphs(workflow: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     definitions = workflow.get("definitions")
-    return definitions.get("subgraphs", []) if isinstance(definitions, Mapping) else []
+    found = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 
 def _has_old(graph: Mapping[str, Any]) -> bool:
-    return any(_is_old(str(node.get("type"))) for node in graph.get("nodes", ()))
+    nodes = graph.get("nodes")
+    nodes = nodes if isinstance(nodes, list) else []
+    return any(_is_old(str(node.get("type"))) for node in nodes if isinstance(node, Mapping))
 
 
 def _is_old(kind: str) -> bool:
@@ -140,7 +142,11 @@ class _Work:
         self.settled.add(name)
         found = dict(old.sets)
         for takes in old.takes:
-            value = node.inputs.get(takes.name, takes.default)
+            value = node.inputs.get(takes.name)
+            if isinstance(value, list | dict):
+                self.note(name, f"{takes.name} {shown(value)} is left out: it is no value of that input")
+                value = None
+            value = takes.default if value is None else value
             if value is not ABSENT and value is not None:
                 found |= self._taken(name, takes, value)
         known = {takes.name for takes in old.takes}

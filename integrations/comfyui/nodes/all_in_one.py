@@ -21,6 +21,7 @@ from animatediff.weights.hub import MOTION_LORAS as MOVES
 
 from .. import animate
 from ..folders import ADAPTERS, MOTION_LORAS, MOTION_MODULES, NONE, SPARSECTRLS, files
+from ..messages import OF_FIELDS, in_host_words
 
 AUTO, NOTHING, BUNDLED = "auto", "none", "bundled"
 """First entries of the lists: what the model recommends, no file, the model that comes with AnimateDiff."""
@@ -50,6 +51,11 @@ class Animate(io.ComfyNode):
     @classmethod
     def execute(cls, options: str = "", keep_model: bool = True, **fields: Any) -> io.NodeOutput:
         """Render the clip, with the host's progress, preview and interrupt."""
+        with in_host_words(OF_FIELDS):
+            return cls._rendered(options, keep_model, fields)
+
+    @staticmethod
+    def _rendered(options: str, keep_model: bool, fields: dict[str, Any]) -> io.NodeOutput:
         values = animate.values_of(_settings(fields), options)
         device = comfy.model_management.get_torch_device()
         if device.type != "cpu":  # what the host holds there is loaded again when it is asked for

@@ -18,7 +18,7 @@ from ..folders import ADAPTERS, file_path, files, stamp
 from ..messages import in_host_words, verdict
 from ..motion import Motion
 from ..sampling_settings import AUTO, CHOICES, with_family_sampling
-from .percents import percent_inputs, wrong_percents
+from .percents import check_percents, percent_inputs
 
 LARGEST_SCALE = 10.0
 """Of `motion_scale`, and of its curve."""
@@ -78,8 +78,8 @@ class AnimateDiffApply(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, scale_curve: str = "", start_percent: float = 0.0, end_percent: float = 1.0) -> bool | str:
-        return wrong_percents(start_percent, end_percent) or verdict(lambda: _curve(scale_curve))
+    def validate_inputs(cls, scale_curve: str = "") -> bool | str:
+        return verdict(lambda: _curve(scale_curve))
 
     @classmethod
     def execute(
@@ -93,6 +93,7 @@ class AnimateDiffApply(io.ComfyNode):
         end_percent: float = 1.0,
     ) -> io.NodeOutput:
         with in_host_words():
+            check_percents(start_percent, end_percent)
             run = MotionRun(
                 motion=motion_module,
                 scale=motion_scale,

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.context_windows
 from comfy_api.latest import io
 
-from ..messages import in_host_words, verdict
+from ..messages import in_host_words
 from ..windows import DEFAULTS, handler_of, with_windows
 
 _SCHEDULES = comfy.context_windows.ContextSchedules
@@ -86,26 +86,6 @@ class AnimateDiffContextWindows(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output(tooltip="For any sampler.")],
-        )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        context_length: int,
-        context_overlap: int,
-        context_schedule: str,
-        closed_loop: bool = False,
-        context_stride: int = 1,
-    ) -> bool | str:
-        return verdict(
-            lambda: handler_of(
-                length=context_length,
-                overlap=context_overlap,
-                schedule=context_schedule,
-                closed_loop=closed_loop,
-                stride=context_stride,
-            ),
-            *(context_length, context_overlap, context_schedule, closed_loop, context_stride),
         )
 
     @classmethod

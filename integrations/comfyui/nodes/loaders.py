@@ -56,12 +56,8 @@ class AnimateDiffLoadMotionModule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, motion_module: str, family: str = AUTO) -> bool | str:
-        return verdict(
-            lambda: check_motion_module(file_path(MOTION_MODULES, motion_module), _family(family)),
-            motion_module,
-            family,
-        )
+    def validate_inputs(cls, motion_module: str) -> bool | str:
+        return verdict(lambda: check_motion_module(file_path(MOTION_MODULES, motion_module)), motion_module)
 
     @classmethod
     def fingerprint_inputs(cls, motion_module: str, family: str = AUTO) -> str:

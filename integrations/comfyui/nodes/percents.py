@@ -8,6 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from animatediff.errors import UserError
+
 
 def percent_inputs(what: str, then: str = "", **more: Any) -> list[Any]:
     """`start_percent` and `end_percent`. what: that which acts, in tooltips; then: what follows its end."""
@@ -33,8 +35,7 @@ def percent_inputs(what: str, then: str = "", **more: Any) -> list[Any]:
     ]
 
 
-def wrong_percents(start_percent: float | None, end_percent: float | None) -> str | None:
-    """What is wrong with the two, if anything; one that comes by a link is None, and is checked when it is there."""
-    if start_percent is None or end_percent is None or start_percent < end_percent:
-        return None
-    return f"start_percent {start_percent} must be less than end_percent {end_percent}"
+def check_percents(start_percent: float, end_percent: float) -> None:
+    """Raise UserError unless something acts between the two."""
+    if not start_percent < end_percent:
+        raise UserError(f"start_percent {start_percent} must be less than end_percent {end_percent}")

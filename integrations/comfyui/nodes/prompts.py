@@ -15,6 +15,7 @@ from animatediff.prompts.lines import read_travel
 from animatediff.prompts.travel import DEFAULT_HOLD, INTERPOLATIONS, Blend, PromptTravel, joined
 from animatediff.prompts.travel_states import FrameStates
 
+from ..messages import OF_FIELDS, in_host_words
 from ..windows import TRAVEL_FRAMES
 
 EXAMPLE = "0: a meadow in spring, flowers\n8: a meadow in summer, high grass\n"
@@ -80,7 +81,8 @@ class PromptTravelNode(io.ComfyNode):
     def execute(cls, clip: Any, text: str, num_frames: int, latent: Any = None, **how: Any) -> io.NodeOutput:
         """Encode each distinct text once and blend them frame by frame."""
         frames = num_frames if latent is None else latent["samples"].shape[0]
-        return io.NodeOutput(travel_conditioning(clip, travel_of(text, **how), frames))
+        with in_host_words(OF_FIELDS):
+            return io.NodeOutput(travel_conditioning(clip, travel_of(text, **how), frames))
 
 
 def travel_of(

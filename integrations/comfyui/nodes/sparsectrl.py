@@ -15,7 +15,7 @@ from ..custom_types import SparseCtrlLink
 from ..folders import SPARSECTRLS, file_path, files, stamp
 from ..messages import in_host_words, verdict
 from ..sparsectrl import Encoder, SparseControl, check_encoder, load_encoder, with_control
-from .percents import percent_inputs, wrong_percents
+from .percents import check_percents, percent_inputs
 
 
 class AnimateDiffLoadSparseCtrl(io.ComfyNode):
@@ -93,8 +93,8 @@ class AnimateDiffSparseCtrlApply(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, frames: str, start_percent: float = 0.0, end_percent: float = 1.0) -> bool | str:
-        return wrong_percents(start_percent, end_percent) or verdict(lambda: _frames(frames), frames)
+    def validate_inputs(cls, frames: str) -> bool | str:
+        return verdict(lambda: _frames(frames), frames)
 
     @classmethod
     def execute(
@@ -112,6 +112,7 @@ class AnimateDiffSparseCtrlApply(io.ComfyNode):
         if strength == 0:
             return io.NodeOutput(positive, negative)
         with in_host_words():
+            check_percents(start_percent, end_percent)
             indices = _frames(frames)
             frame_indices(indices, len(images))
             if sparsectrl.network.kind == "rgb" and vae is None:

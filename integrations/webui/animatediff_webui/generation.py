@@ -14,6 +14,7 @@ front of a method of this one `p`: what is wrong reaches the user, and nothing o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from animatediff_webui import conds, host
 from animatediff_webui.backends import Backend, choose
 from animatediff_webui.free_init import sample_again
 from animatediff_webui.img2img import fade_latents, source_frames
-from animatediff_webui.job import Job, Loaded, check_base, clip_length, windows_of
-from animatediff_webui.models import recognised, short_hash
+from animatediff_webui.job import Job, Loaded, clip_length, windows_of
+from animatediff_webui.models import check_base, recognised, short_hash
 from animatediff_webui.output import check_formats, reply, write_clip
 from animatediff_webui.prompts import first_texts, read_prompt, take_motion_loras
 from animatediff_webui.settings import DEFAULT_MODEL, INFOTEXT_NAME, Settings, said
@@ -80,11 +81,8 @@ class Generation:
         self._refuse_unsupported()
         check_formats(settings)
         folders = host.folders()
-        name = settings.model
-        if name == DEFAULT_MODEL and name not in (names := folders.names()) and names:
-            name = names[0]
-            host.say(p, f"there is no {DEFAULT_MODEL}, so {name} is used")
-        self.model_path = folders.find(name)
+        if not folders.stands_for_another(settings.model):
+            self.model_path = folders.find(settings.model)
         if settings.video_source or settings.video_path:
             self._source = source_frames(settings)
         self.num_frames = clip_length(settings, None if self._source is None else len(self._source))
@@ -93,7 +91,6 @@ class Generation:
         self.num_clips = p.n_iter * p.batch_size
         p.n_iter, p.batch_size = self.num_clips, self.num_frames
         p.do_not_save_samples = p.do_not_save_grid = True  # the frames are written here
-        p.extra_generation_params[INFOTEXT_NAME] = settings.to_infotext(mm_hash=short_hash(self.model_path))
         for name in STEPS:
             if hasattr(p, name):  # img2img has no hires. fix
                 _before(p, name, getattr(self, f"_{name}"))
@@ -126,8 +123,7 @@ class Generation:
             raise UserError(f"{said('freeinit_enable')} is for txt2img without hires. fix: it samples from noise again")
 
     def _init(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        found = recognised(self.model_path)
-        check_base(found, self.backend.base_of(self.p))
+        self._choose_module(self.backend.base_of(self.p))
         if self._source is not None:
             self.p.init_images = self._source[: self.num_frames]
         elif self.img2img and any(image is None for image in self.p.init_images or [None]):
@@ -138,6 +134,17 @@ class Generation:
                 "image, or as many as frames"
             )
         return original(*args, **kwargs)
+
+    def _choose_module(self, base: str) -> None:
+        """Check that the motion module fits; the usual name, where it is not here, stands for the first that does."""
+        p, folders, name = self.p, host.folders(), self.settings.model
+        if folders.stands_for_another(name):
+            name = folders.fitting(base)
+            self.model_path = folders.find(name)
+            host.say(p, f"there is no {DEFAULT_MODEL}, so {name} is used")
+        check_base(recognised(self.model_path), base)
+        used = replace(self.settings, model=name)
+        p.extra_generation_params[INFOTEXT_NAME] = used.to_infotext(mm_hash=short_hash(self.model_path))
 
     def _parse_extra_network_prompts(self, original: Callable[..., Any]) -> Any:
         p, folders = self.p, host.folders()

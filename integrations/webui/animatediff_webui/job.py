@@ -13,9 +13,7 @@ from torch import Tensor
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, Window, plan_windows
 from animatediff.weights.families import Family
-from animatediff.weights.kinds import SHORT_TITLES
-from animatediff.weights.motion import load_motion_module, other_base
-from animatediff.weights.recognise import Recognised
+from animatediff.weights.motion import load_motion_module
 from animatediff_webui.motion_lora import add_motion_loras
 from animatediff_webui.settings import Settings, said
 
@@ -77,15 +75,6 @@ class Loaded:
             add_motion_loras(changed, loras)
             self._with = wanted, changed
         return self._with[1], family
-
-
-def check_base(found: Recognised, base: str) -> None:
-    """Raise UserError for motion modules of another kind of base model than `base`."""
-    if base not in SHORT_TITLES:
-        raise UserError(f"the loaded checkpoint is of the kind {base}; motion modules run on SD 1.x, 2.x and SDXL")
-    made_for = found.base
-    if made_for is not None and (made_for == "sdxl") != (base == "sdxl"):
-        raise other_base(found.header.path, SHORT_TITLES[made_for], SHORT_TITLES[base])
 
 
 def clip_length(settings: Settings, num_source: int | None) -> int:

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from animatediff.errors import UserError, did_you_mean
+from animatediff.weights.kinds import SHORT_TITLES
+from animatediff.weights.motion import other_base
 from animatediff.weights.recognise import Recognised, recognise
 from animatediff_webui.settings import DEFAULT_MODEL, said
 
@@ -60,6 +62,26 @@ class Folders:
             f"{self.modules[0]}, such as {EXAMPLES}, and press the button beside Motion module"
         )
 
+    def stands_for_another(self, name: str) -> bool:
+        """Whether `name` is the usual one, which is not here while others are."""
+        names = self.names()
+        return name == DEFAULT_MODEL and bool(names) and name not in names
+
+    def fitting(self, base: str) -> str:
+        """The first motion module, by name, for this kind of base model: "sd1", "sd2" or "sdxl".
+
+        Raises UserError as `check_kind`, and if there is no such module.
+        """
+        check_kind(base)
+        known = self._by_name()
+        for name, path in known.items():
+            if fits(recognised(path), base):
+                return name
+        raise UserError(
+            f"{said('model')}: there is no {DEFAULT_MODEL}, and none of {', '.join(known)} is for "
+            f"{SHORT_TITLES[base]}; put one for it into {self.modules[0]}, such as {EXAMPLES}"
+        )
+
     def default(self) -> str:
         """The name that the page starts with: the usual one if it is there, else the first."""
         names = self.names()
@@ -78,6 +100,25 @@ class Folders:
             name = path.name if path.name not in found else f"{path.parent.name}/{path.name}"
             found.setdefault(name, path)
         return found
+
+
+def check_base(found: Recognised, base: str) -> None:
+    """Raise UserError for motion modules of another kind of base model than `base`."""
+    check_kind(base)
+    if not fits(found, base):
+        assert found.base is not None
+        raise other_base(found.header.path, SHORT_TITLES[found.base], SHORT_TITLES[base])
+
+
+def check_kind(base: str) -> None:
+    """Raise UserError for a base model of a kind that no motion module runs on."""
+    if base not in SHORT_TITLES:
+        raise UserError(f"the loaded checkpoint is of the kind {base}; motion modules run on SD 1.x, 2.x and SDXL")
+
+
+def fits(found: Recognised, base: str) -> bool:
+    """Whether motion modules are for this kind of base model; SD 2.x has the UNet of SD 1.x."""
+    return found.base is None or (found.base == "sdxl") == (base == "sdxl")
 
 
 def short_hash(path: Path) -> str:

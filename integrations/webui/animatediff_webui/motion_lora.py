@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter
-from animatediff.weights.lora.pairs import read_pairs
-from animatediff.weights.storage.files import load_tensors, read_header
-
-logger = logging.getLogger(__name__)
+from animatediff.weights.lora.layers import LayerChange
+from animatediff.weights.lora.load import motion_lora_changes
 
 
 @torch.no_grad()
 def add_motion_loras(adapter: MotionAdapter, strengths: Mapping[Path, float]) -> None:
-    """Add low-rank changes to the weights of `adapter`: strength * alpha / rank * up @ down.
+    """Add what MotionLoRAs change, of any method that LoRA files have, to the weights of `adapter`.
 
     Layers of a mid block that the modules do not have are left out, as their authors do with v1 and v3. Raises
-    UserError, with `adapter` unchanged, for other methods than low-rank pairs and for layers that do not fit.
+    UserError as `load_lora`, with `adapter` unchanged.
     """
-    layers = {name.replace(".", "_"): layer for name, layer in adapter.named_modules()}
-    changes = []
+    sums: dict[str, tuple[Tensor, Tensor | None]] = {}
     for path, strength in strengths.items():
-        header = read_header(path)
-        for pair in read_pairs(load_tensors(header), name=str(path), metadata=header.metadata):
-            layer = layers.get(pair.module)
-            if layer is None and pair.module.startswith("mid_block_") and adapter.mid_block is None:
-                continue
-            weight = getattr(layer, "weight", None)
-            change = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
-            if not isinstance(weight, torch.Tensor) or weight.shape != change.shape:
-                raise UserError(f"{path}: {pair.key} does not fit these motion modules; it was made for others")
-            changes.append((weight, change * (strength * pair.alpha / pair.rank)))
-    for weight, change in changes:
-        weight.copy_((weight.float() + change).to(weight.dtype))
+        for change in motion_lora_changes(path, adapter):
+            weight, bias = _added(adapter.get_submodule(change.path), change, strength)
+            other_weight, other_bias = sums.get(change.path, (torch.zeros(()), None))
+            biases = [part for part in (bias, other_bias) if part is not None]
+            sums[change.path] = weight + other_weight, sum(biases[1:], biases[0]) if biases else None
+    for path, (weight, bias) in sums.items():
+        layer: Any = adapter.get_submodule(path)
+        layer.weight.copy_((layer.weight.float() + weight).to(layer.weight.dtype))
+        if bias is not None and layer.bias is None:
+            layer.bias = nn.Parameter(bias.to(layer.weight.dtype), requires_grad=False)
+        elif bias is not None:
+            layer.bias.copy_((layer.bias.float() + bias).to(layer.bias.dtype))
+
+
+def _added(layer: Any, change: LayerChange, strength: float) -> tuple[Tensor, Tensor | None]:
+    """What one LoRA adds to weight and bias of a layer, float32.
+
+    strength * alpha / rank * up @ down, or the whole change; a DoRA (arXiv 2402.09353, eq. 5) stretches the rows of the
+    weight to its magnitudes with that in them, unless its strength is 0.
+    """
+    bias = None if change.bias is None else change.bias.float().flatten() * strength
+    if change.pair is None:
+        return (torch.zeros(()) if change.weight is None else change.weight.float() * strength), bias
+    down, up = (half.float().flatten(1) for half in change.pair)
+    by = change.alpha / change.rank
+    low = (up @ down).reshape(layer.weight.shape) * (strength * by)
+    bias = None if bias is None else bias * by
+    if change.magnitude is None or strength == 0:
+        return low, bias
+    weight = layer.weight.float()
+    whole = weight + low
+    factor = change.magnitude.float().flatten() / whole.flatten(1).norm(dim=1)
+    stretched = whole * factor.reshape(-1, *(1 for _ in whole.shape[1:]))
+    return stretched - weight, None if bias is None else bias * factor

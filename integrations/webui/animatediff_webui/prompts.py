@@ -9,6 +9,7 @@ from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.prompts import PromptTravel
+from animatediff.prompts.lines import lines_with_frames
 
 _KEY = re.compile(r"^\s*(\d{1,9})\s*:\s*(.*)$")
 _NETWORK = re.compile(r"<\w+:[^>]+>")
@@ -27,7 +28,7 @@ def read_prompt(prompt: str, *, loop: bool = False) -> str | PromptTravel:
     'a hill, winter, oil painting'
     """
     lines = [line for line in prompt.splitlines() if line.strip()]
-    keys = {place: found for place, line in enumerate(lines) if (found := _KEY.match(line))}
+    keys = lines_with_frames(lines, _KEY)
     if not keys:
         return prompt
     first, last = min(keys), max(keys)

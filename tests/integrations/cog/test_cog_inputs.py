@@ -131,8 +131,8 @@ def test_every_option_is_an_input_with_its_range_and_default_or_named_as_none() 
             assert name not in properties
             continue
         option, field = BY_NAME[name], properties[name]
-        if (within := option.range) is not None and field.get("type") in ("integer", "number") and name != "seed":
-            low = within.ge if within.ge is not None else within.gt
+        if (within := option.range) is not None and field.get("type") in ("integer", "number"):
+            low = within.ge if within.gt is None else within.gt + 0.001
             assert field.get("minimum") == low and field.get("maximum") == limits.get(name, within.le), name
         if field.get("default") is not None:
             default = option.default[0] if isinstance(option.default, tuple) else option.default
@@ -257,6 +257,22 @@ def test_a_former_name_and_ours_must_not_contradict_each_other(alias: str, reade
 def test_a_mistake_is_one_message(given: dict[str, Any], message: str, reader: Reader) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         reader.read({"prompt": "a fox", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({"alpha": 0.8}, "alpha is left out: it is the scale of motion_module_lora_type"),
+        ({"alpha": 0.8, "motion_module_lora_type": "none"}, "alpha is left out"),
+        ({"custom_motionlora_motion_strength": 1.0}, "custom_motionlora_motion_strength is left out"),
+        ({"use_checkpoint": False, "checkpoint": "toonyou_beta3"}, "checkpoint is left out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_published_input_without_effect_is_said(given: dict[str, Any], note: str, reader: Reader) -> None:
+    (said,) = reader.read({"prompt": "a", **given}).notes
+    assert note in said
+    assert reader.read({"prompt": "a", "alpha": 0.8, "motion_module_lora_type": "ZoomIn"}).notes == []
 
 
 def test_an_image_model_and_a_motion_module_go_together(models: Path) -> None:

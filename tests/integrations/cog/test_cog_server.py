@@ -97,6 +97,8 @@ def test_images_and_videos_are_sent_as_data(cog: CogServer, tmp_path: Path) -> N
         ({"blend": "wavy"}, '"wavy" is not one of ["pyramid","flat","overlap-linear","gauss"]'),
         ({"model": "mine"}, '"mine" is not one of ["bundled","bundled/neon"]'),
         ({"closed_loop": "yes"}, '"yes" is not of type "boolean"'),
+        ({"fps": 0}, "0 is less than the minimum of 0.001"),
+        ({"seed": 2**70}, "1.1805916207174113e+21 is greater than the maximum of 18446744073709551615"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
+import random
 import subprocess
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -182,6 +186,85 @@ def test_spread_images_stand_where_they_stood(ade: ModuleType) -> None:
     assert frames("uniform", 3, 16) == "0,7,15"
     assert frames("starting", 2, 16) == "0,7"
     assert frames("center", 2, 16) == "5,10"
+
+
+ODD: list[Any] = [
+    None, True, -1, 0, 1.5, 10**30, "", "x", [], {}, [[]], ["5", 0], ["999", 0], ["5", -1], ["6", 0], ["9", 7],
+    {"a": 1}, [1, 2, 3], "é\n\0", [None], {"id": None},
+]  # fmt: skip
+"""What stands where it does not belong."""
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Keys and indices that lead to every part of a JSON value."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, part in pairs for place in ((*at, key), *places(part, (*at, key)))]
+
+
+def changed(graph: Any, chance: random.Random) -> Any:
+    """A workflow with one to four parts gone, doubled, moved, or with an odd value in their place."""
+    graph = copy.deepcopy(graph)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        known = places(graph)
+        (*way, last), (*other_way, other) = chance.choice(known), chance.choice(known)
+        parent, source = reduce(getitem, way, graph), reduce(getitem, other_way, graph)
+        kind = chance.randrange(5)
+        if kind == 0:
+            del parent[last]
+        elif kind == 1:
+            parent[last] = copy.deepcopy(source[other])
+        elif kind == 2 and isinstance(parent, list):
+            parent.insert(last, copy.deepcopy(parent[last]))
+        else:
+            parent[last] = copy.deepcopy(chance.choice(ODD))
+    return graph
+
+
+def test_odd_workflows_are_translated_or_said_to_be_none(ade: ModuleType) -> None:
+    ends = {"translated": 0, "refused": 0}
+    for seed in range(600):
+        chance = random.Random(seed)
+        sound = CASES[chance.choice(list(CASES))].old
+        graph = changed(page_of(sound) if seed % 2 else sound, chance)
+        try:
+            found = ade.translate(graph)
+        except ValueError as error:
+            ends["refused"] += 1
+            text = str(error)
+            assert "no workflow" in text or "no nodes" in text or "circle" in text, (seed, text)
+            assert len(text) < 400, seed
+            continue
+        ends["translated"] += 1
+        assert not ade.translate(json.loads(json.dumps(found.workflow))).replaced or found.notes, seed
+    assert min(ends.values()) > 50, ends
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ({"nodes": [{"id": 1, "type": "a"}, {"id": 1, "type": "b"}]}, "two nodes have the id 1"),
+        ({"nodes": [{"id": 1, "type": ["a"]}]}, r"type of node 1 is \['a'\], expected a text"),
+        (
+            {"nodes": [{"id": 1, "type": "a", "inputs": [{}]}]},
+            r"name of inputs\[0\] of node 1 is None, expected a text",
+        ),
+        ({"nodes": [{"id": 1, "type": "a"}], "links": [[1, 2]]}, r"output of links\[0\] is None, expected a number"),
+        ({"1": node("Reroute", a=["2", 0]), "2": node("Reroute", a=["1", 0])}, "in a circle: 1 <- 2 <- 1"),
+        ({"1": {"class_type": "Reroute", "inputs": 3}}, "inputs of node 1 is 3, expected an object"),
+    ],
+)
+def test_what_is_no_workflow_is_one_message_that_names_the_place(ade: ModuleType, graph: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ade.translate(graph)
+
+
+def test_a_value_that_is_none_is_told_and_the_default_counts(ade: ModuleType) -> None:
+    graph = {**sampled(["6", 0]), "6": gen1(motion_scale={"a": [1]})}
+    graph["6"]["inputs"]["beta_schedule"] = [1, 2, 3]
+    found = ade.translate(graph)
+    assert "beta_schedule [1, 2, 3] is left out: it is no value of that input" in str(found.notes)
+    (apply,) = [entry for entry in found.workflow.values() if entry["class_type"] == "AnimateDiffApply"]
+    assert apply["inputs"]["sampling_settings"] == "auto"
 
 
 def test_the_command_line_writes_a_file_and_says_what_is_lost(tmp_path: Path) -> None:

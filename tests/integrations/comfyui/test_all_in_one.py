@@ -12,9 +12,13 @@ import pytest
 import torch
 from support import comfy_host
 
+from animatediff.errors import UserError
+from animatediff.files import Roots
 from animatediff.render import Renderer, build_request
 from animatediff.render.options import FIELDS
+from animatediff.weights.hub import KNOWN_FILES, known_file
 from integrations.comfyui import animate, folders
+from integrations.comfyui.messages import OF_FIELDS, in_host_words
 from integrations.comfyui.nodes.all_in_one import Animate
 
 PROMPT = "a fox moving right on a green background"
@@ -95,6 +99,8 @@ def test_progress_has_previews() -> None:
         ("control_images: [../secret.png]", "input folder"),
         ("upscaler: ../../x.pth", "there is no file"),
         ("motion_loras: [Zom]", "there is no file Zom"),
+        ("download: true", "a workflow may not fetch files"),
+        ("fast: quick", "fast"),
     ],
 )
 def test_bad_options_are_said(options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +111,42 @@ def test_bad_options_are_said(options: str, message: str, tmp_path: Path, monkey
         monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(tmp_path)], {".pth"}))
     with pytest.raises(ValueError, match=message):
         run(options=options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("abc", "prompt_travel: 'abc' has no frame; write it as in 8: abc"),
+        ("1.5: abc", "prompt_travel: '1.5' is no frame to put a text at"),
+        ("0: a\nb\n2: c", "prompt_travel: line 2, 'b', has no frame"),
+        ("9: a", "the clip has 4 frames"),
+    ],
+)
+def test_texts_at_frames_that_cannot_be_read_are_said(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(prompt_travel=text)
+
+
+def test_fast_mode_is_an_option_here_and_its_note_is_in_the_info() -> None:
+    info = run(options="fast: max", steps=1)[2]
+    assert "\nfast has no effect: outputs of so few steps differ too much" in info
+    assert "fast" not in run(options="fast: off", steps=1)[2]
+    plain = run(steps=16)[0]
+    assert not torch.equal(run(options="fast: max", steps=16)[0], plain)
+
+
+def test_messages_are_in_the_words_of_the_node(tmp_path: Path) -> None:
+    """No backquotes, and nothing that the node does not have: it fetches no files."""
+    with pytest.raises(ValueError, match="known") as error:
+        run(options="scheduler: dim")
+    assert "`" not in str(error.value)
+    repository = KNOWN_FILES["v2_lora_ZoomIn.ckpt"].repository
+    message = f"put it at .*v2_lora_ZoomIn.ckpt, from {repository} on the hub"
+    with pytest.raises(ValueError, match=message) as error, in_host_words(OF_FIELDS):
+        known_file("v2_lora_ZoomIn.ckpt", download=False, roots=Roots(models=(tmp_path,)))
+    assert "download" not in str(error.value)
+    with pytest.raises(ValueError, match=r"^add motion_module \(such as v3_sd15_mm"), in_host_words(OF_FIELDS):
+        raise UserError("add `motion_module` (with `download`, v3_sd15_mm.ckpt for SD 1.5)")
 
 
 def test_every_option_is_a_field_or_read_in_options_or_refused() -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import save_file
 from support import comfy_host
 from support.golden import motion_file
 from support.paths import GOLDEN
 
 import integrations.comfyui as pack
 from animatediff.weights.families import FAMILIES
-from integrations.comfyui import folders
+from animatediff.weights.recognise import recognise
+from integrations.comfyui import folders, motion
 from integrations.comfyui.nodes.apply import AnimateDiffApply, AnimateDiffDomainAdapter
 from integrations.comfyui.nodes.context import AnimateDiffContextWindows
 from integrations.comfyui.nodes.loaders import AnimateDiffLoadMotionModule, AnimateDiffMotionLora
-from integrations.comfyui.nodes.sparsectrl import AnimateDiffLoadSparseCtrl
+from integrations.comfyui.nodes.sparsectrl import AnimateDiffLoadSparseCtrl, AnimateDiffSparseCtrlApply
 from integrations.comfyui.sampling_settings import with_family_sampling
 
 models = comfy_host.models()
@@ -104,11 +108,7 @@ def test_a_changed_file_is_loaded_again(user_files: Path) -> None:
         (lambda: AnimateDiffLoadSparseCtrl.validate_inputs("none"), "there is no file none"),
         (lambda: AnimateDiffApply.validate_inputs("0=1,3=1e40"), "scale_curve: 1e+40 is out of range"),
         (lambda: AnimateDiffApply.validate_inputs("11"), "scale_curve: 11 is out of range; factors are 0 to 10"),
-        (lambda: AnimateDiffContextWindows.validate_inputs(16, 16, "standard_static"), "less than context_length"),
-        (lambda: AnimateDiffContextWindows.validate_inputs(16, 4, "standard_static", True), "needs context_schedule"),
-        (lambda: AnimateDiffContextWindows.validate_inputs(16, 4, "batched", False, 2), "context_stride 2 needs"),
         (lambda: AnimateDiffApply.validate_inputs("0=much"), "'much' is no finite number"),
-        (lambda: AnimateDiffApply.validate_inputs("", 0.5, 0.2), "start_percent 0.5 must be less than end_percent"),
     ],
 )
 def test_wrong_values_are_named_before_anything_runs(check: Any, message: str, user_files: Path) -> None:
@@ -116,6 +116,71 @@ def test_wrong_values_are_named_before_anything_runs(check: Any, message: str, u
     assert isinstance(found, str)
     assert message in found
     assert "`" not in found, "settings of the library have other names here"
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda: AnimateDiffContextWindows.execute(None, 16, 16, "standard_static"), "less than context_length"),
+        (lambda: AnimateDiffContextWindows.execute(None, 16, 4, closed_loop=True), "needs context_schedule"),
+        (
+            lambda: AnimateDiffContextWindows.execute(None, 16, 4, "batched", context_stride=2),
+            "context_stride 2 needs",
+        ),
+        (
+            lambda: AnimateDiffApply.execute(None, None, start_percent=0.5, end_percent=0.2),
+            "start_percent 0.5 must be less than end_percent",
+        ),
+        (
+            lambda: AnimateDiffSparseCtrlApply.execute(None, None, None, None, start_percent=0.5, end_percent=0.5),
+            "start_percent 0.5 must be less than end_percent",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_named_when_the_node_runs(run: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        run()
+    assert "`" not in str(error.value)
+
+
+def test_a_message_stands_at_one_input_and_the_host_checks_the_ranges_of_the_others() -> None:
+    """The host says what `validate_inputs` returns at each input that it takes, whose ranges it leaves alone."""
+    for node in pack.node_classes():
+        taken = inspect.signature(node.validate_inputs).parameters if "validate_inputs" in vars(node) else {}
+        assert len(taken) <= 1, node
+
+
+def test_a_file_of_several_possible_families_is_checked_with_the_one_that_is_given(user_files: Path) -> None:
+    path = user_files / "animatediff_models" / "mm_v2.ckpt"
+    assert AnimateDiffLoadMotionModule.validate_inputs("mm_v2.ckpt") is True
+    nobody = replace(recognise(path), family=None)
+    with mock.patch.object(motion, "recognise_header", return_value=nobody):
+        assert AnimateDiffLoadMotionModule.validate_inputs("mm_v2.ckpt") is True
+    with pytest.raises(ValueError, match="unknown family of motion modules 'v7'"):
+        AnimateDiffLoadMotionModule.execute("mm_v2.ckpt", "v7")
+
+
+def test_a_motion_lora_with_a_bias_for_a_layer_that_has_none_is_said(user_files: Path) -> None:
+    module = loaded("mm_v2.ckpt")
+    name = next(name for name, _ in module.adapter.named_modules() if name.endswith("attn1.to_q"))
+    rows, columns = module.adapter.get_submodule(name).weight.shape
+    key = f"lora_unet_{name.replace('.', '_')}"
+    parts = {
+        "lora_down.weight": torch.ones(2, columns),
+        "lora_up.weight": torch.ones(rows, 2),
+        "diff_b": torch.ones(rows),
+    }
+    file = user_files / "animatediff_motion_lora" / "odd.safetensors"
+    save_file({f"{key}.{part}": value for part, value in parts.items()}, file)
+    with pytest.raises(
+        ValueError, match=r"odd.safetensors: changes .*to_q.bias, which these motion modules do not have"
+    ):
+        AnimateDiffMotionLora.execute(module, "odd.safetensors", 1.0)
+
+
+def test_messages_name_no_methods_of_python(user_files: Path) -> None:
+    found = AnimateDiffDomainAdapter.validate_inputs("zoom.ckpt")
+    assert str(found).endswith("; give it to AnimateDiff MotionLoRA")
 
 
 def test_a_lora_is_no_motion_module(user_files: Path) -> None:

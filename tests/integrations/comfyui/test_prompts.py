@@ -128,6 +128,7 @@ def test_a_travel_of_another_length_than_the_clip_is_said() -> None:
         ('{"0": 3}', "expected a text"),
         ('{"0": ', "texts at frames"),
         ("0: (a:`t`)", "backquotes"),
+        ("1.5: a", "'1.5' is no frame to put a text at; expected a whole number from 0"),
         ('"0": "a" "4": "b"', "behind the comma"),
     ],
 )
@@ -135,8 +136,9 @@ def test_what_cannot_be_read_is_said(text: str, message: str) -> None:
     if text == '"0": "a" "4": "b"':
         assert read_travel(text).texts == {0: "a", 4: "b"}  # a comma may be missing
         return
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         PromptTravelNode.execute(Clip(), text, 8)
+    assert "`" not in str(error.value)
 
 
 def test_a_text_without_frames_is_that_of_all() -> None:

@@ -12,7 +12,12 @@ from animatediff_webui import generation, host
 from animatediff_webui.job import Job, noise_schedule, windows_of
 from animatediff_webui.motion_lora import add_motion_loras
 from animatediff_webui.settings import Settings
-from support.tiny_models import save_motion_lora
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+from support.close import relative
+from support.lora_methods import METHODS as METHODS_OF_FILES
+from support.lora_methods import pair
+from support.tiny_models import UNETS, save_motion, save_motion_lora
 from support.webui_stub import Processing, StubHost, encoded
 from torch import Tensor
 
@@ -132,6 +137,55 @@ def test_a_motion_lora_acts_as_one_loaded_here(stub: StubHost) -> None:
     torch.testing.assert_close(p.latents[0], by_hand(stub, stub.seen[1], peft.adapter), rtol=1e-4, atol=1e-5)
 
 
+METHODS = ["pair", "loha", "lokr", "diff", "dora", "dora_on_input", "glora"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_motion_loras_of_any_method_are_added_as_their_formula_says(stub: StubHost, method: str) -> None:
+    adapter, path = moving(stub), stub.models / "Lora" / f"{method}.safetensors"
+    layers = [name for name, _ in adapter.named_modules() if name.endswith(("attn1.to_q", "ff.net.2"))]
+    before = {name: value.clone() for name, value in adapter.state_dict().items()}
+    state, wanted = {}, dict(before)
+    for name in layers:
+        layer: Any = adapter.get_submodule(name)
+        parts, change = (METHODS_OF_FILES | {"pair": pair})[method](layer.weight)
+        strength = 1.0 if method.startswith("dora") else 0.5  # no multiple of its strength
+        wanted[f"{name}.weight"] = (layer.weight.double() + strength * change).float()
+        if layer.bias is not None and not method.startswith("dora"):
+            parts["diff_b"] = torch.randn(layer.bias.shape)
+            wanted[f"{name}.bias"] = layer.bias + strength * parts["diff_b"]
+        state |= {f"lora_unet_{name.replace('.', '_')}.{part}": value for part, value in parts.items()}
+    save_file({key: value.contiguous() for key, value in state.items()}, path)
+    add_motion_loras(adapter, {path: strength})
+    for name, value in adapter.state_dict().items():
+        assert relative(value, wanted[name]) <= 1e-5, name
+    assert sum(not torch.equal(value, before[name]) for name, value in adapter.state_dict().items()) >= len(layers)
+
+
+def test_two_doras_act_each_on_the_weights_as_they_were(stub: StubHost) -> None:
+    adapter, folder = moving(stub), stub.models / "Lora"
+    name = next(name for name, _ in adapter.named_modules() if name.endswith("attn1.to_q"))
+    layer: Any = adapter.get_submodule(name)
+    total = layer.weight.double().clone()
+    for file in ("one", "two"):
+        parts, change = METHODS_OF_FILES["dora"](layer.weight)
+        total += change
+        key = f"lora_unet_{name.replace('.', '_')}"
+        save_file({f"{key}.{part}": value for part, value in parts.items()}, folder / f"{file}.safetensors")
+    add_motion_loras(adapter, {folder / "one.safetensors": 1.0, folder / "two.safetensors": 1.0})
+    assert relative(layer.weight, total.float()) <= 1e-5
+
+
+def test_a_motion_lora_that_does_not_fit_changes_nothing(stub: StubHost) -> None:
+    adapter, path = moving(stub), stub.models / "Lora" / "other.safetensors"
+    before = {name: value.clone() for name, value in adapter.state_dict().items()}
+    wide = MotionAdapter.from_unet(UNet2DConditionModel(**UNETS["sdxl"]), numerics=FAMILIES["v3"].numerics)
+    save_motion_lora(path, wide)
+    with pytest.raises(UserError, match=r"other\.safetensors.* the LoRA is for another base model"):
+        add_motion_loras(adapter, {stub.models / "Lora" / "pan.safetensors": 1.0, path: 1.0})
+    assert all(torch.equal(value, before[name]) for name, value in adapter.state_dict().items())
+
+
 def test_batch_size_and_count_are_clips_with_the_seeds_that_follow(stub: StubHost) -> None:
     p = Processing(stub, batch_size=2, n_iter=2, is_api=True)
     done = p.process(Script(format=["GIF", "Frame"]))
@@ -232,6 +286,24 @@ def test_the_usual_name_stands_for_the_module_that_is_there(stub: StubHost) -> N
     p = Processing(stub)
     p.process(Script(model="mm_sd15_v3.safetensors"))
     assert any("so mine.safetensors is used" in comment for comment in p.comments)
+    assert "model: mine.safetensors" in p.extra_generation_params["AnimateDiff"]
+
+
+def test_the_usual_name_stands_for_a_module_that_fits_the_checkpoint(stub: StubHost) -> None:
+    folder = stub.models / "animatediff"
+    save_motion(folder / "a_wide.safetensors", UNet2DConditionModel(**UNETS["sdxl"]), "sdxl")  # the first by name
+    p = Processing(stub)
+    p.process(Script(model="mm_sd15_v3.safetensors"))
+    assert any("so mine.safetensors is used" in comment for comment in p.comments)
+    (folder / NAME).unlink()
+    with pytest.raises(host.AnimateDiffError) as error:
+        Processing(stub).process(Script(model="mm_sd15_v3.safetensors"))
+    assert "no mm_sd15_v3.safetensors, and none of a_wide.safetensors is for SD 1.x; put one" in str(error.value)
+    stub.sd_model.is_sd1, stub.sd_model.is_sdxl = False, True
+    p = Processing(stub)
+    with pytest.raises(host.AnimateDiffError):  # the stub's UNet is no SDXL
+        p.process(Script(model="mm_sd15_v3.safetensors"))
+    assert any("so a_wide.safetensors is used" in comment for comment in p.comments)
 
 
 def test_windows_are_planned_as_users_of_the_extension_know_them() -> None:

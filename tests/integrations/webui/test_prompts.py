@@ -31,6 +31,20 @@ def test_lines_of_frames_travel_between_head_and_tail() -> None:
     assert read_prompt("a hill\nat dusk: red") == "a hill\nat dusk: red"
 
 
+@pytest.mark.parametrize("prompt", ["16:9 photo of a fox", "a fox\n4:3, oil\n12:30 at night"])
+def test_ratios_and_times_are_no_frames(prompt: str) -> None:
+    assert read_prompt(prompt) == prompt
+    travel = read_prompt(f"{prompt}\n0: spring\n8: winter")
+    assert isinstance(travel, PromptTravel)
+    assert (travel.texts, travel.head) == (
+        {0: "spring", 8: "winter"},
+        ", ".join(p.strip(",") for p in prompt.split("\n")),
+    )
+    girls = read_prompt("0:1girl\n8:2 girls")
+    assert isinstance(girls, PromptTravel)
+    assert girls.texts == {0: "1girl", 8: "2 girls"}
+
+
 def test_closed_loops_travel_back_to_the_first_text() -> None:
     travel = read_prompt("0: a\n4: b", loop=True)
     assert isinstance(travel, PromptTravel)

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, Window
 from animatediff.motion.ldm import attach_ldm, detach_ldm
+from animatediff.sampling.chunks import forwards_replaced
 from animatediff_webui import host
 from animatediff_webui.job import Job
-
-FORWARD = "forward"
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def clips_through(unet: nn.Module, job: Job, dtype: torch.dtype) -> Iterator[Non
         undo.callback(adapter.to, "cpu")
         undo.callback(detach_ldm, unet)
         calls = ClipCalls(unet.forward, adapter, job.num_frames, job.windows, host.stop_if_interrupted)
-        undo.enter_context(_instead(unet, calls))
+        undo.enter_context(forwards_replaced([(unet, _named_as(calls))]))  # of this object, never of its class
         yield
 
 
@@ -135,20 +134,11 @@ class Cut:
         return own
 
 
-@contextmanager
-def _instead(unet: nn.Module, calls: ClipCalls) -> Iterator[None]:
-    """Put `calls` in front of the method `forward` of this one object, never of its class."""
-    own = vars(unet).get(FORWARD)
+def _named_as(calls: ClipCalls) -> Callable[..., Tensor]:
+    """`calls` as a function whose parameters are those of the `forward` it stands in front of; hosts look at them."""
 
     def forward(*args: Any, **kwargs: Any) -> Tensor:
         return calls(*args, **kwargs)
 
     forward.__signature__ = inspect.signature(calls.forward)  # pyright: ignore[reportFunctionMemberAccess]
-    unet.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del unet.forward
-        else:
-            unet.forward = own
+    return forward
