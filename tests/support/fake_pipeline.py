@@ -52,6 +52,7 @@ class FakePipeline:
     """Frames that depend on seed and prompt, as a pipeline's do."""
 
     unet = SimpleNamespace(dtype="torch.float32")
+    base = SimpleNamespace(_execution_device=torch.device("cpu"), unet=unet)
     family = sparsectrl = sparsectrl_kind = None
     recommended = SimpleNamespace(scheduler=None)
     scheduler = type("DDIMScheduler", (), {})()
@@ -69,7 +70,8 @@ class FakePipeline:
         clip = SimpleNamespace(num_clips=1, channels=3, factor=1, **sizes)
         chunk = arguments["decode_chunk_size"] or 4
         return SimpleNamespace(
-            **{**arguments, "call": call, "clip": clip, "decode_chunk_size": chunk, "saving": InUse()}
+            **{**arguments, "call": call, "clip": clip, "decode_chunk_size": chunk, "saving": InUse()},
+            generators=[arguments["generator"]],
         )
 
     def sample(self, job: Any, callbacks: Callbacks) -> torch.Tensor:
