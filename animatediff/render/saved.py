@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class SavedRender:
 
         stored = [request.stored() for request in requests]
         place = self.writer.place
-        name = place.name.encode()[:NAME_BYTES].decode(errors="ignore") or "clip"
+        name = os.fsdecode(os.fsencode(place.name)[:NAME_BYTES].decode(errors="ignore").encode()) or "clip"
         parent = self.resume.folder or place.parent
         self._folder = StateFolder(parent / f".{name}.{digest(stored)}{SUFFIX}")
         self._folder.__enter__()
