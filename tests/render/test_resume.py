@@ -19,8 +19,8 @@ from animatediff.render import AnimateRequest, OneFile, Rendered, Renderer, Resu
 
 ALWAYS = Resume(save_every=0.0)
 CLIP: dict[str, Any] = {
-    "prompt": "a fox", "seed": 1, "num_frames": 4, "width": 16, "height": 16, "steps": 2, "guidance_scale": 1.0,
-    "decode_chunk_size": 2,
+    "prompt": "a fox", "seed": 1, "num_frames": 2, "width": 16, "height": 16, "steps": 2, "guidance_scale": 1.0,
+    "decode_chunk_size": 1,
 }  # fmt: skip
 
 
