@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None, help="of the random moments")
+    parser.add_argument("--case", type=int, choices=range(len(CASES)), help="one of the renders alone")
     given = parser.parse_args()
     chance = random.Random(given.seed)
     pipe = AnimateDiffPipeline.from_bundled()
@@ -75,7 +76,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         wanted: dict[int, tuple[bytes, int]] = {}
         for number in range(given.kills):
-            which = number % len(CASES)
+            which = number % len(CASES) if given.case is None else given.case
             case, whole = CASES[which], Path(place) / f"whole-{which}.mp4"
             if which not in wanted:
                 assert in_a_process(pipe, case, whole) == 0
