@@ -81,10 +81,17 @@ class Estimate:
         """While frames are decoded by these measures, with the latents of the clip."""
         key = (measures.decode, measures.tiles)
         if key not in self._decoded:
-            self.job.saving.measures = measures
-            latents = torch.zeros(self.job.clip.latents, device=META)
+            clip, vae = self.job.clip, self.pipe.vae
+            at_once = min(self.job.decode_chunk_size, clip.num_clips * clip.num_frames)
+            # a CPU decodes one after the other, whatever is asked for (`decode_images`)
+            self.job.saving.measures = replace(measures, decode=1) if self._blocks else measures
+            latents = torch.zeros(clip.latents, device=META)
             frames = self.pipe.decode(latents, self.job)
-            self._decoded[key] = self._peak(lambda: next(frames), [self.pipe.vae]) + _bytes([latents])
+            peak = self._peak(lambda: next(frames), [vae])
+            if self._blocks:
+                frame = 3 * clip.height * clip.width * vae.dtype.itemsize
+                peak = max(peak + (at_once - 1) * frame, 2 * at_once * frame)
+            self._decoded[key] = peak + _bytes([latents])
         return self._decoded[key]
 
     @property

@@ -200,7 +200,7 @@ def too_little(plan: Plan) -> str:
 def next_decoding(pipe: Any, job: Job) -> Measures | None:
     """Go one measure down in decoding; None where there is none left."""
     saving = job.saving
-    levels = _decoding(job, saving.measures)
+    levels = _decoding(job, saving.measures, fixed=takes_one(device_of(pipe)))
     further = [level for level in levels if level != saving.measures]
     if not further:
         return None
@@ -208,10 +208,16 @@ def next_decoding(pipe: Any, job: Job) -> Measures | None:
     return saving.measures
 
 
-def _decoding(job: Job, given: Measures) -> list[Measures]:
-    clip = job.clip
+def takes_one(device: torch.device) -> bool:
+    """Whether the VAE decodes one frame after the other in any case, as on a CPU."""
+    return device.type == "cpu"
+
+
+def _decoding(job: Job, given: Measures, *, fixed: bool) -> list[Measures]:
+    """The levels of decoding from `given` on. fixed: whether frames at a time make no difference."""
+    clip, fixed = job.clip, fixed or job.call.decode_chunk_size is not None
     tiles = max(clip.latent_size) > SMALLEST_TILE and job.call.upscale is None
-    return decoding_from(given, job.decode_chunk_size, fixed=job.call.decode_chunk_size is not None, tiles=tiles)
+    return decoding_from(given, job.decode_chunk_size, fixed=fixed, tiles=tiles)
 
 
 def _fits_by_far(pipe: Any, job: Job) -> str:
@@ -276,7 +282,7 @@ class _Planner:
         levels = denoising_from(level)
         steps = next((one for one in levels if self._room(self._denoise(one))), levels[-1])
         steps = steps if self._room(self._denoise(steps)) else min(levels, key=lambda one: self._denoise(one).total)
-        decodings = _decoding(self.job, steps)
+        decodings = _decoding(self.job, steps, fixed=takes_one(self.device))
         measures = next((one for one in decodings if self._room(self._decode(one))), decodings[-1])
         return self.by(measures)
 
