@@ -36,7 +36,8 @@ from animatediff.sampling.schedulers import check_scheduler
 
 logger = logging.getLogger(__name__)
 
-DECODE_CHUNK_SIZE = 4
+DECODE_CHUNK_SIZES = {"cpu": 1}
+"""Frames decoded at once on a device, elsewhere 4. More of one frame's feature maps stay in a CPU's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,7 @@ class Job:
             pag=pag_of(call, parts),
             lora_factor=lora_factor,
             attention=attention,
-            decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZE,
+            decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZES.get(parts.unet.device.type, 4),
             fast=_fast(call, parts, steps, strength),
         )
 
