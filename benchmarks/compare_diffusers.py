@@ -149,9 +149,9 @@ def both_unets(dtype: Any) -> tuple[Any, Any]:
 
     pipe = build("ours", dtype)
     with torch.device("meta"):
-        image: Any = diffusers.UNet2DConditionModel.from_config(pipe.unet.config)
+        image = diffusers.UNet2DConditionModel.from_config(pipe.unet.config)
         motion = diffusers.MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
-        theirs: Any = diffusers.UNetMotionModel.from_unet2d(image, motion, load_weights=False)
+        theirs = diffusers.UNetMotionModel.from_unet2d(image, motion, load_weights=False)
     adapter = pipe.attachment.adapter
     state = {name: value for name, value in pipe.unet.state_dict().items() if "motion_modules" not in name}
     theirs.load_state_dict({**state, **diffusers_state(adapter)}, assign=True)

@@ -38,7 +38,7 @@ def check_compiler(device: torch.device) -> None:
     except Exception as error:  # of compilers that are missing or broken, each in its own words
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"`compile` needs a compiler that works ({reason[:160]}); install one for C++, for a GPU Triton as well, or "
+            f"`compile` needs a compiler that works ({reason[:160]}); install one for C++, for a GPU also Triton, or "
             "leave `compile` out"
         ) from error
 
