@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -37,10 +38,28 @@ NOISE = float(os.environ.get("ANIMATEDIFF_TEST_NOISE", "0"))
 """Share by which outputs of UNets are off, such as 3e-6: more than the rounding of any machine, less than any fault."""
 
 
-def pytest_collection_finish() -> None:
+_frozen_modules = 0
+
+
+def _freeze_imports() -> None:
     """Leave what is imported by now out of every later garbage collection: millions of objects that live to the end."""
-    gc.collect()
-    gc.freeze()
+    global _frozen_modules
+    if len(sys.modules) > _frozen_modules + 20:
+        gc.collect()
+        gc.freeze()
+        _frozen_modules = len(sys.modules)
+
+
+def pytest_collection_finish() -> None:
+    """Before the first test."""
+    _freeze_imports()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """After a test that imported more, once its fixtures are gone."""
+    yield
+    _freeze_imports()
 
 
 @pytest.fixture(autouse=True)

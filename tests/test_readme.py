@@ -45,7 +45,7 @@ def test_commands_that_are_not_run_here_are_known() -> None:
 def test_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With fewer steps than the model recommends, and than the recipe trains: what the commands say is not changed."""
     recommended: Any = LoadedParts.recommended
-    few = property(lambda pipe: replace(recommended.fget(pipe), num_inference_steps=2))
+    few = property(lambda pipe: replace(recommended.fget(pipe), num_inference_steps=1))
     monkeypatch.setattr(LoadedParts, "recommended", few)
     train = loop.train
     short = {"steps": 1, "warmup_steps": 0, "validate_every": 0, "validate_at": (), "batch_size": 1}

@@ -28,7 +28,7 @@ with AtomicFile(folder / "fox: ü.mp4") as file, AtomicFolder(folder / "frames")
     weights = Unfinished(folder / "lora.safetensors")
     weights.create()
     print("begun", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -25,7 +25,7 @@ from animatediff.pipelines.loading import Loading
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
-from animatediff.pipelines.placement import next_place
+from animatediff.pipelines.placement import next_place, vae_away
 from animatediff.pipelines.plan import Plan, fit, next_decoding, plan_job
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.resume import saving
@@ -200,6 +200,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 callbacks=callbacks,
             )
             conditions = prepare_all(job.conditions, setting)
+            vae_away(self)
             check_masks(job.attention, conditions.image_embeds)
             for group in groups:
                 of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]

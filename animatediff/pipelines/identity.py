@@ -47,7 +47,7 @@ def arguments_of(job: Job) -> dict[str, str]:
             try:
                 found[item.name] = digest(value)
             except Unsavable as error:
-                raise Unsavable(f"`{item.name}` holds a {error}") from None
+                raise Unsavable(f"`{item.name}` holds an object of type {error}") from None
     return found
 
 

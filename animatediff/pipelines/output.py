@@ -12,7 +12,7 @@ from animatediff.errors import Cancelled
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from animatediff.pipelines.resume import Saves
+    from animatediff.pipelines.saves import Saves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,8 +73,10 @@ def place(pipe: Any, measures: Measures) -> None:
             pipe.to("cpu")
             base.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
         else:
-            excluded = [name for name in type(base)._exclude_from_cpu_offload if name != "unet"]
-            base._exclude_from_cpu_offload = [*excluded, *(["unet"] if measures.weights == AWAY else [])]
+            stays = ["unet"] if measures.weights == AWAY else []
+            base._exclude_from_cpu_offload = [*type(base)._exclude_from_cpu_offload, *stays]
+            order = [name for name in type(base).model_cpu_offload_seq.split("->") if name not in stays]
+            base.model_cpu_offload_seq = "->".join(order)
             base.enable_model_cpu_offload(device=device)
         vars(pipe)[_DEVICE] = device
         let_go()

@@ -190,14 +190,10 @@ def fit(pipe: Any, job: Job) -> Plan | None:
 def too_little(plan: Plan) -> str:
     """Why a clip does not fit, and what would make it smaller."""
     given = f"vram={told(plan.limit)}" if plan.bounded else f"{told(plan.limit)} are free"
-    worst = max(plan.phases, key=lambda phase: phase.wanted)
-    if worst.weights > worst.tensors:
-        smaller = "weights of half the size (`dtype` float16 or bfloat16), or fewer ControlNets, would"
-    else:
-        smaller = "a smaller `width` and `height`, or fewer frames at once (`window`, `num_frames`), would"
+    halves = ", or weights of half the size (`dtype` bfloat16)" if plan.dtype == "float32" else ""
     return (
-        f"{given}, and {plan.clip} takes {told(plan.needed)} at least, by all measures there are; {smaller} make it "
-        "smaller"
+        f"{given}, and {plan.clip} take {told(plan.needed)} at least, by all measures there are; a smaller `width` and "
+        f"`height`, fewer frames at once (`window`, `num_frames`){halves} make it less"
     )
 
 

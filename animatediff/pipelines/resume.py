@@ -10,13 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff.pipelines.arguments import SAVE_EVERY_S
 from animatediff.pipelines.identity import arguments_of, differences, digest, lora_strengths_of, machine_of, models_of
+from animatediff.pipelines.saves import Saves
 from animatediff.pipelines.state_files import SUFFIX, StateFolder, others
 from animatediff.sampling.state import BadState, Unsavable, generator_states
 
@@ -36,7 +35,7 @@ TABLES_BYTES = 1 << 24
 class Timer:
     """Says when the next save is due."""
 
-    def __init__(self, every_s: float = SAVE_EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, every_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._every_s, self._clock = every_s, clock
         self._last: float | None = None
 
@@ -54,41 +53,6 @@ class Timer:
     def stop(self) -> None:
         """Let no further save be due."""
         self._every_s = math.inf
-
-
-@dataclass
-class Saves:
-    """Saved state of a call, or of a part of it."""
-
-    found: Mapping[str, Any] | None
-    """The state to go on with; None begins anew."""
-    due: Callable[[], bool]
-    save: Callable[[Mapping[str, Any]], None]
-    say: Callable[[str], None]
-    """Told where the render goes on."""
-    damaged: Callable[[str], None]
-    """Told why a state that was tried is no good."""
-    folder: StateFolder
-    name: str
-    """Of the files of the state in the folder."""
-    most_bytes: int
-    """Of a file with decoded frames."""
-    as_bytes: bool
-    """Whether decoded frames become bytes anyway."""
-
-    def inside(self, phase: str, **more: Any) -> Saves:
-        """The saves of a phase: its state stands inside of this one, with `more` beside it."""
-        state = self.at(phase)
-        found = None if state is None else state.get("inner")
-        return replace(
-            self,
-            found=found if isinstance(found, Mapping) else None,
-            save=lambda inner: self.save({"phase": phase, **more, "inner": inner}),
-        )
-
-    def at(self, *phases: str) -> Mapping[str, Any] | None:
-        """The state to go on with, if it is of one of these phases."""
-        return self.found if self.found is not None and self.found.get("phase") in phases else None
 
 
 class SavedCall:
@@ -186,7 +150,7 @@ class SavedCall:
             self.folder.write(self.name, {"identity": identity.all, "state": state})
             self._timer.restart()
         except Unsavable as error:
-            logger.warning("the state of this render cannot be saved: it holds a %s", error)
+            logger.warning("the state of this render cannot be saved: it holds an object of type %s", error)
             self._timer.stop()
 
 

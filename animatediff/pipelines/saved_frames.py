@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animatediff.pipelines.resume import Saves
+from animatediff.pipelines.saves import Saves
 from animatediff.sampling.state import BadState
 
 logger = logging.getLogger(__name__)

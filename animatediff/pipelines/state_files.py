@@ -65,13 +65,16 @@ class StateFolder:
         if (size := path.stat().st_size) > most_bytes:
             raise BadState(f"{size:,} bytes, where it may have {most_bytes:,}")
         try:
+            with path.open("rb") as file:
+                if file.read(9)[8:] != b"{":  # before anything else is made of it
+                    raise BadState("no file of tensors")
             header = read_header(path)
-            if header.format != "safetensors" or header.metadata.get("format") != FORMAT:
+            if header.metadata.get("format") != FORMAT:
                 raise BadState("not of this version")
             tensors = load_tensors(header)
             text = header.metadata.get("content", "")
             content = load_json(text, str(path))
-        except (UserError, ValueError) as error:
+        except (UserError, ValueError, OSError) as error:
             raise BadState(str(error).splitlines()[0]) from None
         if header.metadata.get("sha256") != _digest(text, tensors):
             raise BadState("its content is not what was written")

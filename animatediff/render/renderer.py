@@ -24,7 +24,7 @@ from animatediff.render.inputs import Inputs, input_arguments, logger, look_into
 from animatediff.render.models import AfterPart, ModelSpec, load_model
 from animatediff.render.prepare import complete, model_to_come, to_come
 from animatediff.render.request import AnimateRequest
-from animatediff.render.resume import SavedRender, saved_render
+from animatediff.render.saved import SavedRender, saved_render
 from animatediff.render.subjects import warn_of_idle_options
 from animatediff.render.timeline import timeline
 from animatediff.render.write import OneFile, Rendered, RunFolder

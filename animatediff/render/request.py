@@ -41,9 +41,8 @@ __all__ = [
     "unknown_key",
 ]
 
-NOT_STORED = ("out", "name", "download", "vram")
-"""Settings that decide no frame of a result: where it is written, whether the network may be asked, how much memory it
-may take."""
+NOT_STORED = ("out", "name", "download")
+"""Settings that decide no frame of a result: where it is written, and whether the network may be asked."""
 
 if TYPE_CHECKING:
 

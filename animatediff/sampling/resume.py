@@ -103,6 +103,7 @@ class ResumedSampling:
             self._save(done, total)
 
     def _save(self, windows: int, total: Tensor | None) -> None:
+        assert self._latents is not None, "noted before each step"
         self.save(
             {
                 "iteration": self._iteration,
@@ -111,7 +112,7 @@ class ResumedSampling:
                 "latents": self._latents,
                 "windows": windows,
                 "total": total,
-                "scheduler": scheduler_state(self.scheduler),
+                "scheduler": scheduler_state(self.scheduler, self._latents),
                 "generators": generator_states(self.generators),
                 "kept": self.kept(),
             }

@@ -82,9 +82,13 @@ def unpack(value: Any, tensors: Mapping[str, Tensor], device: torch.device | str
 # -- schedulers and generators -----------------------------------------------------------------------------------------
 
 
-def scheduler_state(scheduler: Any) -> dict[str, Any]:
-    """Everything that a scheduler of diffusers keeps between steps, its tables among them."""
-    return {name: value for name, value in vars(scheduler).items() if name != CONFIG}
+def scheduler_state(scheduler: Any, latents: Tensor) -> dict[str, Any]:
+    """Everything that a scheduler of diffusers keeps between steps, its tables among them. latents: (b, c, f, h, w).
+
+    Tensors of other shapes were left by a clip before this one, and no step of this one reads them.
+    """
+    kept = vars(scheduler).items()
+    return {name: value for name, value in kept if name != CONFIG and _fault(value, tuple(latents.shape)) is None}
 
 
 def restore_scheduler(scheduler: Any, state: Mapping[str, Any], latents: Tensor) -> None:
@@ -100,22 +104,23 @@ def restore_scheduler(scheduler: Any, state: Mapping[str, Any], latents: Tensor)
         before = vars(scheduler).get(name)
         if isinstance(before, Tensor | list) and value is not None and type(value) is not type(before):
             raise BadState(f"{name[:40]!r} is of another kind")
-        _check(value, tuple(latents.shape))
+        if fault := _fault(value, tuple(latents.shape)):
+            raise BadState(f"a scheduler's {fault}")
     vars(scheduler).update(state)
 
 
-def _check(value: Any, shape: tuple[int, ...]) -> None:
-    """Raise BadState for tensors that are neither tables nor of the latents' shape."""
+def _fault(value: Any, shape: tuple[int, ...]) -> str | None:
+    """What is wrong with a value: tensors are tables, or of the latents' shape."""
     if isinstance(value, Tensor | np.ndarray):
-        if tuple(value.shape) != shape and (value.ndim > 1 or math.prod(value.shape) > LONGEST):
-            raise BadState("a scheduler's tensor of another shape")
-    elif isinstance(value, Mapping):
-        _check(list(value.values()), shape)
-    elif isinstance(value, list | tuple):
+        fits = tuple(value.shape) == shape or (value.ndim <= 1 and math.prod(value.shape) <= LONGEST)
+        return None if fits else "tensor of another shape"
+    if isinstance(value, Mapping):
+        return _fault(list(value.values()), shape)
+    if isinstance(value, list | tuple):
         if len(value) > LONGEST:
-            raise BadState("a scheduler's list is too long")
-        for item in value:
-            _check(item, shape)
+            return "list that is too long"
+        return next((fault for item in value if (fault := _fault(item, shape))), None)
+    return None
 
 
 def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:

@@ -105,7 +105,7 @@ from animatediff.cli.terminal import ending
 from animatediff.files import AtomicFile
 with ending(), AtomicFile("clip.mp4") as file, progress_bar(False):
     os.write(1, b"begun\\n")
-    time.sleep(60)
+    time.sleep(600)
 """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -121,8 +121,8 @@ with ending(), AtomicFile("clip.mp4") as file, progress_bar(False):
     reader.start()
     assert process.stdout is not None and process.stdout.readline() == b"begun\n"
     process.send_signal(number)
-    assert process.wait(30) == 128 + number
-    reader.join(30)
+    assert process.wait(120) == 128 + number
+    reader.join(120)
     process.stdout.close()
     text = b"".join(shown)
     assert text.rindex(b"\x1b[?25h") > text.rindex(b"\x1b[?25l"), "the cursor is shown again"

@@ -112,6 +112,7 @@ def test_compiled_unet_gives_the_same_in_one_graph() -> None:
     motion.frames.num_frames = 4
     assert relative(run(compiled), run(unet)) < 1e-5
     assert counter.frame_count == 1
+    counter.backend = "eager"  # what is traced anew below differs in its hooks, not in what becomes of the graph
     motion.detach()
     assert relative(run(compiled), before) < 1e-5
     attach(unet, moving(unet)).frames.num_frames = 4

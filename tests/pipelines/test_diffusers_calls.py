@@ -36,7 +36,7 @@ from animatediff.pipelines import AnimateDiffPipeline
 ONE: dict[str, Any] = {
     "height": 32, "width": 32, "num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt",
 }  # fmt: skip
-LATENTS = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+LATENTS = torch.randn(1, 4, 2, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 def stilled(pipe: AnimateDiffPipeline) -> AnimateDiffPipeline:
@@ -197,7 +197,7 @@ def test_latents_with_a_strength_begin_where_their_noise_is(still: AnimateDiffPi
     whole = still.base.scheduler.add_noise(LATENTS, torch.zeros_like(LATENTS), first)
     assert relative(found, still("a cat", latents=whole, **settings).frames) > 1e-3
     given = {**settings, "num_inference_steps": 2, "enforce_inference_steps": True}
-    noise = torch.randn(1, 4, 3, 16, 16, generator=seeded(7)[0])
+    noise = torch.randn(LATENTS.shape, generator=seeded(7)[0])
     noised = scheduler.add_noise(LATENTS, noise, first)
     enforced = still("a cat", latents=LATENTS, generator=seeded(7), **given).frames
     assert relative(enforced, still("a cat", latents=noised, **settings).frames) < 1e-5
@@ -290,7 +290,7 @@ def test_image_embeddings_and_masks_of_ip_adapters(tmp_path: Path) -> None:
 def test_conditioning_frames_of_controlnets_and_guess_mode(still: AnimateDiffPipeline, tmp_path: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(GOLDEN / "v3" / "sd", subfolder="unet")
     nets = [still.load_controlnet(save_controlnet(tmp_path / str(seed), unet, seed, (8, 16))) for seed in range(2)]
-    images = [[Image.new("RGB", (32, 32), (80 * net + 50 * n, 120, 40)) for n in range(3)] for net in range(2)]
+    images = [[Image.new("RGB", (32, 32), (80 * net + 50 * n, 120, 40)) for n in range(2)] for net in range(2)]
     given: dict[str, Any] = {"controlnet_conditioning_scale": [0.8, 0.5], "control_guidance_start": 0.0,
                              "control_guidance_end": [0.7, 1.0], "negative_prompt": ""}  # fmt: skip
     try:
@@ -301,7 +301,10 @@ def test_conditioning_frames_of_controlnets_and_guess_mode(still: AnimateDiffPip
             same_image(still, frames, own=own, prompt="a cat", image=image, guess_mode=guess,
                        **{**given, "control_guidance_start": [0.0, 0.0]})  # fmt: skip
         for wrong, message in (
-            ({"conditioning_frames": images[0]}, "2 ControlNets are loaded, and `conditioning_frames` is then a list"),
+            (
+                {"conditioning_frames": [*images[0], images[0][0]]},
+                "2 ControlNets are loaded, and `conditioning_frames` is then a list",
+            ),
             ({"control_guidance_end": [0.1]}, "`control_guidance_end` has 1 values for 2 ControlNets; give 2"),
             ({"control_start": 0.2, "control_guidance_start": 0.1}, "are one setting"),
         ):
@@ -345,13 +348,13 @@ def test_guidance_ends_within_a_call_as_diffusers_writes_it(still: AnimateDiffPi
         frames = still(latents=LATENTS, **given, **ONE)
     finally:
         handle.remove()
-    assert sizes == [6, 6, 3] and not still.do_classifier_free_guidance
+    assert sizes == [4, 4, 2] and not still.do_classifier_free_guidance
     same_image(still, frames, **given)
 
 
 def test_callbacks_change_tensors_or_return_nothing(still: AnimateDiffPipeline) -> None:
     other = still.base.encode_prompt("a dog", "cpu", 1, True, negative_prompt="fog")
-    changes = {"prompt_embeds": torch.cat([other[1], other[0]]).repeat_interleave(3, 0)}
+    changes = {"prompt_embeds": torch.cat([other[1], other[0]]).repeat_interleave(2, 0)}
     changes["negative_prompt_embeds"] = other[1]
 
     def change(name: str) -> Any:
@@ -372,17 +375,17 @@ def test_callbacks_change_tensors_or_return_nothing(still: AnimateDiffPipeline) 
         assert relative(found, plain) > 5e-5
         # the second step alone, with the other text
         embeds = still.base.encode_prompt(prompt, "cpu", 1, True, negative_prompt=negative)
-        rows = torch.cat([embeds[1], embeds[0]]).repeat_interleave(3, 0)
+        rows = torch.cat([embeds[1], embeds[0]]).repeat_interleave(2, 0)
         flat = first["latents"].transpose(1, 2).flatten(0, 1)
         with torch.no_grad():
             noise = still.unet(torch.cat([flat, flat]), timestep, rows).sample.chunk(2)
-        guided = (noise[0] + 3.0 * (noise[1] - noise[0])).unflatten(0, (1, 3)).transpose(1, 2)
+        guided = (noise[0] + 3.0 * (noise[1] - noise[0])).unflatten(0, (1, 2)).transpose(1, 2)
         assert relative(found, still.scheduler.step(guided, timestep, first["latents"]).prev_sample) < 1e-5
     for wrong, message in (
         (lambda *given: {"prompt_embeds": torch.zeros(2, 77, 32)}, "which it was not given"),
         (lambda *given: {"latents": 3}, "returned 3 as latents, which is a tensor"),
         (lambda *given: [1], r"returns a dictionary of tensors or None, got \[1\]"),
-        (lambda *given: {"latents": torch.zeros(1)}, r"latents of a callback are \(1, 4, 3, 16, 16\), got \(1,\)"),
+        (lambda *given: {"latents": torch.zeros(1)}, r"latents of a callback are \(1, 4, 2, 16, 16\), got \(1,\)"),
     ):
         with pytest.raises(UserError, match=message):
             still("a cat", callback_on_step_end=wrong, **call)

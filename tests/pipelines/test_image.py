@@ -38,15 +38,16 @@ def test_the_clip_shows_its_pictures_exactly_and_the_other_frames_are_its_own(sc
     pipe = pipeline("v3")
     pipe.set_scheduler(scheduler)
     try:
-        clip = pipe("a cat", images={0: RED, -1: BLUE}, num_frames=9, generator=seeded(1), **SHORT).frames[0]
-        plain = pipe("a cat", num_frames=9, generator=seeded(1), **SHORT).frames[0]
+        settings = {**SHORT, "num_frames": 5, "guidance_scale": 1.0}
+        clip = pipe("a cat", images={0: RED, -1: BLUE}, generator=seeded(1), **settings).frames[0]
+        plain = pipe("a cat", generator=seeded(1), **settings).frames[0]
     finally:
         pipe.set_scheduler("ddim")
-    for frame, picture in ((0, RED), (8, BLUE)):
+    for frame, picture in ((0, RED), (4, BLUE)):
         assert relative(clip[frame], through_the_vae(pipe, picture)) < 1e-5
         assert relative(plain[frame], clip[frame]) > 0.1
     assert clip.isfinite().all()
-    for frame in range(1, 8):
+    for frame in range(1, 4):
         assert relative(clip[frame], clip[0]) > 0.1, "no frame is a copy"
         assert relative(clip[frame], plain[frame]) > 5e-3, "all know of the pictures"
 
@@ -61,7 +62,7 @@ def test_how_long_frames_are_held_and_what_to() -> None:
 
 def test_pictures_go_with_a_video_with_windows_and_with_several_clips() -> None:
     pipe = pipeline("v3")
-    out = pipe(["a", "b"], images=RED, num_frames=10, window=4, overlap=1, generator=seeded(1, 2), **SHORT).frames
+    out = pipe(["a", "b"], images=RED, num_frames=6, window=4, overlap=1, generator=seeded(1, 2), **SHORT).frames
     wanted = through_the_vae(pipe, RED)
     assert all(relative(clip[0], wanted) < 1e-5 for clip in out)
     video = [BLUE] * 6

@@ -59,18 +59,18 @@ def reference(pipe: AnimateDiffPipeline, latents: torch.Tensor, picture: Any) ->
 @pytest.mark.parametrize("scale", [1.0, 0.4])
 def test_without_motion_every_frame_is_the_image_pipelines_picture(still: AnimateDiffPipeline, scale: float) -> None:
     still.set_ip_adapter_scale(scale)
-    latents = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    three: dict[str, Any] = {**ONE, "negative_prompt": "", "num_frames": 3, "latents": latents, "output_type": "pt"}
-    clip = still("a cat", ip_adapter_image=RED, **three).frames
-    for frame in range(3):
+    latents = torch.randn(1, 4, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    two: dict[str, Any] = {**ONE, "negative_prompt": "", "num_frames": 2, "latents": latents, "output_type": "pt"}
+    clip = still("a cat", ip_adapter_image=RED, **two).frames
+    for frame in range(2):
         assert relative(clip[0, frame], reference(still, latents[:, :, frame], RED)) < 1e-5
-    blue = still("a cat", ip_adapter_image=BLUE, **three).frames
+    blue = still("a cat", ip_adapter_image=BLUE, **two).frames
     assert relative(blue, clip) > 1e-2
     still.set_ip_adapter_scale(1.0)
 
 
 def test_pictures_at_frames_are_gone_through_with_the_clip(still: AnimateDiffPipeline) -> None:
-    arguments = {**ONE, "output_type": "pt", "num_frames": 5, "image_mode": "ip-adapter"}
+    arguments = {**ONE, "num_inference_steps": 2, "output_type": "pt", "num_frames": 5, "image_mode": "ip-adapter"}
     latents = torch.randn(2, 4, 1, 16, 16, generator=torch.Generator().manual_seed(1)).expand(-1, -1, 5, -1, -1)
     travel = still(["a cat", "a dog"], latents=latents, images={0: RED, -2: BLUE}, **arguments).frames
     for picture, frames in ((RED, (0,)), (BLUE, (3, 4))):

@@ -19,7 +19,7 @@ from animatediff.weights.diffusers_motion import as_diffusers, header_of
 
 SD = GOLDEN / "v2" / "sd"
 MODULE = GOLDEN / "v2" / "motion_module.ckpt"
-QUICK = SMALL | {"num_inference_steps": 2, "output_type": "latent"}
+QUICK = SMALL | {"num_frames": 2, "num_inference_steps": 1, "output_type": "latent"}
 
 
 def latents(pipe: AnimateDiffPipeline, **settings: Any) -> torch.Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from animatediff.sampling.state import BadState, Unsavable, pack, restore_schedu
 CLIP: dict[str, Any] = {
     "num_frames": 4, "height": 16, "width": 16, "num_inference_steps": 3, "guidance_scale": 1.0, "output_type": "pt"
 }  # fmt: skip
+SHORT: dict[str, Any] = {"num_frames": 2, "num_inference_steps": 2, "output_type": "latent"}
 WINDOWS: dict[str, Any] = {"num_frames": 5, "window": 3, "overlap": 1}
 
 
@@ -48,10 +52,10 @@ def render(folder: Path | None = None, stop_at: int | None = None, **settings: A
     return frames, calls.count
 
 
-def check_stops(tmp_path: Path, stops: Iterator[int] | range | None = None, lost: int = 1, **settings: Any) -> None:
+def check_stops(tmp_path: Path, stops: Iterable[int], lost: int = 1, **settings: Any) -> None:
     """A call that is stopped and made again has the frames of one that is not; `lost`: calls made twice at most."""
     wanted, count = render(**settings)
-    for stop_at in stops or range(2, count + 1):
+    for stop_at in stops:
         folder = tmp_path / f"stopped-at-{stop_at}"
         assert render(folder, stop_at, **settings)[0] is None
         frames, again = render(folder, **settings)
@@ -61,7 +65,8 @@ def check_stops(tmp_path: Path, stops: Iterator[int] | range | None = None, lost
         assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+# those that differ in the spacing of their noise levels alone keep the same
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if not name.endswith(("_karras", "_trailing"))])
 def test_every_sampler_goes_on(tmp_path: Path, name: str) -> None:
     """From its last steps, where those of more than one step have the longest history."""
     try:
@@ -71,45 +76,56 @@ def test_every_sampler_goes_on(tmp_path: Path, name: str) -> None:
     pipe = pipeline()
     config = pipe.base.scheduler.config
     pipe.base.scheduler = make_scheduler(name, {**config, "_class_name": "DDIMScheduler"})
-    check_stops(tmp_path, iter([4]), num_inference_steps=4, output_type="latent")
+    check_stops(tmp_path, [3], num_frames=2, output_type="latent")
 
 
 def test_windows_go_on_within_a_step(tmp_path: Path) -> None:
     pipeline().set_scheduler("euler_a")
-    check_stops(tmp_path, range(2, 6), **WINDOWS, output_type="latent")
+    check_stops(tmp_path, [2, 3], num_inference_steps=2, **WINDOWS, output_type="latent")
 
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_free_init_goes_on(tmp_path: Path, fast: bool) -> None:
     pipeline().set_scheduler("euler_a")
-    check_stops(tmp_path, iter([4, 6]), freeinit=3, freeinit_fast=fast, output_type="latent")
+    check_stops(
+        tmp_path, [4], num_inference_steps=2, num_frames=2, freeinit=3, freeinit_fast=fast, output_type="latent"
+    )
 
 
 def test_both_passes_go_on_and_all_between(tmp_path: Path) -> None:
-    settings = {"upscale": 1.5, "num_inference_steps": 2, "num_frames": 3, "decode_chunk_size": 1, "output_type": "pil"}
-    check_stops(tmp_path, lost=2, **settings)
+    """With a sampler that still has latents of the first pass in the second."""
+    pipeline().set_scheduler("heun")
+    settings = {"upscale": 1.5, "num_inference_steps": 2, "num_frames": 2, "decode_chunk_size": 1, "output_type": "pil"}
+    check_stops(tmp_path, [2, 4, 7, 9], lost=2, **settings)
 
 
 def test_windows_in_the_motion_modules_and_images_go_on(tmp_path: Path) -> None:
     image = colour(200, 60, 20)
-    check_stops(tmp_path, iter([3, 4]), lost=2, **WINDOWS, long_mode="motion", images={0: image}, image_mode="latents")
+    check_stops(tmp_path, [3], lost=2, **WINDOWS, long_mode="motion", images={0: image}, image_mode="latents")
 
 
 def test_videos_and_travels_go_on(tmp_path: Path) -> None:
     video = torch.rand(5, 3, 16, 16, generator=seeded(5)[0])
-    check_stops(tmp_path, iter([7]), lost=6, **WINDOWS, video=video, strength=0.7)
+    check_stops(tmp_path, [7, 11], lost=6, **WINDOWS, video=video, strength=0.7)
 
 
 @pytest.mark.parametrize("level", ["balanced", "max"])
-def test_fast_mode_goes_on_at_steps_that_need_no_others(tmp_path: Path, level: str) -> None:
-    settings = {"fast": level, "num_inference_steps": 12, "guidance_scale": 3.0, "output_type": "latent"}
-    check_stops(tmp_path, iter([4, 7, 11]), lost=6, **settings)
+def test_fast_mode_goes_on_at_full_steps(tmp_path: Path, level: str) -> None:
+    settings = {
+        "fast": level,
+        "num_inference_steps": 12,
+        "guidance_scale": 3.0,
+        "output_type": "latent",
+        "num_frames": 2,
+    }
+    check_stops(tmp_path, [7, 11], lost=6, **settings)
 
 
 def test_frames_that_are_decoded_are_kept(tmp_path: Path) -> None:
     """As bytes where they become such anyway, else as they are."""
-    check_stops(tmp_path / "pil", range(5, 8), output_type="pil", decode_chunk_size=1)
-    check_stops(tmp_path / "pt", range(6, 8), decode_chunk_size=1)
+    settings = {"num_inference_steps": 1, "num_frames": 3, "decode_chunk_size": 1}
+    check_stops(tmp_path / "pil", range(2, 5), output_type="pil", **settings)
+    check_stops(tmp_path / "pt", [4], output_type="pt", **settings)
 
 
 def test_several_clips_go_on(tmp_path: Path) -> None:
@@ -140,58 +156,71 @@ def test_a_timer_counts_from_its_first_question_and_from_each_save() -> None:
 # -- states that are not gone on with ----------------------------------------------------------------------------------
 
 
-def stopped(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def a_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the state of a call that was stopped in its last step."""
-    assert render(folder, 3, output_type="latent")[0] is None
-    (state,) = folder.glob(".call.*/call.safetensors")
+    folder = tmp_path_factory.mktemp("stopped")
+    assert render(folder, 2, **SHORT)[0] is None
+    return folder
+
+
+@pytest.fixture
+def state(a_state: Path, tmp_path: Path) -> Path:
+    """A copy of its file."""
+    shutil.copytree(a_state, tmp_path, dirs_exist_ok=True)
+    (state,) = tmp_path.glob(".call.*/call.safetensors")
     return state
 
 
-def again(folder: Path, caplog: pytest.LogCaptureFixture, wanted: Any = None) -> list[str]:
-    """What is said when the call is made again, which begins anew."""
+@cache
+def whole() -> torch.Tensor:
+    return render(**SHORT)[0]
+
+
+def again(folder: Path, caplog: pytest.LogCaptureFixture, wanted: torch.Tensor | None = None) -> list[str]:
+    """What is said when the call is made again, which begins anew. wanted: its frames, if the pipeline has changed."""
     caplog.clear()
-    wanted = render(output_type="latent")[0] if wanted is None else wanted
     with caplog.at_level(logging.INFO, "animatediff"):
-        frames, count = render(folder, output_type="latent")
-    assert torch.equal(frames, wanted) and count == 3
+        frames, count = render(folder, **SHORT)
+    assert torch.equal(frames, whole() if wanted is None else wanted) and count == 2
     return [line for line in caplog.messages if "state" in line]
 
 
 @pytest.mark.parametrize("what", ["torch", "AnimateDiff", "device"])
 def test_a_state_of_other_versions_is_said(
-    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, state: Path, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stopped(tmp_path)
     here = identity.machine_of
     monkeypatch.setattr("animatediff.pipelines.resume.machine_of", lambda device: {**here(device), what: "other"})
     (line,) = again(tmp_path, caplog)
     assert f"its saved state is of {what} " in line and "(now other)" in line and line.endswith("begins anew")
 
 
+@pytest.mark.usefixtures("state")
 def test_a_state_of_other_weights_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stopped(tmp_path)
     weight = pipeline().unet.conv_out.weight
     with torch.no_grad():
         weight[0, 0, 0, 0] += 0.5
     try:
-        (line,) = again(tmp_path, caplog)
+        (line,) = again(tmp_path, caplog, render(**SHORT)[0])
     finally:
         with torch.no_grad():
             weight[0, 0, 0, 0] -= 0.5
     assert "its saved state is of another `unet`; it is not used" in line
 
 
+@pytest.mark.usefixtures("state")
 def test_a_state_of_another_sampler_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stopped(tmp_path)
     pipeline().base.scheduler = type(pipeline().scheduler).from_config(pipeline().scheduler.config, steps_offset=0)
-    (line,) = again(tmp_path, caplog)
+    (line,) = again(tmp_path, caplog, render(**SHORT)[0])
     assert "another `scheduler`" in line
 
 
-def test_states_of_other_calls_are_counted_and_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    state = stopped(tmp_path)
+def test_states_of_other_calls_are_counted_and_left_alone(
+    tmp_path: Path, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "animatediff"):
-        render(tmp_path, output_type="latent", guidance_scale=2.0)
+        render(tmp_path, **SHORT, motion_scale=0.5)
     assert any("holds states of 1 other calls, and none of this one" in line for line in caplog.messages)
     assert state.exists()
 
@@ -220,18 +249,17 @@ def damage_size(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_cut, damage_bits, damage_empty, damage_pickle, damage_size])
-def test_a_damaged_state_is_said(tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
-    damage(stopped(tmp_path))
+def test_a_damaged_state_is_said(tmp_path: Path, state: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
+    damage(state)
     (line,) = again(tmp_path, caplog)
     assert "its saved state is damaged (" in line and line.endswith("the render begins anew")
 
 
 @pytest.mark.parametrize("change", ["shape", "step", "name", "generator", "deep", "other"])
 def test_a_state_that_someone_made_up_is_damaged(
-    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, state: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whole, of this very call, and wrong: nothing of it reaches a model."""
-    state = stopped(tmp_path)
     with StateFolder(state.parent) as folder:
         kept: Any = folder.read("call", most_bytes=1 << 26, device="cpu")
         inner = kept["state"]["inner"]
@@ -274,35 +302,33 @@ def test_a_full_disk_is_said_once_and_the_call_goes_on(
     def full(file: AtomicFile) -> None:
         raise OSError(28, "No space left on device")
 
-    wanted, _ = render(output_type="latent")
     monkeypatch.setattr(AtomicFile, "_create", full)
-    frames, _ = render(tmp_path / "states", output_type="latent")
-    assert torch.equal(frames, wanted)
+    frames, _ = render(tmp_path / "states", **SHORT)
+    assert torch.equal(frames, whole())
     told = [line for line in caplog.messages if "cannot be saved" in line]
     assert len(told) == 1 and "the disk is full" in told[0] and "goes on" in told[0]
     assert not list(tmp_path.iterdir())
 
 
 def test_callbacks_and_samplers_that_keep_objects_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    render(tmp_path, 3, output_type="latent", callback_on_step_end=lambda *given: {})
+    render(tmp_path, 2, **SHORT, callback_on_step_end=lambda *given: {})
     assert any("no effect beside `callback_on_step_end`" in line for line in caplog.messages)
+    pipeline().base.scheduler = copy.deepcopy(pipeline().base.scheduler)
     pipeline().base.scheduler.noise_sampler = object()
-    render(tmp_path, 3, output_type="latent")
-    assert any("cannot be saved: it holds a object" in line for line in caplog.messages)
+    render(tmp_path, 2, **SHORT)
+    assert any("cannot be saved: it holds an object of type object" in line for line in caplog.messages)
     assert not list(tmp_path.iterdir())
 
 
-def test_another_process_has_the_state(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_process_has_the_state(tmp_path: Path, state: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("fcntl")
-    state = stopped(tmp_path)
     with StateFolder(state.parent):
         (line,) = again(tmp_path, caplog)
     assert "another process renders the same" in line
     assert state.exists()
 
 
-def test_old_states_are_removed(tmp_path: Path) -> None:
-    state = stopped(tmp_path)
+def test_old_states_are_removed(tmp_path: Path, state: Path) -> None:
     assert list(others(tmp_path, "call", tmp_path)) == [state.parent]
     assert list(others(tmp_path, "fox.mp4", tmp_path)) == []
     for path in (state, state.parent):
@@ -311,9 +337,8 @@ def test_old_states_are_removed(tmp_path: Path) -> None:
     assert not state.parent.exists()
 
 
-def test_files_hold_plain_tensors(tmp_path: Path) -> None:
+def test_files_hold_plain_tensors(tmp_path: Path, state: Path) -> None:
     """What another program reads, and writes, with safetensors alone."""
-    state = stopped(tmp_path)
     tensors = load_file(state)
     save_file(tensors, tmp_path / "copy.safetensors")
     assert sum(tensor.numel() for tensor in tensors.values()) < 50_000

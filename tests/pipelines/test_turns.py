@@ -53,10 +53,10 @@ def test_a_call_that_waits_can_be_cancelled_and_one_that_fails_lets_go(pipe: Ani
         with turn(pipe):
             waiting = threads.submit(lambda: pipe("a fox", cancel=lambda: True, **settings))
             with pytest.raises(Cancelled, match="another thread"):
-                waiting.result(timeout=30)
+                waiting.result(timeout=120)
         failing = threads.submit(lambda: pipe("a fox", cancel=lambda: True, **settings))
         with pytest.raises(Cancelled, match="denoise"):
-            failing.result(timeout=30)
+            failing.result(timeout=120)
     assert pipe("a fox", **settings).frames.shape[1] == 4
 
 

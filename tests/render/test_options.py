@@ -64,6 +64,7 @@ _STRUCTURED: dict[str, tuple[list[str], Any]] = {
     "controlnet_spread": (["0.5,0.25"], [[0.5, 0.25]]),
     "seed": ([str(2**64 - 1)], 2**64 - 1),
     "image_mode": (["latents"], "latents"),
+    "vram": (["6GB"], "6GB"),
 }
 
 
@@ -223,7 +224,7 @@ def test_files_may_be_path_objects() -> None:
 
 def test_flags_are_exact_and_unlike_each_other() -> None:
     parameters = {parameter.name: parameter.opts for parameter in animate.command().params}
-    own = {"config", "result", "folder", "list_words", "save_every", "no_resume", "quiet", "help", "help_all"}
+    own = {"config", "result", "folder", "list_words", "plan", "save_every", "no_resume", "quiet", "help", "help_all"}
     assert set(parameters) - own - set(LIMITS) == set(NAMES)
     for name, flag in FLAGS.items():
         assert flag in parameters[name] or not flag.startswith("-")

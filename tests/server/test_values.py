@@ -88,8 +88,8 @@ VALUES: dict[str, Any] = {
     "freeinit_filter": "gaussian", "control_preprocess": "scribble", "controlnet_preprocess": ["canny"],
     "resize": "pad", "image_mode": "latents", "scheduler": "euler_a", "dtype": "float16", "seed": 5, "width": 64,
     "height": 72, "stride": 2, "freeinit": 2, "guidance_scale": 3.0, "upscale": 1.5, "decode_chunk_size": 2,
-    "num_frames": 8, "fps_out": 24.0, "control_indices": [1], "upscale_strength": 0.35, "freeinit_ds": 0.3,
-    "freeinit_dt": 0.3,
+    "num_frames": 8, "fps_out": 24.0, "vram": "6GB", "control_indices": [1], "upscale_strength": 0.35,
+    "freeinit_ds": 0.3, "freeinit_dt": 0.3,
     "quality": 60, "loop": 2, "fps": 12.0, "steps": 7, "window": 6, "overlap": 2, "clip_skip": 2,
     "controlnet_end": [0.5], "control_end": 0.5, "strength": 0.4, "prompt_hold": 0.25,
 }  # fmt: skip

@@ -29,6 +29,9 @@ class FakeVae:
         self.config: dict[str, Any] = {"scaling_factor": 1.0, "block_out_channels": (1,), "latent_channels": 3}
         self.decoded = 0
 
+    def modules(self) -> list[torch.nn.Module]:
+        return []
+
     def enable_tiling(self) -> None:
         self.use_tiling = True
 
@@ -49,6 +52,7 @@ class FakePipeline:
     """Frames that depend on seed and prompt, as a pipeline's do."""
 
     unet = SimpleNamespace(dtype="torch.float32")
+    base = SimpleNamespace(_execution_device=torch.device("cpu"), unet=unet)
     family = sparsectrl = sparsectrl_kind = None
     recommended = SimpleNamespace(scheduler=None)
     scheduler = type("DDIMScheduler", (), {})()
@@ -61,9 +65,13 @@ class FakePipeline:
         self.freed = 0
 
     def job(self, **arguments: Any) -> SimpleNamespace:
-        call = SimpleNamespace(upscale=arguments["upscale"])
+        call = SimpleNamespace(upscale=arguments["upscale"], callback_on_step_end=None, output_type="pt")
+        sizes = {name: arguments[name] for name in ("num_frames", "height", "width")}
+        clip = SimpleNamespace(num_clips=1, channels=3, factor=1, **sizes)
+        chunk = arguments["decode_chunk_size"] or 4
         return SimpleNamespace(
-            **{**arguments, "call": call, "decode_chunk_size": arguments["decode_chunk_size"] or 4, "saving": InUse()}
+            **{**arguments, "call": call, "clip": clip, "decode_chunk_size": chunk, "saving": InUse()},
+            generators=[arguments["generator"]],
         )
 
     def sample(self, job: Any, callbacks: Callbacks) -> torch.Tensor:
@@ -74,6 +82,7 @@ class FakePipeline:
         return as_latents(frames)
 
     decode = AnimateDiffPipeline.decode
+    _decoded = AnimateDiffPipeline._decoded
 
     def maybe_free_model_hooks(self) -> None:
         self.freed += 1

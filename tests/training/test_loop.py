@@ -123,24 +123,63 @@ def test_a_checkpoint_with_the_old_names_of_settings_goes_on(tmp_path: Path, cap
     assert sum("the old name still works" in text for text in told) == len(OLD_NAMES)
 
 
-@pytest.mark.exact  # the other process is not disturbed
+class Interrupted(SquareClips):
+    """Sends this process a signal once the curve has two rows."""
+
+    def __init__(self, curve: Path, number: signal.Signals) -> None:
+        super().__init__()
+        self.curve, self.number, self.sent = curve, number, False
+
+    def frames(self, what: int) -> torch.Tensor:
+        if not self.sent and self.curve.exists() and len(self.curve.read_text().splitlines()) >= 2:
+            self.sent = True
+            os.kill(os.getpid(), self.number)
+        return super().frames(what)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of a run of 6 steps that nothing ended."""
+    return load_file(run("motion", tmp_path_factory.mktemp("straight"), steps=6).weights)
+
+
+def assert_it_was_saved_and_goes_on(folder: Path, step: int, straight: dict[str, torch.Tensor]) -> None:
+    """A run of 6 steps that was ended early leaves its weights, and the same command gives those of a straight one."""
+    assert 2 <= step < 6
+    assert newest_checkpoint(folder)["step"] == step  # type: ignore[index]
+    assert (folder / "motion_module.safetensors").is_file()
+    assert run("motion", folder, steps=6).step == 6
+    assert_same(straight, weights(folder))
+
+
+@pytest.mark.exact  # the numbers of the disturbance are drawn anew in the second part
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    run("motion", tmp_path / "straight", steps=12)
-    process = start(tmp_path / "killed", steps=12)
-    curve = tmp_path / "killed" / "curve.jsonl"
-    while not (curve.exists() and len(curve.read_text().splitlines()) >= 3):
+def test_a_signal_saves_and_the_same_run_goes_on(
+    tmp_path: Path, number: signal.Signals, straight: dict[str, torch.Tensor]
+) -> None:
+    config = TrainConfig.model_validate(settings("motion", tmp_path / "ended", steps=6))
+    ended = train(config, dataset=Interrupted(tmp_path / "ended" / "curve.jsonl", number), quiet=True)
+    assert ended.signal == number
+    assert_it_was_saved_and_goes_on(tmp_path / "ended", ended.step, straight)
+
+
+@pytest.mark.exact  # the other process is not disturbed
+def test_a_process_that_gets_a_signal_saves_and_the_same_command_goes_on(
+    tmp_path: Path, straight: dict[str, torch.Tensor]
+) -> None:
+    """It waits with its next clips for the signal, so that it cannot have ended before."""
+    folder, go_on = tmp_path / "ended", tmp_path / "go on"
+    process = start(folder, steps=6, wait=str(go_on))
+    curve = folder / "curve.jsonl"
+    while not (curve.exists() and len(curve.read_text().splitlines()) >= 2):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
+    go_on.touch()
     out, err = process.communicate(timeout=300)
     ended = json.loads(out.splitlines()[-1])
-    assert ended["signal"] == number, err
-    assert 3 <= ended["step"] < 12
-    assert newest_checkpoint(tmp_path / "killed")["step"] == ended["step"]  # type: ignore[index]
-    assert (tmp_path / "killed" / "motion_module.safetensors").is_file()
-    run("motion", tmp_path / "killed", steps=12)
-    assert_same(weights(tmp_path / "straight"), weights(tmp_path / "killed"))
+    assert ended["signal"] == signal.SIGTERM, err
+    assert_it_was_saved_and_goes_on(folder, ended["step"], straight)
 
 
 def test_four_accumulated_are_a_batch_of_four(tmp_path: Path) -> None:

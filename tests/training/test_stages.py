@@ -36,14 +36,15 @@ from animatediff.weights.sparsectrl import original_entries
 from animatediff.weights.storage.files import read_header
 
 STAGES: dict[str, dict[str, Any]] = {
-    "motion": {"stage": "motion", "learning_rate": 5e-3},
-    "adapter": {"stage": "adapter", "learning_rate": 2e-2},
-    "motion_lora": {"stage": "motion_lora", "learning_rate": 2e-2},
-    "sparsectrl": {"stage": "sparsectrl", "learning_rate": 5e-3},
-    "scribble": {"stage": "sparsectrl", "condition": "scribble", "learning_rate": 5e-3},
-    "image": {"stage": "image", "learning_rate": 2e-3},
-    "image_lora": {"stage": "image", "image_layers": "lora", "rank": 4, "learning_rate": 2e-2},
+    "motion": {"stage": "motion", "learning_rate": 1e-2, "steps": 6},
+    "adapter": {"stage": "adapter", "learning_rate": 4e-2, "steps": 10},
+    "motion_lora": {"stage": "motion_lora", "learning_rate": 6e-2, "steps": 10},
+    "sparsectrl": {"stage": "sparsectrl", "learning_rate": 5e-3, "steps": 25},
+    "scribble": {"stage": "sparsectrl", "condition": "scribble", "learning_rate": 5e-3, "steps": 25},
+    "image": {"stage": "image", "learning_rate": 4e-3, "steps": 6},
+    "image_lora": {"stage": "image", "image_layers": "lora", "rank": 4, "learning_rate": 4e-2, "steps": 6},
 }
+"""Settings that overfit one clip within a few steps."""
 
 
 def pipeline() -> AnimateDiffPipeline:
@@ -60,7 +61,7 @@ def clip(pipe: AnimateDiffPipeline, **more: Any) -> torch.Tensor:
 def test_a_stage_learns_one_clip_and_touches_nothing_else(tmp_path: Path, name: str) -> None:
     """The loss on a clip with fixed noise falls by overfitting it; only what is to train has changed, all of it."""
     values = dict(STAGES[name])
-    more = values | {"steps": 25, "validate_at": [1, 25], "caption_dropout": 0.0, "batch_size": 2, "stratified": True}
+    more = values | {"validate_at": [1, values["steps"]], "caption_dropout": 0.0, "batch_size": 2, "stratified": True}
     config = TrainConfig.model_validate(settings(more.pop("stage"), tmp_path, **more))
     accelerator = make_accelerator(config)
     clips = SquareClips(1, num_frames=config.clips().num_frames)
@@ -209,12 +210,13 @@ def test_a_full_image_model_comes_out_as_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("convolutions", [False, True])
 def test_an_image_lora_loads_in_the_sampler_and_in_diffusers(tmp_path: Path, convolutions: bool) -> None:
+    pipe = pipeline()
+    pipe.load_motion_module(MOTION)
+    without = clip(pipe)
     for layout in ("kohya", "diffusers"):
         more = {"lora_format": layout, "lora_convolutions": convolutions}
-        done = run("image", tmp_path / layout, image_layers="lora", rank=4, alpha=2.0, **more)
-        pipe = pipeline()
-        pipe.load_motion_module(MOTION)
-        without = clip(pipe)
+        done = run("image", tmp_path / layout, image_layers="lora", rank=4, alpha=2.0, steps=2, **more)
+        pipe.unload_lora_weights()
         pipe.load_lora_weights(done.weights, adapter_name="look")
         ours = clip(pipe)
         assert relative(ours, without) > 5e-4
