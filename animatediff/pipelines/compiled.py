@@ -4,14 +4,16 @@ Hooks stand outside of these blocks, so motion modules, ControlNets, fast mode a
 strength of a LoRA that differs makes its graphs once more, with strengths as a number; after that they change freely.
 What was compiled lies in PyTorch's cache on disk (`TORCHINDUCTOR_CACHE_DIR`) for the next process.
 
-| block, against it as it is | CPU, float32 | CPU with AMX, bfloat16 |
-|---|---|---|
-| transformer of the image layers | 0.90 | 0.90 |
-| transformer of a motion module | 1.09 | 1.25 |
-| ResNet | 1.14 | 0.96 |
+A block compiled against as it is, at 320 channels (`python benchmarks/layers.py compile`, a CPU with AMX, one thread):
 
-So a CPU compiles the first alone; a GPU the first two. ResNets stay as they are everywhere: motion modules hang on them
-where a block has no attention, and long clips go through them in chunks.
+| block | float32 | bfloat16 |
+|---|---|---|
+| transformer of the image layers | 0.92 | 0.92 |
+| transformer of a motion module | 1.12 | 1.03 |
+| ResNet | 0.91 | 0.82 |
+
+So a CPU compiles the first alone; a GPU the first two. ResNets stay as they are: motion modules hang on them where a
+block has no attention, and long clips go through them in chunks, which would be traced anew at each call.
 """
 
 from __future__ import annotations

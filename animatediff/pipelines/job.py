@@ -36,8 +36,7 @@ from animatediff.sampling.schedulers import check_scheduler
 
 logger = logging.getLogger(__name__)
 
-DECODE_CHUNK_SIZES = {"cpu": 1}
-"""Frames decoded at once on a device, elsewhere 4. More of one frame's feature maps stay in a CPU's cache."""
+DECODE_CHUNK_SIZE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,7 @@ class Job:
             pag=pag_of(call, parts),
             lora_factor=lora_factor,
             attention=attention,
-            decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZES.get(parts.unet.device.type, 4),
+            decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZE,
             fast=_fast(call, parts, steps, strength),
         )
 
