@@ -90,7 +90,7 @@ def _middle(runs: list[Run], part: str) -> float:
 
 def compile_unet(pipe: Any) -> None:
     """Compile our UNet in the way that `--compile` does."""
-    pipe.unet.compile()
+    pipe.enable_compile()
 
 
 def fast_modes(dtype: str, args: argparse.Namespace) -> None:

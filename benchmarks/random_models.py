@@ -1,7 +1,8 @@
-"""Pipelines of published sizes with random weights, ours and diffusers', around one copy of the weights."""
+"""Pipelines of published sizes with random weights, ours and diffusers', around one copy of the UNet's weights."""
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -115,9 +116,10 @@ def fill(module: Any, dtype: Any, device: str = "cpu") -> None:
 
 
 def pipelines(size: str, dtype: Any, device: str = "cpu") -> dict[str, Any]:
-    """Side -> its pipeline; both share every weight, so that a side costs no memory of its own."""
+    """Side -> its pipeline; the UNets share every weight, so that a side costs little memory of its own."""
     ours = our_pipeline(size, dtype, device)
     theirs = diffusers_pipeline(ours)
+    theirs.vae = copy.deepcopy(ours.vae)  # which calls of ours lay out in memory
     for pipe in (ours, theirs):
         pipe.set_progress_bar_config(disable=True)
     theirs.vae.disable_slicing()

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 OWN = (ID, "name", "out")
 """Keys that name a result; they belong to a row."""
-NOT_ASKED = ("device", "cpu_offload", "decode_chunk_size")
+NOT_ASKED = ("device", "cpu_offload", "compile", "decode_chunk_size")
 """Settings of the machine, which ask for no other frames: with others a result still counts as done."""
 DIGITS = 16
 MAX_RENAMED = 3

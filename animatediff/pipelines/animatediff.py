@@ -16,6 +16,7 @@ from animatediff.pipelines.argument_types import bound, check_order
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
+from animatediff.pipelines.compiled import blocks_compiled
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
 from animatediff.pipelines.extras import check_masks, loras_times, on_unet
 from animatediff.pipelines.habits import Habits
@@ -188,7 +189,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         networks = [network for condition in job.conditions for network in condition.networks()]
         for network in (self.unet, *networks):
             lay_out(network)
-        with on_device(networks, device):
+        with on_device(networks, device), blocks_compiled(self.unet, device, self.compile_settings):
             setting = Setting(
                 parts=self,
                 clip=job.clip,

@@ -1,13 +1,16 @@
-"""How convolutions lie in memory: the one place that decides it, by device and number format.
+"""How convolutions lie in memory: the one place that decides it, by device, number format and model.
 
-Measured (`python benchmarks/layers.py`, and `make bench-gpu`):
+A 3x3 convolution in channels_last against the layout of files (`python benchmarks/layers.py layout`, one thread):
 
-| where | a 3x3 convolution in channels_last takes |
-|---|---|
-| CPU with AMX, bfloat16 | 0.55 to 0.9 of the time in UNets, 0.2 to 0.45 in VAEs |
-| CPU without AMX, bfloat16 | the same |
-| CPU, float32 | up to 1.5 times the time |
-| GPU, float16 | 1.1 times the time |
+| CPU | number format | UNet: 320, 640, 1280 channels | VAE: 512, 256, 128 channels |
+|---|---|---|---|
+| with AMX | bfloat16 | 0.58 0.62 0.77 | 0.49 0.32 0.23 |
+| with AVX-512, no AMX | bfloat16 | 1.01 0.94 1.21 | 0.88 1.00 0.62 |
+| with AVX-512 | float16 | 0.94 0.97 0.97 | 0.90 0.81 0.65 |
+| | float32 | 0.93 0.92 1.38 | 1.03 0.90 0.81 |
+| with AVX2 | float32 | 0.93 0.95 1.21 | 1.04 0.95 0.84 |
+
+A step on a GPU in float16 took 1.1 times as long in channels_last.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from torch import nn
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
-    """The layout in which convolutions are fastest."""
-    return torch.channels_last if device.type == "cpu" and dtype in NARROW else torch.contiguous_format
+def memory_format(device: torch.device, dtype: torch.dtype, *, vae: bool = False) -> torch.memory_format:
+    """The layout in which the convolutions of a model are fastest."""
+    last = device.type == "cpu" and (vae or dtype in NARROW)
+    return torch.channels_last if last else torch.contiguous_format
 
 
-def lay_out(model: nn.Module) -> None:
+def lay_out(model: nn.Module, *, vae: bool = False) -> None:
     """Bring the weights of convolutions into the fastest layout, where it is not the one of files; values stay.
 
     Feature maps take theirs from the weights. What is laid out already, by us or by a user, stays so.
@@ -32,6 +36,6 @@ def lay_out(model: nn.Module) -> None:
         if not isinstance(layer, nn.Conv2d):
             continue
         weight = layer.weight
-        wanted = memory_format(weight.device, weight.dtype)
+        wanted = memory_format(weight.device, weight.dtype, vae=vae)
         if wanted == torch.channels_last and weight.grad is None and not weight.is_inference():
             weight.data = weight.data.to(memory_format=wanted)

@@ -61,6 +61,8 @@ class LoadedParts:
     sampler: SamplerChoice
     call_settings: dict[str, Any]
     """Arguments of calls that were set once for all, as by `enable_free_init`."""
+    compile_settings: dict[str, Any] | None
+    """Of torch.compile, by which blocks of the UNet are compiled (`enable_compile`); None leaves them as they are."""
     pag_applied_layers: list[str] | None
     """Layers of perturbed-attention guidance (`set_pag_applied_layers`)."""
 
@@ -71,6 +73,7 @@ class LoadedParts:
         self.embeddings = []
         self.call_settings = {}
         self.pag_applied_layers = None
+        self.compile_settings = None
         if hasattr(base, "maybe_convert_prompt"):
             base.maybe_convert_prompt = spell_out
         self.sampler = SamplerChoice(base.scheduler, distilled=guidance_width(base.unet) is not None)

@@ -41,7 +41,7 @@ def decode_images(vae: Any, latents: Tensor) -> Tensor:
     def run(latents: Tensor) -> Tensor:
         return vae.decode(latents, return_dict=False)[0]
 
-    lay_out(vae)
+    lay_out(vae, vae=True)
     if latents.device.type == "cpu" and len(latents) > 1:
         return torch.cat([decode_images(vae, one) for one in latents.split(1)])
     latents = unscaled(vae, latents.to(vae.dtype))
@@ -59,7 +59,7 @@ def encode_images(
     def encode(vae: Any, image: Tensor) -> Tensor:
         return in_tiles(vae, partial(latent_means, vae), image, shrink=pixels_per_latent(vae))
 
-    lay_out(vae)
+    lay_out(vae, vae=True)
     with wide_enough(vae):
         return encode_chunks(
             vae, images, device=device, chunk_size=1, unit_range=True, encode=encode, after_chunk=after_image

@@ -98,6 +98,8 @@ def load_model(spec: ModelSpec, after_part: AfterPart = lambda done, total: None
             pipe.to(device)
         else:
             compute_on(pipe, device)  # the first clip says how much of the model goes there
+    if settings.compile:
+        pipe.enable_compile()
     pipe.set_progress_bar_config(disable=True)
     after_part(len(steps) + 1, len(steps) + 1)
     return pipe

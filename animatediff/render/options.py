@@ -303,6 +303,10 @@ class AnimateOptions:
     cpu_offload: bool = option(
         "Keep on the GPU only what is at work.", panel=MACHINE, part_of_model=True, default=False,
     )
+    compile: bool = option(
+        "Compile the blocks of the UNet: minutes once, kept on disk, then faster steps.",
+        panel=MACHINE, part_of_model=True, default=False,
+    )
     decode_chunk_size: int | None = option("Frames decoded at once.", panel=MACHINE)
     vram: str | None = option(
         "Memory that a clip may take, such as 6GB or 500MB.", panel=MACHINE, metavar="SIZE", convert=values.size,

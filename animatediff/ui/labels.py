@@ -94,6 +94,7 @@ LABELS = {
     "device": "Device",
     "dtype": "Precision",
     "cpu_offload": "CPU offload",
+    "compile": "Compile the UNet",
     "decode_chunk_size": "Frames decoded at once",
     "vram": "Memory limit",
     "inference_config": "Inference YAML",
@@ -133,7 +134,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Second pass and upscaler": ("upscale", "upscale_strength", "upscale_steps", "upscaler"),
     "Sampling details": ("fast", "guidance_rescale", "clip_skip", "plain_prompts"),
     "Model parts": ("family", "prediction_type", "vae", "text_encoder", "text_encoder_2", "use_ema"),
-    "Machine": ("device", "dtype", "vram", "decode_chunk_size", "cpu_offload", "inference_config"),
+    "Machine": ("device", "dtype", "vram", "decode_chunk_size", "cpu_offload", "compile", "inference_config"),
     "Output file": ("name", "codec", "quality", "max_size", "fps_out", "loop"),
 }
 """Folded part of the page -> its options, in order."""

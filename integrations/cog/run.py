@@ -109,6 +109,7 @@ class Runner(BaseRunner):
         loop: int = Input(default=0, description="Times that gif, webp and apng play; 0 is for ever.", ge=0, le=65535),
         dtype: str | None = Input(default=None, description="float32, float16, bfloat16, or auto: what this machine is fastest in.", choices=["auto", "float32", "float16", "bfloat16"]),
         cpu_offload: bool = Input(default=False, description="Keep on the GPU only what is at work."),
+        compile: bool = Input(default=False, description="Compile the blocks of the UNet: minutes once, kept on disk, then faster steps."),
         decode_chunk_size: int | None = Input(default=None, description="Frames decoded at once.", ge=1),
         vram: str | None = Input(default=None, description="Memory that a clip may take, such as 6GB or 500MB (what is free)."),
         n_prompt: str | None = Input(default=None, description="Former name of `negative_prompt`.", deprecated=True),

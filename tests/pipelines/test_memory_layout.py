@@ -36,6 +36,7 @@ def layouts(model: Any) -> set[bool]:
 )
 def test_layout_by_device_and_format(device: str, dtype: torch.dtype, last: bool) -> None:
     assert (memory_format(torch.device(device), dtype) == torch.channels_last) == last
+    assert (memory_format(torch.device(device), dtype, vae=True) == torch.channels_last) == (device == "cpu")
 
 
 @torch.no_grad()
@@ -63,7 +64,7 @@ def test_values_stay_and_feature_maps_follow(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_float32_stays_as_it_is() -> None:
+def test_unets_of_float32_stay_as_they_are() -> None:
     unet = tiny_unet()
     before = run(unet)
     lay_out(unet)

@@ -29,7 +29,7 @@ ALWAYS = {
     "motion_loras", "domain_adapter", "embeddings", "download", "prompt", "prompt_travel", "prompt_head", "prompt_tail",
     "plain_prompts", "seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "clip_skip",
     "window", "motion_scale", "closed_loop", "freeinit", "image", "last_image", "keyframes", "video", "upscale",
-    "device", "dtype", "cpu_offload", "decode_chunk_size", "vram", "inference_config", "out", "fps", "name",
+    "device", "dtype", "cpu_offload", "compile", "decode_chunk_size", "vram", "inference_config", "out", "fps", "name",
     "upscaler", "fps_out", "codec", "max_size",
 }  # fmt: skip
 """Options that act by themselves, or that their loader judges."""
