@@ -112,7 +112,7 @@ class FastSteps:
     def begin(self, step: int, num_steps: int) -> None:
         """Tell which step comes next, from 0; at the first one nothing is known of any before.
 
-        Sampling may begin at any step that `starts_anew`.
+        Sampling may begin at any step that `may_begin` allows, after `restore`.
         """
         self._step = step
         if step == 0:
