@@ -29,7 +29,7 @@ DIFFERENCE_SHARE = 0.3
 
 _CALIBRATED = {
     "balanced": (0, 1, 2, 3, 5, 7, 11, 15, 19, 24),
-    "max": (0, 1, 4, 7, 11, 16, 21),
+    "max": (0, 2, 5, 7, 13, 18, 22),
 }
 _CALIBRATED_STEPS = 25
 
