@@ -41,14 +41,15 @@ def _shown(frame: np.ndarray) -> str:
         return SCENE  # an empty frame may be of anything
     colour = (top - low) / np.maximum(top, 1)
     of_lit = float((colour[lit] > COLOURFUL).mean())
-    if dark > 0.7 and of_lit > 0.5 and _hues(pixels[lit & (colour > COLOURFUL)]) >= HUES:
+    if dark > 0.7 and of_lit > 0.3 and _thin(lit) and _hues(pixels[lit & (colour > COLOURFUL)]) >= HUES:
         return POSE
     if float((top - low).mean()) <= GREY:
         if dark > 0.6 and _thin(lit):
             return LINES
         if is_drawing(Image.fromarray(frame)) and _thin(top < 128):
             return DRAWING
-        if _texture(pixels.mean(axis=-1)) <= SMOOTH and np.ptp(np.percentile(top, (2, 98))) > 60:
+        smooth = SMOOTH * max(1.0, 128 / min(top.shape))
+        if _texture(pixels.mean(axis=-1)) <= smooth and np.ptp(np.percentile(top, (2, 98))) > 60:
             return DEPTH
     elif _are_normals(pixels):
         return NORMAL
@@ -74,7 +75,7 @@ def _thin(mask: np.ndarray) -> bool:
     count = mask.sum()
     if not count or mask.mean() > 0.4:
         return False
-    reach = max(2, round(min(mask.shape) / 128))  # a stroke is so many pixels wide to either side
+    reach = max(2, round(min(mask.shape) / 100))  # a stroke is so many pixels wide to either side
     h, w = mask.shape
     around = np.pad(mask, reach)
     steps = ((0, reach), (0, -reach), (reach, 0), (-reach, 0))
@@ -85,7 +86,10 @@ def _thin(mask: np.ndarray) -> bool:
 
 
 def _texture(grey: np.ndarray) -> float:
-    """Median over blocks of the mean step from pixel to pixel: edges between surfaces do not count."""
+    """Mean step from pixel to pixel, of the blocks of a grey image that all but a quarter are smoother than.
+
+    Edges between surfaces are in few blocks, and do not count.
+    """
     steps = np.abs(np.diff(grey, axis=1))[:-1] + np.abs(np.diff(grey, axis=0))[:, :-1]
     size = 8
     h, w = (side // size * size for side in steps.shape)

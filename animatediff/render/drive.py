@@ -83,7 +83,7 @@ class _Planner:
         part = {"start": request.video_start, "duration": request.video_duration}
         self.source: Source = open_source(request.drive, setting="drive", fps=request.video_fps, **part)
         self.name = str(self.source.path)
-        self.shows = shown.shown(_sample(self.source))
+        self.shows = shown.shown(sample(self.source))
         self.lines: list[str] = []
         self.missing: list[str] = []
         self._base: BaseFacts | None = None
@@ -311,7 +311,7 @@ def _base_facts(request: AnimateRequest, roots: Roots) -> BaseFacts:
     return BaseFacts(kinds=base_kinds(str(path)), cross_attentions=base_cross_attentions(path))
 
 
-def _sample(source: Source) -> Any:
+def sample(source: Source) -> Any:
     """A few frames from all over a video, uint8 (n, h, w, 3), at its own size up to LARGEST."""
     count = min(SAMPLED, len(source.indices))
     places = [source.indices[(2 * n + 1) * len(source.indices) // (2 * count)] for n in range(count)]

@@ -234,7 +234,7 @@ class AnimateOptions:
         default=None,
     )
     drive_kind: tuple[str, ...] = option(
-        "What is followed: pose, lineart, softedge, canny, scribble, depth or normal; may be repeated.",
+        "What is followed: auto, pose, lineart, softedge, canny, scribble, depth or normal; may be repeated.",
         panel=DRIVE, metavar="KIND", argument="controlnet_inputs", prepared=True, default=("auto",),
         choices="animatediff.weights.addons.at_hand.DRIVE_KINDS", needs="drive",
     )

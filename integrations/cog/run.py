@@ -91,7 +91,7 @@ class Runner(BaseRunner):
         control_preprocess: str = Input(default="none", description="Make sketches of images: scribble, canny or none.", choices=["none", "scribble", "canny"]),
         normalize_condition_images: bool = Input(default=False, description="Turn images grey, from black to white."),
         drive: Path | None = Input(default=None, description="Video that leads the clip, with `image` for its looks: a ControlNet and an IP-Adapter of this model.", accept="video/*,image/*"),
-        drive_kind: list[str] | None = Input(default=None, description="What is followed: pose, lineart, softedge, canny, scribble, depth or normal (auto)."),
+        drive_kind: list[str] | None = Input(default=None, description="What is followed: auto, pose, lineart, softedge, canny, scribble, depth or normal (auto)."),
         controlnet: list[str] | None = Input(default=None, description="ControlNets. By their names in models/ControlNet."),
         controlnet_video: list[Path] | None = Input(default=None, description="Videos that they follow; one, or one for each.", accept="video/*,image/*"),
         controlnet_preprocess: list[str] | None = Input(default=None, description="Make sketches of their frames: scribble, canny, openpose or none; one, or one for each (none)."),

@@ -71,7 +71,7 @@ LONGER = {
     "keyframes": "Images of any frames.",
     "ip_adapter_image": "Images for the IP-Adapter (image).",
     "drive": "Video that leads the clip, with `image` for its looks: a ControlNet and an IP-Adapter of this model.",
-    "drive_kind": "What is followed: pose, lineart, softedge, canny, scribble, depth or normal.",
+    "drive_kind": "What is followed: auto, pose, lineart, softedge, canny, scribble, depth or normal.",
     "controlnet": "ControlNets.",
     "controlnet_video": "Videos that they follow; one, or one for each.",
     "controlnet_preprocess": "Make sketches of their frames: scribble, canny, openpose or none; one, or one for each.",
