@@ -135,7 +135,7 @@ class Film:
     def read(self, num_frames: int, width: int, height: int, resize: str) -> np.ndarray:
         shade = sum(f"{self.part} {resize}".encode()) % 251
         frames = np.full((num_frames, height, width, 3), 20, np.uint8)
-        frames[:, 4 + shade // 16 :, 4 + shade % 16 :] = 255  # a corner, of which sketches show where it is
+        frames[:, 4 + shade // 16 :, 4 + shade % 16 :] = 150  # a corner, of which sketches show where it is
         return frames
 
 

@@ -22,7 +22,7 @@ LIMBS = (
 
 
 def poses(num: int, size: int = 128) -> np.ndarray:
-    """A skeleton that sways: limbs in colours of the whole circle at 0.6 of their brightness, bright joints, on black."""
+    """A skeleton that sways: limbs in colours of the whole circle, dimmed, bright joints, on black."""
     frames = []
     for number in range(num):
         image = Image.new("RGB", (size, size))
