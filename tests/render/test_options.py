@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support import conditions
 from support.fake_pipeline import FakePipeline
 from support.paths import ROOT
 from typer.testing import CliRunner
@@ -166,7 +167,7 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     monkeypatch.setattr(source, "open_source", Film)
     monkeypatch.setattr(numbered, "check_readable", lambda paths: None)
     monkeypatch.setattr(numbered, "numbered_images", lambda folder: {0: Path(folder) / "0000.png"})
-    monkeypatch.setattr(drive, "sample", lambda film: film.read(1, 16, 16, "crop"))
+    monkeypatch.setattr(drive, "sample", lambda film: conditions.scenes(2, 32))
     request = drive.driven(request, look=False)
     spec = ModelSpec.of(request)
     pipe: Any = FakePipeline()
