@@ -1,8 +1,8 @@
 """Renders the strips of frames in docs/, with the commands that stand above them there.
 
-`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for the three that
-need a ControlNet or an IP-Adapter, which do not ship: `--nets FOLDER` is where `control_nets.py` wrote `controlnet` and
-`ip-adapter`. Minutes on a CPU.
+`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for those
+that need a ControlNet or an IP-Adapter, which do not ship: `--nets FOLDER` is where `control_nets.py` wrote
+`controlnet` and `ip-adapter`. Minutes on a CPU.
 """
 
 from __future__ import annotations
