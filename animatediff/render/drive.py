@@ -17,6 +17,7 @@ from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
 from animatediff.media import shown
 from animatediff.media.preprocess import NO_DETECTOR, Preprocessor, pose_weights
+from animatediff.render.options import BY_NAME
 from animatediff.render.request import AnimateRequest
 from animatediff.weights.addons import at_hand
 from animatediff.weights.addons.at_hand import FOLLOWED, LINES, BaseFacts
@@ -32,8 +33,9 @@ SAMPLED = 5
 """Frames that are looked at to see what a video shows."""
 LARGEST = 1024
 """Pixels along the longer side of such a frame at most."""
-SETTINGS = ("drive", "drive_kind")
 DEFAULT_PREPROCESS = ("none",)
+OF_ADAPTER = (None, "auto", "ip-adapter")
+"""Values of `image_mode` by which the IP-Adapter sees the image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class _Planner:
 
         self.request, self.roots, self.look = request, roots, look
         part = {"start": request.video_start, "duration": request.video_duration}
+        assert request.drive is not None
         self.source: Source = open_source(request.drive, setting="drive", fps=request.video_fps, **part)
         self.name = str(self.source.path)
         self.shows = shown.shown(sample(self.source))
@@ -236,11 +239,11 @@ class _Planner:
         request = self.request
         sees = list(request.ip_adapter_image)
         changes: dict[str, Any] = {}
-        if request.image is not None and not sees and request.image_mode in (None, "ip-adapter"):
+        if request.image is not None and not sees and request.image_mode in OF_ADAPTER:
             sees = [request.image]
             others = request.last_image is not None or request.keyframes
             changes = {"image": None, "ip_adapter_image": (request.image,)}
-            changes |= {} if others else {"image_mode": None}
+            changes |= {} if others else {"image_mode": BY_NAME["image_mode"].default}
         wanted = bool(sees) or request.ip_adapter is not None
         if not wanted:
             self.lines.append("looks: as the prompt says; an image (`image`) gives its own by an IP-Adapter")

@@ -25,6 +25,7 @@ from animatediff.media.shown import shown
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.render import Renderer, build_request
 from animatediff.render.drive import DrivePlan, plan_drive
+from animatediff.render.options import BY_NAME
 from animatediff.weights.addons.at_hand import FOLLOWED, followed_by
 
 KINDS = {
@@ -166,7 +167,11 @@ def test_an_image_may_begin_the_clip_instead(place: Path, nets: Path) -> None:
     both = plan(drive="scene.mp4", image="first.png", ip_adapter_image=["face.png"]).checked()
     assert both.image == "first.png" and both.ip_adapter_image == ("face.png",) and both.ip_adapter is not None
     mode = plan(drive="scene.mp4", image="face.png", image_mode="ip-adapter").checked()
-    assert mode.image is None and mode.image_mode is None and mode.ip_adapter_image == ("face.png",)
+    assert (
+        mode.image is None
+        and mode.image_mode == BY_NAME["image_mode"].default
+        and mode.ip_adapter_image == ("face.png",)
+    )
 
 
 def test_frames_are_taken_at_the_rate_of_the_clip(place: Path, nets: Path) -> None:
