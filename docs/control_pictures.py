@@ -1,8 +1,8 @@
 """Renders the strips of frames in docs/, with the commands that stand above them there.
 
-`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for the two that
-need a ControlNet or an IP-Adapter, which do not ship: `--nets FOLDER` is where `control_nets.py` wrote `controlnet` and
-`ip-adapter`. Minutes on a CPU.
+`python docs/control_pictures.py [NAME ...]` writes docs/control/NAME.png; all of them by default, but for those
+that need a ControlNet or an IP-Adapter, which do not ship: `--nets FOLDER` is where `control_nets.py` wrote
+`controlnet` and `ip-adapter`. Minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ COMMANDS = {
         "--controlnet-preprocess scribble"
     ),
     "ip-adapter": '"moving right" --ip-adapter ip-adapter/ip-adapter.safetensors --ip-adapter-image fish.png',
+    "drive": (
+        '"moving right" --drive fox.webp --image fish.png --controlnet controlnet --drive-kind scribble '
+        "--ip-adapter ip-adapter/ip-adapter.safetensors"
+    ),
     "prompt-travel": (
         '--prompt-head "a fox moving right" --prompt-at 0="a green background" --prompt-at 16="a blue background" '
         '--prompt-at 32="a purple background" --num-frames 40'
@@ -58,10 +62,14 @@ COMMANDS = {
 """Options after `animatediff animate`; the seed is 3 for all."""
 
 NETS = ("controlnet", "ip-adapter")
-"""Strips that need a ControlNet or an IP-Adapter that does not ship."""
+"""What does not ship, of which some strips need one or both."""
+WITH_NETS = (*NETS, "drive")
+"""Strips that need them."""
 FOLLOWED = {"controlnet": "fox.webp"}
 """Strips that show above the clip the outlines of what it follows."""
-SEEN = {"ip-adapter": "fish.png"}
+LED = {"drive": "fox.webp"}
+"""Strips that show above the clip the video that leads it."""
+SEEN = {"ip-adapter": "fish.png", "drive": "fish.png"}
 """Strips that begin with the image prompt of the clip."""
 
 CLIPS: dict[str, Combination] = {
@@ -106,6 +114,8 @@ def strip_of(name: str, folder: Path) -> Image.Image:
         followed = read_video(folder / FOLLOWED[name])[0]
         lines = [np.asarray(sketch(Image.fromarray(frame), "scribble").convert("RGB")) for frame in followed]
         image = above(strip(np.stack(lines)), image)
+    if name in LED:
+        image = above(strip(read_video(folder / LED[name])[0]), image)
     if name in SEEN:
         given = Image.open(folder / SEEN[name]).convert("RGB").resize((image.height, image.height))
         gap = np.full((image.height, SCALE * 4, 3), 255, np.uint8)
@@ -119,7 +129,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="which strips; all by default")
     parser.add_argument("--nets", type=Path, help="folder that holds what control_nets.py wrote")
     args = parser.parse_args()
-    names = args.names or [name for name in COMMANDS if args.nets or name not in NETS]
+    names = args.names or [name for name in COMMANDS if args.nets or name not in WITH_NETS]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_inputs(folder)

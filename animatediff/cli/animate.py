@@ -89,7 +89,7 @@ def command() -> Any:
         ),
         Option(
             name="plan", annotation="bool", flag="--plan", panel=MACHINE,
-            help="Print what the clips need in memory, and by which measures they fit; render nothing.",
+            help="Print what a driving video comes to, and what the clips need in memory; render nothing.",
         ),
         Option(
             name="quiet", annotation="bool", flag="--quiet", short="-q", panel=OUTPUT,
@@ -206,11 +206,16 @@ def run(
 
 def _print_plans(requests: Sequence[AnimateRequest], roots: Roots) -> None:
     from animatediff.pipelines.plan import too_little
+    from animatediff.render.drive import plan_drive
     from animatediff.render.options import FLAGS
     from animatediff.render.renderer import Renderer
 
     renderer = Renderer(roots=roots)
     for request in requests:
+        if request.drive is not None:
+            drive = plan_drive(request, roots=roots)
+            show(renamed(str(drive), FLAGS))
+            request = drive.checked()
         plan = renderer.plan(request)
         show(renamed(str(plan), FLAGS))
         if not plan.fits:

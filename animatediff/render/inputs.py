@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
+from animatediff.files import HERE, Roots
 from animatediff.frames import frame_indices
+from animatediff.media.preprocess import NO_DETECTOR, pose_weights
 from animatediff.render.request import AnimateRequest
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class Inputs:
     video: Source | NumberedFrames | None = None
     controlnet_videos: list[Source | dict[int, Path]] = field(default_factory=list)
     """One a ControlNet: a video, frame by frame, or images spread from single frames."""
+    roots: Roots = HERE
+    """Where weights of preprocessors are looked for."""
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Keyframes:
 # -- before anything is loaded -----------------------------------------------------------------------------------------
 
 
-def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None) -> Inputs:
+def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None, roots: Roots = HERE) -> Inputs:
     """Open every image and video of a request. Raises UserError for one that is missing, damaged, or does not fit.
 
     `check` is called between them, and may raise.
@@ -70,7 +74,9 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None)
         check()
         return as_image(given, setting)
 
-    inputs = Inputs()
+    inputs = Inputs(roots=roots)
+    if "openpose" in request.controlnet_preprocess and pose_weights(roots) is None:
+        raise UserError(f"`controlnet_preprocess` openpose: {NO_DETECTOR}")
     if request.sparsectrl is not None:
         if request.control_images:
             frame_indices(request.control_indices, len(request.control_images), request.num_frames)
@@ -254,7 +260,8 @@ def input_arguments(
         arguments |= {"video": _frames(inputs.video, request), "strength": request.strength}
     if inputs.controlnet_videos:
         arguments["controlnet_inputs"] = [
-            _controlnet_input(request, index, given) for index, given in enumerate(inputs.controlnet_videos)
+            _controlnet_input(request, index, given, inputs.roots)
+            for index, given in enumerate(inputs.controlnet_videos)
         ]
     return arguments, keyframes
 
@@ -281,20 +288,18 @@ def _for_sparsectrl(request: AnimateRequest, inputs: Inputs, index: int, kind: s
     return image
 
 
-def _controlnet_input(request: AnimateRequest, index: int, given: Source | dict[int, Path]) -> Any:
+def _controlnet_input(request: AnimateRequest, index: int, given: Source | dict[int, Path], roots: Roots) -> Any:
     """Frames that one of the ControlNets follows, and how strongly."""
-    import numpy as np
-    from PIL import Image
-
-    from animatediff.media.sketch import sketch
+    from animatediff.media.preprocess import preprocess
+    from animatediff.pipelines.precision import default_device
     from animatediff.sampling.controlnet import ControlNetInput
 
     if isinstance(given, dict):
         at, frames = _numbered(given, request)
     else:
         at, frames = None, _frames(given, request)
-    if (method := request.of_controlnet("controlnet_preprocess", index)) != "none":
-        frames = np.stack([np.asarray(sketch(Image.fromarray(frame), method)) for frame in frames])
+    method = request.of_controlnet("controlnet_preprocess", index)
+    frames = preprocess(frames, method, roots=roots, device=request.device or default_device())
     return ControlNetInput(
         frames=frames,
         at=at,

@@ -14,11 +14,13 @@ from animatediff.render.declare import declared_in, option
 
 if TYPE_CHECKING:
     from animatediff.media.images import Resize
+    from animatediff.media.preprocess import Preprocessor
     from animatediff.media.sketch import Method
     from animatediff.render.request_inputs import EmbeddingRef, ImageInput, Keyframe, VideoInput, WeightRef
 
 MODEL, PROMPTS, CLIP, LONG = "Model", "Prompts", "Image and motion", "Long clips and loops"
 SPARSECTRL, IMAGE, CONTROLNET, VIDEO = "Images to show", "Animate an image", "ControlNet", "Video to start from"
+DRIVE = "Portraits and poses"
 UPSCALE, MACHINE, OUTPUT = "Upscale", "Machine", "Output"
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -226,6 +228,17 @@ class AnimateOptions:
         panel=IMAGE, metavar="FOLDER", part_of_model=True, folder="", default=None, unset="beside it",
     )
 
+    drive: VideoInput | None = option(
+        "Video that leads the clip, with the image for its looks: a ControlNet and an IP-Adapter from models/.",
+        panel=DRIVE, metavar="FILE", argument="controlnet_inputs", prepared=True, folder="", in_memory="video",
+        default=None,
+    )
+    drive_kind: tuple[str, ...] = option(
+        "What is followed: auto, pose, lineart, softedge, canny, scribble, depth or normal; may be repeated.",
+        panel=DRIVE, metavar="KIND", argument="controlnet_inputs", prepared=True, default=("auto",),
+        choices="animatediff.weights.addons.at_hand.DRIVE_KINDS", needs="drive",
+    )
+
     controlnet: tuple[str, ...] = option(
         "ControlNet, a file or a diffusers folder; may be repeated.",
         panel=CONTROLNET, metavar="FILE", part_of_model=True, folder="ControlNet", default=(),
@@ -235,10 +248,10 @@ class AnimateOptions:
         panel=CONTROLNET, metavar="FILE", argument="controlnet_inputs", prepared=True, folder="", in_memory="video",
         default=(), convert=values.videos,
     )
-    controlnet_preprocess: tuple[Method, ...] = option(
-        "Make sketches of its frames: scribble, canny or none.",
+    controlnet_preprocess: tuple[Preprocessor, ...] = option(
+        "Make sketches of its frames, or find poses in them: scribble, canny, openpose or none.",
         panel=CONTROLNET, metavar="HOW", argument="controlnet_inputs", prepared=True, default=("none",),
-        choices="animatediff.media.sketch.METHODS", needs="controlnet",
+        choices="animatediff.media.preprocess.PREPROCESSORS", needs="controlnet",
     )
     controlnet_scale: tuple[float, ...] = option(
         "How strongly it acts.",

@@ -57,8 +57,7 @@ def complete(
 
         scheduler_class(request.scheduler)
     check_device(request.device)
-    own = request.motion_module in (None, BUNDLED)
-    model = request.model or (BUNDLED if own else default_base(request.download, roots))
+    model = base_of(request, roots)
     of_bundled = is_bundled(model)
     present = partial(
         _present,
@@ -96,6 +95,12 @@ def complete(
     completed = _with_sparsectrl(request.model_copy(update=changes), roots)
     check_files(completed)
     return completed
+
+
+def base_of(request: AnimateRequest, roots: Roots = HERE) -> str:
+    """The image model of a request, as it is named or by default. Raises UserError as `default_base`."""
+    own = request.motion_module in (None, BUNDLED)
+    return request.model or (BUNDLED if own else default_base(request.download, roots))
 
 
 def to_come(name: str, *, download: bool, roots: Roots = HERE) -> str:
@@ -219,7 +224,7 @@ def check_files(request: AnimateRequest) -> None:
     from animatediff.weights.lora.source import lora_header
     from animatediff.weights.recognise import check_setting, recognise, recognise_header
 
-    bases = _bases(request.model)
+    bases = base_kinds(request.model)
     if not Path(request.model or "").is_file():
         for name in ("use_ema", "prediction_type"):
             if getattr(request, name) and not (name == "prediction_type" and states_sampling(request)):
@@ -275,7 +280,7 @@ def states_sampling(request: AnimateRequest) -> bool:
     return any(map(trained_with, headers))
 
 
-def _bases(model: str | None) -> tuple[str, ...]:
+def base_kinds(model: str | None) -> tuple[str, ...]:
     """The kinds of base model that a model which is here may be (`kinds.BASE_TITLES`); empty where nothing tells it.
 
     Raises UserError for a single file that is no base model.

@@ -17,6 +17,7 @@ from animatediff.files import HERE, Roots, check_writable
 from animatediff.prompts import PromptTravel
 from animatediff.render.clip import Clip
 from animatediff.render.defaults import call_arguments, check_travels, with_defaults, with_seeds
+from animatediff.render.drive import driven
 from animatediff.render.dry_run import DryRuns
 from animatediff.render.events import Cancel, OnEvent, Reporter, noted
 from animatediff.render.finish import Finishing, finish_of
@@ -126,9 +127,10 @@ class Renderer:
 
         Where `to` says so, the state of long renders is saved, and the same requests go on with it (`render.resume`).
         """
-        requests, reporter = list(requests), Reporter(on_event, cancel)
+        reporter = Reporter(on_event, cancel)
         with ExitStack() as stack:
             stack.enter_context(noted(reporter))
+            requests = self._driven(requests)
             writer = stack.enter_context(to.opened(requests, self._roots, reporter))
             saved = stack.enter_context(saved_render(to.resume, writer, self._roots))
             with closing(self._clips(requests, reporter, preview, saved)) as clips:
@@ -153,13 +155,13 @@ class Renderer:
         fetch: bool = True,
         saved: SavedRender | None = None,
     ) -> list[_Prepared]:
-        found = list(requests)
+        found = self._driven(requests)
         for request in found:
             warn_of_idle_options(request)
             if request.out is not None:
                 check_writable(request.out)
             finish_of(request).check(self._roots)
-        inputs = [look_into(request, reporter.check) for request in found]
+        inputs = [look_into(request, reporter.check, self._roots) for request in found]
         runs = DryRuns(self._models, self._given)
 
         def check(request: AnimateRequest, own: Inputs) -> None:
@@ -173,6 +175,10 @@ class Renderer:
                 check(request, own)
         seeded = [with_seeds(request) for request in found] if saved is None else saved.begin(found)
         return [_Prepared(request, own) for request, own in zip(seeded, inputs, strict=True)]
+
+    def _driven(self, requests: Iterable[AnimateRequest]) -> list[AnimateRequest]:
+        """The requests with driving videos put into other options."""
+        return [driven(request, roots=self._roots, look=self._given is None) for request in requests]
 
     def _complete(
         self,

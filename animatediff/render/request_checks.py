@@ -82,7 +82,7 @@ def check_video(request: AnimateOptions) -> None:
     """Settings of a video with a video, to start from or for ControlNets."""
     if request.video is None:
         _refuse(request, ("strength", "audio", "video_by_number"), "video, but no video is given; add `video`")
-        if not request.controlnet_video:
+        if not request.controlnet_video and request.drive is None:
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "video, but no video is given; add `video`")
     elif request.video_by_number:
@@ -96,17 +96,39 @@ def check_video(request: AnimateOptions) -> None:
 def check_controlnets(request: AnimateOptions) -> None:
     """One entry for each ControlNet, or one for all."""
     count = len(request.controlnet)
-    if bool(count) != bool(request.controlnet_video):
+    if request.drive is not None:
+        count = max(count, len(request.drive_kind))
+    elif bool(count) != bool(request.controlnet_video):
         given, missing = ("controlnet", "controlnet_video") if count else ("controlnet_video", "controlnet")
         raise UserError(f"{given} is given without {missing}; add `{missing}`")
     for name in _OF_CONTROLNETS:
         values = getattr(request, name)
+        if not values and request.drive is not None:
+            continue
         if len(values) not in (1, count) and (count or values):
             raise UserError(f"{len(values)} x {name} for {count} x controlnet; give one for each, or one for all")
     for index in range(count):
         start, end = (of_controlnet(request, name, index) for name in ("controlnet_start", "controlnet_end"))
         if start > end:
             raise UserError(f"controlnet_start={start} is after controlnet_end={end}")
+
+
+def check_drive(request: AnimateOptions) -> None:
+    """A driving video in place of what ControlNets follow, and one kind of it for each of them."""
+    if request.drive is None:
+        return
+    if request.controlnet_video:
+        raise UserError(
+            "drive and controlnet_video both say what ControlNets follow; leave one of them out (`drive` finds weights "
+            "by itself, `controlnet_video` goes with `controlnet`)"
+        )
+    if any(spread is not None for spread in request.controlnet_spread):
+        raise UserError(
+            "controlnet_spread is for images at single frames, and `drive` is a video; leave one of them out"
+        )
+    kinds, nets = len(request.drive_kind), len(request.controlnet)
+    if nets and kinds not in (1, nets):
+        raise UserError(f"{kinds} x drive_kind for {nets} x controlnet; give one for each, or one for all")
 
 
 def check_upscale(request: AnimateOptions) -> None:
@@ -122,7 +144,10 @@ def check_images(request: AnimateOptions) -> None:
         frame_indices(frames, len(frames), request.num_frames)
     elif request.image_mode is not None:
         raise UserError(f"image_mode={request.image_mode} is given, but no image; add `image`")
-    if request.ip_adapter is None:
+    if request.drive is not None:  # which finds an IP-Adapter where there is an image for it
+        if request.ip_adapter is not None and not request.ip_adapter_image and not frames:
+            raise UserError("an IP-Adapter is given, but no image for it; add `image`")
+    elif request.ip_adapter is None:
         for name in ("ip_adapter_image", "ip_adapter_encoder"):
             if getattr(request, name):
                 raise UserError(f"{name} is given, but no IP-Adapter; add `ip_adapter`")
@@ -146,6 +171,7 @@ CHECKS = (
     check_frames_exist,
     check_sparsectrl,
     check_video,
+    check_drive,
     check_controlnets,
     check_upscale,
     check_images,

@@ -18,7 +18,7 @@ from animatediff.render.options import OPTIONS, PROMPTS, AnimateOptions
 from animatediff.render.values import listed
 
 UNKNOWN_WORD, REFUSED = "unknown_word", "out_of_range"
-_WORDS = dict.fromkeys(("Method", "Resize"), str)
+_WORDS = dict.fromkeys(("Method", "Preprocessor", "Resize"), str)
 """Names that type checkers know for vocabularies; here they are texts, checked against the vocabulary itself."""
 
 

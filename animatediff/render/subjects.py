@@ -39,11 +39,15 @@ SUBJECTS: dict[str, Subject[AnimateOptions]] = {
         lacking="no SparseCtrl encoder is given; add `sparsectrl`",
     ),
     "ip_adapter": Subject(
-        is_there=lambda request: request.ip_adapter is not None,
+        is_there=lambda request: request.ip_adapter is not None or request.drive is not None,
         lacking="no IP-Adapter is given; add `ip_adapter`",
     ),
+    "drive": Subject(
+        is_there=lambda request: request.drive is not None,
+        lacking="no driving video is given; add `drive`",
+    ),
     "controlnet": Subject(
-        is_there=lambda request: bool(request.controlnet),
+        is_there=lambda request: bool(request.controlnet) or request.drive is not None,
         lacking="no ControlNet is given; add `controlnet`",
     ),
     "images": Subject(
@@ -54,6 +58,7 @@ SUBJECTS: dict[str, Subject[AnimateOptions]] = {
                 request.last_image is not None,
                 request.keyframes,
                 request.controlnet_video,
+                request.drive is not None,
             )
         ),
         lacking="no image or video is given to be brought to size; add `video` or `image`",

@@ -209,6 +209,24 @@ class Word(Field):
         return [self.default if setting is None else setting]
 
 
+class Words(Field):
+    """Some of the words that an option takes."""
+
+    def __init__(self, option: Option, words: Sequence[str]) -> None:
+        super().__init__(option)
+        self.words = words
+
+    def make(self, sources: Sources) -> None:
+        value = self.show(None, sources)[0]
+        self.parts = [gr.Dropdown(list(self.words), value=value, multiselect=True, **self.described)]
+
+    def read(self, values: Sequence[Any], sources: Sources) -> Any:
+        return list(values[0] or []) or None
+
+    def show(self, setting: Any, sources: Sources) -> list[Any]:
+        return [list(self.option.default if setting is None else setting)]
+
+
 class Curve(Field):
     """A number, or numbers at frames."""
 

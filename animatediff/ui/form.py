@@ -65,7 +65,8 @@ def _plain_field(option: Option, entry: str) -> Field:
     if option.name == "device":
         return fields.Word(option, DEVICES, own=True)
     if option.choices is not None:
-        return fields.Word(option, option.choices)
+        several = option.many and option.panel != CONTROLNET  # a unit has one
+        return (fields.Words if several else fields.Word)(option, option.choices)
     if entry == "int" and option.many:
         return fields.Numbers(option)
     if entry in ("int", "float"):

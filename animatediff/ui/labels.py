@@ -72,6 +72,8 @@ LABELS = {
     "ip_adapter_image": "IP-Adapter images",
     "ip_adapter_scale": "IP-Adapter weight",
     "ip_adapter_encoder": "CLIP image encoder",
+    "drive": "Driving video",
+    "drive_kind": "What is followed",
     "controlnet": "ControlNet model",
     "controlnet_video": "Control video or images",
     "controlnet_preprocess": "Preprocessor",
@@ -115,6 +117,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Camera and motion": ("motion_loras", "motion_scale"),
     "LoRA and embeddings": ("loras", "embeddings", "domain_adapter"),
     "Animate an image": ("image", "last_image", "keyframes", "image_mode", "resize"),
+    "Portraits and poses": ("drive", "drive_kind"),
     "Start from a video": (
         *("video", "strength", "video_fps", "video_start", "video_duration", "audio", "video_by_number"),
     ),

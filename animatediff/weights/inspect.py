@@ -23,6 +23,7 @@ from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.lora.source import KNOWN_NAMES, lora_header, lora_in_folder
 from animatediff.weights.motion import expected_shapes, find_header, motion_layout
 from animatediff.weights.names import BY_WIDTH
+from animatediff.weights.published import example, row_of
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, read_header
 from animatediff.weights.storage.folders import folder_header, read_json
@@ -111,9 +112,18 @@ def _facts(header: Header) -> dict[str, Any]:
         "notes": [*_notes(found), *header.notes] or None,
         "give_it_to": f"{kind.taken_by}{' (its folder)' * kind.as_folder}" if kind.settings and not hindrance else None,
         "what_to_do": hindrance or (kind.advice if kind.instead else None),
+        **_published(found, hindrance),
         "metadata": {key: _short(value) for key, value in header.metadata.items()} or None,
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _published(found: Recognised, hindrance: str | None) -> dict[str, str | None]:
+    """What files of this kind and family give, and a command with this one."""
+    row = row_of(found)
+    if row is None:
+        return {}
+    return {"gives": row.gives, "example": None if hindrance or not KINDS[found.kind].settings else example(found)}
 
 
 def _hindrance(found: Recognised) -> str | None:

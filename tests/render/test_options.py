@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support import conditions
 from support.fake_pipeline import FakePipeline
 from support.paths import ROOT
 from typer.testing import CliRunner
@@ -26,7 +27,7 @@ from animatediff.errors import UserError
 from animatediff.limits import LIMITS
 from animatediff.media import images, numbered, source, stills
 from animatediff.pipelines.arguments import RANGES, Arguments
-from animatediff.render import AnimateRequest, build_request, load_result, parse_config
+from animatediff.render import AnimateRequest, build_request, drive, load_result, parse_config
 from animatediff.render.declare import Option
 from animatediff.render.finish import finish_of
 from animatediff.render.inputs import input_arguments, look_into, sound_of
@@ -48,6 +49,8 @@ _GROUPS: tuple[tuple[dict[str, Any], str], ...] = (
     (_NETS, "controlnet controlnet_video controlnet_preprocess controlnet_scale controlnet_start controlnet_end"),
     (_NETS, "controlnet_spread"),
     ({"upscale": 2.0}, "upscale_strength upscale_steps"),
+    ({"controlnet": ["c_scribble.safetensors"]}, "drive"),
+    ({"drive": "v.mp4", "controlnet": ["c_scribble.safetensors"]}, "drive_kind"),
 )
 NEEDS = {name: settings for settings, names in _GROUPS for name in names.split()}
 """Options that mean nothing alone -> the settings that they need."""
@@ -119,11 +122,11 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 class Film:
     """Stands for a video file: frames that depend on its name and on the part that is taken."""
 
-    path, size, has_audio, held = Path("v.mp4"), (60, 30), True, False
+    path, size, has_audio, held, frames = Path("v.mp4"), (60, 30), True, False, None
     indices = tuple(range(40))
 
     def __init__(
-        self, given: Any, *, setting: str, hold: bool, fps: float | None, start: float, duration: float | None
+        self, given: Any, *, setting: str, hold: bool = False, fps: float | None, start: float, duration: float | None
     ) -> None:
         self.part, self.fps = f"{given} {fps} {start} {duration}", fps or 8.0
 
@@ -132,7 +135,9 @@ class Film:
 
     def read(self, num_frames: int, width: int, height: int, resize: str) -> np.ndarray:
         shade = sum(f"{self.part} {resize}".encode()) % 251
-        return np.full((num_frames, height, width, 3), shade, np.uint8)
+        frames = np.full((num_frames, height, width, 3), 20, np.uint8)
+        frames[:, 4 + shade // 16 :, 4 + shade % 16 :] = 150  # a corner, of which sketches show where it is
+        return frames
 
 
 def drawn(given: Any, setting: str = "") -> Image.Image:
@@ -162,6 +167,8 @@ def effect(request: AnimateRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str
     monkeypatch.setattr(source, "open_source", Film)
     monkeypatch.setattr(numbered, "check_readable", lambda paths: None)
     monkeypatch.setattr(numbered, "numbered_images", lambda folder: {0: Path(folder) / "0000.png"})
+    monkeypatch.setattr(drive, "sample", lambda film: conditions.scenes(2, 32))
+    request = drive.driven(request, look=False)
     spec = ModelSpec.of(request)
     pipe: Any = FakePipeline()
     pipe.sparsectrl_kind = "rgb"

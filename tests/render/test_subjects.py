@@ -30,7 +30,7 @@ ALWAYS = {
     "plain_prompts", "seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "clip_skip",
     "window", "motion_scale", "closed_loop", "freeinit", "image", "last_image", "keyframes", "video", "upscale",
     "device", "dtype", "cpu_offload", "compile", "decode_chunk_size", "vram", "inference_config", "out", "fps", "name",
-    "upscaler", "fps_out", "codec", "max_size",
+    "upscaler", "fps_out", "codec", "max_size", "drive",
 }  # fmt: skip
 """Options that act by themselves, or that their loader judges."""
 ANOTHER: dict[str, Any] = {
@@ -38,6 +38,7 @@ ANOTHER: dict[str, Any] = {
     "control_preprocess": "canny", "normalize_condition_images": True, "sparsectrl_config": "a.yaml",
     "ip_adapter_scale": 0.4, "controlnet_preprocess": ["canny"], "controlnet_scale": [0.5], "controlnet_start": [0.1],
     "controlnet_end": [0.9], "controlnet_spread": [[0.5]], "resize": "pad", "quality": 50, "loop": 3,
+    "drive_kind": ["pose"],
 }  # fmt: skip
 WITH: dict[str, dict[str, Any]] = {
     "motion_module": {"motion_module": "m.ckpt"},
@@ -46,6 +47,7 @@ WITH: dict[str, dict[str, Any]] = {
     "sparsectrl": {"control_images": ["a.png"], "sparsectrl": "s.ckpt"},
     "ip_adapter": {"ip_adapter": "i.bin", "ip_adapter_image": ["a.png"]},
     "controlnet": {"controlnet": ["c"], "controlnet_video": ["v.mp4"]},
+    "drive": {"drive": "v.mp4"},
     "images": {"video": "v.mp4"},
 }
 IN_CALLS = {

@@ -172,7 +172,7 @@ def test_a_browser_cannot_name_other_files(name: str, path: str, form: Form, pla
     values = typed(form, {"prompt": ["a fox"]})
     start = next(number for number, part in enumerate(form.components) if part is form.parts(name)[0])
     offset = 8 if name == "motion_loras" else 0  # behind the sliders
-    several = isinstance(values[start + offset], list) or name in ("video", "controlnet_video")
+    several = isinstance(values[start + offset], list) or name in ("video", "drive", "controlnet_video")
     values[start + offset] = [path] if several else path
     if name == "keyframes":
         values[start + 1] = "0"

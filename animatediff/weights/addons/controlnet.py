@@ -22,6 +22,7 @@ from animatediff.weights.base.text_width import in_words
 from animatediff.weights.base.text_width import text_width as width_of
 from animatediff.weights.fit import Fit, leave_out, some
 from animatediff.weights.recognise import check_setting, recognise_header
+from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.files import Header, read_header
 from animatediff.weights.storage.folders import folder_header, read_json
 
@@ -90,7 +91,8 @@ def load_controlnet(path: str | Path, *, unet: UNet2DConditionModel, dtype: torc
     if found.is_difference and are_weights_read():
         _add_base(controlnet, unet, path)
         logger.info("%s: a difference to a base model: added to the weights of this one", path)
-    return controlnet.to(dtype).eval().requires_grad_(False)
+    with quiet_loading():
+        return controlnet.to(dtype).eval().requires_grad_(False)
 
 
 def _other(found: _Found) -> str:

@@ -49,7 +49,7 @@ ABOVE = 0.001
 ACCEPT = {"image": "image/*", "video": "video/*,image/*"}
 ORDER = (
     *("Prompts", "Image and motion", "Animate an image", "Video to start from", "Model", "Long clips and loops"),
-    *("Images to show", "ControlNet", "Upscale", "Output", "Machine"),
+    *("Images to show", "Portraits and poses", "ControlNet", "Upscale", "Output", "Machine"),
 )
 """Panels of options, as they follow one another in a form."""
 LONGER = {
@@ -70,9 +70,11 @@ LONGER = {
     "control_indices": "At which frames, one for each image; -1 is the last.",
     "keyframes": "Images of any frames.",
     "ip_adapter_image": "Images for the IP-Adapter (image).",
+    "drive": "Video that leads the clip, with `image` for its looks: a ControlNet and an IP-Adapter of this model.",
+    "drive_kind": "What is followed: auto, pose, lineart, softedge, canny, scribble, depth or normal.",
     "controlnet": "ControlNets.",
     "controlnet_video": "Videos that they follow; one, or one for each.",
-    "controlnet_preprocess": "Make sketches of their frames: scribble, canny or none; one, or one for each.",
+    "controlnet_preprocess": "Make sketches of their frames: scribble, canny, openpose or none; one, or one for each.",
     "controlnet_scale": "How strongly each acts.",
     "controlnet_start": "Fraction of the steps from which on each acts.",
     "controlnet_end": "Fraction of the steps up to which each acts.",
