@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SAVE_EVERY_S = 30.0
 """Seconds between two saves of a render's state."""
+AUTO = "auto"
+"""The value of `image_mode` that leaves the route to what is loaded."""
 UPSCALE_STRENGTH = 0.5
 """Fraction of the steps of the second pass: enough for new detail, too few for another image."""
 
@@ -170,8 +172,8 @@ class Arguments:
     """Make `num_inference_steps` steps whatever the strength."""
     images: Any = None
     """An image for frame 0, or {frame: image}, negatives counted from the end."""
-    image_mode: str | None = ranged(None, choices="animatediff.pipelines.conditions.image.ROUTES")
-    """Route by which the images are shown; None is the first that has its weights loaded."""
+    image_mode: str | None = ranged(AUTO, choices="animatediff.pipelines.conditions.routes.MODES")
+    """Route by which the images are shown; `auto` is the first that has its weights loaded."""
     controlnet_inputs: ControlNetInput | Sequence[ControlNetInput] | None = None
     """Inputs of the loaded ControlNets, one each."""
     upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")

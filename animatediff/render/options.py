@@ -208,7 +208,7 @@ class AnimateOptions:
         in_memory="image", default=(), convert=values.keyframes, parse=values.keyframes,
     )
     image_mode: str | None = option(
-        "How: sparsectrl, ip-adapter or latents.", panel=IMAGE, metavar="HOW", unset="the best there is",
+        "How: sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
     )
     ip_adapter: str | None = option(
         "IP-Adapter: content and style of images.",
