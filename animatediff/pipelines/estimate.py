@@ -228,7 +228,9 @@ def _hook(pipe: Any) -> None:
     for name, _ in attachment.adapter.modules_by_block():
         block = unet.get_submodule(name)
         points[name] = mid_point(block) if name == "mid_block" else block_points(block)
-    set_hooks(attachment.adapter, points, image_norms(unet))
+    if attachment.adapter.conv_in is not None:
+        unet.motion_conv_in = attachment.adapter.conv_in
+    set_hooks(attachment.adapter, points, image_norms(unet), unet.conv_in)
 
 
 def _drop_stand_in(unet: Any) -> None:
