@@ -21,6 +21,8 @@ class Loaded:
     sparsectrl: str | None = None
     """Kind of the SparseCtrl encoder, `rgb` or `scribble`."""
     ip_adapter: bool = False
+    first_layer: bool = False
+    """Whether the motion module has a first layer for an image (PIA)."""
     family: str | None = None
     """Family of the motion module."""
 
@@ -30,6 +32,8 @@ class Loaded:
         return cls(
             sparsectrl=pipe.sparsectrl_kind,
             ip_adapter=has_ip_adapter(pipe.unet),
+            first_layer=getattr(getattr(pipe, "attachment", None), "adapter", None) is not None
+            and pipe.attachment.adapter.conv_in is not None,
             family=getattr(pipe.family, "name", None),
         )
 
@@ -47,6 +51,11 @@ class Route:
     """Images that it shows at most, where it is limited."""
 
 
+def _takes_pia(loaded: Loaded) -> str:
+    found = "none is loaded" if loaded.family is None else f"the one loaded is of the family {loaded.family}"
+    return f"PIA's motion module (pia.ckpt), and {found}; name it by `motion_module`"
+
+
 def _takes_sparsectrl(loaded: Loaded) -> str:
     found = "none is loaded" if loaded.sparsectrl is None else f"the one loaded is for {loaded.sparsectrl}"
     return (
@@ -55,7 +64,13 @@ def _takes_sparsectrl(loaded: Loaded) -> str:
 
 
 ROUTES: dict[str, Route] = {
-    # motion modules that were made for images stand first, by `loaded.family`: who loads one means it
+    # motion modules that were made for images stand first: who loads one means it
+    "pia": Route(
+        title="PIA, which sees one beside the noise of each frame",
+        is_loaded=lambda loaded: loaded.first_layer,
+        takes=_takes_pia,
+        max_images=1,
+    ),
     "sparsectrl": Route(
         title="the SparseCtrl RGB encoder, which was trained to show them",
         is_loaded=lambda loaded: loaded.sparsectrl == "rgb",
