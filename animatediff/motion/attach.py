@@ -11,7 +11,7 @@ bound methods of the modules they call, so that a deep copy of the UNet calls it
 | SDXL                   | 3 blocks of 2  | -   | 3 blocks of 3   | 15      | 320 640 1280, 1280 640 320           |
 
 A block has one module for each ResNet: `layers_per_block` on the way down, one more on the way up. The first layer of
-modules made for images is a child of the UNet itself (`unet.motion_conv_in`), called behind `conv_in` (`first_layer.py`).
+modules made for images is a child of the UNet itself (`motion_conv_in`), called behind `conv_in` (`first_layer.py`).
 """
 
 from __future__ import annotations
