@@ -42,6 +42,7 @@ ANY_PROJ_IN = re.compile(
 """The first layer of a motion module, whatever stands before its block: `unet.`, `model.diffusion_model.`, `ema.`."""
 CONV_IN = re.compile(r"^(?:module\.)?(?:unet\.)?(?=conv_in\.(?:weight|bias)$)")
 """A first layer: one of the motion modules if it takes an image too, as PIA's does."""
+CONV_IN_WEIGHT = "conv_in.weight"
 NINE = 9
 """Channels of such a layer: four of noisy latents, one of the affinity mask, four of the image's latents."""
 EMA_PREFIX = re.compile(r"(?:^|[._])ema(?:[._]|$)", re.IGNORECASE)
@@ -104,7 +105,7 @@ def motion_keys(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     """
     found = to_internal({key: key for key in shapes})
     first = {CONV_IN.sub("", key): key for key in shapes if CONV_IN.match(key)}
-    weight = shapes.get(first.get("conv_in.weight", ""), ())
+    weight = shapes.get(first.get(CONV_IN_WEIGHT, ""), ())
     return found | first if found and len(weight) == 4 and weight[1] == NINE else found
 
 
@@ -151,7 +152,7 @@ def layout_of(
         num_attentions=2 if any(".attn2." in key for key in shapes) else 1,
         norm_groups=norm_groups,
         num_heads=num_heads,
-        conv_in_channels=first[1] if len(first := shapes.get("conv_in.weight", ())) == 4 else None,
+        conv_in_channels=first[1] if len(first := shapes.get(CONV_IN_WEIGHT, ())) == 4 else None,
     )
 
 

@@ -42,7 +42,7 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
     images = ImageCondition.of(call, parts)
     shown = None if images is None else images.images
     by_sparsectrl = dict(images.images) if images is not None and images.route == "sparsectrl" else {}
-    pia = PIACondition.of(call, images)
+    pia = PIACondition.of(call, images, parts)
     controlnets = ControlNetCondition.all_of(call, parts.controlnets, sparsectrl=parts.sparsectrl is not None)
     if any(condition.by_frames for condition in controlnets):  # they take what else is for SparseCtrl
         call = replace(call, conditioning_frames=None)
