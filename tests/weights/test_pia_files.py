@@ -79,7 +79,7 @@ def test_inspect_says_what_to_do_with_it() -> None:
 
 
 def test_what_does_not_fit_is_one_message(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a motion module for SD 1.x base models, but the base model is SDXL"):
+    with pytest.raises(UserError, match=r"a motion module for SD 1\.x base models, but the base model is SDXL"):
         load_motion_module(FILE, unet=load_unet("sdxl"))
     tensors = load_tensors(FILE)
     bias = tensors.pop("conv_in.bias")
