@@ -44,15 +44,23 @@ class FrameContext:
     """Where not empty, frames attend to each other inside these windows alone, and the residuals are blended."""
     scale: Tensor | None = None
     """(f,): factor of the residual at each frame; None is 1."""
+    image_channels: Tensor | None = None
+    """(b*f, c, h, w): channels behind the noisy latents, of modules with a first layer for them (`first_layer.py`)."""
 
     @contextmanager
-    def during(self, num_frames: int, windows: Sequence[Window] = (), scale: Tensor | None = None) -> Iterator[None]:
-        """Set all three for one call of the UNet; windows and scale are reset after it."""
-        self.num_frames, self.windows, self.scale = num_frames, windows, scale
+    def during(
+        self,
+        num_frames: int,
+        windows: Sequence[Window] = (),
+        scale: Tensor | None = None,
+        image_channels: Tensor | None = None,
+    ) -> Iterator[None]:
+        """Set all of them for one call of the UNet; all but the number of frames are reset after it."""
+        self.num_frames, self.windows, self.scale, self.image_channels = num_frames, windows, scale, image_channels
         try:
             yield
         finally:
-            self.windows, self.scale = (), None
+            self.windows, self.scale, self.image_channels = (), None, None
 
 
 class MotionModule(nn.Module):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SAVE_EVERY_S = 30.0
 """Seconds between two saves of a render's state."""
+AUTO = "auto"
+"""The value of `image_mode` that leaves the route to what is loaded."""
 UPSCALE_STRENGTH = 0.5
 """Fraction of the steps of the second pass: enough for new detail, too few for another image."""
 
@@ -165,13 +167,19 @@ class Arguments:
     """Frames to begin with: PIL images, an array, a tensor in 0..1, or latents. The clip takes their number and shape.
     """
     strength: float | None = ranged(None, gt=0, le=1)
-    """Fraction of the steps by which the video is changed; at 1 nothing of it is left."""
+    """Fraction of the steps by which the video is changed, or without one the image that PIA animates; at 1 nothing of
+    it is left."""
     enforce_inference_steps: bool = needing(False, "strength")
     """Make `num_inference_steps` steps whatever the strength."""
     images: Any = None
     """An image for frame 0, or {frame: image}, negatives counted from the end."""
-    image_mode: str | None = ranged(None, choices="animatediff.pipelines.conditions.image.ROUTES")
-    """Route by which the images are shown; None is the first that has its weights loaded."""
+    image_mode: str | None = ranged(AUTO, choices="animatediff.pipelines.conditions.routes.MODES")
+    """Route by which the images are shown; `auto` is the first that has its weights loaded."""
+    motion_amount: str | None = ranged(None, choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
+    """How much PIA lets the frames differ from the image: a preset; None is `small`."""
+    image_affinity: Curve | None = field(default=None, metadata={"needs": "pia"})
+    """How like the image each frame is, 0 to 1, in place of a preset: a number, `{0: 1.0, 15: 0.6}` with straight
+    lines between, or one number a frame."""
     controlnet_inputs: ControlNetInput | Sequence[ControlNetInput] | None = None
     """Inputs of the loaded ControlNets, one each."""
     upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")

@@ -18,7 +18,7 @@ from animatediff.motion import MotionLayout, MotionNumerics, frame_positions
 from animatediff.unfinished import Unfinished
 from animatediff.weights.diffusers_norm import runs_otherwise
 from animatediff.weights.fit import check_fit
-from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, motion_keys, motion_shapes
 from animatediff.weights.keys import to_original as names_to_original
 from animatediff.weights.lora.key_formats import (
     fold_scale,
@@ -162,13 +162,12 @@ def _motion_module(
     shapes = header.shapes
     layout = motion_layout(found, facts)
     expected = expected_shapes(layout)
-    check_fit(to_internal(shapes), expected, path=header.path, model=MODEL)
+    check_fit(motion_shapes(shapes), expected, path=header.path, model=MODEL)
     config = adapter_config(layout, facts.numerics.max_positions, header.path) if to == "diffusers" else None
-    dropped = sum(not MOTION_KEY.match(key) for key in header.tensors)
-    weights = [key for key in header.tensors if MOTION_KEY.match(key) and not POSITIONS.search(key)]
-    loaded = load_tensors(header, weights, dtype=dtype)
-    state = {rename(key, TO_INTERNAL): loaded.pop(key) for key in weights}
-    state = {key: state[key].view(shape) for key, shape in expected.items()}
+    sources = motion_keys(shapes)
+    dropped = sum(not MOTION_KEY.match(key) for key in header.tensors.keys() - {*sources.values()})
+    loaded = load_tensors(header, [*sources.values()], dtype=dtype)
+    state = {key: loaded.pop(sources[key]).view(shape) for key, shape in expected.items()}
     note = f"; {dropped} tensors of other layers left out" if dropped else ""
     metadata = {**_plain(header.metadata), **facts.metadata()}
     if to == "internal":
@@ -262,7 +261,7 @@ def adapter_config(layout: MotionLayout, max_positions: int, path: Path) -> dict
     return {
         "_class_name": "MotionAdapter",
         "block_out_channels": widths,
-        "conv_in_channels": None,
+        "conv_in_channels": layout.conv_in_channels,
         "motion_layers_per_block": counts[0] if len(set(counts)) == 1 else counts,
         "motion_max_seq_length": max_positions,
         "motion_mid_block_layers_per_block": 1,

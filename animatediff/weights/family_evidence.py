@@ -40,6 +40,7 @@ NORMS = {
     "v3": "all GroupNorms over single frames",
     "sdxl": "GroupNorms of the motion modules over all frames, a noise schedule of its own",
     "hotshot": "GroupNorms of the image layers over all frames, the base model's noise schedule",
+    "pia": "GroupNorms of the image layers over all frames, an image beside the noise",
 }
 """Family -> the numerics in which it differs from those of its shape, for messages."""
 
@@ -97,6 +98,8 @@ class _Seen:
     config: MotionConfig
     names: str
     published: Sequence[Named]
+    nine: bool = False
+    """Whether a first layer of nine channels belongs to them."""
 
     @property
     def positions(self) -> int | None:
@@ -122,6 +125,7 @@ def judge(header: Header, layout: MotionLayout, dialect: Dialect) -> Judgement:
         config=config,
         names=", ".join(name for _, name in names_of(header, config.values)),
         published=published_names(header, config.values),
+        nine=layout.conv_in_channels is not None,
     )
     evidence, warnings = _shape_evidence(seen), _table_warnings(seen)
     stated = family_of_metadata(header.metadata, str(header.path))
@@ -186,6 +190,9 @@ def contradictions(judged: Judgement, name: str, layout: MotionLayout, dialect: 
 def _weighed(seen: _Seen, evidence: list[str], version: str | None) -> Judgement:
     """Judge by shape, tables and names."""
     possible = [name for name, (levels, mid, _) in SHAPES.items() if (levels, mid) == (seen.levels, seen.mid)]
+    if seen.nine and seen.levels == 4:
+        sure: Confidence = "likely" if seen.mid else "certain"  # published ones have the blocks of v3
+        return _taken("pia", sure, "a first layer of nine channels, as PIA alone has", seen, evidence)
     if seen.dialect == "hotshot" and "hotshot" in possible:
         return _taken("hotshot", "certain", "names that HotshotXL alone has", seen, evidence)
     names = [named for named in seen.published if named.family in possible]

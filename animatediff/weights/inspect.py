@@ -17,7 +17,7 @@ from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.fit import Fit
-from animatediff.weights.keys import to_internal
+from animatediff.weights.keys import motion_shapes
 from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.lora.source import KNOWN_NAMES, lora_header, lora_in_folder
@@ -135,7 +135,7 @@ def _hindrance(found: Recognised) -> str | None:
     if found.kind == "motion_module" and found.family is not None:
         try:
             expected = expected_shapes(motion_layout(found, found.family))
-            problems += Fit.of(to_internal(header.shapes), expected).problems()
+            problems += Fit.of(motion_shapes(header.shapes), expected).problems()
         except UserError as error:
             problems.append(str(error).removeprefix(f"{header.path}: "))
     return f"it cannot be loaded: {'; '.join(problems)}" if problems else None

@@ -40,6 +40,11 @@ ANY_PROJ_IN = re.compile(
     r"(?:temporal_transformer\.)?proj_in\.weight$"
 )
 """The first layer of a motion module, whatever stands before its block: `unet.`, `model.diffusion_model.`, `ema.`."""
+CONV_IN = re.compile(r"^(?:module\.)?(?:unet\.)?(?=conv_in\.(?:weight|bias)$)")
+"""A first layer: one of the motion modules if it takes an image too, as PIA's does."""
+CONV_IN_WEIGHT = "conv_in.weight"
+NINE = 9
+"""Channels of such a layer: four of noisy latents, one of the affinity mask, four of the image's latents."""
 EMA_PREFIX = re.compile(r"(?:^|[._])ema(?:[._]|$)", re.IGNORECASE)
 LDM_UNET = "model.diffusion_model.input_blocks."
 """Image layers of a single-file base model."""
@@ -93,6 +98,22 @@ def to_internal(entries: Mapping[str, T]) -> dict[str, T]:
     }
 
 
+def motion_keys(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Internal name -> key of a file, of each tensor of its motion modules and of their first layer; tables left out.
+
+    A first layer belongs to them if it has nine channels; that of an image model does not.
+    """
+    found = to_internal({key: key for key in shapes})
+    first = {CONV_IN.sub("", key): key for key in shapes if CONV_IN.match(key)}
+    weight = shapes.get(first.get(CONV_IN_WEIGHT, ""), ())
+    return found | first if found and len(weight) == 4 and weight[1] == NINE else found
+
+
+def motion_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Internal name -> shape of each tensor of `motion_keys`."""
+    return {name: shapes[key] for name, key in motion_keys(shapes).items()}
+
+
 def to_original(entries: Mapping[str, T]) -> dict[str, T]:
     """Internal entries under original names."""
     return {rename(key, TO_ORIGINAL): value for key, value in entries.items()}
@@ -131,6 +152,7 @@ def layout_of(
         num_attentions=2 if any(".attn2." in key for key in shapes) else 1,
         norm_groups=norm_groups,
         num_heads=num_heads,
+        conv_in_channels=first[1] if len(first := shapes.get(CONV_IN_WEIGHT, ())) == 4 else None,
     )
 
 

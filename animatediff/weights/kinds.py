@@ -65,7 +65,6 @@ KINDS: dict[str, Kind] = {
         title="AnimateLCM image-to-video module",
         instead="AnimateLCM's text-to-video module with an image (`motion_module`, `image`) does the like",
     ),
-    "pia": Kind(title="PIA module", instead="any other motion module with an image (`image`) does the like"),
     "cameractrl": Kind(title="CameraCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
     "motionctrl": Kind(title="MotionCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
     "fancyvideo": Kind(title="FancyVideo module", instead="take another motion module (`motion_module`)"),

@@ -64,6 +64,7 @@ _STRUCTURED: dict[str, tuple[list[str], Any]] = {
     "keyframes": (["3=k.png", "-1=l.png"], {3: "k.png", -1: "l.png"}),
     "prompt_travel": (["3=later", '5="much, later"'], {3: "later", 5: "much, later"}),
     "motion_scale": (["0=1.0,3=0.5"], {0: 1.0, 3: 0.5}),
+    "image_affinity": (["0=1.0,3=0.5"], {0: 1.0, 3: 0.5}),
     "controlnet_spread": (["0.5,0.25"], [[0.5, 0.25]]),
     "seed": ([str(2**64 - 1)], 2**64 - 1),
     "image_mode": (["latents"], "latents"),
@@ -289,8 +290,8 @@ def test_options_of_the_model_are_those_that_decide_what_is_loaded() -> None:
 
     loaded = (
         "model motion_module family vae text_encoder text_encoder_2 prediction_type use_ema loras motion_loras "
-        "domain_adapter embeddings sparsectrl sparsectrl_config scheduler device dtype cpu_offload compile "
-        "inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet"
+        "conv_in_from_file domain_adapter embeddings sparsectrl sparsectrl_config scheduler device dtype cpu_offload "
+        "compile inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet"
     )
     assert set(MODEL_OPTIONS) == set(loaded.split())
     assert set(BY_NAME["dtype"].choices or ()) <= {"auto", *DTYPES}

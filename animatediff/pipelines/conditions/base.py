@@ -42,6 +42,8 @@ class Setting:
     """Timesteps that will be sampled."""
     noise: Tensor
     """(b, c, f, h, w)."""
+    generators: Sequence[torch.Generator]
+    """One a clip, behind the draw of the noise."""
     guidance: bool
     device: torch.device
     callbacks: Callbacks
@@ -55,6 +57,8 @@ class Prepared:
     """Sources of residuals, asked at each call of the UNet."""
     image_embeds: Sequence[Tensor] = ()
     """Image embeddings, one tensor an IP-Adapter: (b, 1 or f, ...), with guidance the negative ones first."""
+    image_channels: Tensor | None = None
+    """(b, c, f, h, w) channels behind the noisy latents, of motion modules with a first layer for them."""
     init_latents: Tensor | None = None
     """(b, c, f, h, w) latents that sampling begins with, noised."""
     keep: KeepFrames | None = None
@@ -90,6 +94,7 @@ class PreparedConditions:
 
     controls: list[Control] = field(default_factory=list)
     image_embeds: list[Tensor] = field(default_factory=list)
+    image_channels: Tensor | None = None
     init_latents: Tensor | None = None
     keep: KeepFrames | None = None
 
@@ -101,6 +106,7 @@ def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedCo
         prepared = condition.prepare(setting)
         joined.controls += prepared.controls
         joined.image_embeds += prepared.image_embeds
+        joined.image_channels = joined.image_channels if prepared.image_channels is None else prepared.image_channels
         joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
         joined.keep = joined.keep if prepared.keep is None else prepared.keep
     return joined

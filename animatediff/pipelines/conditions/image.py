@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
 
-from animatediff.errors import UserError, unknown
+from animatediff.errors import UserError
 from animatediff.media.images import fit, on_white
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion, at_frames
-from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
+from animatediff.pipelines.conditions.routes import ROUTES, Loaded, choose_route, is_chosen
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.pipelines.vae import encode_images
 from animatediff.sampling.keep_frames import KeepFrames, between, keep_fractions
@@ -26,34 +26,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
-
-Route = Literal["sparsectrl", "ip-adapter", "latents"]
-ROUTES: dict[Route, str] = {
-    "sparsectrl": "the SparseCtrl RGB encoder, which was trained to show them",
-    "ip-adapter": "the IP-Adapter, which takes their content and style, not their exact pixels",
-    "latents": "their latents, kept at their frames while the others are made",
-}
-"""From the best to the one that needs nothing."""
-
-
-def choose_route(mode: str | None, encoder_kind: str | None, ip_adapter: bool) -> Route:
-    """The route of `mode`, or the best one for what is loaded. Raises UserError for one that lacks its weights."""
-    if mode is not None and mode not in ROUTES:
-        raise unknown("image_mode", mode, ROUTES)
-    if mode == "sparsectrl" and encoder_kind != "rgb":
-        loaded = "none is loaded" if encoder_kind is None else f"the one loaded is for {encoder_kind}"
-        raise UserError(
-            f"image_mode=sparsectrl takes a SparseCtrl encoder for RGB images, and {loaded}; name one by `sparsectrl`, "
-            "or put it into models/SparseCtrl"
-        )
-    if mode == "ip-adapter" and not ip_adapter:
-        raise UserError("image_mode=ip-adapter takes an IP-Adapter, and none is loaded; name one by `ip_adapter`")
-    for route in ROUTES:
-        if route == mode:
-            return route
-    if encoder_kind == "rgb":
-        return "sparsectrl"
-    return "ip-adapter" if ip_adapter else "latents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +38,8 @@ class ImageCondition(Condition):
 
     images: Mapping[int, Image.Image]
     """Negative frames count from the end."""
-    route: Route
+    route: str
+    """A name in `ROUTES`."""
     suggestion: Suggestion | None = None
     placed: Mapping[int, Image.Image] | None = None
     """By frame from 0; set when fitted."""
@@ -78,7 +51,7 @@ class ImageCondition(Condition):
         Raises UserError for what is no image, and as `choose_route`.
         """
         if call.images is None:
-            if call.image_mode is not None:
+            if is_chosen(call.image_mode):
                 raise UserError(
                     f"image_mode={call.image_mode} is given, but no image; add `images`, as in images={{0: image}}"
                 )
@@ -87,9 +60,9 @@ class ImageCondition(Condition):
         images: dict[int, Image.Image] = {frame: _opened(image) for frame, image in given.items()}
         if not images:
             raise UserError("images is empty: give at least one image, or leave it out")
-        route = choose_route(call.image_mode, parts.sparsectrl_kind, has_ip_adapter(parts.unet))
+        route = choose_route(call.image_mode, Loaded.of(parts), len(images))
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
-        logger.info("%s by way of %s", count, ROUTES[route])
+        logger.info("%s by way of %s", count, ROUTES[route].title)
         return cls(images=images, route=route, suggestion=Suggestion(next(iter(images.values())).size))
 
     def fitted(self, clip: ClipShape) -> Self:
