@@ -24,7 +24,7 @@ class MotionNumerics:
     |---------------------------------------------|-----------------------|------------------------|-----------|
     | v1                                          | **all frames**        | one frame              | 24        |
     | v2, v3, AnimateDiff-Lightning               | one frame             | one frame              | 32        |
-    | LongAnimateDiff, AnimateLCM                 | one frame             | one frame              | 64        |
+    | LongAnimateDiff, AnimateLCM, AnimateLCM-I2V | one frame             | one frame              | 64        |
     | AnimateDiff-SDXL beta                       | one frame             | **all frames**         | 32        |
     | HotshotXL                                   | **all frames**        | one frame              | 24        |
 
@@ -37,6 +37,10 @@ class MotionNumerics:
     """Whether the GroupNorm at the entrance of each motion module normalises all frames of a clip together."""
     max_positions: int = 32
     """Frame positions that were trained; the code of later ones means nothing to the module, so clips go in windows."""
+
+
+FEATURES_AT = 1
+"""Place in a down block of the motion module that features of an image are added in front of."""
 
 
 def block_points(block: nn.Module) -> list[nn.Module]:
@@ -112,7 +116,12 @@ class BlockModules(nn.Module):
 
 
 class MotionAdapter(nn.Module):
-    """All motion modules of one UNet, not yet attached. Keys are those of diffusers' `MotionAdapter`."""
+    """All motion modules of one UNet, not yet attached. Keys are those of diffusers' `MotionAdapter`.
+
+    `img_encoder`: of AnimateLCM-I2V, the network whose features of an image go into the down blocks.
+    """
+
+    img_encoder: nn.Module | None
 
     def __init__(self, layout: MotionLayout, numerics: MotionNumerics | None = None) -> None:
         super().__init__()
@@ -122,6 +131,10 @@ class MotionAdapter(nn.Module):
         self.down_blocks = nn.ModuleList([self._block(channels) for channels in layout.down])
         self.mid_block = self._block((layout.mid,)) if layout.mid is not None else None
         self.up_blocks = nn.ModuleList([self._block(channels) for channels in layout.up])
+        self.register_module("img_encoder", None)
+        for level, block in enumerate(self.down_blocks):
+            for module in block.motion_modules[FEATURES_AT : FEATURES_AT + 1]:  # pyright: ignore[reportIndexIssue]
+                module.feature_level = level
 
     @classmethod
     def from_unet(

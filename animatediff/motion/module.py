@@ -44,15 +44,24 @@ class FrameContext:
     """Where not empty, frames attend to each other inside these windows alone, and the residuals are blended."""
     scale: Tensor | None = None
     """(f,): factor of the residual at each frame; None is 1."""
+    features: Sequence[Tensor] = ()
+    """(b*f, c, h, w) for each down block: features of an image, added to what comes out of its second layer, before
+    the motion module there (AnimateLCM-I2V)."""
 
     @contextmanager
-    def during(self, num_frames: int, windows: Sequence[Window] = (), scale: Tensor | None = None) -> Iterator[None]:
-        """Set all three for one call of the UNet; windows and scale are reset after it."""
-        self.num_frames, self.windows, self.scale = num_frames, windows, scale
+    def during(
+        self,
+        num_frames: int,
+        windows: Sequence[Window] = (),
+        scale: Tensor | None = None,
+        features: Sequence[Tensor] = (),
+    ) -> Iterator[None]:
+        """Set all of them for one call of the UNet; all but the number of frames are reset after it."""
+        self.num_frames, self.windows, self.scale, self.features = num_frames, windows, scale, features
         try:
             yield
         finally:
-            self.windows, self.scale = (), None
+            self.windows, self.scale, self.features = (), None, ()
 
 
 class MotionModule(nn.Module):
@@ -70,6 +79,7 @@ class MotionModule(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_over_frames = norm_over_frames
+        self.feature_level: int | None = None  # number of its down block, where features of an image are added
         self.gradient_checkpointing = False  # set by `unet.enable_gradient_checkpointing()`, with the image layers'
         self.frames = frames if frames is not None else FrameContext()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
@@ -95,6 +105,8 @@ class MotionModule(nn.Module):
             return output
 
         def moved(x: Tensor) -> Tensor:
+            if self.feature_level is not None and context.features:
+                x = x + context.features[self.feature_level]
             return self(x, context.num_frames, windows=context.windows, scale=context.scale)
 
         if isinstance(output, tuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 from animatediff.motion.windows import plan_windows
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.sampling.latents import encode_images as encode_chunks
-from animatediff.sampling.latents import latent_means, unscaled
+from animatediff.sampling.latents import latent_means, latent_moments, scaled, unscaled
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -64,6 +64,19 @@ def encode_images(
         return encode_chunks(
             vae, images, device=device, chunk_size=1, unit_range=True, encode=encode, after_chunk=after_image
         )
+
+
+def encode_samples(vae: Any, images: Tensor, noise: Tensor, device: torch.device) -> Tensor:
+    """Draws of the VAE's distributions as scaled latents (b, c, h, w), float32, of images (1, 3, H, W) in 0..1.
+
+    noise: (b, c, h, w), float32. Tiled if that is on.
+    """
+    lay_out(vae, vae=True)
+    with wide_enough(vae):
+        given = (images * 2 - 1).to(device, vae.dtype).contiguous()
+        moments = in_tiles(vae, partial(latent_moments, vae), given, shrink=pixels_per_latent(vae))
+        mean, std = moments.float().chunk(2, dim=1)
+        return scaled(vae, mean + std * noise.to(mean))
 
 
 def pixels_per_latent(vae: Any) -> int:

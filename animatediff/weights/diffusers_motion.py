@@ -14,7 +14,7 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, frame_positions
 from animatediff.weights.convert import ADAPTER_FILE, adapter_config
 from animatediff.weights.families import FAMILIES, Family
-from animatediff.weights.keys import MOTION_KEY, below_loras
+from animatediff.weights.keys import MOTION_KEY, below_loras, is_encoder_key
 from animatediff.weights.motion import save_motion_module, tables_in
 from animatediff.weights.storage.files import Header, save_tensors
 from animatediff.weights.storage.memory import memory_header
@@ -80,7 +80,7 @@ def as_diffusers(adapter: MotionAdapter, family: Family | None) -> diffusers.Mot
     from accelerate import init_empty_weights
 
     config = adapter_config(adapter.layout, adapter.numerics.max_positions, _LABEL)
-    state = diffusers_state(adapter)
+    state = {key: value for key, value in diffusers_state(adapter).items() if not is_encoder_key(key)}
     with init_empty_weights(include_buffers=False):
         made: Any = diffusers.MotionAdapter.from_config(config)
     made.load_state_dict(state, assign=True)

@@ -30,7 +30,7 @@ TO_ORIGINAL: Rules = (  # internal -> original
     (re.compile(r"\.norm([12])\."), lambda found: f".norms.{int(found[1]) - 1}."),
     (re.compile(r"\.norm3\."), ".ff_norm."),
 )
-POSITIONS = re.compile(r"\.pos_encoder\.(?:pe|positional_encoding)$|\.pos_embed\.pe$")
+POSITIONS = re.compile(r"\.pos_encoder\.(?:pe|pos_encoding|positional_encoding)$|\.pos_embed\.pe$")
 """Sinusoidal tables: only their length is read."""
 MOTION_KEY = re.compile(
     r"^(?:module\.)?(?:unet\.)?(?:(?:down|up)_blocks\.\d+|mid_block)\.(?:motion_modules|temporal_attentions)\.\d+\."
@@ -40,6 +40,10 @@ ANY_PROJ_IN = re.compile(
     r"(?:temporal_transformer\.)?proj_in\.weight$"
 )
 """The first layer of a motion module, whatever stands before its block: `unet.`, `model.diffusion_model.`, `ema.`."""
+LCM_POSITIONS = ".pos_encoder.pos_encoding"
+"""The end of a table's name in AnimateLCM's code; its published files have none."""
+ENCODER_KEY = re.compile(r"^(?:module\.)?(?:unet\.)?img_encoder\.")
+"""The image encoder of AnimateLCM-I2V."""
 EMA_PREFIX = re.compile(r"(?:^|[._])ema(?:[._]|$)", re.IGNORECASE)
 LDM_UNET = "model.diffusion_model.input_blocks."
 """Image layers of a single-file base model."""
@@ -75,6 +79,11 @@ def below_loras(state: Mapping[str, T]) -> dict[str, T]:
         for key, value in state.items()
         if not any(part.startswith("lora_") for part in key.split("."))
     }
+
+
+def is_encoder_key(key: str) -> bool:
+    """Whether a name is of the image encoder of AnimateLCM-I2V."""
+    return ENCODER_KEY.match(key) is not None
 
 
 def rename(key: str, rules: Rules) -> str:

@@ -8,30 +8,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from animatediff.errors import UserError
+from animatediff.models.image_encoder import EncoderLayout, ImageEncoder
 from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.motion.module import TemporalAttention
 from animatediff.weights.families import Family, family_named
 from animatediff.weights.family_evidence import contradictions, family_missing
 from animatediff.weights.fit import check_fit, leave_out
 from animatediff.weights.hub import fetch_folder, is_hub_id
+from animatediff.weights.image_encoder import encoder_entries, encoder_layout
 from animatediff.weights.keys import (
     MOTION_KEY,
-    POSITIONS,
-    TO_INTERNAL,
     TO_ORIGINAL,
     below_loras,
+    is_encoder_key,
     layout_of,
     rename,
     to_internal,
     to_original,
 )
-from animatediff.weights.kinds import SHORT_TITLES
+from animatediff.weights.kinds import MOTION_MODULES, SHORT_TITLES
 from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BY_LEVELS = {3: "sdxl", 4: "sd1"}
 """Number of down blocks -> kind of base model."""
@@ -70,9 +73,10 @@ def load_motion_module(
     """
     adapter, facts, found = empty_motion_module(source, family=family, unet=unet)
     header = found.header
-    sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
+    sources = internal_entries({key: key for key in header.tensors})
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    leave_out([key for key in header.tensors if not MOTION_KEY.match(key)], path=header.path, model=MODEL)
+    others = [key for key in header.tensors if not MOTION_KEY.match(key) and not is_encoder_key(key)]
+    leave_out(others, path=header.path, model=MODEL)
     tensors = load_tensors(header, [sources[key] for key in expected], dtype=dtype)
     adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
     set_tables(adapter, own_tables(header), dtype)
@@ -92,9 +96,9 @@ def empty_motion_module(
     layout = motion_layout(found, facts)
     if unet is not None:
         _check_fit(layout, unet, found)
-    adapter = _empty(layout, facts)
+    adapter = _empty(layout, facts, encoder_layout(header, layout))
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    check_fit(to_internal(header.shapes), expected, path=header.path, model=MODEL)
+    check_fit(internal_entries(header.shapes), expected, path=header.path, model=MODEL)
     return adapter, facts, found
 
 
@@ -125,7 +129,7 @@ def check_family(found: Recognised, family: str | None) -> None:
 
     Raised for another kind of file, for an unknown family, and where several remain possible and none is given.
     """
-    if found.kind != "motion_module":
+    if found.kind not in MOTION_MODULES:
         raise wrong_kind(found, "motion_module")
     if family is not None:
         family_named(family)
@@ -189,19 +193,22 @@ def set_tables(adapter: MotionAdapter, tables: Mapping[str, Tensor], dtype: torc
         logger.info("%d attentions have position tables of their own, which are no sinusoids", len(tables))
 
 
-def expected_shapes(layout: MotionLayout) -> dict[str, tuple[int, ...]]:
+def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
+    """The entries of motion modules, and of the image encoder where there is one, under internal names."""
+    return {**to_internal(entries), **encoder_entries(entries)}
+
+
+def expected_shapes(layout: MotionLayout, encoder: EncoderLayout | None = None) -> dict[str, tuple[int, ...]]:
     """Internal key -> shape of every tensor that modules of this layout have."""
-    return {key: tuple(value.shape) for key, value in _empty(layout, None).state_dict().items()}
+    return {key: tuple(value.shape) for key, value in _empty(layout, None, encoder).state_dict().items()}
 
 
-def _empty(layout: MotionLayout, facts: Family | None) -> MotionAdapter:
+def _empty(layout: MotionLayout, facts: Family | None, encoder: EncoderLayout | None) -> MotionAdapter:
     """Modules without memory, to be filled by assignment."""
     with torch.device("meta"):
-        return MotionAdapter(layout, facts.numerics if facts else None)
-
-
-def _is_weight(key: str) -> bool:
-    return MOTION_KEY.match(key) is not None and POSITIONS.search(key) is None
+        adapter = MotionAdapter(layout, facts.numerics if facts else None)
+        adapter.img_encoder = None if encoder is None else ImageEncoder(encoder)
+    return adapter
 
 
 def motion_layout(found: Recognised, facts: Family) -> MotionLayout:

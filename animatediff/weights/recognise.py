@@ -18,6 +18,7 @@ from animatediff.weights.family_evidence import Judgement, judge
 from animatediff.weights.keys import (
     EMA_PREFIX,
     dialect_of,
+    is_encoder_key,
     layout_of,
     motion_prefix,
     to_internal,
@@ -159,6 +160,7 @@ def _motion_module(header: Header) -> Recognised | None:
     if not internal:
         return None
     dialect = dialect_of(header.tensors)
+    kind = "animatelcm_i2v" if any(map(is_encoder_key, header.tensors)) else "motion_module"
     evidence = [f"{len(internal)} tensors of motion modules in the {dialect} grammar"]
     layout = layout_of(internal)
     if layout is None:
@@ -168,12 +170,10 @@ def _motion_module(header: Header) -> Recognised | None:
             return Recognised(kind="unknown", header=header, evidence=[*evidence, missing])
         said = f"its metadata says family {stated.name}"
         evidence = [*evidence, said, missing]
-        return Recognised(
-            kind="motion_module", header=header, evidence=evidence, family=stated, dialect=dialect, base=stated.base
-        )
+        return Recognised(kind=kind, header=header, evidence=evidence, family=stated, dialect=dialect, base=stated.base)
     judged = judge(header, layout, dialect)
     return Recognised(
-        kind="motion_module",
+        kind=kind,
         header=header,
         evidence=[*evidence, *judged.evidence],
         family=judged.family,
