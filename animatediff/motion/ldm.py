@@ -53,10 +53,16 @@ def attach_ldm(unet: nn.Module, adapter: MotionAdapter) -> LdmAttachment:
 
     unet: has `input_blocks`, `middle_block`, `output_blocks` and `out`. Everything is checked before anything is
     changed. Raises ValueError if the UNet calls motion modules already, or if its blocks do not have the places and
-    widths that the adapter was made for. The caller keeps the adapter on the device and in the type of the UNet.
+    widths that the adapter was made for, or if the adapter has a first layer for images. The caller keeps the adapter
+    on the device and in the type of the UNet.
     """
     if has_hooks(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
+    if adapter.conv_in is not None:
+        raise ValueError(
+            "these motion modules animate an image (PIA), which has no place here yet; take others (v3_sd15_mm), or "
+            "render with `animatediff animate ... --image`"
+        )
     check_layout(adapter, layout_of_ldm(unet, mid_block=adapter.layout.mid is not None))
     num_points = set_hooks(adapter, dict(ldm_points(unet)), ldm_image_norms(unet))
     reset_compiled()

@@ -47,6 +47,8 @@ class FrameContext:
     features: Sequence[Tensor] = ()
     """(b*f, c, h, w) for each down block: features of an image, added to what comes out of its second layer, before
     the motion module there (AnimateLCM-I2V)."""
+    image_channels: Tensor | None = None
+    """(b*f, c, h, w): channels behind the noisy latents, of modules with a first layer for them (`first_layer.py`)."""
 
     @contextmanager
     def during(
@@ -54,14 +56,16 @@ class FrameContext:
         num_frames: int,
         windows: Sequence[Window] = (),
         scale: Tensor | None = None,
+        image_channels: Tensor | None = None,
         features: Sequence[Tensor] = (),
     ) -> Iterator[None]:
         """Set all of them for one call of the UNet; all but the number of frames are reset after it."""
-        self.num_frames, self.windows, self.scale, self.features = num_frames, windows, scale, features
+        self.num_frames, self.windows, self.scale, self.image_channels = num_frames, windows, scale, image_channels
+        self.features = features
         try:
             yield
         finally:
-            self.windows, self.scale, self.features = (), None, ()
+            self.windows, self.scale, self.image_channels, self.features = (), None, None, ()
 
 
 class MotionModule(nn.Module):

@@ -414,7 +414,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         callbacks = callbacks or Callbacks()
         chunks = latents.transpose(1, 2).flatten(0, 1).split(job.decode_chunk_size)
         kept = None if callbacks.saves is None else SavedFrames.of(callbacks.saves, latents)
-        finish = color_match(job)
+        finish = color_match(job.call, job.conditions)
         done, total, grow = begun * job.decode_chunk_size, latents.shape[0] * latents.shape[2], job.clip.factor
         for index, chunk in enumerate(chunks[begun:], start=begun):
             n, _, h, w = chunk.shape

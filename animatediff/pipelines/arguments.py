@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SAVE_EVERY_S = 30.0
 """Seconds between two saves of a render's state."""
+AUTO = "auto"
+"""The value of `image_mode` that leaves the route to what is loaded."""
 UPSCALE_STRENGTH = 0.5
 """Fraction of the steps of the second pass: enough for new detail, too few for another image."""
 
@@ -171,8 +173,8 @@ class Arguments:
     images: Any = None
     """An image for frame 0, or {frame: image}, negatives counted from the end. By the route `i2v` also its latents
     (1 or b, 4, h, w), scaled."""
-    image_mode: str | None = ranged(None, choices="animatediff.pipelines.conditions.image.ROUTES")
-    """Route by which the images are shown; None is the first that has its weights loaded."""
+    image_mode: str | None = ranged(AUTO, choices="animatediff.pipelines.conditions.routes.MODES")
+    """Route by which the images are shown; `auto` is the first that has its weights loaded."""
     image_motion_scale: float = ranged(0.8, ge=0, le=1.5, needs="i2v")
     """How much a clip by the route `i2v` moves: 0.8 as trained, 0 a still."""
     color_match: bool = needing(False, "shown")

@@ -18,6 +18,7 @@ from animatediff.motion import MotionModule
 from animatediff.motion.attach import block_points, image_norms, mid_point, set_hooks
 from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
+from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
@@ -160,7 +161,8 @@ class Estimate:
             device=META,
             callbacks=Callbacks(),
         )
-        acting = [c for c in self.job.conditions if isinstance(c, ControlNetCondition | SparseCtrlCondition)]
+        kinds = (ControlNetCondition, SparseCtrlCondition, I2VCondition)
+        acting = [c for c in self.job.conditions if isinstance(c, kinds)]
         prepared = prepare_all(acting, setting)
         prepared.image_embeds += self._image_embeds()
         return prepared
@@ -228,7 +230,11 @@ def _hook(pipe: Any) -> None:
     for name, _ in attachment.adapter.modules_by_block():
         block = unet.get_submodule(name)
         points[name] = mid_point(block) if name == "mid_block" else block_points(block)
-    set_hooks(attachment.adapter, points, image_norms(unet))
+    if attachment.adapter.conv_in is not None:
+        unet.motion_conv_in = attachment.adapter.conv_in
+    if attachment.adapter.img_encoder is not None:
+        unet.motion_img_encoder = attachment.adapter.img_encoder
+    set_hooks(attachment.adapter, points, image_norms(unet), unet.conv_in)
 
 
 def _drop_stand_in(unet: Any) -> None:

@@ -177,8 +177,7 @@ def _from_images(request: AnimateRequest, inputs: Inputs, pipe: Any) -> dict[str
     if not inputs.images:
         return {}
     from animatediff.media.images import size_like
-    from animatediff.pipelines.conditions.image import choose_route
-    from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
+    from animatediff.pipelines.conditions.routes import Loaded, choose_route
 
     size = inputs.images[0][1].size
     area = pipe.defaults.width * pipe.defaults.height
@@ -187,7 +186,7 @@ def _from_images(request: AnimateRequest, inputs: Inputs, pipe: Any) -> dict[str
         given = request.images[0][1]
         name = given if isinstance(given, (str, Path)) else "image"
         logger.info("%s: %d x %d, so the clip is %d x %d", name, *size, width, height)
-    route = choose_route(request.image_mode, pipe.sparsectrl_kind, has_ip_adapter(pipe.unet))
+    route = choose_route(request.image_mode, Loaded.of(pipe), len(inputs.images))
     return {"width": width, "height": height, "image_mode": route}
 
 

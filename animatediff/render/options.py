@@ -208,8 +208,10 @@ class AnimateOptions:
         in_memory="image", default=(), convert=values.keyframes, parse=values.keyframes,
     )
     image_mode: str | None = option(
-        "How: sparsectrl, ip-adapter or latents.", panel=IMAGE, metavar="HOW", unset="the best there is",
+        "How: i2v, sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
     )
+    image_motion_scale: float = option("How much a clip by i2v moves: 0.8 as trained, 0 a still.", panel=IMAGE)
+    color_match: bool = option("Give frames the mean colours of the image.", panel=IMAGE)
     ip_adapter: str | None = option(
         "IP-Adapter: content and style of images.",
         panel=IMAGE, metavar="FILE", part_of_model=True, folder="IP-Adapter", default=None,

@@ -23,6 +23,7 @@ from animatediff.bundled import (
 )
 from animatediff.errors import UserError, did_you_mean
 from animatediff.files import HERE, TINY, Roots
+from animatediff.pipelines.arguments import AUTO
 from animatediff.render.hub_models import fetch_model, hub_folder
 from animatediff.render.models import BUNDLED, loading_dtype
 from animatediff.render.request import AnimateRequest
@@ -189,7 +190,7 @@ def _tiny(name: str, setting: str, roots: Roots, fetched_model: FetchModel) -> s
 
 def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
     """The request with an RGB encoder that lies in models/SparseCtrl, where its images can make use of one."""
-    if not request.images or request.sparsectrl is not None or request.image_mode not in (None, "sparsectrl"):
+    if not request.images or request.sparsectrl is not None or request.image_mode not in (None, AUTO, "sparsectrl"):
         return request
     from animatediff.weights.sparsectrl import find_rgb_encoder
 
@@ -197,9 +198,9 @@ def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
     found = find_rgb_encoder(model, [*(models / "SparseCtrl" for models in roots.models), set_path()])
     if found is None:
         if request.image_mode == "sparsectrl":
-            from animatediff.pipelines.conditions.image import choose_route
+            from animatediff.pipelines.conditions.routes import Loaded, choose_route
 
-            choose_route("sparsectrl", None, request.ip_adapter is not None)  # which says what is missing
+            choose_route("sparsectrl", Loaded())  # which says what is missing
         return request
     logger.info("%s: is an RGB encoder for this base model, so it is used (other routes: `image_mode`)", found)
     return request.model_copy(update={"sparsectrl": str(found)})

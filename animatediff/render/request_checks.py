@@ -8,6 +8,7 @@ from typing import Any
 from animatediff.errors import UserError
 from animatediff.frames import frame_curve, frame_indices
 from animatediff.limits import MAX_PROMPT_CHARS
+from animatediff.pipelines.arguments import AUTO
 from animatediff.pipelines.clip import check_bounds
 from animatediff.prompts.travel import check_frames
 from animatediff.render.options import BY_NAME, CONTROLNET, OPTIONS, PER_CLIP, AnimateOptions
@@ -120,7 +121,7 @@ def check_images(request: AnimateOptions) -> None:
     frames = [frame for frame, _ in images_of(request)]
     if frames:
         frame_indices(frames, len(frames), request.num_frames)
-    elif request.image_mode is not None:
+    elif request.image_mode not in (None, AUTO):
         raise UserError(f"image_mode={request.image_mode} is given, but no image; add `image`")
     if request.ip_adapter is None:
         for name in ("ip_adapter_image", "ip_adapter_encoder"):

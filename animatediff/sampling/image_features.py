@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from animatediff.models.image_encoder import ImageEncoder
+from animatediff.motion.image_encoder import ImageEncoder
 
 
 @dataclass

@@ -102,7 +102,7 @@ class ClipPredictor:
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
-            self.frames.during(num_frames, self.windows, scale, self._features(inputs)),
+            self.frames.during(num_frames, self.windows, scale, features=self._features(inputs)),
             chunked,
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),

@@ -18,10 +18,8 @@ from animatediff.motion import MotionLayout, MotionNumerics, frame_positions
 from animatediff.unfinished import Unfinished
 from animatediff.weights.diffusers_norm import runs_otherwise
 from animatediff.weights.fit import check_fit
-from animatediff.weights.image_encoder import encoder_layout
-from animatediff.weights.keys import MOTION_KEY, POSITIONS, is_encoder_key
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, motion_keys, motion_shapes
 from animatediff.weights.keys import to_original as names_to_original
-from animatediff.weights.kinds import MOTION_MODULES
 from animatediff.weights.lora.key_formats import (
     fold_scale,
     image_lora_to_diffusers,
@@ -34,14 +32,7 @@ from animatediff.weights.lora.key_formats import (
 )
 from animatediff.weights.lora.settings import ADAPTER_METADATA, unpacked
 from animatediff.weights.lora.source import check_settings, lora_header, lora_in_folder
-from animatediff.weights.motion import (
-    MODEL,
-    expected_shapes,
-    family_of,
-    find_header,
-    internal_entries,
-    motion_layout,
-)
+from animatediff.weights.motion import MODEL, expected_shapes, family_of, find_header, motion_layout
 from animatediff.weights.position_tables import attentions_of, own_tables
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
@@ -101,9 +92,9 @@ def convert(
     found = recognise_header(header)
     as_folder = to == "diffusers" and target.suffix.lower() not in WEIGHT_SUFFIXES
     _check_target(header, target, as_folder)
-    if family is not None and found.kind not in MOTION_MODULES:
+    if family is not None and found.kind != "motion_module":
         raise UserError(f"{header.path}: {found.title}; only motion modules have a family, leave {family} out")
-    if norm is not None and found.kind not in MOTION_MODULES:
+    if norm is not None and found.kind != "motion_module":
         raise UserError(f"{header.path}: {found.title}; `norm` is of motion modules, leave it out")
     if found.kind in ("lora", "motion_lora", "domain_adapter"):
         check_settings(header)
@@ -111,7 +102,7 @@ def convert(
         result = _image_lora(found, to, dtype)
     elif to == "kohya":
         raise UserError(f"{header.path}: {found.title}; only LoRAs of an image model have a kohya layout")
-    elif found.kind in MOTION_MODULES:
+    elif found.kind == "motion_module":
         result = _motion_module(found, to, dtype, family, norm)
     elif found.kind == "sparsectrl":
         result = _sparsectrl(found, to, dtype)
@@ -170,11 +161,11 @@ def _motion_module(
         facts = replace(facts, numerics=replace(facts.numerics, motion_norm_over_frames=norm == "over-frames"))
     shapes = header.shapes
     layout = motion_layout(found, facts)
-    expected = expected_shapes(layout, encoder_layout(header, layout))
-    check_fit(internal_entries(shapes), expected, path=header.path, model=MODEL)
+    expected = expected_shapes(layout)
+    check_fit(motion_shapes(shapes), expected, path=header.path, model=MODEL)
     config = adapter_config(layout, facts.numerics.max_positions, header.path) if to == "diffusers" else None
-    dropped = sum(not MOTION_KEY.match(key) and not is_encoder_key(key) for key in header.tensors)
-    sources = internal_entries({key: key for key in header.tensors})
+    sources = motion_keys(shapes)
+    dropped = sum(not MOTION_KEY.match(key) for key in header.tensors.keys() - {*sources.values()})
     loaded = load_tensors(header, [*sources.values()], dtype=dtype)
     state = {key: loaded.pop(sources[key]).view(shape) for key, shape in expected.items()}
     note = f"; {dropped} tensors of other layers left out" if dropped else ""
@@ -270,7 +261,7 @@ def adapter_config(layout: MotionLayout, max_positions: int, path: Path) -> dict
     return {
         "_class_name": "MotionAdapter",
         "block_out_channels": widths,
-        "conv_in_channels": None,
+        "conv_in_channels": layout.conv_in_channels,
         "motion_layers_per_block": counts[0] if len(set(counts)) == 1 else counts,
         "motion_max_seq_length": max_positions,
         "motion_mid_block_layers_per_block": 1,

@@ -17,11 +17,11 @@ from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.fit import Fit
-from animatediff.weights.image_encoder import encoder_layout
-from animatediff.weights.kinds import BASE_TITLES, KINDS, MOTION_MODULES
+from animatediff.weights.keys import motion_shapes
+from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.lora.source import KNOWN_NAMES, lora_header, lora_in_folder
-from animatediff.weights.motion import expected_shapes, find_header, internal_entries, motion_layout
+from animatediff.weights.motion import expected_shapes, find_header, motion_layout
 from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, read_header
@@ -122,11 +122,10 @@ def _hindrance(found: Recognised) -> str | None:
     problems = [f"its tensor {key!r} is {info.refusal}" for key, info in header.tensors.items() if info.refusal][:1]
     if found.kind in ("base_model", "unet"):  # of which not every tensor is read
         problems = []
-    if found.kind in MOTION_MODULES and found.family is not None:
+    if found.kind == "motion_module" and found.family is not None:
         try:
-            layout = motion_layout(found, found.family)
-            expected = expected_shapes(layout, encoder_layout(header, layout))
-            problems += Fit.of(internal_entries(header.shapes), expected).problems()
+            expected = expected_shapes(motion_layout(found, found.family))
+            problems += Fit.of(motion_shapes(header.shapes), expected).problems()
         except UserError as error:
             problems.append(str(error).removeprefix(f"{header.path}: "))
     return f"it cannot be loaded: {'; '.join(problems)}" if problems else None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeVar
 
 from animatediff.motion import MotionLayout
+from animatediff.motion.image_encoder import EncoderLayout
 
 Dialect = Literal["original", "diffusers", "hotshot"]
 Rules = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
@@ -40,10 +41,15 @@ ANY_PROJ_IN = re.compile(
     r"(?:temporal_transformer\.)?proj_in\.weight$"
 )
 """The first layer of a motion module, whatever stands before its block: `unet.`, `model.diffusion_model.`, `ema.`."""
+CONV_IN = re.compile(r"^(?:module\.)?(?:unet\.)?(?=conv_in\.(?:weight|bias)$)")
+"""A first layer: one of the motion modules if it takes an image too, as PIA's does."""
+NINE = 9
+"""Channels of such a layer: four of noisy latents, one of the affinity mask, four of the image's latents."""
+ENCODER_KEY = re.compile(r"^(?:module\.)?(?:unet\.)?(?=img_encoder\.(?!.*\.(?:pe|pos_encoding|positional_encoding)$))")
+"""The image encoder of AnimateLCM-I2V, less codes of the frame index, which are computed."""
+ENCODER = "img_encoder."
 LCM_POSITIONS = ".pos_encoder.pos_encoding"
 """The end of a table's name in AnimateLCM's code; its published files have none."""
-ENCODER_KEY = re.compile(r"^(?:module\.)?(?:unet\.)?img_encoder\.")
-"""The image encoder of AnimateLCM-I2V."""
 EMA_PREFIX = re.compile(r"(?:^|[._])ema(?:[._]|$)", re.IGNORECASE)
 LDM_UNET = "model.diffusion_model.input_blocks."
 """Image layers of a single-file base model."""
@@ -81,11 +87,6 @@ def below_loras(state: Mapping[str, T]) -> dict[str, T]:
     }
 
 
-def is_encoder_key(key: str) -> bool:
-    """Whether a name is of the image encoder of AnimateLCM-I2V."""
-    return ENCODER_KEY.match(key) is not None
-
-
 def rename(key: str, rules: Rules) -> str:
     """One key by a table of rules."""
     for pattern, by in rules:
@@ -100,6 +101,24 @@ def to_internal(entries: Mapping[str, T]) -> dict[str, T]:
         for key, value in entries.items()
         if MOTION_KEY.match(key) and not POSITIONS.search(key)
     }
+
+
+def motion_keys(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Internal name -> key of a file, of each tensor of its motion modules, of their first layer and image encoder.
+
+    Tables are left out. A first layer belongs to them if it has nine channels; that of an image model does not.
+    """
+    found = to_internal({key: key for key in shapes})
+    if found:
+        found |= {ENCODER_KEY.sub("", key): key for key in shapes if ENCODER_KEY.match(key)}
+    first = {CONV_IN.sub("", key): key for key in shapes if CONV_IN.match(key)}
+    weight = shapes.get(first.get("conv_in.weight", ""), ())
+    return found | first if found and len(weight) == 4 and weight[1] == NINE else found
+
+
+def motion_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Internal name -> shape of each tensor of `motion_keys`."""
+    return {name: shapes[key] for name, key in motion_keys(shapes).items()}
 
 
 def to_original(entries: Mapping[str, T]) -> dict[str, T]:
@@ -133,6 +152,7 @@ def layout_of(
     if not sides["down"] or not sides["up"]:
         return None
     mid = shapes.get("mid_block.motion_modules.0.proj_in.weight")
+    encoder = {key.removeprefix(ENCODER): shape for key, shape in shapes.items() if key.startswith(ENCODER)}
     return MotionLayout(
         down=sides["down"],
         mid=mid[0] if mid else None,
@@ -140,6 +160,8 @@ def layout_of(
         num_attentions=2 if any(".attn2." in key for key in shapes) else 1,
         norm_groups=norm_groups,
         num_heads=num_heads,
+        image_encoder=EncoderLayout.of(encoder),
+        conv_in_channels=first[1] if len(first := shapes.get("conv_in.weight", ())) == 4 else None,
     )
 
 

@@ -61,10 +61,6 @@ KINDS: dict[str, Kind] = {
         method=_LOAD_LORA,
     ),
     "sparsectrl": Kind(title="SparseCtrl encoder", settings=("sparsectrl",), method="load_sparsectrl"),
-    "animatelcm_i2v": Kind(
-        title="AnimateLCM image-to-video module", settings=("motion_module",), method="load_motion_module"
-    ),
-    "pia": Kind(title="PIA module", instead="any other motion module with an image (`image`) does the like"),
     "cameractrl": Kind(title="CameraCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
     "motionctrl": Kind(title="MotionCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
     "fancyvideo": Kind(title="FancyVideo module", instead="take another motion module (`motion_module`)"),
@@ -161,9 +157,6 @@ KINDS: dict[str, Kind] = {
     "unknown": Kind(title="unknown kind of weights"),
 }
 """Kind -> facts."""
-
-MOTION_MODULES = tuple(kind for kind, facts in KINDS.items() if "motion_module" in facts.settings)
-"""Kinds of motion modules: some have more in their file."""
 
 
 def a(title: str) -> str:

@@ -8,31 +8,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.models.image_encoder import EncoderLayout, ImageEncoder
 from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.motion.module import TemporalAttention
 from animatediff.weights.families import Family, family_named
 from animatediff.weights.family_evidence import contradictions, family_missing
 from animatediff.weights.fit import check_fit, leave_out
 from animatediff.weights.hub import fetch_folder, is_hub_id
-from animatediff.weights.image_encoder import encoder_entries, encoder_layout
 from animatediff.weights.keys import (
+    ENCODER,
+    ENCODER_KEY,
     MOTION_KEY,
     TO_ORIGINAL,
     below_loras,
-    is_encoder_key,
     layout_of,
+    motion_keys,
+    motion_shapes,
     rename,
-    to_internal,
     to_original,
 )
-from animatediff.weights.kinds import MOTION_MODULES, SHORT_TITLES
+from animatediff.weights.kinds import SHORT_TITLES
 from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
 from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 BY_LEVELS = {3: "sdxl", 4: "sd1"}
 """Number of down blocks -> kind of base model."""
@@ -73,9 +71,10 @@ def load_motion_module(
     """
     adapter, facts, found = empty_motion_module(source, family=family, unet=unet)
     header = found.header
-    sources = internal_entries({key: key for key in header.tensors})
+    sources = motion_keys(header.shapes)
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    others = [key for key in header.tensors if not MOTION_KEY.match(key) and not is_encoder_key(key)]
+    taken = {*sources.values()}
+    others = [key for key in header.tensors if key not in taken and not MOTION_KEY.match(key)]
     leave_out(others, path=header.path, model=MODEL)
     tensors = load_tensors(header, [sources[key] for key in expected], dtype=dtype)
     adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
@@ -96,9 +95,9 @@ def empty_motion_module(
     layout = motion_layout(found, facts)
     if unet is not None:
         _check_fit(layout, unet, found)
-    adapter = _empty(layout, facts, encoder_layout(header, layout))
+    adapter = _empty(layout, facts)
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    check_fit(internal_entries(header.shapes), expected, path=header.path, model=MODEL)
+    check_fit(motion_shapes(header.shapes), expected, path=header.path, model=MODEL)
     return adapter, facts, found
 
 
@@ -109,7 +108,7 @@ def family_of(found: Recognised, family: str | None) -> Family:
     """
     check_family(found, family)
     path, judged = found.header.path, found.judgement
-    layout = layout_of(to_internal(found.header.shapes))
+    layout = layout_of(motion_shapes(found.header.shapes))
     if judged is None or layout is None or found.dialect is None:
         facts, said = found.family if family is None else family_named(family), []
     elif family is None:
@@ -119,6 +118,15 @@ def family_of(found: Recognised, family: str | None) -> Family:
         against = contradictions(judged, family, layout, found.dialect)
         said = [f"run as {family}, as `family` says, though {reason}" for reason in against]
     assert facts is not None, "check_family lets no other pass"
+    if facts.name == "pia" and layout is not None and layout.conv_in_channels is None:
+        raise UserError(
+            f"{path}: has no first layer of nine channels, by which PIA sees its image, so it is not of the family "
+            "pia; leave `family` out"
+        )
+    if facts.name == "animatelcm_i2v" and not any(map(ENCODER_KEY.match, found.header.tensors)):
+        raise UserError(
+            f"{path}: has no image encoder (img_encoder), so it is not of the family animatelcm_i2v; leave `family` out"
+        )
     for line in [*said, *(judged.warnings if judged is not None else ())]:
         logger.warning("%s: %s", path, line)
     return replace(facts, sampling=trained_with(found.header))
@@ -129,7 +137,7 @@ def check_family(found: Recognised, family: str | None) -> None:
 
     Raised for another kind of file, for an unknown family, and where several remain possible and none is given.
     """
-    if found.kind not in MOTION_MODULES:
+    if found.kind != "motion_module":
         raise wrong_kind(found, "motion_module")
     if family is not None:
         family_named(family)
@@ -193,30 +201,24 @@ def set_tables(adapter: MotionAdapter, tables: Mapping[str, Tensor], dtype: torc
         logger.info("%d attentions have position tables of their own, which are no sinusoids", len(tables))
 
 
-def internal_entries(entries: Mapping[str, T]) -> dict[str, T]:
-    """The entries of motion modules, and of the image encoder where there is one, under internal names."""
-    return {**to_internal(entries), **encoder_entries(entries)}
-
-
-def expected_shapes(layout: MotionLayout, encoder: EncoderLayout | None = None) -> dict[str, tuple[int, ...]]:
+def expected_shapes(layout: MotionLayout) -> dict[str, tuple[int, ...]]:
     """Internal key -> shape of every tensor that modules of this layout have."""
-    return {key: tuple(value.shape) for key, value in _empty(layout, None, encoder).state_dict().items()}
+    return {key: tuple(value.shape) for key, value in _empty(layout, None).state_dict().items()}
 
 
-def _empty(layout: MotionLayout, facts: Family | None, encoder: EncoderLayout | None) -> MotionAdapter:
+def _empty(layout: MotionLayout, facts: Family | None) -> MotionAdapter:
     """Modules without memory, to be filled by assignment."""
     with torch.device("meta"):
-        adapter = MotionAdapter(layout, facts.numerics if facts else None)
-        adapter.img_encoder = None if encoder is None else ImageEncoder(encoder)
-    return adapter
+        return MotionAdapter(layout, facts.numerics if facts else None)
 
 
 def motion_layout(found: Recognised, facts: Family) -> MotionLayout:
     """The layout of the modules in a file. Raises UserError for one that these modules have no place for."""
-    path, shapes = found.header.path, to_internal(found.header.shapes)
+    path, shapes = found.header.path, motion_shapes(found.header.shapes)
     layout = layout_of(shapes, norm_groups=facts.norm_groups, num_heads=facts.num_heads)
     if layout is None:
         raise UserError(f"{path}: its blocks or modules are not numbered from 0 without a gap; is it whole?")
+    _check_encoder(layout, shapes, path)
     if deeper := next(filter(DEEPER.search, shapes), None):
         raise UserError(
             f"{path}: has motion modules of more than one transformer block, or of more than two attentions "
@@ -228,6 +230,16 @@ def motion_layout(found: Recognised, facts: Family) -> MotionLayout:
             if number < 1 or width % number:
                 raise UserError(f"{path}: its modules of width {width} do not divide into {number} {parts}")
     return layout
+
+
+def _check_encoder(layout: MotionLayout, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise UserError for an image encoder that is not whole, or whose features do not fit the down blocks."""
+    if not any(name.startswith(ENCODER) for name in shapes):
+        return
+    if layout.image_encoder is None:
+        raise UserError(f"{path}: its image encoder (img_encoder) lacks layers; is the download complete?")
+    if (levels := layout.image_encoder.levels) != (widths := tuple(block[0] for block in layout.down)):
+        raise UserError(f"{path}: its image encoder makes features of {levels} channels, its down blocks have {widths}")
 
 
 def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognised) -> None:

@@ -18,10 +18,9 @@ from animatediff.weights.family_evidence import Judgement, judge
 from animatediff.weights.keys import (
     EMA_PREFIX,
     dialect_of,
-    is_encoder_key,
     layout_of,
     motion_prefix,
-    to_internal,
+    motion_shapes,
     without_prefix,
 )
 from animatediff.weights.kind_rules import CONTROLNETS, FIRST, LAST, OTHER_MODELS, RELATIVES, Rule
@@ -156,11 +155,10 @@ def _fits(names: Names, rule: Rule) -> list[str] | None:
 
 
 def _motion_module(header: Header) -> Recognised | None:
-    internal = to_internal(header.shapes)
+    internal = motion_shapes(header.shapes)
     if not internal:
         return None
     dialect = dialect_of(header.tensors)
-    kind = "animatelcm_i2v" if any(map(is_encoder_key, header.tensors)) else "motion_module"
     evidence = [f"{len(internal)} tensors of motion modules in the {dialect} grammar"]
     layout = layout_of(internal)
     if layout is None:
@@ -170,10 +168,12 @@ def _motion_module(header: Header) -> Recognised | None:
             return Recognised(kind="unknown", header=header, evidence=[*evidence, missing])
         said = f"its metadata says family {stated.name}"
         evidence = [*evidence, said, missing]
-        return Recognised(kind=kind, header=header, evidence=evidence, family=stated, dialect=dialect, base=stated.base)
+        return Recognised(
+            kind="motion_module", header=header, evidence=evidence, family=stated, dialect=dialect, base=stated.base
+        )
     judged = judge(header, layout, dialect)
     return Recognised(
-        kind=kind,
+        kind="motion_module",
         header=header,
         evidence=[*evidence, *judged.evidence],
         family=judged.family,

@@ -41,7 +41,7 @@ class Runner(BaseRunner):
         last_image: Path | None = Input(default=None, description="Image of the last frame.", accept="image/*"),
         keyframes: list[Path] | None = Input(default=None, description="Images of any frames.", accept="image/*"),
         keyframe_indices: list[int] | None = Input(default=None, description="At which frames `keyframes` stand, one for each image; -1 is the last."),
-        image_mode: str | None = Input(default=None, description="How: sparsectrl, ip-adapter or latents (the best there is).", choices=["sparsectrl", "ip-adapter", "latents"]),
+        image_mode: str = Input(default="auto", description="How: sparsectrl, ip-adapter or latents; auto is the best there is.", choices=["auto", "sparsectrl", "ip-adapter", "latents"]),
         ip_adapter: str | None = Input(default=None, description="IP-Adapter: content and style of images. By its name in models/IP-Adapter."),
         ip_adapter_image: list[Path] | None = Input(default=None, description="Images for the IP-Adapter (image).", accept="image/*"),
         ip_adapter_scale: float = Input(default=1.0, description="How strongly it acts."),

@@ -80,8 +80,7 @@ def test_relatives_of_v2_by_their_position_tables(tmp_path: Path) -> None:
 
 
 def test_relatives_that_cannot_be_run_are_known(tmp_path: Path) -> None:
-    v3, v2 = published("v3_sd15_mm"), published("mm_sd_v15_v2")
-    assert seen(tmp_path, v3 | {"conv_in.weight": (320, 9, 3, 3), "conv_in.bias": (320,)}).kind == "pia"
+    v2 = published("mm_sd_v15_v2")
     assert seen(tmp_path, v2 | {"img_encoder.conv_in.weight": (16, 4, 3, 3)}).kind == "animatelcm_i2v"
     camera = {
         "encoder.conv.weight": (8, 8, 3, 3),

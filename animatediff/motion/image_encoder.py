@@ -1,5 +1,6 @@
 """The image encoder of AnimateLCM-I2V: from one image to features for every frame of a clip.
 
+It comes in one file with the motion modules, and its features are added where they are called (`module.py`).
 AnimateLCM (arXiv 2402.00769), section 4.3; original file: `animatelcm_sd15/animatelcm/models/adapter.py`. All frames
 get the same latents; a code of the frame index is all that tells them apart, and its strength is how much the clip
 moves.
@@ -15,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from animatediff.motion import frame_positions
+from animatediff.motion.module import frame_positions
 
 BLOCKS_PER_LEVEL = 2
 
