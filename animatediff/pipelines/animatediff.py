@@ -196,10 +196,10 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 clip=job.clip,
                 schedule=schedule,
                 noise=noise,
+                generators=job.generators,
                 guidance=job.guidance,
                 device=device,
                 callbacks=callbacks,
-                generators=job.generators,
             )
             conditions = prepare_all(job.conditions, setting)
             vae_away(self)
@@ -207,6 +207,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             for group in groups:
                 of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]
                 group.image_embeds = [part[of_clips] for part in conditions.image_embeds]
+                if conditions.image_channels is not None:  # the same for both halves of guidance
+                    group.image_channels = conditions.image_channels[list(group.own) * (1 + job.guidance)]
             fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
             resumed = self._resumed(job, callbacks, fast)
             sampler = ClipSampler(

@@ -167,7 +167,8 @@ class Arguments:
     """Frames to begin with: PIL images, an array, a tensor in 0..1, or latents. The clip takes their number and shape.
     """
     strength: float | None = ranged(None, gt=0, le=1)
-    """Fraction of the steps by which the video is changed; at 1 nothing of it is left."""
+    """Fraction of the steps by which the video is changed, or without one the image that PIA animates; at 1 nothing of
+    it is left."""
     enforce_inference_steps: bool = needing(False, "strength")
     """Make `num_inference_steps` steps whatever the strength."""
     images: Any = None
@@ -180,6 +181,11 @@ class Arguments:
     color_match: bool = needing(False, "shown")
     """Move each finished frame's mean hue, saturation and brightness to those of the image, as AnimateLCM-I2V's own
     program does in the end."""
+    motion_amount: str | None = ranged(None, choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
+    """How much PIA lets the frames differ from the image: a preset; None is `small`."""
+    image_affinity: Curve | None = needing(None, "pia")
+    """How like the image each frame is, 0 to 1, in place of a preset: a number, `{0: 1.0, 15: 0.6}` with straight
+    lines between, or one number a frame."""
     controlnet_inputs: ControlNetInput | Sequence[ControlNetInput] | None = None
     """Inputs of the loaded ControlNets, one each."""
     upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")

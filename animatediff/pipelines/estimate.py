@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from animatediff.memory.live import module_bytes, on_meta, peak_bytes
 from animatediff.memory.measures import InUse, Measures
-from animatediff.motion import MotionModule
+from animatediff.motion import IMAGE_CHANNELS, MotionModule
 from animatediff.motion.attach import block_points, image_norms, mid_point, set_hooks
 from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
+from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
 from animatediff.pipelines.extras import pag_of
@@ -125,6 +126,9 @@ class Estimate:
                 group.image_embeds = [
                     part.expand(len(group.clips), *part.shape[1:]) for part in conditions.image_embeds
                 ]
+                if any(isinstance(condition, PIACondition) for condition in job.conditions):
+                    shape = (len(group.clips), IMAGE_CHANNELS, *clip.latents[2:])
+                    group.image_channels = torch.zeros(shape, device=META)
             timesteps = list(schedule.timesteps)
             acting = max(timesteps, key=lambda t: sum(float(t) in c.active for c in conditions.controls))  # pyright: ignore
             fast = None if job.fast is None else FastSteps(lambda num_steps: None, DeepFeatures(pipe.unet))
@@ -157,6 +161,7 @@ class Estimate:
             clip=clip,
             schedule=schedule,
             noise=torch.zeros(clip.latents, device=META),
+            generators=self.job.generators,
             guidance=self.job.guidance,
             device=META,
             callbacks=Callbacks(),

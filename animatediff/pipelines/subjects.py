@@ -12,6 +12,7 @@ from animatediff.pipelines.arguments import NEEDS, Arguments
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
+from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.parts import is_sdxl
 from animatediff.prompts.unread import unread
@@ -59,6 +60,10 @@ SUBJECTS: dict[str, Subject[_Call]] = {
             isinstance(each, SparseCtrlCondition | ControlNetCondition) for each in call.job.conditions
         ),
         lacking="neither a ControlNet nor SparseCtrl acts on this clip",
+    ),
+    "pia": Subject(
+        is_there=lambda call: any(isinstance(each, PIACondition) for each in call.job.conditions),
+        lacking="no image goes by the way of PIA; it takes its motion module (pia.ckpt) and `images`",
     ),
     "sdxl": Subject(
         is_there=lambda call: is_sdxl(call.parts.base),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from animatediff.motion.windows import plan_windows
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.sampling.latents import encode_images as encode_chunks
-from animatediff.sampling.latents import latent_means, latent_moments, scaled, unscaled
+from animatediff.sampling.latents import latent_means, latent_posterior, scaled, unscaled
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -66,17 +66,19 @@ def encode_images(
         )
 
 
-def encode_samples(vae: Any, images: Tensor, noise: Tensor, device: torch.device) -> Tensor:
-    """Draws of the VAE's distributions as scaled latents (b, c, h, w), float32, of images (1, 3, H, W) in 0..1.
+def drawn_latents(vae: Any, image: Tensor, device: torch.device, generators: Sequence[torch.Generator]) -> Tensor:
+    """Scaled latents (1 or b, c, h, w), float32, of an image (1, 3, H, W) in 0..1, drawn from the VAE's posterior.
 
-    noise: (b, c, h, w), float32. Tiled if that is on.
+    One draw for each of b generators, in order; clips of one generator have one draw together.
     """
     lay_out(vae, vae=True)
     with wide_enough(vae):
-        given = (images * 2 - 1).to(device, vae.dtype).contiguous()
-        moments = in_tiles(vae, partial(latent_moments, vae), given, shrink=pixels_per_latent(vae))
-        mean, std = moments.float().chunk(2, dim=1)
-        return scaled(vae, mean + std * noise.to(mean))
+        pixels = (image * 2 - 1).to(device, vae.dtype).contiguous()
+        found = in_tiles(vae, partial(latent_posterior, vae), pixels, shrink=pixels_per_latent(vae))
+    mean, spread = found.float().chunk(2, dim=1)
+    same = all(generator is generators[0] for generator in generators)
+    draws = [torch.randn(mean.shape, generator=g, device=g.device).to(mean) for g in generators[: 1 if same else None]]
+    return scaled(vae, torch.cat([mean + spread * noise for noise in draws]))
 
 
 def pixels_per_latent(vae: Any) -> int:

@@ -95,6 +95,10 @@ class ClipPredictor:
         if given.guidance_embeds is not None:
             guidance = {"timestep_cond": per_frame(given.guidance_embeds, frames)}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
+        channels = None
+        if given.image_channels is not None:
+            channels = rearrange(given.image_channels[:, :, list(frames)], "b c f h w -> (b f) c h w")
+            channels = channels.to(inputs.latents)
         # identity attention counts the rows of a batch, which chunks would cut
         whole, measures = perturbed is not None, self.saving.measures
         images = measures.images or (CHUNK_SIZE if self.windows else None)
@@ -102,7 +106,7 @@ class ClipPredictor:
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
-            self.frames.during(num_frames, self.windows, scale, features=self._features(inputs)),
+            self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs)),
             chunked,
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),

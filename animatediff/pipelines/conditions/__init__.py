@@ -20,6 +20,7 @@ from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
 from animatediff.pipelines.conditions.ip_adapter import IPAdapterCondition
+from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
 from animatediff.pipelines.parts import LoadedParts
@@ -44,13 +45,15 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
     images = ImageCondition.of(call, parts)
     shown = None if images is None else {f: image for f, image in images.images.items() if isinstance(image, Image)}
     by_sparsectrl = dict(images.images) if images is not None and images.route == "sparsectrl" else {}
+    pia = PIACondition.of(call, images)
     controlnets = ControlNetCondition.all_of(call, parts.controlnets, sparsectrl=parts.sparsectrl is not None)
     if any(condition.by_frames for condition in controlnets):  # they take what else is for SparseCtrl
         call = replace(call, conditioning_frames=None)
     found: list[Condition | None] = [
-        VideoCondition.of(call, parts.base.vae_scale_factor),
+        VideoCondition.of(call, parts.base.vae_scale_factor, begins=pia is not None),
         images,
         I2VCondition.of(call, images.images) if images is not None and images.route == "i2v" else None,
+        pia,
         *controlnets,
         SparseCtrlCondition.of(call, parts.sparsectrl, by_sparsectrl),
         IPAdapterCondition.of(call, parts.unet, shown or None),

@@ -43,11 +43,11 @@ class Setting:
     """Timesteps that will be sampled."""
     noise: Tensor
     """(b, c, f, h, w)."""
+    generators: Sequence[torch.Generator]
+    """One a clip, behind the draw of the noise."""
     guidance: bool
     device: torch.device
     callbacks: Callbacks
-    generators: Sequence[torch.Generator] = ()
-    """One a clip; those of the call's noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,8 @@ class Prepared:
     """Image embeddings, one tensor an IP-Adapter: (b, 1 or f, ...), with guidance the negative ones first."""
     features: ImageFeatures | None = None
     """Features of an image for the down blocks of the UNet."""
+    image_channels: Tensor | None = None
+    """(b, c, f, h, w) channels behind the noisy latents, of motion modules with a first layer for them."""
     init_latents: Tensor | None = None
     """(b, c, f, h, w) latents that sampling begins with, noised."""
     keep: KeepFrames | None = None
@@ -96,6 +98,7 @@ class PreparedConditions:
     controls: list[Control] = field(default_factory=list)
     image_embeds: list[Tensor] = field(default_factory=list)
     features: ImageFeatures | None = None
+    image_channels: Tensor | None = None
     init_latents: Tensor | None = None
     keep: KeepFrames | None = None
 
@@ -108,6 +111,7 @@ def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedCo
         joined.controls += prepared.controls
         joined.image_embeds += prepared.image_embeds
         joined.features = joined.features if prepared.features is None else prepared.features
+        joined.image_channels = joined.image_channels if prepared.image_channels is None else prepared.image_channels
         joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
         joined.keep = joined.keep if prepared.keep is None else prepared.keep
     return joined

@@ -17,7 +17,7 @@ from animatediff.media.images import covered
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting
-from animatediff.pipelines.vae import encode_samples
+from animatediff.pipelines.vae import drawn_latents
 from animatediff.sampling.image_features import ImageFeatures
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ class I2VCondition(Condition):
         """
         pixels = np.asarray(covered(image, setting.clip.width, setting.clip.height))
         images = rearrange(torch.from_numpy(np.array(pixels)), "h w c -> 1 c h w").float() / 255
-        seeds = [(generator.initial_seed() + 1) % SEEDS for generator in setting.generators]
-        seeds = seeds if len(set(seeds)) > 1 else seeds[:1]
-        shape = (1, setting.clip.channels, *setting.clip.latent_size)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return encode_samples(setting.parts.vae, images, torch.cat(noise), setting.device)
+        own = {
+            id(generator): torch.Generator().manual_seed((generator.initial_seed() + 1) % SEEDS)
+            for generator in setting.generators
+        }
+        streams = [own[id(generator)] for generator in setting.generators]
+        return drawn_latents(setting.parts.vae, images, setting.device, streams)

@@ -21,6 +21,8 @@ class Loaded:
     sparsectrl: str | None = None
     """Kind of the SparseCtrl encoder, `rgb` or `scribble`."""
     ip_adapter: bool = False
+    first_layer: bool = False
+    """Whether the motion module has a first layer for an image (PIA)."""
     family: str | None = None
     """Family of the motion module."""
     image_encoder: bool = False
@@ -29,11 +31,13 @@ class Loaded:
     @classmethod
     def of(cls, pipe: Any) -> Self:
         """What is loaded into a pipeline."""
+        adapter = getattr(getattr(pipe, "attachment", None), "adapter", None)
         return cls(
             sparsectrl=pipe.sparsectrl_kind,
             ip_adapter=has_ip_adapter(pipe.unet),
+            first_layer=getattr(adapter, "conv_in", None) is not None,
             family=getattr(pipe.family, "name", None),
-            image_encoder=pipe.attachment is not None and pipe.attachment.adapter.img_encoder is not None,
+            image_encoder=getattr(adapter, "img_encoder", None) is not None,
         )
 
 
@@ -50,6 +54,11 @@ class Route:
     """Images that it shows at most, where it is limited."""
 
 
+def _takes_pia(loaded: Loaded) -> str:
+    found = "none is loaded" if loaded.family is None else f"the one loaded is of the family {loaded.family}"
+    return f"PIA's motion module (pia.ckpt), and {found}; name it by `motion_module`"
+
+
 def _takes_sparsectrl(loaded: Loaded) -> str:
     found = "none is loaded" if loaded.sparsectrl is None else f"the one loaded is for {loaded.sparsectrl}"
     return (
@@ -58,13 +67,19 @@ def _takes_sparsectrl(loaded: Loaded) -> str:
 
 
 ROUTES: dict[str, Route] = {
+    # motion modules that were made for images stand first: who loads one means it
     "i2v": Route(
         title="the image encoder of AnimateLCM-I2V, which lets the clip start from it",
         is_loaded=lambda loaded: loaded.image_encoder,
         takes=lambda _: "AnimateLCM-I2V, and none is loaded; name AnimateLCM_sd15_i2v.ckpt by `motion_module`",
         max_images=1,
     ),
-    # motion modules that were made for images stand first, by `loaded.family`: who loads one means it
+    "pia": Route(
+        title="PIA, which sees one beside the noise of each frame",
+        is_loaded=lambda loaded: loaded.first_layer,
+        takes=_takes_pia,
+        max_images=1,
+    ),
     "sparsectrl": Route(
         title="the SparseCtrl RGB encoder, which was trained to show them",
         is_loaded=lambda loaded: loaded.sparsectrl == "rgb",
