@@ -11,8 +11,8 @@ bound methods of the modules they call, so that a deep copy of the UNet calls it
 | SDXL                   | 3 blocks of 2  | -   | 3 blocks of 3   | 15      | 320 640 1280, 1280 640 320           |
 
 A block has one module for each ResNet: `layers_per_block` on the way down, one more on the way up. The first layer of
-modules made for images is a child of the UNet itself (`unet.motion_conv_in`), called behind `conv_in` (`first_layer.py`);
-so is their image encoder (`unet.motion_img_encoder`), which the UNet itself does not call.
+modules made for images is a child of the UNet itself (`motion_conv_in`), called behind `conv_in` (`first_layer.py`).
+So is their image encoder (`motion_img_encoder`), which the UNet itself does not call.
 """
 
 from __future__ import annotations

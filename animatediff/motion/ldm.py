@@ -52,9 +52,9 @@ def attach_ldm(unet: nn.Module, adapter: MotionAdapter) -> LdmAttachment:
     """Call the modules of `adapter` from `unet`, by forward hooks alone: they do not become children of it.
 
     unet: has `input_blocks`, `middle_block`, `output_blocks` and `out`. Everything is checked before anything is
-    changed. Raises ValueError if the UNet calls motion modules already, or if its blocks do not have the places and
-    widths that the adapter was made for, or if the adapter has a first layer for images. The caller keeps the adapter
-    on the device and in the type of the UNet.
+    changed. Raises ValueError if the UNet calls motion modules already, if its blocks do not have the places and widths
+    that the adapter was made for, or if the adapter has a first layer for images. The caller keeps the adapter on the
+    device and in the type of the UNet.
     """
     if has_hooks(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")

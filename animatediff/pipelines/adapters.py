@@ -31,12 +31,16 @@ logger = logging.getLogger(__name__)
 class Adapters(LoadedParts):
     """Networks of other files on an image model."""
 
-    def load_motion_module(self, path: str | Path | Header, *, family: str | None = None) -> Family:
+    def load_motion_module(
+        self, path: str | Path | Header, *, family: str | None = None, conv_in_from_file: bool | None = None
+    ) -> Family:
         """Plug in motion weights of any family: a file, a diffusers folder, a hub id, "bundled". Returns what they are.
 
         The file's own keys and shapes say how it was trained; `family` overrides that. The noise schedule and, unless
         one was chosen, the sampler become those of the family. Motion modules that were there before are taken out.
-        Raises UserError if it is another kind of file or made for another kind of base model.
+        `conv_in_from_file`: PIA's first layer is wholly that of its file, which suits the image model that it was
+        trained with; by default it is the image model's for the noisy latents. Raises UserError if it is another kind
+        of file or made for another kind of base model.
         """
         from animatediff.bundled import motion_module_path
         from animatediff.weights.lora.few_steps import few_steps
@@ -44,7 +48,9 @@ class Adapters(LoadedParts):
 
         self._check_in_memory()
         path = motion_module_path() if path == "bundled" else _in_models(path, "Motion_Module")
-        adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
+        adapter, found = load_motion_module(
+            path, family=family, unet=self.unet, dtype=self.unet.dtype, conv_in_from_file=conv_in_from_file
+        )
         self.set_motion_adapter(adapter, found)
         if found.sampling:
             logger.info(

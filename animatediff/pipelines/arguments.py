@@ -183,7 +183,7 @@ class Arguments:
     program does in the end."""
     motion_amount: str | None = ranged(None, choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
     """How much PIA lets the frames differ from the image: a preset; None is `small`."""
-    image_affinity: Curve | None = needing(None, "pia")
+    image_affinity: Curve | None = field(default=None, metadata={"needs": "pia"})
     """How like the image each frame is, 0 to 1, in place of a preset: a number, `{0: 1.0, 15: 0.6}` with straight
     lines between, or one number a frame."""
     controlnet_inputs: ControlNetInput | Sequence[ControlNetInput] | None = None

@@ -25,6 +25,7 @@ from animatediff.render.models import (
     base_settings,
     compare_configs,
     loading_dtype,
+    module_settings,
     motion_module_of,
 )
 from animatediff.render.request import AnimateRequest
@@ -106,7 +107,7 @@ def _put_motion_module(pipe: AnimateDiffPipeline, module: str | Path, settings: 
     from animatediff.weights.motion import empty_motion_module
 
     try:
-        adapter, facts, _ = empty_motion_module(module, family=settings.family, unet=pipe.unet)
+        adapter, facts, _ = empty_motion_module(module, unet=pipe.unet, **module_settings(settings))
     except UserError as error:
         if settings.model == BUNDLED and settings.motion_module is not None:
             raise UserError(

@@ -244,7 +244,7 @@ def input_arguments(
         keyframes = Keyframes([np.asarray(image) for image in images], list(request.control_indices))
     if inputs.images:
         arguments["images"] = {frame: shaped(image, *size, request.resize) for frame, image in inputs.images}
-        arguments["image_mode"] = request.image_mode
+        arguments |= {"image_mode": request.image_mode, "strength": request.strength}
         keyframes.images += [np.asarray(image) for image in arguments["images"].values()]
         keyframes.indices += list(arguments["images"])
     if inputs.ip_adapter_images:

@@ -47,6 +47,10 @@ class AnimateOptions:
         "Overrides the recognised family of the motion module.",
         panel=MODEL, metavar="NAME", part_of_model=True, default=None, needs="motion_module",
     )
+    conv_in_from_file: bool = option(
+        "Take PIA's first layer wholly from its file, for the image model that it was trained with.",
+        panel=MODEL, part_of_model=True, default=False,
+    )
     vae: str | None = option(
         "VAE file or folder in place of the model's own; tiny:FILE is a TAESD, for drafts.",
         panel=MODEL, metavar="FILE", part_of_model=True, folder="StableDiffusion", default=None,
@@ -208,7 +212,15 @@ class AnimateOptions:
         in_memory="image", default=(), convert=values.keyframes, parse=values.keyframes,
     )
     image_mode: str | None = option(
-        "How: i2v, sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
+        "How: i2v, pia, sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
+    )
+    motion_amount: str | None = option(
+        "How much PIA moves an image: small, moderate or large; loop-... back to it; style-... of another model's.",
+        panel=IMAGE, metavar="NAME", unset="small",
+    )
+    image_affinity: float | dict[int, float] | None = option(
+        "How like the image frames are, 0 to 1, in place of an amount: 0.8, or along the clip 0=1.0,15=0.6.",
+        panel=IMAGE, metavar="X", convert=values.curve,
     )
     image_motion_scale: float = option("How much a clip by i2v moves: 0.8 as trained, 0 a still.", panel=IMAGE)
     color_match: bool = option("Give frames the mean colours of the image.", panel=IMAGE)

@@ -25,7 +25,7 @@ from animatediff.errors import UserError, did_you_mean
 from animatediff.files import HERE, TINY, Roots
 from animatediff.pipelines.arguments import AUTO
 from animatediff.render.hub_models import fetch_model, hub_folder
-from animatediff.render.models import BUNDLED, loading_dtype
+from animatediff.render.models import BUNDLED, loading_dtype, motion_module_of
 from animatediff.render.request import AnimateRequest
 from animatediff.weights.hub import KNOWN_FILES, cached_folder, fetch, is_hub_id, known_file, motion_lora_file
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
@@ -192,6 +192,8 @@ def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
     """The request with an RGB encoder that lies in models/SparseCtrl, where its images can make use of one."""
     if not request.images or request.sparsectrl is not None or request.image_mode not in (None, AUTO, "sparsectrl"):
         return request
+    if request.image_mode != "sparsectrl" and len(request.images) == 1 and _animates_images(request):
+        return request  # the motion module shows it
     from animatediff.weights.sparsectrl import find_rgb_encoder
 
     model = str(bundled_path()) if request.model == BUNDLED else request.model or ""
@@ -204,6 +206,16 @@ def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
         return request
     logger.info("%s: is an RGB encoder for this base model, so it is used (other routes: `image_mode`)", found)
     return request.model_copy(update={"sparsectrl": str(found)})
+
+
+def _animates_images(request: AnimateRequest) -> bool:
+    """Whether the motion module of a request takes an image (PIA), as far as it lies here."""
+    from animatediff.weights.keys import motion_keys
+    from animatediff.weights.motion import find_header
+    from animatediff.weights.recognise import recognise_header
+
+    module = Path(motion_module_of(request))
+    return module.exists() and "conv_in.weight" in motion_keys(recognise_header(find_header(module)).header.shapes)
 
 
 def check_files(request: AnimateRequest) -> None:

@@ -54,8 +54,10 @@ def check_windows(request: AnimateOptions) -> None:
 
 def check_frames_exist(request: AnimateOptions) -> None:
     """Values and texts at frames that the clip has."""
-    if not isinstance(request.motion_scale, dict) or request.num_frames is not None:
-        frame_curve(request.motion_scale, request.num_frames or 1, "motion_scale")
+    for name in ("motion_scale", "image_affinity"):
+        curve = getattr(request, name)
+        if curve is not None and (not isinstance(curve, dict) or request.num_frames is not None):
+            frame_curve(curve, request.num_frames or 1, name)
     if request.num_frames is not None:
         for texts in request.prompt_travel:
             check_frames(texts, request.num_frames)
@@ -82,7 +84,10 @@ def check_sparsectrl(request: AnimateOptions) -> None:
 def check_video(request: AnimateOptions) -> None:
     """Settings of a video with a video, to start from or for ControlNets."""
     if request.video is None:
-        _refuse(request, ("strength", "audio", "video_by_number"), "video, but no video is given; add `video`")
+        without = "video, but no video is given; add `video`"
+        _refuse(request, ("audio", "video_by_number"), without)
+        if not images_of(request) or request.image_mode not in (None, AUTO, "pia"):  # PIA begins with its image
+            _refuse(request, ("strength",), without)
         if not request.controlnet_video:
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "video, but no video is given; add `video`")

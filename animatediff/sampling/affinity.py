@@ -19,7 +19,7 @@ MOTION_AMOUNTS: Mapping[str, tuple[float, ...]] = {
     "style-moderate": (0.5, 0.4, 0.4, 0.4, 0.35, 0.35, 0.3, 0.25, 0.2),
     "style-large": (0.5, 0.2),
 }
-"""Name -> affinity by distance from the image's frame, in frames; the last number goes on. Less affinity, more motion."""
+"""Name -> affinity by distance from the image's frame, in frames; the last number goes on. Less of it, more motion."""
 DEFAULT_AMOUNT = "small"
 """The preset that the original takes where none is named."""
 LOOP = "loop-"

@@ -1,7 +1,7 @@
 """The published families of motion modules, one row of facts each: what they need in order to run as they were trained.
 
 A family is chosen by what is in a file and around it (`family_evidence.py`). Sources: the inference settings of the
-original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff, PIA and HotshotXL, and the golden cases.
+original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff, PIA and HotshotXL; the golden cases.
 """
 
 from __future__ import annotations

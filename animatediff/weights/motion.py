@@ -60,16 +60,18 @@ def load_motion_module(
     family: str | None = None,
     unet: UNet2DConditionModel | None = None,
     dtype: torch.dtype | None = None,
+    conv_in_from_file: bool | None = None,
 ) -> tuple[MotionAdapter, Family]:
     """Motion modules from a file, a diffusers `MotionAdapter` folder, a HotshotXL folder, or (by network) a hub id.
 
     The file says which family it is, or leaves open (`family_evidence.py`); `family` overrides that (for "lightning"
     the file's name hints at the steps). `unet` is checked against before any tensor is read. `dtype` None keeps the
-    file's. Tensors of image layers are left out, and a warning says so. Raises UserError for another kind of file, a
-    family that is not given where several remain possible, missing or misshapen tensors, and modules that do not fit
-    `unet`.
+    file's. `conv_in_from_file`: PIA's first layer is wholly the file's, else that of the image model for the noisy
+    latents; None is what the file states. Tensors of image layers are left out, and a warning says so. Raises
+    UserError for another kind of file, a family that is not given where several remain possible, missing or misshapen
+    tensors, and modules that do not fit `unet`.
     """
-    adapter, facts, found = empty_motion_module(source, family=family, unet=unet)
+    adapter, facts, found = empty_motion_module(source, family=family, unet=unet, conv_in_from_file=conv_in_from_file)
     header = found.header
     sources = motion_keys(header.shapes)
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
@@ -86,13 +88,23 @@ def load_motion_module(
 
 
 def empty_motion_module(
-    source: str | Path | Header, *, family: str | None = None, unet: UNet2DConditionModel | None = None
+    source: str | Path | Header,
+    *,
+    family: str | None = None,
+    unet: UNet2DConditionModel | None = None,
+    conv_in_from_file: bool | None = None,
 ) -> tuple[MotionAdapter, Family, Recognised]:
     """The modules of a file on the meta device, and its facts: `load_motion_module` without the weights."""
     found = recognise_header(find_header(source))
     facts = family_of(found, family)
     header = found.header
     layout = motion_layout(found, facts)
+    if conv_in_from_file is not None:
+        if layout.conv_in_channels is None:
+            raise UserError(
+                f"{header.path}: has no first layer that `conv_in_from_file` could take; only PIA has (pia.ckpt)"
+            )
+        facts = replace(facts, numerics=replace(facts.numerics, conv_in_from_file=conv_in_from_file))
     if unet is not None:
         _check_fit(layout, unet, found)
     adapter = _empty(layout, facts)

@@ -223,7 +223,7 @@ def test_settings_from_yaml(place: Path) -> None:
         (["--last-image", "a.png", "--keyframe", "3=b.png"], "two images for frame 3 (indices -1 and 3)"),
         (
             ["--image", "a.png", "--image-mode", "pixels"],
-            "unknown image_mode 'pixels'; known are auto, sparsectrl, ip-adapter, latents",
+            "unknown image_mode 'pixels'; known are auto, pia, sparsectrl, ip-adapter, latents",
         ),
         (["--image", "a.png", "--image-mode", "ip-adapter"], "takes an IP-Adapter; add --ip-adapter"),
         (["--image-mode", "latents"], "but no image; add --image"),
@@ -231,7 +231,9 @@ def test_settings_from_yaml(place: Path) -> None:
         (["--ip-adapter", "text.png"], "an IP-Adapter is given, but no image for it"),
         (["--ip-adapter", "text.png", "--image", "a.png"], "text.png: "),
         (["--ip-adapter", str(motion_module_path()), "--image", "a.png"], "not an IP-Adapter"),
-        (["--image", "a.png", "--strength", "0.5"], "strength is a setting of video"),
+        (["--image", "a.png", "--strength", "0.5"], "is of a video to start from, and none is given"),
+        (["--image", "a.png", "--image-mode", "latents", "--strength", "0.5"], "strength is a setting of video"),
+        (["--image", "a.png", "--image-mode", "pia"], "takes PIA's motion module (pia.ckpt)"),
     ],
 )
 def test_mistakes_are_one_message_and_leave_nothing(place: Path, arguments: list[str], message: str) -> None:

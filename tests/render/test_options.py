@@ -61,6 +61,7 @@ _STRUCTURED: dict[str, tuple[list[str], Any]] = {
     "keyframes": (["3=k.png", "-1=l.png"], {3: "k.png", -1: "l.png"}),
     "prompt_travel": (["3=later", '5="much, later"'], {3: "later", 5: "much, later"}),
     "motion_scale": (["0=1.0,3=0.5"], {0: 1.0, 3: 0.5}),
+    "image_affinity": (["0=1.0,3=0.5"], {0: 1.0, 3: 0.5}),
     "controlnet_spread": (["0.5,0.25"], [[0.5, 0.25]]),
     "seed": ([str(2**64 - 1)], 2**64 - 1),
     "image_mode": (["latents"], "latents"),

@@ -26,6 +26,7 @@ REFUSED = {
 """Options that a request without their subject refuses (`render.request_checks`)."""
 ALWAYS = {
     "model", "motion_module", "vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema", "loras",
+    "conv_in_from_file",
     "motion_loras", "domain_adapter", "embeddings", "download", "prompt", "prompt_travel", "prompt_head", "prompt_tail",
     "plain_prompts", "seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "clip_skip",
     "window", "motion_scale", "closed_loop", "freeinit", "image", "last_image", "keyframes", "video", "upscale",

@@ -25,6 +25,7 @@ EXAMPLES: Mapping[str, Any] = {
     "scheduler": "euler_a",
     "family": "v2",
     "motion_scale": {0: 1.0, 15: 0.3},
+    "image_affinity": {0: 1.0, 15: 0.6},
     "window": 12,
     "overlap": 3,
     "controlnet_spread": [[0.5, 0.3]],

@@ -26,6 +26,8 @@ PUBLIC: dict[str, Any] = json.loads(gzip.decompress((ROOT / "tests" / "data" / "
 Of names that differ in numbers alone, the first one stands for all.
 """
 
+del PUBLIC["pia.ckpt"]  # a motion module like others by now, whose whole list is that of v3 and a first layer
+
 
 def header_of(name: str) -> Header:
     tensors = {key: TensorInfo(tuple(shape), "float16") for key, shape in PUBLIC[name]["keys"].items()}
