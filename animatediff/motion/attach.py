@@ -12,7 +12,7 @@ bound methods of the modules they call, so that a deep copy of the UNet calls it
 
 A block has one module for each ResNet: `layers_per_block` on the way down, one more on the way up. The first layer of
 modules made for images is a child of the UNet itself (`motion_conv_in`), called behind `conv_in` (`first_layer.py`).
-So is their image encoder (`motion_img_encoder`), which the UNet itself does not call.
+Their image encoder (`adapter.img_encoder`) is called before the UNet, and is no child of it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ from animatediff.motion.module import FrameContext, MotionModule
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-OF_UNET = ("motion_conv_in", "motion_img_encoder")
-"""Children of a UNet itself that motion modules made for images bring."""
 _ATTACHMENT = "motion_attachment"
 """Attribute of a UNet with motion modules in it."""
 
@@ -93,8 +91,6 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
         points[name] = mid_point(block) if name == "mid_block" else block_points(block)
     if adapter.conv_in is not None:
         unet.motion_conv_in = adapter.conv_in
-    if adapter.img_encoder is not None:
-        unet.motion_img_encoder = adapter.img_encoder
     set_hooks(adapter, points, image_norms(unet), below_lora(unet.conv_in))
     reset_compiled()
     return remember(unet, adapter)
@@ -168,9 +164,8 @@ def detach(unet: UNet2DConditionModel) -> None:
     for block in _blocks(unet):
         if hasattr(block, "motion_modules"):
             del block.motion_modules
-    for name in OF_UNET:
-        if hasattr(unet, name):
-            delattr(unet, name)
+    if hasattr(unet, "motion_conv_in"):
+        del unet.motion_conv_in
     if hasattr(unet, _ATTACHMENT):
         delattr(unet, _ATTACHMENT)
     reset_compiled()

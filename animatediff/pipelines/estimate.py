@@ -214,7 +214,7 @@ class Estimate:
     def _on_copies(self, condition: Condition) -> Condition:
         if isinstance(condition, ControlNetCondition):
             return replace(condition, controlnet=self._copy(condition.controlnet))
-        if isinstance(condition, SparseCtrlCondition):
+        if isinstance(condition, SparseCtrlCondition | I2VCondition):
             return replace(condition, encoder=self._copy(condition.encoder))
         return condition
 
@@ -237,8 +237,6 @@ def _hook(pipe: Any) -> None:
         points[name] = mid_point(block) if name == "mid_block" else block_points(block)
     if attachment.adapter.conv_in is not None:
         unet.motion_conv_in = attachment.adapter.conv_in
-    if attachment.adapter.img_encoder is not None:
-        unet.motion_img_encoder = attachment.adapter.img_encoder
     set_hooks(attachment.adapter, points, image_norms(unet), unet.conv_in)
 
 
@@ -289,7 +287,8 @@ def weights_of(pipe: Any) -> dict[str, int]:
     base, adapter = pipe.base, pipe.attachment.adapter if pipe.attachment is not None else None
     found = {name: module_bytes(getattr(base, name, None)) for name in MODELS}
     found["motion"] = module_bytes(adapter)
-    found["unet"] -= found["motion"]
+    encoder = 0 if adapter is None else module_bytes(adapter.img_encoder)  # which is no part of the UNet
+    found["unet"] -= found["motion"] - encoder
     found["sparsectrl"] = module_bytes(pipe.sparsectrl)
     found["controlnet"] = module_bytes(*pipe.controlnets)
     return {name: size for name, size in found.items() if size}

@@ -54,6 +54,7 @@ IN_CALLS = {
     "long_mode": "motion", "noise": "freenoise", "freeinit_filter": "ideal", "freeinit_ds": 0.5, "freeinit_dt": 0.5,
     "controlnet_conditioning_scale": 0.5, "control_start": 0.1, "control_end": 0.5, "controlnet_frame_indices": (3,),
     "eta": 0.5, "freeinit_fast": True, "freeinit_order": 2, "pag_adaptive_scale": 0.1,
+    "image_motion_scale": 0.5, "color_match": True,
 }  # fmt: skip
 OF_OTHERS: dict[str, Any] = {
     "negative_prompt_embeds": torch.zeros(1, 77, 128), "control_guidance_start": 0.1, "control_guidance_end": 0.5,
