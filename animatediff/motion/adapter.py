@@ -150,7 +150,9 @@ class MotionAdapter(nn.Module):
         self.mid_block = self._block((layout.mid,)) if layout.mid is not None else None
         self.up_blocks = nn.ModuleList([self._block(channels) for channels in layout.up])
         for level, block in enumerate(self.down_blocks):
-            for module in block.motion_modules[FEATURES_AT : FEATURES_AT + 1]:  # pyright: ignore[reportIndexIssue]
+            assert isinstance(block, BlockModules)
+            for module in list(block.motion_modules)[FEATURES_AT : FEATURES_AT + 1]:
+                assert isinstance(module, MotionModule)
                 module.feature_level = level
 
     @classmethod

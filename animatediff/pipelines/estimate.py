@@ -49,6 +49,8 @@ class Estimate:
         """pipe: with weights or without, which are not touched; job: of that pipeline; device: it would run on."""
         self._blocks = device.type == "cpu"
         self._copies: dict[int, Any] = {}
+        # a UNet refers to the image encoder of its motion modules, which is no layer of it
+        self._others = [] if pipe.motion_image_encoder is None else [pipe.motion_image_encoder]
         with quiet_loading():
             self.pipe = self._without_weights(pipe)
         conditions = [self._on_copies(condition) for condition in job.conditions]
@@ -208,7 +210,7 @@ class Estimate:
 
     def _copy(self, module: nn.Module) -> Any:
         if id(module) not in self._copies:
-            self._copies[id(module)] = without_offloading(on_meta(module))
+            self._copies[id(module)] = without_offloading(on_meta(module, others=self._others))
         return self._copies[id(module)]
 
     def _on_copies(self, condition: Condition) -> Condition:
@@ -287,8 +289,9 @@ def weights_of(pipe: Any) -> dict[str, int]:
     base, adapter = pipe.base, pipe.attachment.adapter if pipe.attachment is not None else None
     found = {name: module_bytes(getattr(base, name, None)) for name in MODELS}
     found["motion"] = module_bytes(adapter)
-    encoder = 0 if adapter is None else module_bytes(adapter.img_encoder)  # which is no part of the UNet
-    found["unet"] -= found["motion"] - encoder
+    found["motion_image_encoder"] = 0 if adapter is None else module_bytes(adapter.img_encoder)
+    found["motion"] -= found["motion_image_encoder"]
+    found["unet"] -= found["motion"]
     found["sparsectrl"] = module_bytes(pipe.sparsectrl)
     found["controlnet"] = module_bytes(*pipe.controlnets)
     return {name: size for name, size in found.items() if size}

@@ -46,13 +46,16 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
     shown = None if images is None else {f: image for f, image in images.images.items() if isinstance(image, Image)}
     by_sparsectrl = dict(images.images) if images is not None and images.route == "sparsectrl" else {}
     pia = PIACondition.of(call, images)
+    i2v = None
+    if images is not None and images.route == "i2v":
+        i2v = I2VCondition.of(call, parts.motion_image_encoder, images.images)
     controlnets = ControlNetCondition.all_of(call, parts.controlnets, sparsectrl=parts.sparsectrl is not None)
     if any(condition.by_frames for condition in controlnets):  # they take what else is for SparseCtrl
         call = replace(call, conditioning_frames=None)
     found: list[Condition | None] = [
         VideoCondition.of(call, parts.base.vae_scale_factor, begins=pia is not None),
         images,
-        I2VCondition.of(call, images.images) if images is not None and images.route == "i2v" else None,
+        i2v,
         pia,
         *controlnets,
         SparseCtrlCondition.of(call, parts.sparsectrl, by_sparsectrl),

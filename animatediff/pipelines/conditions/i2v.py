@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.media.images import covered
@@ -23,6 +23,8 @@ from animatediff.sampling.image_features import ImageFeatures
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from animatediff.motion.image_encoder import ImageEncoder
+
 
 SEEDS = 2**64
 """Number of seeds that a generator takes."""
@@ -32,6 +34,7 @@ SEEDS = 2**64
 class I2VCondition(Condition):
     """An image, and how much the clip moves."""
 
+    encoder: ImageEncoder
     image: Image.Image | Tensor
     """Tensors are latents (1 or b, c, h, w), scaled."""
     motion_scale: float
@@ -39,8 +42,11 @@ class I2VCondition(Condition):
     """Whether the clip is sampled again in another size."""
 
     @classmethod
-    def of(cls, call: Arguments, images: Mapping[int, Image.Image | Tensor]) -> I2VCondition:
-        """The image of a call. Raises UserError for one at another frame than the first."""
+    def of(cls, call: Arguments, encoder: Any, images: Mapping[int, Image.Image | Tensor]) -> I2VCondition:
+        """The image of a call, for the encoder of the loaded motion modules.
+
+        Raises UserError for one at another frame than the first.
+        """
         ((frame, image),) = images.items()
         if frame != 0:
             raise UserError(
@@ -48,6 +54,7 @@ class I2VCondition(Condition):
                 "`image_mode`, sparsectrl or latents"
             )
         return cls(
+            encoder=encoder,
             image=image,
             motion_scale=call.image_motion_scale,
             enlarged=call.upscale is not None,
@@ -65,12 +72,14 @@ class I2VCondition(Condition):
                 raise UserError("images: latents are of one size, and `upscale` samples in two; give the image itself")
         return self
 
+    def networks(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
     def prepare(self, setting: Setting) -> Prepared:
-        attachment = setting.parts.attachment
-        encoder = None if attachment is None else attachment.adapter.img_encoder
-        assert encoder is not None, "the route takes one"
         latents = self.image if isinstance(self.image, Tensor) else self._encoded(self.image, setting)
-        features = ImageFeatures(encoder=encoder, latents=latents.to(setting.device), motion_scale=self.motion_scale)
+        features = ImageFeatures(
+            encoder=self.encoder, latents=latents.to(setting.device), motion_scale=self.motion_scale
+        )
         return Prepared(features=features)
 
     def _encoded(self, image: Image.Image, setting: Setting) -> Tensor:
