@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from support.controlnet_files import save_controlnet
-from support.golden import load_pipeline, motion_file
+from support.golden import load_pipeline, load_unet, motion_file
 from support.paths import GOLDEN
 
 from animatediff.errors import UserError
@@ -106,7 +106,7 @@ def test_with_a_lora_and_a_controlnet(pipe: AnimateDiffPipeline, tmp_path: Path)
     assert (render(pipe) - plain).abs().mean() > 1e-3
     pipe.unload_lora_weights()
     assert torch.equal(render(pipe), plain)
-    pipe.load_controlnet(save_controlnet(tmp_path / "net", pipe.unet, 3, (8, 8)))
+    pipe.load_controlnet(save_controlnet(tmp_path / "net", load_unet(FAMILY), 3, (8, 8)))
     followed = render(pipe, controlnet_inputs=ControlNetInput(frames=torch.rand(3, 3, 24, 32, generator=seeded())))
     assert (followed - plain).abs().mean() > 1e-3
     assert torch.equal(render(pipe), plain), "without frames to follow it rests"
