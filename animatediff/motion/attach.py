@@ -63,11 +63,15 @@ class NormOverFrames:
         self.frames = frames
 
     def pre_hook(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
-        """Forward pre-hook: (b*f, c, h, w) -> (b, c, f, h, w)."""
-        return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames or 1)
+        """Forward pre-hook: (b*f, c, h, w) -> (b, c, f, h, w). Images that are no frames stay as they are."""
+        if not self.frames.num_frames:
+            return args[0]
+        return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames)
 
     def hook(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Forward hook: (b, c, f, h, w) -> (b*f, c, h, w)."""
+        if not self.frames.num_frames:
+            return output
         return rearrange(output, "b c f h w -> (b f) c h w")
 
 

@@ -14,7 +14,7 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, frame_positions
 from animatediff.weights.convert import ADAPTER_FILE, adapter_config
 from animatediff.weights.families import FAMILIES, Family
-from animatediff.weights.keys import ENCODER, MOTION_KEY, below_loras
+from animatediff.weights.keys import ENCODER, MOTION_KEY, below_loras, motion_keys
 from animatediff.weights.motion import save_motion_module, tables_in
 from animatediff.weights.storage.files import Header, save_tensors
 from animatediff.weights.storage.memory import memory_header
@@ -32,9 +32,9 @@ def header_of(module: Any) -> Header:
     config = dict(module.config)
     config.setdefault("_class_name", type(module).__name__)
     name = config.get("_name_or_path") or type(module).__name__
-    state = {key: value for key, value in module.state_dict().items() if MOTION_KEY.match(key) or "conv_in" in key}
-    if type(module).__name__ == "UNetMotionModel":
-        state = {key: value for key, value in state.items() if MOTION_KEY.match(key)}
+    state = module.state_dict()
+    own = motion_keys({key: tuple(value.shape) for key, value in state.items()}).values()  # with PIA's first layer
+    state = {key: value for key, value in state.items() if MOTION_KEY.match(key) or key in {*own}}
     return memory_header(state, str(name), config=config)
 
 

@@ -229,6 +229,7 @@ KNOWN_FILES: dict[str, KnownFile] = {
     "mm_sdxl_v10_beta.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 950),
     "v3_sd15_adapter.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 102),
     **{f"v2_lora_{name}.ckpt": KnownFile("guoyww/animatediff", "MotionLoRA", 78) for name in MOTION_LORAS},
+    "pia.ckpt": KnownFile("Leoxing/PIA", "Motion_Module", 1670),
     "v3_sd15_sparsectrl_rgb.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1850),
     "v3_sd15_sparsectrl_scribble.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1860),
 }

@@ -43,6 +43,7 @@ ANY_PROJ_IN = re.compile(
 """The first layer of a motion module, whatever stands before its block: `unet.`, `model.diffusion_model.`, `ema.`."""
 CONV_IN = re.compile(r"^(?:module\.)?(?:unet\.)?(?=conv_in\.(?:weight|bias)$)")
 """A first layer: one of the motion modules if it takes an image too, as PIA's does."""
+CONV_IN_WEIGHT = "conv_in.weight"
 NINE = 9
 """Channels of such a layer: four of noisy latents, one of the affinity mask, four of the image's latents."""
 ENCODER_KEY = re.compile(r"^(?:module\.)?(?:unet\.)?(?=img_encoder\.(?!.*\.(?:pe|pos_encoding|positional_encoding)$))")
@@ -112,7 +113,7 @@ def motion_keys(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     if found:
         found |= {ENCODER_KEY.sub("", key): key for key in shapes if ENCODER_KEY.match(key)}
     first = {CONV_IN.sub("", key): key for key in shapes if CONV_IN.match(key)}
-    weight = shapes.get(first.get("conv_in.weight", ""), ())
+    weight = shapes.get(first.get(CONV_IN_WEIGHT, ""), ())
     return found | first if found and len(weight) == 4 and weight[1] == NINE else found
 
 
@@ -161,7 +162,7 @@ def layout_of(
         norm_groups=norm_groups,
         num_heads=num_heads,
         image_encoder=EncoderLayout.of(encoder),
-        conv_in_channels=first[1] if len(first := shapes.get("conv_in.weight", ())) == 4 else None,
+        conv_in_channels=first[1] if len(first := shapes.get(CONV_IN_WEIGHT, ())) == 4 else None,
     )
 
 

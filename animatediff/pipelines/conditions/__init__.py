@@ -45,7 +45,7 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
     images = ImageCondition.of(call, parts)
     shown = None if images is None else {f: image for f, image in images.images.items() if isinstance(image, Image)}
     by_sparsectrl = dict(images.images) if images is not None and images.route == "sparsectrl" else {}
-    pia = PIACondition.of(call, images)
+    pia = PIACondition.of(call, images, parts)
     i2v = None
     if images is not None and images.route == "i2v":
         i2v = I2VCondition.of(call, parts.motion_image_encoder, images.images)

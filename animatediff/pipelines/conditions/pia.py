@@ -18,6 +18,7 @@ from animatediff.media.images import fit
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, at_frames
+from animatediff.pipelines.conditions.routes import Loaded, is_chosen
 from animatediff.pipelines.vae import drawn_latents
 from animatediff.sampling.affinity import DEFAULT_AMOUNT, LOOP_FRAMES, loop_is_open, preset_mask
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from animatediff.pipelines.conditions.image import ImageCondition
+    from animatediff.pipelines.parts import LoadedParts
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +49,20 @@ class PIACondition(Condition):
     """Affinity of each frame; set when fitted."""
 
     @classmethod
-    def of(cls, call: Arguments, images: ImageCondition | None) -> PIACondition | None:
-        """The image of a call that goes by this route. Raises UserError for a preset and a mask of its own at once."""
+    def of(cls, call: Arguments, images: ImageCondition | None, parts: LoadedParts) -> PIACondition | None:
+        """The image of a call that goes by this route; says where PIA is loaded and sees none.
+
+        Raises UserError for a preset and a mask of its own at once.
+        """
         if images is None or images.route != "pia":
+            if Loaded.of(parts).first_layer and not is_chosen(call.image_mode):
+                given = "none is given; add `images`" if images is None else f"{len(images.images)} are given"
+                logger.warning("PIA animates one image, and %s: its motion module sees none", given)
             return None
+        if parts.sparsectrl_kind == "rgb" and call.conditioning_frames is None:
+            logger.warning(
+                "the SparseCtrl encoder has no effect: PIA shows the image; `image_mode` sparsectrl is for the encoder"
+            )
         if call.motion_amount is not None and call.image_affinity is not None:
             raise UserError(
                 "`motion_amount` names a preset, and `image_affinity` is a mask of your own; give one of the two"
