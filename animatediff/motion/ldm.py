@@ -53,8 +53,8 @@ def attach_ldm(unet: nn.Module, adapter: MotionAdapter) -> LdmAttachment:
 
     unet: has `input_blocks`, `middle_block`, `output_blocks` and `out`. Everything is checked before anything is
     changed. Raises ValueError if the UNet calls motion modules already, if its blocks do not have the places and widths
-    that the adapter was made for, or if the adapter sees an image (PIA, AnimateLCM-I2V). The caller keeps the adapter on
-    the device and in the type of the UNet.
+    that the adapter was made for, or if the adapter sees an image (PIA, AnimateLCM-I2V). The caller keeps the adapter
+    on the device and in the type of the UNet.
     """
     if has_hooks(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")

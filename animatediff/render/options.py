@@ -215,7 +215,8 @@ class AnimateOptions:
         "How: i2v, pia, sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
     )
     motion_amount: str | None = option(
-        "How much PIA moves an image: small, moderate or large; loop-... back to it; style-... of another model's.",
+        "How much PIA moves an image: small, moderate, large; back to it: loop-small, loop-moderate, loop-large; in "
+        "another model's style: style-small, style-moderate, style-large.",
         panel=IMAGE, metavar="NAME", unset="small",
     )
     image_affinity: float | dict[int, float] | None = option(

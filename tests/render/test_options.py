@@ -283,8 +283,8 @@ def test_options_of_the_model_are_those_that_decide_what_is_loaded() -> None:
 
     loaded = (
         "model motion_module family vae text_encoder text_encoder_2 prediction_type use_ema loras motion_loras "
-        "domain_adapter embeddings sparsectrl sparsectrl_config scheduler device dtype cpu_offload compile "
-        "inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet"
+        "conv_in_from_file domain_adapter embeddings sparsectrl sparsectrl_config scheduler device dtype cpu_offload "
+        "compile inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet"
     )
     assert set(MODEL_OPTIONS) == set(loaded.split())
     assert set(BY_NAME["dtype"].choices or ()) <= {"auto", *DTYPES}

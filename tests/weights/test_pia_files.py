@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.golden import load_unet
-from support.pia import FILE
+from support.pia import FILE, MODEL
+from support.training_clips import run as train
 from support.weight_files import published, write_hollow
 
 from animatediff.errors import UserError
@@ -59,7 +61,7 @@ def test_there_and_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert "this family was trained with image layers that normalize all frames" in caplog.text
     from diffusers import MotionAdapter
 
-    theirs = MotionAdapter.from_pretrained(folder)
+    theirs: Any = MotionAdapter.from_pretrained(folder)
     assert theirs.config["conv_in_channels"] == 9
     assert torch.equal(theirs.conv_in.weight, load_tensors(FILE)["conv_in.weight"])
     convert(folder, back := tmp_path / "back.ckpt", to="original")
@@ -89,6 +91,11 @@ def test_what_does_not_fit_is_one_message(tmp_path: Path) -> None:
     torch.save({**tensors, "conv_in.bias": bias, "conv_in.weight": torch.zeros(8, 9, 3, 3)}, tmp_path / "narrow.ckpt")
     with pytest.raises(UserError, match=r"conv_in\.weight has shape \(8, 9, 3, 3\), expected \(32, 9, 3, 3\)"):
         load_motion_module(tmp_path / "narrow.ckpt")
+
+
+def test_no_training_starts_from_what_no_stage_shows_an_image_to(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its first layer sees an image beside the noise"):
+        train("motion", tmp_path / "run", model=str(MODEL), start_from=str(FILE))
 
 
 def test_programs_without_a_place_for_the_image_refuse_it() -> None:

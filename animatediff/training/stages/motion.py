@@ -37,6 +37,11 @@ class MotionStage(Stage):
             self.family = replace(found, betas=self.betas, recommended=recommended)
             assert pipe.attachment is not None
             adapter = pipe.attachment.adapter
+            if adapter.conv_in is not None:
+                raise UserError(
+                    f"{config.start_from}: its first layer sees an image beside the noise (PIA), and no stage shows it "
+                    "one; start from another motion module"
+                )
             if config.norm is not None:
                 adapter.set_motion_norm(over_frames=config.norm == "over-frames")
                 self.family = replace(self.family, numerics=adapter.numerics)
