@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from animatediff.motion.first_layer import ImageConvIn
+from animatediff.motion.image_encoder import EncoderLayout, ImageEncoder
 from animatediff.motion.module import FrameContext, MotionModule
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class MotionNumerics:
     |---------------------------------------------|-----------------------|------------------------|-----------|
     | v1                                          | **all frames**        | one frame              | 24        |
     | v2, v3, AnimateDiff-Lightning               | one frame             | one frame              | 32        |
-    | LongAnimateDiff, AnimateLCM                 | one frame             | one frame              | 64        |
+    | LongAnimateDiff, AnimateLCM, AnimateLCM-I2V | one frame             | one frame              | 64        |
     | AnimateDiff-SDXL beta                       | one frame             | **all frames**         | 32        |
     | HotshotXL                                   | **all frames**        | one frame              | 24        |
     | PIA                                         | **all frames**        | one frame              | 32        |
@@ -42,6 +43,10 @@ class MotionNumerics:
     conv_in_from_file: bool = False
     """Whether a first layer for images brings its own weights of the noisy latents and its own bias, which belong to
     the image model that it was trained with, in place of those of the image model at hand."""
+
+
+FEATURES_AT = 1
+"""Place in a down block of the motion module that features of an image are added in front of."""
 
 
 def block_points(block: nn.Module) -> list[nn.Module]:
@@ -82,6 +87,8 @@ class MotionLayout:
     norm_groups: int = 32
     conv_in_channels: int | None = None
     """Channels of a first layer that belongs to the modules; None where there is none."""
+    image_encoder: EncoderLayout | None = None
+    """Layout of an image encoder that belongs to the modules; None where there is none."""
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, *, mid_block: bool = False) -> MotionLayout:
@@ -120,7 +127,10 @@ class BlockModules(nn.Module):
 
 
 class MotionAdapter(nn.Module):
-    """All motion modules of one UNet, not yet attached. Keys are those of diffusers' `MotionAdapter`."""
+    """All motion modules of one UNet, not yet attached. Keys are those of diffusers' `MotionAdapter`.
+
+    `conv_in` (PIA) and `img_encoder` (AnimateLCM-I2V) are what modules made for images have besides, None for others.
+    """
 
     def __init__(self, layout: MotionLayout, numerics: MotionNumerics | None = None) -> None:
         super().__init__()
@@ -135,9 +145,15 @@ class MotionAdapter(nn.Module):
                 own_noise=self.numerics.conv_in_from_file,
                 frames=self.frames,
             )
+        self.img_encoder = None if layout.image_encoder is None else ImageEncoder(layout.image_encoder)
         self.down_blocks = nn.ModuleList([self._block(channels) for channels in layout.down])
         self.mid_block = self._block((layout.mid,)) if layout.mid is not None else None
         self.up_blocks = nn.ModuleList([self._block(channels) for channels in layout.up])
+        for level, block in enumerate(self.down_blocks):
+            assert isinstance(block, BlockModules)
+            for module in list(block.motion_modules)[FEATURES_AT : FEATURES_AT + 1]:
+                assert isinstance(module, MotionModule)
+                module.feature_level = level
 
     @classmethod
     def from_unet(

@@ -12,6 +12,7 @@ bound methods of the modules they call, so that a deep copy of the UNet calls it
 
 A block has one module for each ResNet: `layers_per_block` on the way down, one more on the way up. The first layer of
 modules made for images is a child of the UNet itself (`motion_conv_in`), called behind `conv_in` (`first_layer.py`).
+Their image encoder (`adapter.img_encoder`) is called before the UNet, and is no child of it.
 """
 
 from __future__ import annotations

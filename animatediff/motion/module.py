@@ -44,6 +44,9 @@ class FrameContext:
     """Where not empty, frames attend to each other inside these windows alone, and the residuals are blended."""
     scale: Tensor | None = None
     """(f,): factor of the residual at each frame; None is 1."""
+    features: Sequence[Tensor] = ()
+    """(b*f, c, h, w) for each down block: features of an image, added to what comes out of its second layer, before
+    the motion module there (AnimateLCM-I2V)."""
     image_channels: Tensor | None = None
     """(b*f, c, h, w): channels behind the noisy latents, of modules with a first layer for them (`first_layer.py`)."""
 
@@ -54,13 +57,15 @@ class FrameContext:
         windows: Sequence[Window] = (),
         scale: Tensor | None = None,
         image_channels: Tensor | None = None,
+        features: Sequence[Tensor] = (),
     ) -> Iterator[None]:
         """Set all of them for one call of the UNet; all but the number of frames are reset after it."""
         self.num_frames, self.windows, self.scale, self.image_channels = num_frames, windows, scale, image_channels
+        self.features = features
         try:
             yield
         finally:
-            self.windows, self.scale, self.image_channels = (), None, None
+            self.windows, self.scale, self.image_channels, self.features = (), None, None, ()
 
 
 class MotionModule(nn.Module):
@@ -78,6 +83,7 @@ class MotionModule(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_over_frames = norm_over_frames
+        self.feature_level: int | None = None  # number of its down block, where features of an image are added
         self.gradient_checkpointing = False  # set by `unet.enable_gradient_checkpointing()`, with the image layers'
         self.frames = frames if frames is not None else FrameContext()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
@@ -103,6 +109,8 @@ class MotionModule(nn.Module):
             return output
 
         def moved(x: Tensor) -> Tensor:
+            if self.feature_level is not None and context.features:
+                x = x + context.features[self.feature_level]
             return self(x, context.num_frames, windows=context.windows, scale=context.scale)
 
         if isinstance(output, tuple):

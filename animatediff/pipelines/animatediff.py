@@ -18,6 +18,7 @@ from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
 from animatediff.pipelines.compiled import blocks_compiled
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
+from animatediff.pipelines.conditions.image import color_match
 from animatediff.pipelines.extras import check_masks, loras_times, on_unet
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
@@ -316,6 +317,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             unet=self.unet,
             frames=self.attachment.frames,
             controls=conditions.controls,
+            features=conditions.features,
             windows=job.windows.in_motion,
             motion_scale=job.motion_scale,
             attention=on_unet(job.attention, self.unet),
@@ -414,6 +416,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         callbacks = callbacks or Callbacks()
         chunks = latents.transpose(1, 2).flatten(0, 1).split(job.decode_chunk_size)
         kept = None if callbacks.saves is None else SavedFrames.of(callbacks.saves, latents)
+        finish = color_match(job.call, job.conditions)
         done, total, grow = begun * job.decode_chunk_size, latents.shape[0] * latents.shape[2], job.clip.factor
         for index, chunk in enumerate(chunks[begun:], start=begun):
             n, _, h, w = chunk.shape
@@ -424,7 +427,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                     kept.add(images)
             done += len(images)
             callbacks.step("decode", done, total)
-            yield images
+            yield images if finish is None else finish(images)
 
     def _decoded(self, chunk: Tensor, job: Job, callbacks: Callbacks) -> Tensor:
         """Frames (n, 3, H, W) of latents (n, c, h, w), fewer at once or in tiles where memory is short."""

@@ -172,9 +172,15 @@ class Arguments:
     enforce_inference_steps: bool = needing(False, "strength")
     """Make `num_inference_steps` steps whatever the strength."""
     images: Any = None
-    """An image for frame 0, or {frame: image}, negatives counted from the end."""
+    """An image for frame 0, or {frame: image}, negatives counted from the end. By the route `i2v` also its latents
+    (1 or b, 4, h, w), scaled."""
     image_mode: str | None = ranged(AUTO, choices="animatediff.pipelines.conditions.routes.MODES")
     """Route by which the images are shown; `auto` is the first that has its weights loaded."""
+    image_motion_scale: float = ranged(0.8, ge=0, le=1.5, needs="i2v")
+    """How much a clip by the route `i2v` moves: 0.8 as trained, 0 a still."""
+    color_match: bool = needing(False, "shown")
+    """Move each finished frame's mean hue, saturation and brightness to those of the image, as AnimateLCM-I2V's own
+    program does in the end."""
     motion_amount: str | None = ranged(None, choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
     """How much PIA lets the frames differ from the image: a preset; None is `small`."""
     image_affinity: Curve | None = field(default=None, metadata={"needs": "pia"})

@@ -18,6 +18,7 @@ from animatediff.motion import IMAGE_CHANNELS, MotionModule
 from animatediff.motion.attach import block_points, image_norms, mid_point, set_hooks
 from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
+from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
 from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
@@ -48,6 +49,8 @@ class Estimate:
         """pipe: with weights or without, which are not touched; job: of that pipeline; device: it would run on."""
         self._blocks = device.type == "cpu"
         self._copies: dict[int, Any] = {}
+        # a UNet refers to the image encoder of its motion modules, which is no layer of it
+        self._others = [] if pipe.motion_image_encoder is None else [pipe.motion_image_encoder]
         with quiet_loading():
             self.pipe = self._without_weights(pipe)
         conditions = [self._on_copies(condition) for condition in job.conditions]
@@ -165,7 +168,8 @@ class Estimate:
             device=META,
             callbacks=Callbacks(),
         )
-        acting = [c for c in self.job.conditions if isinstance(c, ControlNetCondition | SparseCtrlCondition)]
+        kinds = (ControlNetCondition, SparseCtrlCondition, I2VCondition)
+        acting = [c for c in self.job.conditions if isinstance(c, kinds)]
         prepared = prepare_all(acting, setting)
         prepared.image_embeds += self._image_embeds()
         return prepared
@@ -206,13 +210,13 @@ class Estimate:
 
     def _copy(self, module: nn.Module) -> Any:
         if id(module) not in self._copies:
-            self._copies[id(module)] = without_offloading(on_meta(module))
+            self._copies[id(module)] = without_offloading(on_meta(module, others=self._others))
         return self._copies[id(module)]
 
     def _on_copies(self, condition: Condition) -> Condition:
         if isinstance(condition, ControlNetCondition):
             return replace(condition, controlnet=self._copy(condition.controlnet))
-        if isinstance(condition, SparseCtrlCondition):
+        if isinstance(condition, SparseCtrlCondition | I2VCondition):
             return replace(condition, encoder=self._copy(condition.encoder))
         return condition
 
@@ -285,6 +289,8 @@ def weights_of(pipe: Any) -> dict[str, int]:
     base, adapter = pipe.base, pipe.attachment.adapter if pipe.attachment is not None else None
     found = {name: module_bytes(getattr(base, name, None)) for name in MODELS}
     found["motion"] = module_bytes(adapter)
+    found["motion_image_encoder"] = 0 if adapter is None else module_bytes(adapter.img_encoder)
+    found["motion"] -= found["motion_image_encoder"]
     found["unet"] -= found["motion"]
     found["sparsectrl"] = module_bytes(pipe.sparsectrl)
     found["controlnet"] = module_bytes(*pipe.controlnets)

@@ -145,8 +145,8 @@ class Job:
         )
 
     def first_pass(self) -> Job:
-        """The job without its upscaling."""
-        return replace(self, call=replace(self.call, upscale=None))
+        """The job without its upscaling, and without what is done to finished frames alone."""
+        return replace(self, call=replace(self.call, upscale=None, color_match=False))
 
     def second_call(self, latents: Tensor, height: int, width: int) -> Arguments:
         """Arguments of the second pass, which begins with `latents` (b, c, f, h, w) of the first, enlarged."""

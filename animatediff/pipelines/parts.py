@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from animatediff.models.sparsectrl import SparseCtrl
+    from animatediff.motion.image_encoder import ImageEncoder
     from animatediff.weights.addons.embeddings import LoadedEmbedding
     from animatediff.weights.families import Family, Recommended
 
@@ -88,6 +89,11 @@ class LoadedParts:
     def family(self) -> Family | None:
         """The family of the motion modules; None where there are none, or they have none."""
         return None if self.attachment is None else getattr(self.attachment.adapter, _FAMILY, None)
+
+    @property
+    def motion_image_encoder(self) -> ImageEncoder | None:
+        """The image encoder that came with the motion modules (AnimateLCM-I2V); None where there is none."""
+        return None if self.attachment is None else self.attachment.adapter.img_encoder
 
     def set_motion_adapter(self, adapter: MotionAdapter, family: Family | None = None) -> None:
         """Plug in motion modules that are already in memory, such as new ones to be trained.
@@ -237,8 +243,9 @@ class LoadedParts:
         with quiet_loading():
             self.base.to(*args, **kwargs)
             self.set_sparsectrl(self.sparsectrl)
-            for controlnet in self.controlnets:
-                controlnet.to(self.unet.device, self.unet.dtype)
+            beside = [] if self.motion_image_encoder is None else [self.motion_image_encoder]
+            for network in (*self.controlnets, *beside):
+                network.to(self.unet.device, self.unet.dtype)
         return self
 
     def __getattr__(self, name: str) -> Any:

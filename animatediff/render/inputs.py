@@ -249,10 +249,13 @@ def input_arguments(
         arguments |= {"conditioning_frames": images, "controlnet_frame_indices": request.control_indices}
         keyframes = Keyframes([np.asarray(image) for image in images], list(request.control_indices))
     if inputs.images:
-        arguments["images"] = {frame: shaped(image, *size, request.resize) for frame, image in inputs.images}
+        fitted = {frame: shaped(image, *size, request.resize) for frame, image in inputs.images}
+        # the pipeline crops an image of this route itself, as it was trained; the colours are those of the whole
+        whole = request.image_mode == "i2v" and request.resize == "crop"
+        arguments["images"] = dict(inputs.images) if whole else fitted
         arguments |= {"image_mode": request.image_mode, "strength": request.strength}
-        keyframes.images += [np.asarray(image) for image in arguments["images"].values()]
-        keyframes.indices += list(arguments["images"])
+        keyframes.images += [np.asarray(image) for image in fitted.values()]
+        keyframes.indices += list(fitted)
     if inputs.ip_adapter_images:
         arguments["ip_adapter_image"] = inputs.ip_adapter_images
     if inputs.video is not None:

@@ -214,7 +214,7 @@ class AnimateOptions:
         in_memory="image", default=(), convert=values.keyframes, parse=values.keyframes,
     )
     image_mode: str | None = option(
-        "How: pia, sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
+        "How: i2v, pia, sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
     )
     motion_amount: str | None = option(
         "How much PIA moves an image: small, moderate, large; back to it: loop-small, loop-moderate, loop-large; in "
@@ -225,6 +225,8 @@ class AnimateOptions:
         "How like the image frames are, 0 to 1, in place of an amount: 0.8, or along the clip 0=1.0,15=0.6.",
         panel=IMAGE, metavar="X", convert=values.curve,
     )
+    image_motion_scale: float = option("How much a clip by i2v moves: 0.8 as trained, 0 a still.", panel=IMAGE)
+    color_match: bool = option("Give frames the mean colours of the image.", panel=IMAGE)
     ip_adapter: str | None = option(
         "IP-Adapter: content and style of images.",
         panel=IMAGE, metavar="FILE", part_of_model=True, folder="IP-Adapter", default=None,

@@ -214,13 +214,16 @@ def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
 
 
 def _animates_images(request: AnimateRequest) -> bool:
-    """Whether the motion module of a request takes an image (PIA), as far as it lies here."""
-    from animatediff.weights.keys import CONV_IN_WEIGHT, motion_keys
+    """Whether the motion module of a request takes an image (PIA, AnimateLCM-I2V), as far as it lies here."""
+    from animatediff.weights.keys import CONV_IN_WEIGHT, ENCODER, motion_keys
     from animatediff.weights.motion import find_header
     from animatediff.weights.recognise import recognise_header
 
     module = Path(motion_module_of(request))
-    return module.exists() and CONV_IN_WEIGHT in motion_keys(recognise_header(find_header(module)).header.shapes)
+    if not module.exists():
+        return False
+    keys = motion_keys(recognise_header(find_header(module)).header.shapes)
+    return CONV_IN_WEIGHT in keys or any(key.startswith(ENCODER) for key in keys)
 
 
 def check_files(request: AnimateRequest) -> None:

@@ -18,6 +18,7 @@ from animatediff.sampling.chunks import CHUNK_SIZE, layers_in_chunks, motion_in_
 from animatediff.sampling.conditions import Conditioning, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
+from animatediff.sampling.image_features import ImageFeatures
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 from animatediff.sampling.prompt_keys import PromptKeys
 from animatediff.sampling.resume import ResumedSampling
@@ -40,6 +41,8 @@ class ClipPredictor:
     frames: FrameContext
     controls: Sequence[Control] = ()
     """Controls, asked at every call; their residuals are added up."""
+    features: ImageFeatures | None = None
+    """Features of an image, added in the down blocks for every frame."""
     windows: Sequence[Window] = ()
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
@@ -103,7 +106,7 @@ class ClipPredictor:
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
-            self.frames.during(num_frames, self.windows, scale, channels),
+            self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs)),
             chunked,
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),
@@ -127,6 +130,12 @@ class ClipPredictor:
     def separable(self) -> bool:
         """Whether rows may be predicted one after the other: no control tells negative prompts from others."""
         return not any(getattr(control, name, False) for control in self.controls for name in _OF_NEGATIVES)
+
+    def _features(self, inputs: UNetInputs) -> list[Tensor]:
+        if self.features is None:
+            return []
+        levels = self.features.of(inputs.frames)
+        return [rearrange(inputs.images(level), "b c f h w -> (b f) c h w").to(inputs.latents) for level in levels]
 
     def _residuals(self, inputs: UNetInputs) -> Residuals | None:
         if self.windows:

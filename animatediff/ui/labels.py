@@ -71,6 +71,8 @@ LABELS = {
     "image_mode": "Image mode",
     "motion_amount": "Amount of motion (PIA)",
     "image_affinity": "Affinity to the image (PIA)",
+    "image_motion_scale": "Motion scale (AnimateLCM-I2V)",
+    "color_match": "Match colours to the image",
     "ip_adapter": "IP-Adapter model",
     "ip_adapter_image": "IP-Adapter images",
     "ip_adapter_scale": "IP-Adapter weight",
@@ -121,7 +123,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "LoRA and embeddings": ("loras", "embeddings", "domain_adapter"),
     "Animate an image": (
         *("image", "last_image", "keyframes", "image_mode", "motion_amount", "image_affinity"),
-        "resize",
+        *("image_motion_scale", "color_match", "resize"),
     ),
     "Portraits and poses": ("drive", "drive_kind"),
     "Start from a video": (

@@ -174,7 +174,7 @@ def _motion_module(
         tables = {f"{name}.pos_encoder.pe": table for name, table in own_tables(header).items()}
         return _Result({**state, **tables}, metadata, title=facts.title, note=note)
     # Published AnimateLCM modules have no tables: other programs know them by that. diffusers needs them all the same.
-    bare = to == "original" and facts.name == "animatelcm" and not own_tables(header)
+    bare = to == "original" and facts.name in ("animatelcm", "animatelcm_i2v") and not own_tables(header)
     positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype)
     if to == "original":
         tensors = {**names_to_original(state), **_original_tables(positions)}

@@ -140,6 +140,23 @@ FAMILIES: dict[str, Family] = {
             notes="a few-step model: use its LCM LoRA at 0.8 to 1.0 with it, 4 to 8 steps, guidance 1 to 2",
         ),
         Family(
+            name="animatelcm_i2v",
+            title="AnimateLCM-I2V (image to video)",
+            base="sd1",
+            numerics=MotionNumerics(max_positions=64),
+            betas={
+                "beta_start": 0.00085,
+                "beta_end": 0.014,
+                "beta_schedule": "linear",
+                "original_inference_steps": 200,
+            },
+            recommended=Recommended(
+                num_frames=16, num_inference_steps=4, guidance_scale=1.0, scheduler="lcm", height=512, width=768
+            ),
+            notes="animates an image (`image`); a few-step model: use its own LCM LoRA at 0.8 with it, 2 to 4 steps, "
+            "guidance 1; `image_motion_scale` says how much the clip moves",
+        ),
+        Family(
             name="pia",
             title="PIA (animates an image)",
             base="sd1",

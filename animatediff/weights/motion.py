@@ -21,6 +21,8 @@ from animatediff.weights.family_evidence import contradictions, family_missing
 from animatediff.weights.fit import check_fit, leave_out
 from animatediff.weights.hub import fetch_folder, is_hub_id
 from animatediff.weights.keys import (
+    ENCODER,
+    ENCODER_KEY,
     MOTION_KEY,
     TO_ORIGINAL,
     below_loras,
@@ -133,6 +135,10 @@ def family_of(found: Recognised, family: str | None) -> Family:
             f"{path}: has no first layer of nine channels, by which PIA sees its image, so it is not of the family "
             "pia; leave `family` out"
         )
+    if facts.name == "animatelcm_i2v" and not any(map(ENCODER_KEY.match, found.header.tensors)):
+        raise UserError(
+            f"{path}: has no image encoder (img_encoder), so it is not of the family animatelcm_i2v; leave `family` out"
+        )
     for line in [*said, *(judged.warnings if judged is not None else ())]:
         logger.warning("%s: %s", path, line)
     return replace(facts, sampling=trained_with(found.header))
@@ -224,6 +230,7 @@ def motion_layout(found: Recognised, facts: Family) -> MotionLayout:
     layout = layout_of(shapes, norm_groups=facts.norm_groups, num_heads=facts.num_heads)
     if layout is None:
         raise UserError(f"{path}: its blocks or modules are not numbered from 0 without a gap; is it whole?")
+    _check_encoder(layout, shapes, path)
     if deeper := next(filter(DEEPER.search, shapes), None):
         raise UserError(
             f"{path}: has motion modules of more than one transformer block, or of more than two attentions "
@@ -235,6 +242,16 @@ def motion_layout(found: Recognised, facts: Family) -> MotionLayout:
             if number < 1 or width % number:
                 raise UserError(f"{path}: its modules of width {width} do not divide into {number} {parts}")
     return layout
+
+
+def _check_encoder(layout: MotionLayout, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise UserError for an image encoder that is not whole, or whose features do not fit the down blocks."""
+    if not any(name.startswith(ENCODER) for name in shapes):
+        return
+    if layout.image_encoder is None:
+        raise UserError(f"{path}: its image encoder (img_encoder) lacks layers; is the download complete?")
+    if (levels := layout.image_encoder.levels) != (widths := tuple(block[0] for block in layout.down)):
+        raise UserError(f"{path}: its image encoder makes features of {levels} channels, its down blocks have {widths}")
 
 
 def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognised) -> None:

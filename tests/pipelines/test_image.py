@@ -223,7 +223,7 @@ def test_settings_from_yaml(place: Path) -> None:
         (["--last-image", "a.png", "--keyframe", "3=b.png"], "two images for frame 3 (indices -1 and 3)"),
         (
             ["--image", "a.png", "--image-mode", "pixels"],
-            "unknown image_mode 'pixels'; known are auto, pia, sparsectrl, ip-adapter, latents",
+            "unknown image_mode 'pixels'; known are auto, i2v, pia, sparsectrl, ip-adapter, latents",
         ),
         (["--image", "a.png", "--image-mode", "ip-adapter"], "takes an IP-Adapter; add --ip-adapter"),
         (["--image-mode", "latents"], "but no image; add --image"),

@@ -64,6 +64,7 @@ OF_OTHERS: dict[str, Any] = {
     "negative_pooled_prompt_embeds": torch.zeros(1, 128), "original_size": (8, 8), "crops_coords_top_left": (1, 1),
     "target_size": (8, 8), "negative_original_size": (8, 8), "negative_crops_coords_top_left": (1, 1),
     "negative_target_size": (8, 8), "save_every": 5.0, "motion_amount": "large", "image_affinity": 0.5,
+    "image_motion_scale": 0.5, "color_match": True,
 }  # fmt: skip
 """Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback, PIA)."""
 OF_OPTIONS = [item for item in OPTIONS if item.needs in of_requests.SUBJECTS]

@@ -15,6 +15,7 @@ from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.sampling import Control, Schedule
+from animatediff.sampling.image_features import ImageFeatures
 from animatediff.sampling.keep_frames import KeepFrames
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Prepared:
     """Sources of residuals, asked at each call of the UNet."""
     image_embeds: Sequence[Tensor] = ()
     """Image embeddings, one tensor an IP-Adapter: (b, 1 or f, ...), with guidance the negative ones first."""
+    features: ImageFeatures | None = None
+    """Features of an image for the down blocks of the UNet."""
     image_channels: Tensor | None = None
     """(b, c, f, h, w) channels behind the noisy latents, of motion modules with a first layer for them."""
     init_latents: Tensor | None = None
@@ -94,6 +97,7 @@ class PreparedConditions:
 
     controls: list[Control] = field(default_factory=list)
     image_embeds: list[Tensor] = field(default_factory=list)
+    features: ImageFeatures | None = None
     image_channels: Tensor | None = None
     init_latents: Tensor | None = None
     keep: KeepFrames | None = None
@@ -106,6 +110,7 @@ def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedCo
         prepared = condition.prepare(setting)
         joined.controls += prepared.controls
         joined.image_embeds += prepared.image_embeds
+        joined.features = joined.features if prepared.features is None else prepared.features
         joined.image_channels = joined.image_channels if prepared.image_channels is None else prepared.image_channels
         joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
         joined.keep = joined.keep if prepared.keep is None else prepared.keep

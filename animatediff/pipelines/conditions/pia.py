@@ -68,6 +68,7 @@ class PIACondition(Condition):
                 "`motion_amount` names a preset, and `image_affinity` is a mask of your own; give one of the two"
             )
         ((frame, image),) = images.images.items()
+        assert isinstance(image, Image.Image), "latents are for another route"
         begins = call.strength is not None and call.strength < 1 and call.video is None and call.latents is None
         return cls(
             image=image,

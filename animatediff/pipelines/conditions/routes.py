@@ -25,16 +25,19 @@ class Loaded:
     """Whether the motion module has a first layer for an image (PIA)."""
     family: str | None = None
     """Family of the motion module."""
+    image_encoder: bool = False
+    """Whether an image encoder came with the motion module."""
 
     @classmethod
     def of(cls, pipe: Any) -> Self:
         """What is loaded into a pipeline."""
+        adapter = getattr(getattr(pipe, "attachment", None), "adapter", None)
         return cls(
             sparsectrl=pipe.sparsectrl_kind,
             ip_adapter=has_ip_adapter(pipe.unet),
-            first_layer=getattr(getattr(pipe, "attachment", None), "adapter", None) is not None
-            and pipe.attachment.adapter.conv_in is not None,
+            first_layer=getattr(adapter, "conv_in", None) is not None,
             family=getattr(pipe.family, "name", None),
+            image_encoder=getattr(adapter, "img_encoder", None) is not None,
         )
 
 
@@ -65,6 +68,12 @@ def _takes_sparsectrl(loaded: Loaded) -> str:
 
 ROUTES: dict[str, Route] = {
     # motion modules that were made for images stand first: who loads one means it
+    "i2v": Route(
+        title="the image encoder of AnimateLCM-I2V, which lets the clip start from it",
+        is_loaded=lambda loaded: loaded.image_encoder,
+        takes=lambda _: "AnimateLCM-I2V, and none is loaded; name AnimateLCM_sd15_i2v.ckpt by `motion_module`",
+        max_images=1,
+    ),
     "pia": Route(
         title="PIA, which sees one beside the noise of each frame",
         is_loaded=lambda loaded: loaded.first_layer,

@@ -63,7 +63,8 @@ class MotionStage(Stage):
         self.module_betas = self.betas or self.module_betas  # which the file states as its family's
         pipe.set_motion_adapter(adapter, self.family)
         load_domain_adapter(self)
-        return dict(adapter.float().named_parameters())
+        adapter.float()
+        return {name: value for name, value in adapter.named_parameters() if not name.startswith("img_encoder.")}
 
     def _recommended(self) -> Recommended:
         data, validation = self.config.data, self.config.validation
