@@ -78,6 +78,10 @@ SUBJECTS: dict[str, Subject[_Call]] = {
         is_there=lambda call: call.job.call.conditioning_frames is not None,
         lacking="no images for SparseCtrl are given (`control_images`, in Python `conditioning_frames`)",
     ),
+    "camera": Subject(
+        is_there=lambda call: call.job.call.camera is not None,
+        lacking="no path of the camera is given; add `camera`",
+    ),
     "upscale": Subject(
         is_there=lambda call: call.job.call.upscale is not None,
         lacking="it is of the second pass; add `upscale`",

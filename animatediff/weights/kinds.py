@@ -66,7 +66,7 @@ KINDS: dict[str, Kind] = {
         instead="AnimateLCM's text-to-video module with an image (`motion_module`, `image`) does the like",
     ),
     "pia": Kind(title="PIA module", instead="any other motion module with an image (`image`) does the like"),
-    "cameractrl": Kind(title="CameraCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
+    "cameractrl": Kind(title="CameraCtrl model", settings=("camera_control",), method="load_camera_control"),
     "motionctrl": Kind(title="MotionCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
     "fancyvideo": Kind(title="FancyVideo module", instead="take another motion module (`motion_module`)"),
     "hellomeme": Kind(title="HelloMeme module", instead="take another motion module (`motion_module`)"),

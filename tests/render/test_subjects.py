@@ -21,7 +21,7 @@ from animatediff.subjects import without_effect
 REFUSED = {
     "control_images", "image_mode", "ip_adapter_image", "ip_adapter_encoder", "controlnet", "controlnet_video",
     "strength", "video_fps", "video_start", "video_duration", "audio", "sparsectrl", "ip_adapter", "upscale_strength",
-    "upscale_steps", "video_by_number",
+    "upscale_steps", "video_by_number", "camera", "camera_control",
 }  # fmt: skip
 """Options that a request without their subject refuses (`render.request_checks`)."""
 ALWAYS = {
@@ -52,7 +52,8 @@ IN_CALLS = {
     "negative_prompt": "grey", "guidance_rescale": 0.5, "overlap": 1, "stride": 2, "blend": "flat",
     "long_mode": "motion", "noise": "freenoise", "freeinit_filter": "ideal", "freeinit_ds": 0.5, "freeinit_dt": 0.5,
     "controlnet_conditioning_scale": 0.5, "control_start": 0.1, "control_end": 0.5, "controlnet_frame_indices": (3,),
-    "eta": 0.5, "freeinit_fast": True, "freeinit_order": 2, "pag_adaptive_scale": 0.1,
+    "eta": 0.5, "freeinit_fast": True, "freeinit_order": 2, "pag_adaptive_scale": 0.1, "camera_scale": 0.5,
+    "camera_aspect": 1.0,
 }  # fmt: skip
 OF_OTHERS: dict[str, Any] = {
     "negative_prompt_embeds": torch.zeros(1, 77, 128), "control_guidance_start": 0.1, "control_guidance_end": 0.5,
