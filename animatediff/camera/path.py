@@ -95,7 +95,10 @@ class CameraPath:
 
     def __str__(self) -> str:
         x, y, z = self.positions[-1].tolist()
-        return f"{len(self)} poses, at the end {x:+.2f} right, {-y:+.2f} up, {z:+.2f} forward"
+        turn = float(torch.rad2deg(torch.arccos(self.directions[-1, 2].clamp(-1, 1))))
+        ends = ((x, "right", "left"), (-y, "up", "down"), (z, "forward", "back"))
+        words = ", ".join(f"{abs(value):.2f} {side if value >= 0 else other}" for value, side, other in ends)
+        return f"{len(self)} poses, at the end {words}, and turned by {turn:.0f} degrees"
 
 
 def camera_path(given: Any, num_frames: int | None = None, *, aspect: float | None = None) -> CameraPath:

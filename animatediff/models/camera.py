@@ -71,15 +71,15 @@ class CameraConfig:
 class PoseResnet(nn.Module):
     """Two convolutions with a residual, and before them half the size and another width where asked for."""
 
-    def __init__(self, channels_in: int, channels: int, *, half: bool) -> None:
+    def __init__(self, channels_in: int, channels: int, *, smaller: bool) -> None:
         super().__init__()
-        self.half = half
+        self.smaller = smaller
         self.in_conv = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else None
         self.block1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.block2 = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.half:
+        if self.smaller:
             # The UNet rounds up where a size is odd, so the last row and column count twice; even sizes as trained.
             h, w = x.shape[-2:]
             x = F.avg_pool2d(F.pad(x, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else x, 2)
@@ -101,7 +101,7 @@ class PoseEncoder(nn.Module):
         for level, width in enumerate(widths):
             before = widths[max(0, level - 1)]
             resnets = [
-                PoseResnet(before if place == 0 else width, width, half=level > 0 and place == 0)
+                PoseResnet(before if place == 0 else width, width, smaller=level > 0 and place == 0)
                 for place in range(config.blocks)
             ]
             attentions = [TemporalTransformerBlock(width, config.num_heads, 1) for _ in range(config.blocks)]

@@ -31,6 +31,8 @@ TRAVEL = (
     *("prompt_loop", "closed_loop", "num_frames"),
 )
 """Options that the timeline shows."""
+CAMERA = ("camera", "num_frames", "camera_aspect")
+"""Options that the image of the camera's path shows."""
 
 
 class Page:
@@ -134,6 +136,8 @@ class Page:
                     self._make_fields(names)
                     if title == "Prompt travel":
                         self.timeline = gr.HTML("", elem_classes="ad-timeline", elem_id="timeline")
+                    if title == "Camera and motion":
+                        self.camera = gr.HTML("", elem_classes="ad-timeline", elem_id="camera-path")
 
     def _make_fields(self, names: list[str]) -> None:
         for pair in paired([self.form.fields[name] for name in names]):
@@ -173,6 +177,11 @@ class Page:
         for name, part in zip(TRAVEL, watched, strict=True):
             event = part.blur if name in ("prompt", "prompt_head", "prompt_tail") else part.change
             event(self._timeline, watched, self.timeline, trigger_mode="always_last", **QUIET)
+
+        watched = [part for name in CAMERA for part in form.parts(name)]
+        for name, part in zip(CAMERA, watched, strict=True):
+            event = part.blur if name == "camera" else part.change
+            event(self._camera, watched, self.camera, trigger_mode="always_last", **QUIET)
 
     def _wire_models(self, again: Any) -> None:
         fields = [field for field in self.form.fields.values() if isinstance(field, Model | Weights)]
@@ -215,6 +224,26 @@ class Page:
             rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
         head = "<tr><th>Name</th><th>What it is</th><th>Details</th></tr>"
         return f'<table class="ad-models">{head}{"".join(rows)}</table>'
+
+    def _camera(self, *values: Any) -> str:
+        """The image of the camera's path, or why there is none."""
+        from animatediff.camera import camera_path, is_file
+        from animatediff.render.camera_image import camera_image
+
+        fields = self.form.fields
+        try:
+            given = {
+                name: fields[name].read([value], self.form.sources) for name, value in zip(CAMERA, values, strict=True)
+            }
+            if not given["camera"]:
+                return ""
+            if is_file(given["camera"]):
+                path = camera_path(given["camera"], aspect=given["camera_aspect"])
+            else:
+                path = camera_path(given["camera"], int(given["num_frames"] or 16))
+            return stage.image(camera_image(path), f"Path of the camera: {path}")
+        except (UserError, ValueError) as error:
+            return stage.message(str(error), "error")
 
     def _timeline(self, *values: Any) -> str:
         """The image of the texts over the frames, or why there is none."""
