@@ -47,6 +47,10 @@ _GROUPS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"ip_adapter": "i.bin", "image": "a.png"}, "ip_adapter_image ip_adapter_encoder"),
     (_NETS, "controlnet controlnet_video controlnet_preprocess controlnet_scale controlnet_start controlnet_end"),
     (_NETS, "controlnet_spread"),
+    (
+        {"camera_control": "c.ckpt", "camera": "zoom-in"},
+        "camera_control camera camera_scale camera_aspect",
+    ),
     ({"upscale": 2.0}, "upscale_strength upscale_steps"),
 )
 NEEDS = {name: settings for settings, names in _GROUPS for name in names.split()}
@@ -65,6 +69,7 @@ _STRUCTURED: dict[str, tuple[list[str], Any]] = {
     "seed": ([str(2**64 - 1)], 2**64 - 1),
     "image_mode": (["latents"], "latents"),
     "vram": (["6GB"], "6GB"),
+    "camera": (["zoom-in:0.5, pan-left"], "zoom-in:0.5, pan-left"),
 }
 
 
@@ -283,7 +288,7 @@ def test_options_of_the_model_are_those_that_decide_what_is_loaded() -> None:
     loaded = (
         "model motion_module family vae text_encoder text_encoder_2 prediction_type use_ema loras motion_loras "
         "domain_adapter embeddings sparsectrl sparsectrl_config scheduler device dtype cpu_offload compile "
-        "inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet"
+        "inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet camera_control"
     )
     assert set(MODEL_OPTIONS) == set(loaded.split())
     assert set(BY_NAME["dtype"].choices or ()) <= {"auto", *DTYPES}

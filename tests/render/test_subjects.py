@@ -52,8 +52,7 @@ IN_CALLS = {
     "negative_prompt": "grey", "guidance_rescale": 0.5, "overlap": 1, "stride": 2, "blend": "flat",
     "long_mode": "motion", "noise": "freenoise", "freeinit_filter": "ideal", "freeinit_ds": 0.5, "freeinit_dt": 0.5,
     "controlnet_conditioning_scale": 0.5, "control_start": 0.1, "control_end": 0.5, "controlnet_frame_indices": (3,),
-    "eta": 0.5, "freeinit_fast": True, "freeinit_order": 2, "pag_adaptive_scale": 0.1, "camera_scale": 0.5,
-    "camera_aspect": 1.0,
+    "eta": 0.5, "freeinit_fast": True, "freeinit_order": 2, "pag_adaptive_scale": 0.1,
 }  # fmt: skip
 OF_OTHERS: dict[str, Any] = {
     "negative_prompt_embeds": torch.zeros(1, 77, 128), "control_guidance_start": 0.1, "control_guidance_end": 0.5,
@@ -61,9 +60,10 @@ OF_OTHERS: dict[str, Any] = {
     "prompt_2": "a dog", "negative_prompt_2": "fog", "pooled_prompt_embeds": torch.zeros(1, 128),
     "negative_pooled_prompt_embeds": torch.zeros(1, 128), "original_size": (8, 8), "crops_coords_top_left": (1, 1),
     "target_size": (8, 8), "negative_original_size": (8, 8), "negative_crops_coords_top_left": (1, 1),
-    "negative_target_size": (8, 8), "save_every": 5.0,
+    "negative_target_size": (8, 8), "save_every": 5.0, "camera_scale": 0.5,
+    "camera_aspect": 1.0,
 }  # fmt: skip
-"""Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback)."""
+"""Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, CameraCtrl, a callback)."""
 OF_OPTIONS = [item for item in OPTIONS if item.needs in of_requests.SUBJECTS]
 
 
