@@ -78,6 +78,7 @@ EASINGS: dict[str, Callable[[float], float]] = {
     "ease-in-out": lambda u: (1 - math.cos(math.pi * u)) / 2,
 }
 """How much of a move is done, 0 to 1, at each part of the clip, 0 to 1."""
+_SUFFIX = re.compile(r"\.[A-Za-z]\w{0,9}$")
 _NUMBERS = re.compile(r"[\s,;]*[-+]?[\d.]")
 
 
@@ -104,7 +105,7 @@ def is_file(text: str) -> bool:
     (True, False)
     """
     text = text.strip()
-    return text.lower().endswith(".txt") or "/" in text or "\\" in text
+    return _SUFFIX.search(text) is not None or "/" in text or "\\" in text
 
 
 def parse_moves(text: str) -> tuple[Move, ...]:

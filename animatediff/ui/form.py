@@ -45,7 +45,7 @@ def field_of(option: Option) -> Field:
     if entry == "VideoInput":
         return media_fields.Files(option)
     if option.name == "camera":
-        return fields.Text(option)
+        return media_fields.PosesOrMoves(option)
     if option.folder is not None:
         is_text = option.folder == "" and option.name != "ip_adapter_encoder"
         return media_fields.TextFile(option) if is_text else fields.Model(option)

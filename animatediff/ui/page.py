@@ -178,9 +178,8 @@ class Page:
             event = part.blur if name in ("prompt", "prompt_head", "prompt_tail") else part.change
             event(self._timeline, watched, self.timeline, trigger_mode="always_last", **QUIET)
 
-        watched = [part for name in CAMERA for part in form.parts(name)]
-        for name, part in zip(CAMERA, watched, strict=True):
-            event = part.blur if name == "camera" else part.change
+        moves, *others = watched = [part for name in CAMERA for part in form.parts(name)]
+        for event in (moves.blur, *(part.change for part in others)):
             event(self._camera, watched, self.camera, trigger_mode="always_last", **QUIET)
 
     def _wire_models(self, again: Any) -> None:
@@ -225,22 +224,21 @@ class Page:
         head = "<tr><th>Name</th><th>What it is</th><th>Details</th></tr>"
         return f'<table class="ad-models">{head}{"".join(rows)}</table>'
 
-    def _camera(self, *values: Any) -> str:
+    def _camera(self, moves: Any, file: Any, num_frames: Any, aspect: Any) -> str:
         """The image of the camera's path, or why there is none."""
         from animatediff.camera import camera_path, is_file
         from animatediff.render.camera_image import camera_image
 
-        fields = self.form.fields
+        fields, sources = self.form.fields, self.form.sources
         try:
-            given = {
-                name: fields[name].read([value], self.form.sources) for name, value in zip(CAMERA, values, strict=True)
-            }
-            if not given["camera"]:
+            given = fields["camera"].read([moves, file], sources)
+            length, shape = (
+                fields["num_frames"].read([num_frames], sources),
+                fields["camera_aspect"].read([aspect], sources),
+            )
+            if not given:
                 return ""
-            if is_file(given["camera"]):
-                path = camera_path(given["camera"], aspect=given["camera_aspect"])
-            else:
-                path = camera_path(given["camera"], int(given["num_frames"] or 16))
+            path = camera_path(given, None if is_file(given) else int(length or 16), aspect=shape)
             return stage.image(camera_image(path), f"Path of the camera: {path}")
         except (UserError, ValueError) as error:
             return stage.message(str(error), "error")
