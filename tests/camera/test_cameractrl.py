@@ -19,6 +19,7 @@ from animatediff.errors import UserError
 from animatediff.models.camera import CameraConfig, CameraCtrl
 from animatediff.motion import CameraMerge, MotionLayout, plan_windows
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.sampling.chunks import motion_in_chunks
 from animatediff.weights.cameractrl import ENCODER, MERGES, load_cameractrl, save_cameractrl
 from animatediff.weights.convert import convert
 from animatediff.weights.inspect import describe
@@ -250,6 +251,29 @@ def test_windows_inside_the_motion_modules_take_their_own_poses(pipe: AnimateDif
             rows = torch.tensor([clip * 6 + frame for clip in range(2) for frame in frames])
             with motion.frames.during(3, camera=alone):
                 assert torch.allclose(windowed[rows], module(x[rows], 3), atol=1e-6)
+
+
+def test_motion_modules_in_parts_take_the_poses_of_their_pixels(pipe: AnimateDiffPipeline) -> None:
+    """A measure against too little memory: a few pixels at a time, the same result."""
+    control, motion = pipe.camera_control, pipe.attachment
+    assert control is not None and motion is not None
+    module = motion.adapter.get_submodule("down_blocks.0.motion_modules.0")
+    block, sizes = module.get_submodule("transformer_blocks.0"), list[int]()
+    poses = control.at_modules(motion.adapter, control.tokens(camera_path("zoom-in", 3).rays(40, 24)))
+    x = torch.randn(6, 32, 5, 3, generator=torch.Generator().manual_seed(0))
+    hook = block.register_forward_hook(lambda layer, args, out: sizes.append(out.shape[2]))
+    with torch.no_grad(), motion.frames.during(3, camera=poses):
+        whole = module(x, 3)
+        forward = block.attn1.forward
+        block.attn1.forward = lambda y: (sizes.append(y.shape[2]), forward(y))[1]
+        try:
+            with motion_in_chunks(pipe.unet, 4):
+                parts = module(x, 3)
+        finally:
+            del block.attn1.forward
+            hook.remove()
+    assert torch.allclose(parts, whole, atol=1e-6)
+    assert sizes == [15, 4, 4, 4, 3, 15]
 
 
 def test_works_with_the_rest(pipe: AnimateDiffPipeline) -> None:
