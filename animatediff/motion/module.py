@@ -11,10 +11,10 @@ stay in the order in which image layers have them, frame by frame; only attentio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -29,6 +29,26 @@ MAX_ATTENTION_BATCH = 32_768
 CPU_CHUNK = 1024
 """Tokens for each thread of a CPU that go through the feed-forward layer at once, so that what is inside stays in its
 cache."""
+
+
+class CameraMerge(NamedTuple):
+    """Camera poses in front of q, k and v of a first attention (CameraCtrl, arXiv 2404.02101, section 3.3)."""
+
+    pose: Tensor
+    """(1 or b, f, p, d) features of the poses."""
+    weight: Tensor
+    """(d, d) of the layer that merges them."""
+    bias: Tensor
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: (b, f, p, d), normalised and with its positions, likewise returned."""
+        return x + self.scale * F.linear(x + self.pose, self.weight, self.bias)
+
+    def of(self, places: Sequence[int]) -> CameraMerge:
+        """The same for some of the frames."""
+        index = torch.tensor(places, device=self.pose.device)
+        return self._replace(pose=self.pose.index_select(1, index))
 
 
 @dataclass
@@ -49,6 +69,8 @@ class FrameContext:
     the motion module there (AnimateLCM-I2V)."""
     image_channels: Tensor | None = None
     """(b*f, c, h, w): channels behind the noisy latents, of modules with a first layer for them (`first_layer.py`)."""
+    camera: Mapping[MotionModule, CameraMerge] | None = None
+    """Camera poses of these frames for each module that takes them; None is without."""
 
     @contextmanager
     def during(
@@ -58,14 +80,15 @@ class FrameContext:
         scale: Tensor | None = None,
         image_channels: Tensor | None = None,
         features: Sequence[Tensor] = (),
+        camera: Mapping[MotionModule, CameraMerge] | None = None,
     ) -> Iterator[None]:
         """Set all of them for one call of the UNet; all but the number of frames are reset after it."""
         self.num_frames, self.windows, self.scale, self.image_channels = num_frames, windows, scale, image_channels
-        self.features = features
+        self.features, self.camera = features, camera
         try:
             yield
         finally:
-            self.windows, self.scale, self.image_channels, self.features = (), None, None, ()
+            self.windows, self.scale, self.image_channels, self.features, self.camera = (), None, None, (), None
 
 
 class MotionModule(nn.Module):
@@ -132,17 +155,23 @@ class MotionModule(nn.Module):
             residual = residual * scale.to(x).repeat(x.shape[0] // num_frames)[:, None, None, None]
         return added(residual, x)
 
-    def residual(self, x: Tensor, num_frames: int) -> Tensor:
-        """The motion to add where all frames of a clip attend to each other. x: (b*f, c, h, w), likewise returned."""
+    def residual(self, x: Tensor, num_frames: int, places: Sequence[int] | None = None) -> Tensor:
+        """The motion to add where all frames of a clip attend to each other. x: (b*f, c, h, w), likewise returned.
+
+        places: of these frames among those of the call; None is all of them.
+        """
+        camera = None if self.frames.camera is None else self.frames.camera.get(self)
+        if camera is not None and places is not None:
+            camera = camera.of(places)
         h, w = x.shape[-2:]
         y = rearrange(self._normalise(x, num_frames), "(b f) c h w -> b f (h w) c", f=num_frames)
         y = self.proj_in(y.contiguous())  # (b, f, p, d), with d = c; in channels_last nothing is copied
         positions = frame_positions(num_frames, y.shape[-1], device=y.device).to(y.dtype)
         for block in self.transformer_blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                y = checkpoint(block, y, positions, use_reentrant=False)
+                y = checkpoint(block, y, positions, camera, use_reentrant=False)
             else:
-                y = block(y, positions)
+                y = block(y, positions, camera)
         y = rearrange(self.proj_out(y), "b f (h w) c -> (b f) c h w", h=h, w=w)
         return y.contiguous() if x.is_contiguous() else y
 
@@ -169,10 +198,11 @@ class TemporalTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim)
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """positions: (f, d), the sinusoid."""
+    def forward(self, x: Tensor, positions: Tensor, camera: CameraMerge | None = None) -> Tensor:
+        """positions: (f, d), the sinusoid; camera: poses that the first attention takes."""
         # Positions are added after the norm and in front of q, k and v alike, at every attention.
-        x = x + self.attn1(self.norm1(x) + self.attn1.positions(positions)[:, None])
+        y = self.norm1(x) + self.attn1.positions(positions)[:, None]
+        x = x + self.attn1(y if camera is None else camera(y))
         if self.norm2 is not None and self.attn2 is not None:
             x = added(self.attn2(self.norm2(x) + self.attn2.positions(positions)[:, None]), x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":

@@ -323,6 +323,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             attention=on_unet(job.attention, self.unet),
             fast=fast,
             saving=job.saving,
+            camera=conditions.camera,
         )
         guided = GuidedClips(
             predictor=predictor,

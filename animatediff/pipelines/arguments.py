@@ -188,6 +188,13 @@ class Arguments:
     lines between, or one number a frame."""
     controlnet_inputs: ControlNetInput | Sequence[ControlNetInput] | None = None
     """Inputs of the loaded ControlNets, one each."""
+    camera: Any = None
+    """Path of the camera, for a loaded CameraCtrl model: moves (`zoom-in:0.5, pan-left:0.2@ease-in-out`), a file of
+    poses, matrices (f, 3 or 4, 4) from world to camera, or a `CameraPath`; a list is one a clip."""
+    camera_scale: float = ranged(1.0, ge=0, le=10, needs="camera")
+    """How strongly poses act, 1 as trained."""
+    camera_aspect: float | None = ranged(None, gt=0, le=100, unit="times the height", needs="camera")
+    """Width of the video that poses of a file or matrices were measured in; None is 16/9."""
     upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")
     """Sample again, so many times as large."""
     upscale_strength: float = ranged(UPSCALE_STRENGTH, gt=0, le=1, needs="upscale")

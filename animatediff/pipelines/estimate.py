@@ -17,6 +17,7 @@ from animatediff.memory.measures import InUse, Measures
 from animatediff.motion import IMAGE_CHANNELS, MotionModule
 from animatediff.motion.attach import block_points, image_norms, mid_point, set_hooks
 from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
+from animatediff.pipelines.conditions.camera import CameraCondition
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
@@ -27,6 +28,7 @@ from animatediff.pipelines.extras import pag_of
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.vae import encode_images
+from animatediff.sampling.camera import KEPT
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.features import DeepFeatures
 from animatediff.weights.lora.load import uncompiled
@@ -142,6 +144,8 @@ class Estimate:
                 fast.begin(1, len(timesteps))
                 predict(latents, acting, window)
                 features = _kept_features(fast) * (num_windows - 1)
+            if conditions.camera is not None:
+                features += conditions.camera.kept_bytes * (min(KEPT, num_windows) - 1)
 
         peak = self._peak(run, there, [latents, *_tensors(self._groups)])
         return peak + kept + features + _bytes(_tensors(self._groups))
@@ -168,7 +172,7 @@ class Estimate:
             device=META,
             callbacks=Callbacks(),
         )
-        kinds = (ControlNetCondition, SparseCtrlCondition, I2VCondition)
+        kinds = ControlNetCondition | SparseCtrlCondition | I2VCondition | CameraCondition
         acting = [c for c in self.job.conditions if isinstance(c, kinds)]
         prepared = prepare_all(acting, setting)
         prepared.image_embeds += self._image_embeds()
@@ -202,7 +206,9 @@ class Estimate:
                 base.__dict__[name] = self._copy(uncompiled(part))
         base._all_hooks = []
         new.__dict__["base"] = base
-        new.__dict__["sparsectrl"] = None if pipe.sparsectrl is None else self._copy(pipe.sparsectrl)
+        for name in ("sparsectrl", "camera_control"):
+            part = getattr(pipe, name)
+            new.__dict__[name] = None if part is None else self._copy(part)
         new.__dict__["controlnets"] = [self._copy(network) for network in pipe.controlnets]
         _hook(new)
         _drop_stand_in(base.unet)
@@ -218,6 +224,8 @@ class Estimate:
             return replace(condition, controlnet=self._copy(condition.controlnet))
         if isinstance(condition, SparseCtrlCondition | I2VCondition):
             return replace(condition, encoder=self._copy(condition.encoder))
+        if isinstance(condition, CameraCondition):
+            return replace(condition, control=self._copy(condition.control))
         return condition
 
     def _peak(self, run: Callable[[], object], models: Iterable[nn.Module], tensors: Iterable[Tensor] = ()) -> int:
@@ -293,5 +301,6 @@ def weights_of(pipe: Any) -> dict[str, int]:
     found["motion"] -= found["motion_image_encoder"]
     found["unet"] -= found["motion"]
     found["sparsectrl"] = module_bytes(pipe.sparsectrl)
+    found["camera_control"] = module_bytes(pipe.camera_control)
     found["controlnet"] = module_bytes(*pipe.controlnets)
     return {name: size for name, size in found.items() if size}

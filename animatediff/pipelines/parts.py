@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel, StableDiffusionPipeline, StableDiffusionXLPipeline
     from typing_extensions import Self
 
+    from animatediff.models.camera import CameraCtrl
     from animatediff.models.sparsectrl import SparseCtrl
     from animatediff.motion.image_encoder import ImageEncoder
     from animatediff.weights.addons.embeddings import LoadedEmbedding
@@ -57,6 +58,7 @@ class LoadedParts:
 
     base: BasePipeline
     sparsectrl: SparseCtrl | None
+    camera_control: CameraCtrl | None
     controlnets: list[ControlNetModel]
     embeddings: list[LoadedEmbedding]
     sampler: SamplerChoice
@@ -70,6 +72,7 @@ class LoadedParts:
     def __init__(self, base: BasePipeline) -> None:
         self.base = base
         self.sparsectrl = None
+        self.camera_control = None
         self.controlnets = []
         self.embeddings = []
         self.call_settings = {}
@@ -162,6 +165,23 @@ class LoadedParts:
             self._trained_with("sparsectrl", {})
         self.sparsectrl = None if encoder is None else encoder.to(self.unet.device, self.unet.dtype)
 
+    def set_camera_control(self, control: CameraCtrl | None) -> None:
+        """Use a CameraCtrl model that is already in memory, such as one in training; None for none.
+
+        Raises UserError where the loaded motion modules are not those that it merges poses into.
+        """
+        if control is not None:
+            if self.attachment is None:
+                raise UserError(
+                    "camera poses act on motion modules, and none are loaded; call load_motion_module first"
+                )
+            try:
+                control.check_fits(self.attachment.adapter.layout)
+            except ValueError as error:
+                raise UserError(f"this CameraCtrl model does not fit: {error}") from None
+            control = control.to(self.unet.device, self.unet.dtype)
+        self.camera_control = control
+
     # -- settings ----------------------------------------------------------------------------------------------------
 
     def set_scheduler(self, name: str) -> None:
@@ -243,7 +263,7 @@ class LoadedParts:
         with quiet_loading():
             self.base.to(*args, **kwargs)
             self.set_sparsectrl(self.sparsectrl)
-            beside = [] if self.motion_image_encoder is None else [self.motion_image_encoder]
+            beside = [each for each in (self.motion_image_encoder, self.camera_control) if each is not None]
             for network in (*self.controlnets, *beside):
                 network.to(self.unet.device, self.unet.dtype)
         return self

@@ -39,8 +39,9 @@ TITLES = {
     "text_encoder": "text encoder", "text_encoder_2": "second text encoder", "image_encoder": "image encoder",
     "unet": "UNet", "vae": "VAE", "motion": "motion modules", "sparsectrl": "SparseCtrl", "controlnet": "ControlNets",
     "motion_image_encoder": "image encoder of the motion modules",
+    "camera_control": "CameraCtrl",
 }  # fmt: skip
-BESIDE = ("sparsectrl", "controlnet", "motion_image_encoder")
+BESIDE = ("sparsectrl", "camera_control", "controlnet", "motion_image_encoder")
 """Networks beside the UNet, which are on the device while it works."""
 ENCODE, DENOISE, DECODE, WRITE = "encode", "denoise", "decode", "write"
 AT_WORK = {
@@ -50,6 +51,8 @@ AT_WORK = {
     WRITE: (),
 }
 """Phase -> the parts that work in it."""
+BESIDE = ("sparsectrl", "camera_control", "controlnet")
+"""Parts that are on the device as a whole while the UNet works."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,10 @@ SUBJECTS: dict[str, Subject[_Call]] = {
         is_there=lambda call: any(isinstance(each, I2VCondition) for each in call.job.conditions),
         lacking="no image goes by the route i2v; it takes AnimateLCM-I2V as `motion_module`, and an image",
     ),
+    "camera": Subject(
+        is_there=lambda call: call.job.call.camera is not None,
+        lacking="no path of the camera is given; add `camera`",
+    ),
     "upscale": Subject(
         is_there=lambda call: call.job.call.upscale is not None,
         lacking="it is of the second pass; add `upscale`",

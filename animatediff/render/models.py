@@ -150,6 +150,8 @@ def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Call
         steps.append(lambda: compare_inference_config(path, pipe.family))
     if settings.sparsectrl is not None:
         steps.append(partial(_load_sparsectrl, pipe, settings.sparsectrl, settings.sparsectrl_config))
+    if settings.camera_control is not None:
+        steps.append(partial(pipe.load_camera_control, settings.camera_control))
     for embedding in settings.embeddings:
         steps.append(partial(pipe.load_textual_inversion, embedding.path, token=embedding.token))
     if (adapter := settings.domain_adapter) is not None:

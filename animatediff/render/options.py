@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import MISSING
 from typing import TYPE_CHECKING
 
+from animatediff.camera.moves import is_file
 from animatediff.prompts.travel import DEFAULT_HOLD
 from animatediff.render import values
 from animatediff.render.declare import declared_in, option
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MODEL, PROMPTS, CLIP, LONG = "Model", "Prompts", "Image and motion", "Long clips and loops"
 SPARSECTRL, IMAGE, CONTROLNET, VIDEO = "Images to show", "Animate an image", "ControlNet", "Video to start from"
 DRIVE = "Portraits and poses"
+CAMERA = "Path of the camera"
 UPSCALE, MACHINE, OUTPUT = "Upscale", "Machine", "Output"
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -314,6 +316,19 @@ class AnimateOptions:
     )
     audio: bool = option("Put its sound beside the result (mp4, webm).", panel=VIDEO, default=False)
 
+    camera_control: str | None = option(
+        "CameraCtrl model, which follows a path of the camera.",
+        panel=CAMERA, metavar="FILE", part_of_model=True, folder="CameraCtrl", default=None,
+    )
+    camera: str | None = option(
+        "The path: moves such as zoom-in:0.5,pan-left:0.2@ease-in-out, or a file of poses (RealEstate10K's format).",
+        panel=CAMERA, metavar="MOVES|FILE", prepared=True, folder="", default=None,
+    )
+    camera_scale: float = option("How strongly it acts.", panel=CAMERA)
+    camera_aspect: float | None = option(
+        "Width by height of the video that poses of a file were measured in.", panel=CAMERA, unset="1.78 (16 to 9)",
+    )
+
     upscale: float | None = option("Render again, so many times as large.", panel=UPSCALE)
     upscale_strength: float = option("How much of it is made anew: above 0 to 1.", panel=UPSCALE)
     upscale_steps: int | None = option("Steps of its whole schedule.", panel=UPSCALE, unset="as before")
@@ -391,5 +406,12 @@ PATH_FIELDS = {item.name: item.folder for item in OPTIONS if item.folder is not 
 """Options that name a file, and the folder under `models/` where such files are."""
 CALL_OPTIONS = {item.name: item.argument for item in OPTIONS if item.as_it_is and item.argument is not None}
 """Option -> argument of the pipeline, where the value goes there as it is."""
+
+
+def names_file(option: str, value: str) -> bool:
+    """Whether the value of an option in `PATH_FIELDS` is the name of a file; a path of the camera may be moves."""
+    return option != "camera" or is_file(value)
+
+
 IN_MEMORY = tuple(item.name for item in OPTIONS if item.in_memory)
 """Options whose value may be an image or a video in memory, in place of the name of a file."""

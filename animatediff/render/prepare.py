@@ -80,7 +80,7 @@ def complete(
                 " (with `download`, v3_sd15_mm.ckpt for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
             )
     changes: dict[str, Any] = {"model": model, "motion_module": motion_module}
-    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl"):
+    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl", "camera_control"):
         if (value := changes.get(name, getattr(request, name))) is not None:
             changes[name] = present(value, name)
     for name in ("loras", "motion_loras", "embeddings"):
@@ -176,7 +176,7 @@ def _present(
             return fetched_model(name, setting)
         hint = did_you_mean(name, [BUNDLED, *(PREFIX + part for part in bundled_set())]).rstrip()
         raise UserError(f"{name}: no such file or folder (setting {setting}){f'; {hint}' if hint else ''}")
-    if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
+    if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl", "camera_control"):
         return fetched(name)
     raise UserError(f"{name}: no such file (setting {setting})")
 
@@ -266,6 +266,8 @@ def check_files(request: AnimateRequest) -> None:
         check_setting(recognise(embedding_file(embedding.path)), "embeddings", bases=bases)
         check_embedding(embedding.path, num_text_encoders=(1 + ("sdxl" in bases)) if bases else None)
     _check_sparsectrl(request, bases)
+    if request.camera_control is not None and not _is_to_come(request.camera_control):
+        check_setting(recognise(request.camera_control), "camera_control", bases=bases)
     model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
     base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []
     for path in request.controlnet:

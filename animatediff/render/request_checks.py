@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from animatediff.bundled import no_camera_control
+from animatediff.camera.moves import is_file, parse_moves
 from animatediff.errors import UserError
 from animatediff.frames import frame_curve, frame_indices
 from animatediff.limits import MAX_PROMPT_CHARS
@@ -137,6 +139,23 @@ def check_drive(request: AnimateOptions) -> None:
         raise UserError(f"{kinds} x drive_kind for {nets} x controlnet; give one for each, or one for all")
 
 
+def check_camera(request: AnimateOptions) -> None:
+    """A path of the camera with a model that follows it."""
+    if request.camera is None:
+        if request.camera_control is not None:
+            raise UserError(
+                "a CameraCtrl model is given (`camera_control`), but no path of the camera; add `camera`, such as "
+                "zoom-in:0.5 or a file of poses"
+            )
+        return
+    if request.camera_control is None:
+        raise UserError(no_camera_control())
+    if not is_file(request.camera):
+        parse_moves(request.camera)
+    if request.num_frames == 1:
+        raise UserError("`camera`: a camera moves over 2 frames or more, and this clip has 1 (`num_frames`)")
+
+
 def check_upscale(request: AnimateOptions) -> None:
     """Settings of a second pass with one."""
     if request.upscale is None:
@@ -179,6 +198,7 @@ CHECKS = (
     check_video,
     check_drive,
     check_controlnets,
+    check_camera,
     check_upscale,
     check_images,
 )

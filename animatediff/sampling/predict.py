@@ -14,6 +14,7 @@ from torch import Tensor
 from animatediff.memory.measures import InUse
 from animatediff.models.residuals import Residuals
 from animatediff.motion import FrameContext, Window
+from animatediff.sampling.camera import CameraPoses
 from animatediff.sampling.chunks import CHUNK_SIZE, layers_in_chunks, motion_in_chunks
 from animatediff.sampling.conditions import Conditioning, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
@@ -53,6 +54,8 @@ class ClipPredictor:
     """Fast mode, where layers are left out of some steps."""
     saving: InUse = field(default_factory=InUse)
     """Measures against too little memory."""
+    camera: CameraPoses | None = None
+    """Camera poses that the motion modules take."""
 
     def __post_init__(self) -> None:
         self._prompt_keys = PromptKeys(self.unet)
@@ -99,6 +102,7 @@ class ClipPredictor:
         if given.image_channels is not None:
             channels = rearrange(given.image_channels[:, :, list(frames)], "b c f h w -> (b f) c h w")
             channels = channels.to(inputs.latents)
+        camera = None if self.camera is None else self.camera.merges(given.clips, frames, embeddings.dtype)
         # identity attention counts the rows of a batch, which chunks would cut
         whole, measures = perturbed is not None, self.saving.measures
         images = measures.images or (CHUNK_SIZE if self.windows else None)
@@ -106,7 +110,7 @@ class ClipPredictor:
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
-            self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs)),
+            self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs), camera),
             chunked,
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),

@@ -94,6 +94,10 @@ LABELS = {
     "video_by_number": "Images are named by their frames",
     "resize": "Resize mode",
     "audio": "Keep the sound",
+    "camera_control": "CameraCtrl model",
+    "camera": "Path of the camera",
+    "camera_scale": "Camera strength",
+    "camera_aspect": "Aspect of the pose file's video",
     "upscale": "Upscale by",
     "upscale_strength": "Hires denoising strength",
     "upscale_steps": "Hires steps",
@@ -119,7 +123,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("prompt_travel", "prompt_interpolation", "prompt_hold", "prompt_head", "prompt_tail"),
         "prompt_loop",
     ),
-    "Camera and motion": ("motion_loras", "motion_scale"),
+    "Camera and motion": (
+        *("motion_loras", "motion_scale", "camera_control", "camera", "camera_scale", "camera_aspect"),
+    ),
     "LoRA and embeddings": ("loras", "embeddings", "domain_adapter"),
     "Animate an image": (
         *("image", "last_image", "keyframes", "image_mode", "motion_amount", "image_affinity"),

@@ -64,6 +64,8 @@ class _Result:
     """Name of the family, for messages."""
     wrapper: str = "state_dict"
     """The entry of a .ckpt in which readers look for the tensors."""
+    groups: dict[str, list[str]] | None = None
+    """Several entries of a .ckpt, each with the names of its tensors."""
     note: str = ""
     otherwise: str | None = None
     """What other programs compute differently with it, for a warning."""
@@ -82,10 +84,11 @@ def convert(
 
     Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout, LoRAs of an image model between
     "diffusers" and "kohya"; any other weight file can change format and precision (`to="original"` keeps its names).
-    `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that diffusers loads. `dtype` None keeps the
-    file's; `family` overrides what the file is recognised as, `norm` how the GroupNorm of motion modules was trained
-    ("over-frames" by diffusers' own code). A warning says where diffusers computes something else with what is written
-    for it. Raises UserError for what cannot be converted or written; the target is then as before.
+    A CameraCtrl model is written with the original's two dictionaries as .ckpt, and pruned, without them, as
+    .safetensors. `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that diffusers loads. `dtype`
+    None keeps the file's; `family` overrides what the file is recognised as, `norm` how the GroupNorm of motion modules
+    was trained ("over-frames" by diffusers' own code). A warning says where diffusers computes something else with what
+    is written for it. Raises UserError for what cannot be converted or written; the target is then as before.
     """
     target = expanded(target)
     header = _header(source)
@@ -106,6 +109,8 @@ def convert(
         result = _motion_module(found, to, dtype, family, norm)
     elif found.kind == "sparsectrl":
         result = _sparsectrl(found, to, dtype)
+    elif found.kind == "cameractrl" and to == "original":
+        result = _cameractrl(found, dtype)
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
@@ -121,7 +126,7 @@ def convert(
     if as_folder:
         _write_folder(target, result)
     else:
-        save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper)
+        save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper, groups=result.groups)
     if result.otherwise is not None:
         logger.warning("%s: %s", target, result.otherwise)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
@@ -209,6 +214,14 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     otherwise = runs_otherwise(MotionNumerics(), model="pipe.controlnet") if motion else None
     tensors = {**state, **_diffusers_tables(positions, header.path)}
     return _Result(tensors, metadata, folder, otherwise=otherwise)
+
+
+def _cameractrl(found: Recognised, dtype: torch.dtype | None) -> _Result:
+    from animatediff.weights import cameractrl
+
+    cameractrl.empty_cameractrl(found.header)  # checks it
+    tensors = cameractrl.bare_entries(load_tensors(found.header, dtype=dtype))
+    return _Result(tensors, _plain(found.header.metadata), groups=cameractrl.groups_of(tensors))
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:

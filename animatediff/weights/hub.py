@@ -232,6 +232,8 @@ KNOWN_FILES: dict[str, KnownFile] = {
     "pia.ckpt": KnownFile("Leoxing/PIA", "Motion_Module", 1670),
     "v3_sd15_sparsectrl_rgb.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1850),
     "v3_sd15_sparsectrl_scribble.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1860),
+    "CameraCtrl.ckpt": KnownFile("hehao13/CameraCtrl", "CameraCtrl", 873),
+    "RealEstate10K_LoRA.ckpt": KnownFile("hehao13/CameraCtrl", "DreamBooth_LoRA", 240),
 }
 """File name -> where it is."""
 

@@ -60,6 +60,8 @@ CLIP_NAMES = {
     ("hidden_size", 1280): " (ViT-H)",
     ("hidden_size", 1664): " (ViT-bigG)",
 }
+CAMERA = {"num_frames": 16, "width": 384, "height": 256, "num_inference_steps": 25, "guidance_scale": 14.0}
+"""Recommended with CameraCtrl."""
 CONDITIONS = {
     "rgb": {"takes": "images"},
     "scribble": {"takes": "sketches, white lines on black", "control_end": "0.2 to 0.4 against watermarks"},
@@ -228,6 +230,8 @@ def _settings(found: Recognised) -> dict[str, Any]:
             or "none"
         )
         return settings
+    if found.kind == "cameractrl":
+        return {"motion_module": "v3_sd15_mm.ckpt, with v3_sd15_adapter.ckpt", **CAMERA}
     if found.variant in CONDITIONS:
         return {**CONDITIONS[found.variant], "strength": "1.0"}
     few = few_step_lora(found.header) if found.kind in ("lora", "domain_adapter") else None

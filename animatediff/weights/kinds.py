@@ -61,7 +61,7 @@ KINDS: dict[str, Kind] = {
         method=_LOAD_LORA,
     ),
     "sparsectrl": Kind(title="SparseCtrl encoder", settings=("sparsectrl",), method="load_sparsectrl"),
-    "cameractrl": Kind(title="CameraCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
+    "cameractrl": Kind(title="CameraCtrl model", settings=("camera_control",), method="load_camera_control"),
     "motionctrl": Kind(title="MotionCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
     "fancyvideo": Kind(title="FancyVideo module", instead="take another motion module (`motion_module`)"),
     "hellomeme": Kind(title="HelloMeme module", instead="take another motion module (`motion_module`)"),

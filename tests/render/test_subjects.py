@@ -21,7 +21,7 @@ from animatediff.subjects import without_effect
 REFUSED = {
     "control_images", "image_mode", "ip_adapter_image", "ip_adapter_encoder", "controlnet", "controlnet_video",
     "strength", "video_fps", "video_start", "video_duration", "audio", "sparsectrl", "ip_adapter", "upscale_strength",
-    "upscale_steps", "video_by_number",
+    "upscale_steps", "video_by_number", "camera", "camera_control",
 }  # fmt: skip
 """Options that a request without their subject refuses (`render.request_checks`)."""
 ALWAYS = {
@@ -64,9 +64,9 @@ OF_OTHERS: dict[str, Any] = {
     "negative_pooled_prompt_embeds": torch.zeros(1, 128), "original_size": (8, 8), "crops_coords_top_left": (1, 1),
     "target_size": (8, 8), "negative_original_size": (8, 8), "negative_crops_coords_top_left": (1, 1),
     "negative_target_size": (8, 8), "save_every": 5.0, "motion_amount": "large", "image_affinity": 0.5,
-    "image_motion_scale": 0.5, "color_match": True,
+    "image_motion_scale": 0.5, "color_match": True, "camera_scale": 0.5, "camera_aspect": 1.0,
 }  # fmt: skip
-"""Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback, PIA)."""
+"""Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback, PIA, CameraCtrl)."""
 OF_OPTIONS = [item for item in OPTIONS if item.needs in of_requests.SUBJECTS]
 
 

@@ -16,6 +16,7 @@ from animatediff.pipelines.conditions.base import (
     on_device,
     prepare_all,
 )
+from animatediff.pipelines.conditions.camera import CameraCondition
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
@@ -60,5 +61,6 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
         *controlnets,
         SparseCtrlCondition.of(call, parts.sparsectrl, by_sparsectrl),
         IPAdapterCondition.of(call, parts.unet, shown or None),
+        CameraCondition.of(call, parts),
     ]
     return [condition for condition in found if condition is not None]

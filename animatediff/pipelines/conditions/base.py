@@ -15,6 +15,7 @@ from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.sampling import Control, Schedule
+from animatediff.sampling.camera import CameraPoses
 from animatediff.sampling.image_features import ImageFeatures
 from animatediff.sampling.keep_frames import KeepFrames
 
@@ -66,6 +67,8 @@ class Prepared:
     """(b, c, f, h, w) latents that sampling begins with, noised."""
     keep: KeepFrames | None = None
     """Latent replacement at known frames."""
+    camera: CameraPoses | None = None
+    """Camera poses, for the motion modules."""
 
 
 class Condition:
@@ -73,6 +76,8 @@ class Condition:
 
     suggestion: Suggestion | None = None
     """Size and length that the clip takes where the call leaves them open."""
+    num_frames: int | None = None
+    """Frames of the clip where neither the call nor a suggestion says it."""
     max_frames: int | None = None
     """Frames that the condition can see at once, where it is limited."""
     strength: float = 1.0
@@ -101,6 +106,7 @@ class PreparedConditions:
     image_channels: Tensor | None = None
     init_latents: Tensor | None = None
     keep: KeepFrames | None = None
+    camera: CameraPoses | None = None
 
 
 def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedConditions:
@@ -114,6 +120,7 @@ def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedCo
         joined.image_channels = joined.image_channels if prepared.image_channels is None else prepared.image_channels
         joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
         joined.keep = joined.keep if prepared.keep is None else prepared.keep
+        joined.camera = joined.camera if prepared.camera is None else prepared.camera
     return joined
 
 
