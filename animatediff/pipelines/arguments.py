@@ -175,8 +175,8 @@ class Arguments:
     """An image for frame 0, or {frame: image}, negatives counted from the end."""
     image_mode: str | None = ranged(AUTO, choices="animatediff.pipelines.conditions.routes.MODES")
     """Route by which the images are shown; `auto` is the first that has its weights loaded."""
-    motion_amount: str | None = ranged(None, choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
-    """How much PIA lets the frames differ from the image: a preset; None is `small`."""
+    motion_amount: str | None = ranged("small", choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
+    """How much PIA lets the frames differ from the image: a preset."""
     image_affinity: Curve | None = field(default=None, metadata={"needs": "pia"})
     """How like the image each frame is, 0 to 1, in place of a preset: a number, `{0: 1.0, 15: 0.6}` with straight
     lines between, or one number a frame."""
