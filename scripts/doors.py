@@ -31,6 +31,8 @@ from animatediff.render.request import AnimateRequest, build_request
 Settings = Mapping[str, Any]
 """Values by option, as a file of rows has them; files by their paths."""
 
+CURVES = {name for name, option in BY_NAME.items() if "dict[int, float]" in option.annotation}
+"""Options that take one number, or numbers at frames."""
 EXAMPLE: Settings = {
     "prompt": "a fox moving right on a green background",
     "negative_prompt": "a boat",
@@ -105,7 +107,7 @@ def a_place() -> Iterator[Place]:
 
 def texts_of(name: str, value: Any) -> list[str]:
     """A value as flags and cells have it: one text for each entry."""
-    if isinstance(value, Mapping) and name == "motion_scale":
+    if isinstance(value, Mapping) and name in CURVES:
         return [",".join(f"{frame}={number}" for frame, number in value.items())]
     if isinstance(value, Mapping) and "path" in value:
         if "frame" in value:
@@ -232,7 +234,7 @@ def _cog_inputs(settings: Settings) -> dict[str, Any]:
             given["keyframe_indices"] = [entry["frame"] for entry in value]
         elif option.in_memory:
             given[name] = list(map(Path, value)) if isinstance(value, list) else Path(value)
-        elif option.parse is not None or name == "motion_scale":
+        elif option.parse is not None or name in CURVES:
             texts = texts_of(name, value)
             given[name] = texts if option.many else texts[0]
         else:

@@ -181,8 +181,8 @@ class Arguments:
     color_match: bool = needing(False, "shown")
     """Move each finished frame's mean hue, saturation and brightness to those of the image, as AnimateLCM-I2V's own
     program does in the end."""
-    motion_amount: str | None = ranged(None, choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
-    """How much PIA lets the frames differ from the image: a preset; None is `small`."""
+    motion_amount: str | None = ranged("small", choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
+    """How much PIA lets the frames differ from the image: a preset."""
     image_affinity: Curve | None = field(default=None, metadata={"needs": "pia"})
     """How like the image each frame is, 0 to 1, in place of a preset: a number, `{0: 1.0, 15: 0.6}` with straight
     lines between, or one number a frame."""

@@ -221,7 +221,7 @@ class AnimateOptions:
     motion_amount: str | None = option(
         "How much PIA moves an image: small, moderate, large; back to it: loop-small, loop-moderate, loop-large; in "
         "another model's style: style-small, style-moderate, style-large.",
-        panel=IMAGE, metavar="NAME", unset="small",
+        panel=IMAGE, metavar="NAME",
     )
     image_affinity: float | dict[int, float] | None = option(
         "How like the image frames are, 0 to 1, in place of an amount: 0.8, or along the clip 0=1.0,15=0.6.",

@@ -14,7 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from animatediff.errors import Cancelled, UserError, did_you_mean
+from animatediff.errors import Cancelled, UserError, did_you_mean, nearest
 from animatediff.files import HERE, Roots
 from animatediff.weights.fit import some
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
@@ -320,7 +320,9 @@ def _known(name: str | Path) -> KnownFile:
     file = Path(name).name
     if (known := KNOWN_FILES.get(file)) is not None:
         return known
-    hint = did_you_mean(file, KNOWN_FILES).rstrip() or "no published file has this name; give its full path"
+    stems = {Path(one).stem: one for one in KNOWN_FILES}  # of endings alone no name is near another
+    near = nearest(Path(file).stem, stems)
+    hint = "no published file has this name; give its full path" if near is None else f"did you mean {stems[near]!r}?"
     raise UserError(f"{name}: no such file; {hint}")
 
 

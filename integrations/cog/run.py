@@ -42,7 +42,7 @@ class Runner(BaseRunner):
         keyframes: list[Path] | None = Input(default=None, description="Images of any frames.", accept="image/*"),
         keyframe_indices: list[int] | None = Input(default=None, description="At which frames `keyframes` stand, one for each image; -1 is the last."),
         image_mode: str = Input(default="auto", description="How: i2v, pia, sparsectrl, ip-adapter or latents; auto is the best there is.", choices=["auto", "i2v", "pia", "sparsectrl", "ip-adapter", "latents"]),
-        motion_amount: str | None = Input(default=None, description="How much PIA moves an image: small, moderate, large; back to it: loop-small, loop-moderate, loop-large; in another model's style: style-small, style-moderate, style-large (small).", choices=["small", "moderate", "large", "loop-small", "loop-moderate", "loop-large", "style-small", "style-moderate", "style-large"]),
+        motion_amount: str = Input(default="small", description="How much PIA moves an image: small, moderate, large; back to it: loop-small, loop-moderate, loop-large; in another model's style: style-small, style-moderate, style-large.", choices=["small", "moderate", "large", "loop-small", "loop-moderate", "loop-large", "style-small", "style-moderate", "style-large"]),
         image_affinity: str | None = Input(default=None, description="How like the image frames are, 0 to 1, in place of an amount: 0.8, or along the clip 0=1.0,15=0.6."),
         image_motion_scale: float = Input(default=0.8, description="How much a clip by i2v moves: 0.8 as trained, 0 a still.", ge=0.0, le=1.5),
         color_match: bool = Input(default=False, description="Give frames the mean colours of the image."),

@@ -308,7 +308,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (("--motion-amount", "huge"), "unknown motion_amount 'huge'; known are small, moderate"),
         (("--image-affinity", "0=1,2=0.5"), "there is no frame 2 in a clip of 2"),
         (("--image-affinity", "1.5"), "1.5 is more than 1"),
-        (("--motion-amount", "small", "--image-affinity", "1"), "--image-affinity is a mask of your own"),
+        (("--motion-amount", "large", "--image-affinity", "1"), "--image-affinity is a mask of your own"),
         (("--last-image", "a.png", "--image-mode", "pia"), "image_mode=pia shows one image, got 2"),
     ):
         assert message in is_one_message(tmp_path, "a fox", *small, "--image", "a.png", *given)

@@ -89,7 +89,8 @@ def needs(mp4: bytes) -> dict[str, dict[str, Any]]:
 VALUES: dict[str, Any] = {
     "family": "v2", "prediction_type": "epsilon", "embeddings": [{"path": "own.safetensors", "token": "ugly"}],
     "prompt_travel": {"2": "a cat"}, "prompt_interpolation": "slerp", "negative_prompt": "blurry",
-    "motion_scale": {"0": 1.0, "3": 0.5}, "blend": "flat", "long_mode": "motion", "noise": "freenoise",
+    "motion_scale": {"0": 1.0, "3": 0.5}, "image_affinity": {"0": 1.0, "3": 0.5},
+    "blend": "flat", "long_mode": "motion", "noise": "freenoise",
     "freeinit_filter": "gaussian", "control_preprocess": "scribble", "controlnet_preprocess": ["canny"],
     "resize": "pad", "image_mode": "latents", "scheduler": "euler_a", "dtype": "float16", "seed": 5, "width": 64,
     "height": 72, "stride": 2, "freeinit": 2, "guidance_scale": 3.0, "upscale": 1.5, "decode_chunk_size": 2,

@@ -63,7 +63,7 @@ class PIACondition(Condition):
             logger.warning(
                 "the SparseCtrl encoder has no effect: PIA shows the image; `image_mode` sparsectrl is for the encoder"
             )
-        if call.motion_amount is not None and call.image_affinity is not None:
+        if call.motion_amount not in (None, DEFAULT_AMOUNT) and call.image_affinity is not None:
             raise UserError(
                 "`motion_amount` names a preset, and `image_affinity` is a mask of your own; give one of the two"
             )
