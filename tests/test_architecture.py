@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "limits", "logs", "moved", "parse", "ranges", "subjects", "files", "frames", "unfinished", "signatures"),
     ("memory",),
-    ("motion", "models", "media", "sprites", "bundled"),
+    ("motion", "models", "media", "camera", "sprites", "bundled"),
     ("sampling", "prompts", "weights"),
     ("pipelines",),
     ("render", "training", "evaluation"),

@@ -16,6 +16,14 @@ CAMERA_MOVES = (
 """MotionLoRAs of the set, by the names of the published ones."""
 
 
+def no_camera_control() -> str:
+    """Message where a path of the camera is given without a model that follows it, which may be meant for these."""
+    return (
+        "`camera` is given, but no CameraCtrl model that follows it; add `camera_control` (CameraCtrl.ckpt). Without "
+        f"one, MotionLoRAs move the camera (`motion_loras`): {', '.join(CAMERA_MOVES)}"
+    )
+
+
 def is_bundled(model: str | Path | None) -> bool:
     """Whether a name means the bundled model, `bundled`, or another look of it, `bundled/neon`."""
     return f"{model}/".startswith(PREFIX)

@@ -62,7 +62,10 @@ def train(
         typer.Option("--config", hidden=True, help="CONFIG, as `train.py` and `animate` take it."),
     ] = None,
 ) -> None:
-    """Train a stage: adapter, motion, motion_lora, sparsectrl or image. Several GPUs: torchrun or accelerate launch."""
+    """Train a stage: adapter, motion, motion_lora, sparsectrl, camera or image.
+
+    Several GPUs: torchrun or accelerate launch.
+    """
     from animatediff.weights.hub import network
 
     if (config is None) == (named is None):

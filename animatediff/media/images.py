@@ -66,6 +66,20 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
+def covered(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The image scaled as AnimateLCM-I2V's own program does: to whole pixels that cover the frame (Lanczos), then cut.
+
+    `fit` cuts to the shape first, to parts of a pixel.
+    """
+    scale = max(width / image.width, height / image.height)
+    if width / height > image.width / image.height:
+        size = (width, round(scale * image.height))
+    else:
+        size = (round(scale * image.width), height)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    return image.resize(size, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+
+
 def shaped(image: Image.Image, width: int, height: int, how: Resize) -> Image.Image:
     """The image at width x height: its middle (`crop`), all of it between black bars (`pad`), or distorted."""
     if how == "crop" or image.size == (width, height):

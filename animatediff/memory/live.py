@@ -142,10 +142,13 @@ def largest_layer(module: nn.Module) -> int:
     return max(sizes, default=0)
 
 
-def on_meta(module: Any, *, dtype: torch.dtype | None = None) -> Any:
-    """A copy of a module on the meta device: its layers and hooks, without weights."""
+def on_meta(module: Any, *, dtype: torch.dtype | None = None, others: Iterable[nn.Module] = ()) -> Any:
+    """A copy of a module on the meta device: its layers and hooks, without weights.
+
+    others: modules that it may refer to beside its layers, of which no weights are copied either.
+    """
     empty: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
+    for tensor in (t for one in (module, *others) for t in (*one.parameters(), *one.buffers())):
         kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         new = torch.empty_like(tensor, device="meta", dtype=kind)
         empty[id(tensor)] = nn.Parameter(new, requires_grad=False) if isinstance(tensor, nn.Parameter) else new

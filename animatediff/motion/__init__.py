@@ -27,14 +27,18 @@ from typing import Any
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, MotionNumerics
 from animatediff.motion.attach import Attachment, attach, attachment_of, detach, frames_of, norms_over_frames, remember
+from animatediff.motion.first_layer import IMAGE_CHANNELS, ImageConvIn
 from animatediff.motion.ldm import LdmAttachment, attach_ldm, detach_ldm, layout_of_ldm
-from animatediff.motion.module import FrameContext, MotionModule, frame_positions
+from animatediff.motion.module import CameraMerge, FrameContext, MotionModule, frame_positions
 from animatediff.motion.windows import BLENDS, Window, closed_windows, plan_windows, uniform_windows, window_weights
 
 __all__ = [
     "BLENDS",
+    "IMAGE_CHANNELS",
     "Attachment",
+    "CameraMerge",
     "FrameContext",
+    "ImageConvIn",
     "LdmAttachment",
     "MotionAdapter",
     "MotionLayout",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from animatediff.motion.first_layer import ImageConvIn
+from animatediff.motion.image_encoder import EncoderLayout, ImageEncoder
 from animatediff.motion.module import FrameContext, MotionModule
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ class MotionNumerics:
     |---------------------------------------------|-----------------------|------------------------|-----------|
     | v1                                          | **all frames**        | one frame              | 24        |
     | v2, v3, AnimateDiff-Lightning               | one frame             | one frame              | 32        |
-    | LongAnimateDiff, AnimateLCM                 | one frame             | one frame              | 64        |
+    | LongAnimateDiff, AnimateLCM, AnimateLCM-I2V | one frame             | one frame              | 64        |
     | AnimateDiff-SDXL beta                       | one frame             | **all frames**         | 32        |
     | HotshotXL                                   | **all frames**        | one frame              | 24        |
+    | PIA                                         | **all frames**        | one frame              | 32        |
 
     The image layers over all frames are `use_inflated_groupnorm: false` in the original's configurations.
     """
@@ -37,6 +40,13 @@ class MotionNumerics:
     """Whether the GroupNorm at the entrance of each motion module normalises all frames of a clip together."""
     max_positions: int = 32
     """Frame positions that were trained; the code of later ones means nothing to the module, so clips go in windows."""
+    conv_in_from_file: bool = False
+    """Whether a first layer for images brings its own weights of the noisy latents and its own bias, which belong to
+    the image model that it was trained with, in place of those of the image model at hand."""
+
+
+FEATURES_AT = 1
+"""Place in a down block of the motion module that features of an image are added in front of."""
 
 
 def block_points(block: nn.Module) -> list[nn.Module]:
@@ -75,6 +85,10 @@ class MotionLayout:
     num_heads: int = 8
     num_attentions: int = 2
     norm_groups: int = 32
+    conv_in_channels: int | None = None
+    """Channels of a first layer that belongs to the modules; None where there is none."""
+    image_encoder: EncoderLayout | None = None
+    """Layout of an image encoder that belongs to the modules; None where there is none."""
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, *, mid_block: bool = False) -> MotionLayout:
@@ -90,7 +104,7 @@ class MotionLayout:
         )
 
     def stands_as(self, other: MotionLayout) -> bool:
-        """Whether modules of this layout fit the places and widths of the other; heads and norm groups do not count."""
+        """Whether modules of this layout fit the places and widths of the other; the other fields do not count."""
         return (self.down, self.mid, self.up) == (other.down, other.mid, other.up)
 
     def __len__(self) -> int:
@@ -100,7 +114,8 @@ class MotionLayout:
         def widths(blocks: tuple[tuple[int, ...], ...]) -> str:
             return ", ".join(f"{len(block)}x{block[0]}" if block else "0" for block in blocks)
 
-        return f"down {widths(self.down)}; mid {self.mid or 'none'}; up {widths(self.up)}"
+        first = f"first layer of {self.conv_in_channels} channels; " if self.conv_in_channels else ""
+        return f"{first}down {widths(self.down)}; mid {self.mid or 'none'}; up {widths(self.up)}"
 
 
 class BlockModules(nn.Module):
@@ -112,16 +127,33 @@ class BlockModules(nn.Module):
 
 
 class MotionAdapter(nn.Module):
-    """All motion modules of one UNet, not yet attached. Keys are those of diffusers' `MotionAdapter`."""
+    """All motion modules of one UNet, not yet attached. Keys are those of diffusers' `MotionAdapter`.
+
+    `conv_in` (PIA) and `img_encoder` (AnimateLCM-I2V) are what modules made for images have besides, None for others.
+    """
 
     def __init__(self, layout: MotionLayout, numerics: MotionNumerics | None = None) -> None:
         super().__init__()
         self.layout = layout
         self.numerics = numerics if numerics is not None else MotionNumerics()
         self.frames = FrameContext()
+        self.conv_in = None
+        if layout.conv_in_channels is not None:
+            self.conv_in = ImageConvIn(
+                layout.conv_in_channels,
+                layout.down[0][0],
+                own_noise=self.numerics.conv_in_from_file,
+                frames=self.frames,
+            )
+        self.img_encoder = None if layout.image_encoder is None else ImageEncoder(layout.image_encoder)
         self.down_blocks = nn.ModuleList([self._block(channels) for channels in layout.down])
         self.mid_block = self._block((layout.mid,)) if layout.mid is not None else None
         self.up_blocks = nn.ModuleList([self._block(channels) for channels in layout.up])
+        for level, block in enumerate(self.down_blocks):
+            assert isinstance(block, BlockModules)
+            for module in list(block.motion_modules)[FEATURES_AT : FEATURES_AT + 1]:
+                assert isinstance(module, MotionModule)
+                module.feature_level = level
 
     @classmethod
     def from_unet(

@@ -10,7 +10,9 @@ bound methods of the modules they call, so that a deep copy of the UNet calls it
 | the same, v2's layout  | 4 blocks of 2  | 1   | 4 blocks of 3   | 21      | the same, and 1280 between           |
 | SDXL                   | 3 blocks of 2  | -   | 3 blocks of 3   | 15      | 320 640 1280, 1280 640 320           |
 
-A block has one module for each ResNet: `layers_per_block` on the way down, one more on the way up.
+A block has one module for each ResNet: `layers_per_block` on the way down, one more on the way up. The first layer of
+modules made for images is a child of the UNet itself (`motion_conv_in`), called behind `conv_in` (`first_layer.py`).
+Their image encoder (`adapter.img_encoder`) is called before the UNet, and is no child of it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, block_points, mid_point
+from animatediff.motion.first_layer import ImageConvIn, below_lora
 from animatediff.motion.module import FrameContext, MotionModule
 
 if TYPE_CHECKING:
@@ -60,11 +63,15 @@ class NormOverFrames:
         self.frames = frames
 
     def pre_hook(self, norm: nn.Module, args: tuple[Tensor, ...]) -> Tensor:
-        """Forward pre-hook: (b*f, c, h, w) -> (b, c, f, h, w)."""
-        return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames or 1)
+        """Forward pre-hook: (b*f, c, h, w) -> (b, c, f, h, w). Images that are no frames stay as they are."""
+        if not self.frames.num_frames:
+            return args[0]
+        return rearrange(args[0], "(b f) c h w -> b c f h w", f=self.frames.num_frames)
 
     def hook(self, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Forward hook: (b, c, f, h, w) -> (b*f, c, h, w)."""
+        if not self.frames.num_frames:
+            return output
         return rearrange(output, "b c f h w -> (b f) c h w")
 
 
@@ -80,12 +87,15 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
     if is_attached(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
     check_layout(adapter, MotionLayout.from_unet(unet, mid_block=adapter.layout.mid is not None))
+    check_conv_in(adapter, unet)
     points: dict[str, list[nn.Module]] = {}
     for name, modules in adapter.modules_by_block():
         block = unet.get_submodule(name)
         block.motion_modules = modules
         points[name] = mid_point(block) if name == "mid_block" else block_points(block)
-    set_hooks(adapter, points, image_norms(unet))
+    if adapter.conv_in is not None:
+        unet.motion_conv_in = adapter.conv_in
+    set_hooks(adapter, points, image_norms(unet), below_lora(unet.conv_in))
     reset_compiled()
     return remember(unet, adapter)
 
@@ -99,10 +109,30 @@ def check_layout(adapter: MotionAdapter, places: MotionLayout) -> None:
         )
 
 
-def set_hooks(adapter: MotionAdapter, points: Mapping[str, Sequence[nn.Module]], norms: Iterable[nn.Module]) -> int:
+def check_conv_in(adapter: MotionAdapter, unet: UNet2DConditionModel) -> None:
+    """Raise ValueError unless the first layer of `adapter`, if it has one, fits that of a UNet."""
+    own = adapter.conv_in
+    if own is None:
+        return
+    theirs: Any = below_lora(unet.conv_in)
+    wanted = (theirs.in_channels, theirs.out_channels, theirs.kernel_size)
+    if (own.num_noise, own.out_channels, own.kernel_size) != wanted:
+        raise ValueError(
+            f"these motion modules have a first layer for {own.num_noise} channels of noisy latents, of width "
+            f"{own.out_channels}; that of this UNet takes {theirs.in_channels}, of width {theirs.out_channels}"
+        )
+
+
+def set_hooks(
+    adapter: MotionAdapter,
+    points: Mapping[str, Sequence[nn.Module]],
+    norms: Iterable[nn.Module],
+    conv_in: nn.Module | None = None,
+) -> int:
     """Call each module behind its layer, and let `norms` see all frames where the family wants it; the modules' number.
 
     points: name of a block -> its layers, one for each of its modules. norms: the GroupNorms of the image layers.
+    conv_in: their first layer, of modules that have one of their own.
     """
     num_points = 0
     for name, modules in adapter.modules_by_block():
@@ -111,6 +141,9 @@ def set_hooks(adapter: MotionAdapter, points: Mapping[str, Sequence[nn.Module]],
             layer.register_forward_hook(module.hook)
             num_points += 1
     assert num_points == len(adapter.layout), f"{num_points} of {len(adapter.layout)} motion modules found their place"
+    if adapter.conv_in is not None:
+        assert conv_in is not None, "modules with a first layer need the image model's"
+        conv_in.register_forward_hook(adapter.conv_in.hook)
     if adapter.numerics.image_norm_over_frames:
         over_frames = NormOverFrames(adapter.frames)
         for norm in norms:
@@ -135,6 +168,8 @@ def detach(unet: UNet2DConditionModel) -> None:
     for block in _blocks(unet):
         if hasattr(block, "motion_modules"):
             del block.motion_modules
+    if hasattr(unet, "motion_conv_in"):
+        del unet.motion_conv_in
     if hasattr(unet, _ATTACHMENT):
         delattr(unet, _ATTACHMENT)
     reset_compiled()
@@ -199,7 +234,7 @@ def _blocks(unet: UNet2DConditionModel) -> Iterator[nn.Module]:
 
 
 def _is_ours(hook: Any) -> bool:
-    return isinstance(getattr(hook, "__self__", None), MotionModule | NormOverFrames)
+    return isinstance(getattr(hook, "__self__", None), MotionModule | NormOverFrames | ImageConvIn)
 
 
 def reset_compiled() -> None:

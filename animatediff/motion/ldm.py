@@ -52,11 +52,22 @@ def attach_ldm(unet: nn.Module, adapter: MotionAdapter) -> LdmAttachment:
     """Call the modules of `adapter` from `unet`, by forward hooks alone: they do not become children of it.
 
     unet: has `input_blocks`, `middle_block`, `output_blocks` and `out`. Everything is checked before anything is
-    changed. Raises ValueError if the UNet calls motion modules already, or if its blocks do not have the places and
-    widths that the adapter was made for. The caller keeps the adapter on the device and in the type of the UNet.
+    changed. Raises ValueError if the UNet calls motion modules already, if its blocks do not have the places and widths
+    that the adapter was made for, or if the adapter sees an image (PIA, AnimateLCM-I2V). The caller keeps the adapter
+    on the device and in the type of the UNet.
     """
     if has_hooks(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
+    if adapter.conv_in is not None:
+        raise ValueError(
+            "these motion modules animate an image (PIA), which has no place here yet; take others (v3_sd15_mm), or "
+            "render with `animatediff animate ... --image`"
+        )
+    if adapter.img_encoder is not None:
+        raise ValueError(
+            "these motion modules start from an image (AnimateLCM-I2V), which has no place here yet; take "
+            "AnimateLCM_sd15_t2v, or render with `animatediff animate ... --image`"
+        )
     check_layout(adapter, layout_of_ldm(unet, mid_block=adapter.layout.mid is not None))
     num_points = set_hooks(adapter, dict(ldm_points(unet)), ldm_image_norms(unet))
     reset_compiled()

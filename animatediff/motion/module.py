@@ -11,10 +11,10 @@ stay in the order in which image layers have them, frame by frame; only attentio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -31,6 +31,26 @@ CPU_CHUNK = 1024
 cache."""
 
 
+class CameraMerge(NamedTuple):
+    """Camera poses in front of q, k and v of a first attention (CameraCtrl, arXiv 2404.02101, section 3.3)."""
+
+    pose: Tensor
+    """(1 or b, f, p, d) features of the poses."""
+    weight: Tensor
+    """(d, d) of the layer that merges them."""
+    bias: Tensor
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: (b, f, p, d), normalised and with its positions, likewise returned."""
+        return x + self.scale * F.linear(x + self.pose, self.weight, self.bias)
+
+    def of(self, places: Sequence[int]) -> CameraMerge:
+        """The same for some of the frames."""
+        index = torch.tensor(places, device=self.pose.device)
+        return self._replace(pose=self.pose.index_select(1, index))
+
+
 @dataclass
 class FrameContext:
     """How a batch of (b f) images divides into clips, and how frames act on each other; shared by a UNet's modules.
@@ -44,15 +64,31 @@ class FrameContext:
     """Where not empty, frames attend to each other inside these windows alone, and the residuals are blended."""
     scale: Tensor | None = None
     """(f,): factor of the residual at each frame; None is 1."""
+    features: Sequence[Tensor] = ()
+    """(b*f, c, h, w) for each down block: features of an image, added to what comes out of its second layer, before
+    the motion module there (AnimateLCM-I2V)."""
+    image_channels: Tensor | None = None
+    """(b*f, c, h, w): channels behind the noisy latents, of modules with a first layer for them (`first_layer.py`)."""
+    camera: Mapping[MotionModule, CameraMerge] | None = None
+    """Camera poses of these frames for each module that takes them; None is without."""
 
     @contextmanager
-    def during(self, num_frames: int, windows: Sequence[Window] = (), scale: Tensor | None = None) -> Iterator[None]:
-        """Set all three for one call of the UNet; windows and scale are reset after it."""
-        self.num_frames, self.windows, self.scale = num_frames, windows, scale
+    def during(
+        self,
+        num_frames: int,
+        windows: Sequence[Window] = (),
+        scale: Tensor | None = None,
+        image_channels: Tensor | None = None,
+        features: Sequence[Tensor] = (),
+        camera: Mapping[MotionModule, CameraMerge] | None = None,
+    ) -> Iterator[None]:
+        """Set all of them for one call of the UNet; all but the number of frames are reset after it."""
+        self.num_frames, self.windows, self.scale, self.image_channels = num_frames, windows, scale, image_channels
+        self.features, self.camera = features, camera
         try:
             yield
         finally:
-            self.windows, self.scale = (), None
+            self.windows, self.scale, self.image_channels, self.features, self.camera = (), None, None, (), None
 
 
 class MotionModule(nn.Module):
@@ -70,6 +106,7 @@ class MotionModule(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_over_frames = norm_over_frames
+        self.feature_level: int | None = None  # number of its down block, where features of an image are added
         self.gradient_checkpointing = False  # set by `unet.enable_gradient_checkpointing()`, with the image layers'
         self.frames = frames if frames is not None else FrameContext()
         self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
@@ -95,6 +132,8 @@ class MotionModule(nn.Module):
             return output
 
         def moved(x: Tensor) -> Tensor:
+            if self.feature_level is not None and context.features:
+                x = x + context.features[self.feature_level]
             return self(x, context.num_frames, windows=context.windows, scale=context.scale)
 
         if isinstance(output, tuple):
@@ -116,17 +155,23 @@ class MotionModule(nn.Module):
             residual = residual * scale.to(x).repeat(x.shape[0] // num_frames)[:, None, None, None]
         return added(residual, x)
 
-    def residual(self, x: Tensor, num_frames: int) -> Tensor:
-        """The motion to add where all frames of a clip attend to each other. x: (b*f, c, h, w), likewise returned."""
+    def residual(self, x: Tensor, num_frames: int, places: Sequence[int] | None = None) -> Tensor:
+        """The motion to add where all frames of a clip attend to each other. x: (b*f, c, h, w), likewise returned.
+
+        places: of these frames among those of the call; None is all of them.
+        """
+        camera = None if self.frames.camera is None else self.frames.camera.get(self)
+        if camera is not None and places is not None:
+            camera = camera.of(places)
         h, w = x.shape[-2:]
         y = rearrange(self._normalise(x, num_frames), "(b f) c h w -> b f (h w) c", f=num_frames)
         y = self.proj_in(y.contiguous())  # (b, f, p, d), with d = c; in channels_last nothing is copied
         positions = frame_positions(num_frames, y.shape[-1], device=y.device).to(y.dtype)
         for block in self.transformer_blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                y = checkpoint(block, y, positions, use_reentrant=False)
+                y = checkpoint(block, y, positions, camera, use_reentrant=False)
             else:
-                y = block(y, positions)
+                y = block(y, positions, camera)
         y = rearrange(self.proj_out(y), "b f (h w) c -> (b f) c h w", h=h, w=w)
         return y.contiguous() if x.is_contiguous() else y
 
@@ -153,10 +198,11 @@ class TemporalTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim)
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """positions: (f, d), the sinusoid."""
+    def forward(self, x: Tensor, positions: Tensor, camera: CameraMerge | None = None) -> Tensor:
+        """positions: (f, d), the sinusoid; camera: poses that the first attention takes."""
         # Positions are added after the norm and in front of q, k and v alike, at every attention.
-        x = x + self.attn1(self.norm1(x) + self.attn1.positions(positions)[:, None])
+        y = self.norm1(x) + self.attn1.positions(positions)[:, None]
+        x = x + self.attn1(y if camera is None else camera(y))
         if self.norm2 is not None and self.attn2 is not None:
             x = added(self.attn2(self.norm2(x) + self.attn2.positions(positions)[:, None]), x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":

@@ -104,18 +104,18 @@ def plan_windows(
 
 
 def blend_windows(
-    residual: Callable[[Tensor, int], Tensor], x: Tensor, num_frames: int, windows: Sequence[Window]
+    residual: Callable[[Tensor, int, Sequence[int]], Tensor], x: Tensor, num_frames: int, windows: Sequence[Window]
 ) -> Tensor:
     """Compute the residual window by window and add up what overlaps, by weight. x: (b*f, c, h, w), likewise returned.
 
-    residual: takes (b*f, c, h, w) and the number f of frames in it, here those of one window.
+    residual: takes (b*f, c, h, w), the number f of frames in it, here those of one window, and which these are.
     """
     clips = rearrange(x, "(b f) c h w -> b f c h w", f=num_frames)
     total = torch.zeros_like(clips)
     for window in windows:
         index = torch.tensor(window.frames, device=x.device)
         part = clips.index_select(1, index)
-        result = residual(part.flatten(0, 1), len(window.frames)).view_as(part)
+        result = residual(part.flatten(0, 1), len(window.frames), window.frames).view_as(part)
         total.index_add_(1, index, result * window.share.to(x)[:, None, None, None])
     return total.flatten(0, 1)
 

@@ -23,20 +23,28 @@ from animatediff.weights.trained_with import told, trained_with
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
 
+    from animatediff.models.camera import CameraCtrl
     from animatediff.weights.families import Family
 
 logger = logging.getLogger(__name__)
+
+CAMERA_FAMILIES = ("v3", "bundled")
+"""Families whose motion modules have a CameraCtrl model of their own."""
 
 
 class Adapters(LoadedParts):
     """Networks of other files on an image model."""
 
-    def load_motion_module(self, path: str | Path | Header, *, family: str | None = None) -> Family:
+    def load_motion_module(
+        self, path: str | Path | Header, *, family: str | None = None, conv_in_from_file: bool | None = None
+    ) -> Family:
         """Plug in motion weights of any family: a file, a diffusers folder, a hub id, "bundled". Returns what they are.
 
         The file's own keys and shapes say how it was trained; `family` overrides that. The noise schedule and, unless
         one was chosen, the sampler become those of the family. Motion modules that were there before are taken out.
-        Raises UserError if it is another kind of file or made for another kind of base model.
+        `conv_in_from_file`: PIA's first layer is wholly that of its file, which suits the image model that it was
+        trained with; by default it is the image model's for the noisy latents. Raises UserError if it is another kind
+        of file or made for another kind of base model.
         """
         from animatediff.bundled import motion_module_path
         from animatediff.weights.lora.few_steps import few_steps
@@ -44,7 +52,9 @@ class Adapters(LoadedParts):
 
         self._check_in_memory()
         path = motion_module_path() if path == "bundled" else _in_models(path, "Motion_Module")
-        adapter, found = load_motion_module(path, family=family, unet=self.unet, dtype=self.unet.dtype)
+        adapter, found = load_motion_module(
+            path, family=family, unet=self.unet, dtype=self.unet.dtype, conv_in_from_file=conv_in_from_file
+        )
         self.set_motion_adapter(adapter, found)
         if found.sampling:
             logger.info(
@@ -70,6 +80,32 @@ class Adapters(LoadedParts):
         assert self.sparsectrl is not None
         self._trained_with("sparsectrl", trained_with(header))
         return self.sparsectrl.kind
+
+    def load_camera_control(self, path: str | Path | Header) -> CameraCtrl:
+        """Load a CameraCtrl model: the original's file, a pruned one, or one of ours. `camera` of a call is its poses.
+
+        One that was there before is let go. Raises UserError for another kind of file, and for one whose merge layers
+        do not stand where the loaded motion modules do.
+        """
+        from animatediff.weights.cameractrl import load_cameractrl
+
+        self._check_in_memory()
+        if self.attachment is None:
+            raise UserError("camera poses act on motion modules, and none are loaded; call load_motion_module first")
+        layout = self.attachment.adapter.layout
+        control = load_cameractrl(_in_models(path, "CameraCtrl"), layout=layout, dtype=self.unet.dtype)
+        self.set_camera_control(control)
+        if self.family is not None and self.family.name not in CAMERA_FAMILIES:
+            logger.info(
+                "the published CameraCtrl was trained on the motion modules of v3; with those of %s its moves may be "
+                "weaker",
+                self.family.title,
+            )
+        return control
+
+    def unload_camera_control(self) -> None:
+        """Let it go; calls take no `camera` then."""
+        self.camera_control = None
 
     def load_controlnet(self, path: str | Path) -> ControlNetModel:
         """Add a ControlNet: a diffusers folder, or a file in diffusers' names or the original's.

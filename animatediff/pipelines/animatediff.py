@@ -18,6 +18,7 @@ from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
 from animatediff.pipelines.compiled import blocks_compiled
 from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
+from animatediff.pipelines.conditions.image import color_match
 from animatediff.pipelines.extras import check_masks, loras_times, on_unet
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
@@ -195,6 +196,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 clip=job.clip,
                 schedule=schedule,
                 noise=noise,
+                generators=job.generators,
                 guidance=job.guidance,
                 device=device,
                 callbacks=callbacks,
@@ -205,6 +207,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             for group in groups:
                 of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]
                 group.image_embeds = [part[of_clips] for part in conditions.image_embeds]
+                if conditions.image_channels is not None:  # the same for both halves of guidance
+                    group.image_channels = conditions.image_channels[list(group.own) * (1 + job.guidance)]
             fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
             resumed = self._resumed(job, callbacks, fast)
             sampler = ClipSampler(
@@ -313,11 +317,13 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             unet=self.unet,
             frames=self.attachment.frames,
             controls=conditions.controls,
+            features=conditions.features,
             windows=job.windows.in_motion,
             motion_scale=job.motion_scale,
             attention=on_unet(job.attention, self.unet),
             fast=fast,
             saving=job.saving,
+            camera=conditions.camera,
         )
         guided = GuidedClips(
             predictor=predictor,
@@ -411,6 +417,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         callbacks = callbacks or Callbacks()
         chunks = latents.transpose(1, 2).flatten(0, 1).split(job.decode_chunk_size)
         kept = None if callbacks.saves is None else SavedFrames.of(callbacks.saves, latents)
+        finish = color_match(job.call, job.conditions)
         done, total, grow = begun * job.decode_chunk_size, latents.shape[0] * latents.shape[2], job.clip.factor
         for index, chunk in enumerate(chunks[begun:], start=begun):
             n, _, h, w = chunk.shape
@@ -421,7 +428,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                     kept.add(images)
             done += len(images)
             callbacks.step("decode", done, total)
-            yield images
+            yield images if finish is None else finish(images)
 
     def _decoded(self, chunk: Tensor, job: Job, callbacks: Callbacks) -> Tensor:
         """Frames (n, 3, H, W) of latents (n, c, h, w), fewer at once or in tiles where memory is short."""

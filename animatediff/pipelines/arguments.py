@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SAVE_EVERY_S = 30.0
 """Seconds between two saves of a render's state."""
+AUTO = "auto"
+"""The value of `image_mode` that leaves the route to what is loaded."""
 UPSCALE_STRENGTH = 0.5
 """Fraction of the steps of the second pass: enough for new detail, too few for another image."""
 
@@ -165,15 +167,34 @@ class Arguments:
     """Frames to begin with: PIL images, an array, a tensor in 0..1, or latents. The clip takes their number and shape.
     """
     strength: float | None = ranged(None, gt=0, le=1)
-    """Fraction of the steps by which the video is changed; at 1 nothing of it is left."""
+    """Fraction of the steps by which the video is changed, or without one the image that PIA animates; at 1 nothing of
+    it is left."""
     enforce_inference_steps: bool = needing(False, "strength")
     """Make `num_inference_steps` steps whatever the strength."""
     images: Any = None
-    """An image for frame 0, or {frame: image}, negatives counted from the end."""
-    image_mode: str | None = ranged(None, choices="animatediff.pipelines.conditions.image.ROUTES")
-    """Route by which the images are shown; None is the first that has its weights loaded."""
+    """An image for frame 0, or {frame: image}, negatives counted from the end. By the route `i2v` also its latents
+    (1 or b, 4, h, w), scaled."""
+    image_mode: str | None = ranged(AUTO, choices="animatediff.pipelines.conditions.routes.MODES")
+    """Route by which the images are shown; `auto` is the first that has its weights loaded."""
+    image_motion_scale: float = ranged(0.8, ge=0, le=1.5, needs="i2v")
+    """How much a clip by the route `i2v` moves: 0.8 as trained, 0 a still."""
+    color_match: bool = needing(False, "shown")
+    """Move each finished frame's mean hue, saturation and brightness to those of the image, as AnimateLCM-I2V's own
+    program does in the end."""
+    motion_amount: str | None = ranged(None, choices="animatediff.sampling.affinity.MOTION_AMOUNTS", needs="pia")
+    """How much PIA lets the frames differ from the image: a preset; None is `small`."""
+    image_affinity: Curve | None = field(default=None, metadata={"needs": "pia"})
+    """How like the image each frame is, 0 to 1, in place of a preset: a number, `{0: 1.0, 15: 0.6}` with straight
+    lines between, or one number a frame."""
     controlnet_inputs: ControlNetInput | Sequence[ControlNetInput] | None = None
     """Inputs of the loaded ControlNets, one each."""
+    camera: Any = None
+    """Path of the camera, for a loaded CameraCtrl model: moves (`zoom-in:0.5, pan-left:0.2@ease-in-out`), a file of
+    poses, matrices (f, 3 or 4, 4) from world to camera, or a `CameraPath`; a list is one a clip."""
+    camera_scale: float = ranged(1.0, ge=0, le=10, needs="camera")
+    """How strongly poses act, 1 as trained."""
+    camera_aspect: float | None = ranged(None, gt=0, le=100, unit="times the height", needs="camera")
+    """Width of the video that poses of a file or matrices were measured in; None is 16/9."""
     upscale: float | None = ranged(None, gt=1, le=8, unit="times the size")
     """Sample again, so many times as large."""
     upscale_strength: float = ranged(UPSCALE_STRENGTH, gt=0, le=1, needs="upscale")

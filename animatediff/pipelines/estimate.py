@@ -14,17 +14,21 @@ from torch import Tensor, nn
 
 from animatediff.memory.live import module_bytes, on_meta, peak_bytes
 from animatediff.memory.measures import InUse, Measures
-from animatediff.motion import MotionModule
+from animatediff.motion import IMAGE_CHANNELS, MotionModule
 from animatediff.motion.attach import block_points, image_norms, mid_point, set_hooks
 from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
+from animatediff.pipelines.conditions.camera import CameraCondition
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
+from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
+from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
 from animatediff.pipelines.extras import pag_of
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.vae import encode_images
+from animatediff.sampling.camera import KEPT
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.features import DeepFeatures
 from animatediff.weights.lora.load import uncompiled
@@ -47,6 +51,8 @@ class Estimate:
         """pipe: with weights or without, which are not touched; job: of that pipeline; device: it would run on."""
         self._blocks = device.type == "cpu"
         self._copies: dict[int, Any] = {}
+        # a UNet refers to the image encoder of its motion modules, which is no layer of it
+        self._others = [] if pipe.motion_image_encoder is None else [pipe.motion_image_encoder]
         with quiet_loading():
             self.pipe = self._without_weights(pipe)
         conditions = [self._on_copies(condition) for condition in job.conditions]
@@ -124,6 +130,9 @@ class Estimate:
                 group.image_embeds = [
                     part.expand(len(group.clips), *part.shape[1:]) for part in conditions.image_embeds
                 ]
+                if any(isinstance(condition, PIACondition) for condition in job.conditions):
+                    shape = (len(group.clips), IMAGE_CHANNELS, *clip.latents[2:])
+                    group.image_channels = torch.zeros(shape, device=META)
             timesteps = list(schedule.timesteps)
             acting = max(timesteps, key=lambda t: sum(float(t) in c.active for c in conditions.controls))  # pyright: ignore
             fast = None if job.fast is None else FastSteps(lambda num_steps: None, DeepFeatures(pipe.unet))
@@ -135,6 +144,8 @@ class Estimate:
                 fast.begin(1, len(timesteps))
                 predict(latents, acting, window)
                 features = _kept_features(fast) * (num_windows - 1)
+            if conditions.camera is not None:
+                features += conditions.camera.kept_bytes * (min(KEPT, num_windows) - 1)
 
         peak = self._peak(run, there, [latents, *_tensors(self._groups)])
         return peak + kept + features + _bytes(_tensors(self._groups))
@@ -156,11 +167,13 @@ class Estimate:
             clip=clip,
             schedule=schedule,
             noise=torch.zeros(clip.latents, device=META),
+            generators=self.job.generators,
             guidance=self.job.guidance,
             device=META,
             callbacks=Callbacks(),
         )
-        acting = [c for c in self.job.conditions if isinstance(c, ControlNetCondition | SparseCtrlCondition)]
+        kinds = ControlNetCondition | SparseCtrlCondition | I2VCondition | CameraCondition
+        acting = [c for c in self.job.conditions if isinstance(c, kinds)]
         prepared = prepare_all(acting, setting)
         prepared.image_embeds += self._image_embeds()
         return prepared
@@ -193,7 +206,9 @@ class Estimate:
                 base.__dict__[name] = self._copy(uncompiled(part))
         base._all_hooks = []
         new.__dict__["base"] = base
-        new.__dict__["sparsectrl"] = None if pipe.sparsectrl is None else self._copy(pipe.sparsectrl)
+        for name in ("sparsectrl", "camera_control"):
+            part = getattr(pipe, name)
+            new.__dict__[name] = None if part is None else self._copy(part)
         new.__dict__["controlnets"] = [self._copy(network) for network in pipe.controlnets]
         _hook(new)
         _drop_stand_in(base.unet)
@@ -201,14 +216,16 @@ class Estimate:
 
     def _copy(self, module: nn.Module) -> Any:
         if id(module) not in self._copies:
-            self._copies[id(module)] = without_offloading(on_meta(module))
+            self._copies[id(module)] = without_offloading(on_meta(module, others=self._others))
         return self._copies[id(module)]
 
     def _on_copies(self, condition: Condition) -> Condition:
         if isinstance(condition, ControlNetCondition):
             return replace(condition, controlnet=self._copy(condition.controlnet))
-        if isinstance(condition, SparseCtrlCondition):
+        if isinstance(condition, SparseCtrlCondition | I2VCondition):
             return replace(condition, encoder=self._copy(condition.encoder))
+        if isinstance(condition, CameraCondition):
+            return replace(condition, control=self._copy(condition.control))
         return condition
 
     def _peak(self, run: Callable[[], object], models: Iterable[nn.Module], tensors: Iterable[Tensor] = ()) -> int:
@@ -228,7 +245,9 @@ def _hook(pipe: Any) -> None:
     for name, _ in attachment.adapter.modules_by_block():
         block = unet.get_submodule(name)
         points[name] = mid_point(block) if name == "mid_block" else block_points(block)
-    set_hooks(attachment.adapter, points, image_norms(unet))
+    if attachment.adapter.conv_in is not None:
+        unet.motion_conv_in = attachment.adapter.conv_in
+    set_hooks(attachment.adapter, points, image_norms(unet), unet.conv_in)
 
 
 def _drop_stand_in(unet: Any) -> None:
@@ -278,7 +297,10 @@ def weights_of(pipe: Any) -> dict[str, int]:
     base, adapter = pipe.base, pipe.attachment.adapter if pipe.attachment is not None else None
     found = {name: module_bytes(getattr(base, name, None)) for name in MODELS}
     found["motion"] = module_bytes(adapter)
+    found["motion_image_encoder"] = 0 if adapter is None else module_bytes(adapter.img_encoder)
+    found["motion"] -= found["motion_image_encoder"]
     found["unet"] -= found["motion"]
     found["sparsectrl"] = module_bytes(pipe.sparsectrl)
+    found["camera_control"] = module_bytes(pipe.camera_control)
     found["controlnet"] = module_bytes(*pipe.controlnets)
     return {name: size for name, size in found.items() if size}

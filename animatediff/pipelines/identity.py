@@ -32,7 +32,10 @@ NO_PART = (
 """Arguments that are no part of what is rendered; generators count by their states."""
 OF_A_CALL = ("training", "identity_part", "gradient_checkpointing", "scale")
 """Attributes of modules that a call or a trainer changes for its time; strengths of LoRAs are counted by themselves."""
-MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "sparsectrl")
+MODELS = (
+    *("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "motion_image_encoder", "sparsectrl"),
+    "camera_control",
+)
 
 
 def arguments_of(job: Job) -> dict[str, str]:

@@ -82,7 +82,8 @@ class Job:
         texts = Texts.of(call, sdxl=is_sdxl(parts.base))
         conditions = conditions_of(call, parts)
         suggestions = [_of_latents(call, parts.base.vae_scale_factor), *(c.suggestion for c in conditions)]
-        clip = _clip_shape(call, parts, defaults, suggestions, num_clips=texts.num_clips)
+        length = next((c.num_frames for c in conditions if c.num_frames is not None), defaults.num_frames)
+        clip = _clip_shape(call, parts, replace(defaults, num_frames=length), suggestions, num_clips=texts.num_clips)
         steps = defaults.num_inference_steps if call.num_inference_steps is None else call.num_inference_steps
         texts.check(clip.num_frames)
         check_clip_skip(call.clip_skip, parts)
@@ -145,8 +146,8 @@ class Job:
         )
 
     def first_pass(self) -> Job:
-        """The job without its upscaling."""
-        return replace(self, call=replace(self.call, upscale=None))
+        """The job without its upscaling, and without what is done to finished frames alone."""
+        return replace(self, call=replace(self.call, upscale=None, color_match=False))
 
     def second_call(self, latents: Tensor, height: int, width: int) -> Arguments:
         """Arguments of the second pass, which begins with `latents` (b, c, f, h, w) of the first, enlarged."""

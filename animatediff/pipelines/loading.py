@@ -175,6 +175,7 @@ class Loading(Adapters, Loras):
                 distilled=pipe.sampler.distilled,
             )
             pipe.sparsectrl, pipe.controlnets = pipeline.sparsectrl, list(pipeline.controlnets)
+            pipe.camera_control = pipeline.camera_control
             pipe.embeddings = list(pipeline.embeddings)
             pipe.base.scheduler = components["scheduler"]
             pipe.call_settings = dict(pipeline.call_settings)

@@ -16,7 +16,7 @@ A step on a GPU in float16 took 1.1 times as long in channels_last.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -27,15 +27,23 @@ def memory_format(device: torch.device, dtype: torch.dtype, *, vae: bool = False
     return torch.channels_last if last else torch.contiguous_format
 
 
-def lay_out(model: nn.Module, *, vae: bool = False) -> None:
+def lay_out(unet: nn.Module) -> None:
     """Bring the weights of convolutions into the fastest layout, where it is not the one of files; values stay.
 
     Feature maps take theirs from the weights. What is laid out already, by us or by a user, stays so.
     """
-    for layer in model.modules():
+    for layer in unet.modules():
         if not isinstance(layer, nn.Conv2d):
             continue
         weight = layer.weight
-        wanted = memory_format(weight.device, weight.dtype, vae=vae)
+        wanted = memory_format(weight.device, weight.dtype)
         if wanted == torch.channels_last and weight.grad is None and not weight.is_inference():
             weight.data = weight.data.to(memory_format=wanted)
+
+
+def for_vae(images: Tensor) -> Tensor:
+    """Images or latents (n, c, h, w) in the layout in which a VAE is fastest, which its feature maps take from them.
+
+    Its weights stay as they are: other pipelines use them too, and have the same images before and after.
+    """
+    return images.to(memory_format=memory_format(images.device, images.dtype, vae=True))

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel, StableDiffusionPipeline, StableDiffusionXLPipeline
     from typing_extensions import Self
 
+    from animatediff.models.camera import CameraCtrl
     from animatediff.models.sparsectrl import SparseCtrl
+    from animatediff.motion.image_encoder import ImageEncoder
     from animatediff.weights.addons.embeddings import LoadedEmbedding
     from animatediff.weights.families import Family, Recommended
 
@@ -56,6 +58,7 @@ class LoadedParts:
 
     base: BasePipeline
     sparsectrl: SparseCtrl | None
+    camera_control: CameraCtrl | None
     controlnets: list[ControlNetModel]
     embeddings: list[LoadedEmbedding]
     sampler: SamplerChoice
@@ -69,6 +72,7 @@ class LoadedParts:
     def __init__(self, base: BasePipeline) -> None:
         self.base = base
         self.sparsectrl = None
+        self.camera_control = None
         self.controlnets = []
         self.embeddings = []
         self.call_settings = {}
@@ -88,6 +92,11 @@ class LoadedParts:
     def family(self) -> Family | None:
         """The family of the motion modules; None where there are none, or they have none."""
         return None if self.attachment is None else getattr(self.attachment.adapter, _FAMILY, None)
+
+    @property
+    def motion_image_encoder(self) -> ImageEncoder | None:
+        """The image encoder that came with the motion modules (AnimateLCM-I2V); None where there is none."""
+        return None if self.attachment is None else self.attachment.adapter.img_encoder
 
     def set_motion_adapter(self, adapter: MotionAdapter, family: Family | None = None) -> None:
         """Plug in motion modules that are already in memory, such as new ones to be trained.
@@ -155,6 +164,23 @@ class LoadedParts:
         if encoder is not self.sparsectrl:
             self._trained_with("sparsectrl", {})
         self.sparsectrl = None if encoder is None else encoder.to(self.unet.device, self.unet.dtype)
+
+    def set_camera_control(self, control: CameraCtrl | None) -> None:
+        """Use a CameraCtrl model that is already in memory, such as one in training; None for none.
+
+        Raises UserError where the loaded motion modules are not those that it merges poses into.
+        """
+        if control is not None:
+            if self.attachment is None:
+                raise UserError(
+                    "camera poses act on motion modules, and none are loaded; call load_motion_module first"
+                )
+            try:
+                control.check_fits(self.attachment.adapter.layout)
+            except ValueError as error:
+                raise UserError(f"this CameraCtrl model does not fit: {error}") from None
+            control = control.to(self.unet.device, self.unet.dtype)
+        self.camera_control = control
 
     # -- settings ----------------------------------------------------------------------------------------------------
 
@@ -237,8 +263,9 @@ class LoadedParts:
         with quiet_loading():
             self.base.to(*args, **kwargs)
             self.set_sparsectrl(self.sparsectrl)
-            for controlnet in self.controlnets:
-                controlnet.to(self.unet.device, self.unet.dtype)
+            beside = [each for each in (self.motion_image_encoder, self.camera_control) if each is not None]
+            for network in (*self.controlnets, *beside):
+                network.to(self.unet.device, self.unet.dtype)
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -38,15 +38,21 @@ CONTEXT = 450 * MB
 TITLES = {
     "text_encoder": "text encoder", "text_encoder_2": "second text encoder", "image_encoder": "image encoder",
     "unet": "UNet", "vae": "VAE", "motion": "motion modules", "sparsectrl": "SparseCtrl", "controlnet": "ControlNets",
+    "motion_image_encoder": "image encoder of the motion modules",
+    "camera_control": "CameraCtrl",
 }  # fmt: skip
+BESIDE = ("sparsectrl", "camera_control", "controlnet", "motion_image_encoder")
+"""Networks beside the UNet, which are on the device while it works."""
 ENCODE, DENOISE, DECODE, WRITE = "encode", "denoise", "decode", "write"
 AT_WORK = {
     ENCODE: ("text_encoder", "text_encoder_2", "image_encoder"),
-    DENOISE: ("unet", "motion", "sparsectrl", "controlnet"),
+    DENOISE: ("unet", "motion", *BESIDE),
     DECODE: ("vae",),
     WRITE: (),
 }
 """Phase -> the parts that work in it."""
+BESIDE = ("sparsectrl", "camera_control", "controlnet")
+"""Parts that are on the device as a whole while the UNet works."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +346,7 @@ class _Planner:
         if measures.weights == AWAY:
             return sum((at_work | {name: sizes[name] for name in ("unet", "motion") if name in sizes}).values())
         assert measures.weights == GROUP
-        beside = sum(size for name, size in at_work.items() if name in ("sparsectrl", "controlnet"))
+        beside = sum(size for name, size in at_work.items() if name in BESIDE)
         modules = [getattr(self.pipe.base, name, None) for name in AT_WORK[phase]]
         # the layer at work, and the next one, which comes while it works
         return beside + 2 * max((largest_layer(module) for module in modules if module is not None), default=0)

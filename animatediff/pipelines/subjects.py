@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.pipelines.arguments import NEEDS, Arguments
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
+from animatediff.pipelines.conditions.i2v import I2VCondition
+from animatediff.pipelines.conditions.image import ImageCondition
+from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.parts import is_sdxl
 from animatediff.prompts.unread import unread
@@ -58,6 +61,10 @@ SUBJECTS: dict[str, Subject[_Call]] = {
         ),
         lacking="neither a ControlNet nor SparseCtrl acts on this clip",
     ),
+    "pia": Subject(
+        is_there=lambda call: any(isinstance(each, PIACondition) for each in call.job.conditions),
+        lacking="no image goes by the way of PIA; it takes its motion module (pia.ckpt) and `images`",
+    ),
     "sdxl": Subject(
         is_there=lambda call: is_sdxl(call.parts.base),
         lacking="it is of SDXL, and the base model has one text encoder and is told no sizes",
@@ -77,6 +84,18 @@ SUBJECTS: dict[str, Subject[_Call]] = {
     "conditioning_frames": Subject(
         is_there=lambda call: call.job.call.conditioning_frames is not None,
         lacking="no images for SparseCtrl are given (`control_images`, in Python `conditioning_frames`)",
+    ),
+    "shown": Subject(
+        is_there=lambda call: any(isinstance(each, ImageCondition) for each in call.job.conditions),
+        lacking="no image is given whose colours frames could take; add `images`",
+    ),
+    "i2v": Subject(
+        is_there=lambda call: any(isinstance(each, I2VCondition) for each in call.job.conditions),
+        lacking="no image goes by the route i2v; it takes AnimateLCM-I2V as `motion_module`, and an image",
+    ),
+    "camera": Subject(
+        is_there=lambda call: call.job.call.camera is not None,
+        lacking="no path of the camera is given; add `camera`",
     ),
     "upscale": Subject(
         is_there=lambda call: call.job.call.upscale is not None,

@@ -13,7 +13,7 @@ import torch
 from animatediff.errors import Cancelled
 from animatediff.weights.lora.load import uncompiled
 
-_MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "sparsectrl")
+_MODELS = ("unet", "vae", "text_encoder", "text_encoder_2", "sparsectrl", "camera_control")
 """Parts of a pipeline that a call changes for its time: frames of a clip, strengths of LoRAs, precision, tiles."""
 _locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 _one_at_a_time = threading.Lock()

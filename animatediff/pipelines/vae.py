@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,9 +11,9 @@ from einops import rearrange
 from torch import Tensor
 
 from animatediff.motion.windows import plan_windows
-from animatediff.pipelines.memory_layout import lay_out
+from animatediff.pipelines.memory_layout import for_vae
 from animatediff.sampling.latents import encode_images as encode_chunks
-from animatediff.sampling.latents import latent_means, unscaled
+from animatediff.sampling.latents import latent_means, latent_posterior, scaled, unscaled
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -39,9 +38,8 @@ def decode_images(vae: Any, latents: Tensor) -> Tensor:
     """
 
     def run(latents: Tensor) -> Tensor:
-        return vae.decode(latents, return_dict=False)[0]
+        return vae.decode(for_vae(latents), return_dict=False)[0]
 
-    lay_out(vae, vae=True)
     if latents.device.type == "cpu" and len(latents) > 1:
         return torch.cat([decode_images(vae, one) for one in latents.split(1)])
     latents = unscaled(vae, latents.to(vae.dtype))
@@ -56,14 +54,34 @@ def encode_images(
     One image at a time, tiled if that is on.
     """
 
-    def encode(vae: Any, image: Tensor) -> Tensor:
-        return in_tiles(vae, partial(latent_means, vae), image, shrink=pixels_per_latent(vae))
+    def run(image: Tensor) -> Tensor:
+        return latent_means(vae, for_vae(image))
 
-    lay_out(vae, vae=True)
+    def encode(vae: Any, image: Tensor) -> Tensor:
+        return in_tiles(vae, run, image, shrink=pixels_per_latent(vae))
+
     with wide_enough(vae):
         return encode_chunks(
             vae, images, device=device, chunk_size=1, unit_range=True, encode=encode, after_chunk=after_image
         )
+
+
+def drawn_latents(vae: Any, image: Tensor, device: torch.device, generators: Sequence[torch.Generator]) -> Tensor:
+    """Scaled latents (1 or b, c, h, w), float32, of an image (1, 3, H, W) in 0..1, drawn from the VAE's posterior.
+
+    One draw for each of b generators, in order; clips of one generator have one draw together.
+    """
+
+    def run(image: Tensor) -> Tensor:
+        return latent_posterior(vae, for_vae(image))
+
+    with wide_enough(vae):
+        pixels = (image * 2 - 1).to(device, vae.dtype).contiguous()
+        found = in_tiles(vae, run, pixels, shrink=pixels_per_latent(vae))
+    mean, spread = found.float().chunk(2, dim=1)
+    same = all(generator is generators[0] for generator in generators)
+    draws = [torch.randn(mean.shape, generator=g, device=g.device).to(mean) for g in generators[: 1 if same else None]]
+    return scaled(vae, torch.cat([mean + spread * noise for noise in draws]))
 
 
 def pixels_per_latent(vae: Any) -> int:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from animatediff.render.inputs import Keyframes
 from animatediff.render.request import AnimateRequest
+
+if TYPE_CHECKING:
+    from animatediff.camera import CameraPath
 
 
 @dataclass
@@ -21,6 +25,8 @@ class Clip:
     """Chunks of frames, uint8 (n, h, w, 3), once, and only until the next clip is asked for."""
     keyframes: Keyframes = field(default_factory=Keyframes)
     """Images that it was given, as the model saw them, and the frames that they stand at."""
+    camera: CameraPath | None = None
+    """Path of the camera that it follows."""
     notes: list[str] = field(default_factory=list)
     """Choices made for the user, and warnings; complete once the frames are taken."""
 

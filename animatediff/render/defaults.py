@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 from animatediff.errors import UserError
+from animatediff.pipelines.arguments import AUTO
 from animatediff.prompts import PromptTravel
 from animatediff.render.inputs import Inputs, settings_from
 from animatediff.render.options import CALL_OPTIONS
@@ -20,7 +21,7 @@ def with_seeds(request: AnimateRequest) -> AnimateRequest:
 
 
 def with_defaults(request: AnimateRequest, inputs: Inputs, pipe: Any) -> AnimateRequest:
-    """`request` with every None that the loaded model decides filled in, so that later versions repeat the frames."""
+    """`request` with all that the loaded model decides filled in, so that later versions repeat the frames."""
     defaults = pipe.defaults
     recommended: dict[str, Any] = {
         "num_frames": defaults.num_frames,
@@ -33,7 +34,7 @@ def with_defaults(request: AnimateRequest, inputs: Inputs, pipe: Any) -> Animate
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
     }
     recommended |= settings_from(request, inputs, pipe)
-    return request.model_copy(update={k: v for k, v in recommended.items() if getattr(request, k) is None})
+    return request.model_copy(update={k: v for k, v in recommended.items() if getattr(request, k) in (None, AUTO)})
 
 
 def check_travels(request: AnimateRequest) -> None:

@@ -25,6 +25,7 @@ from animatediff.render.models import (
     base_settings,
     compare_configs,
     loading_dtype,
+    module_settings,
     motion_module_of,
 )
 from animatediff.render.request import AnimateRequest
@@ -88,6 +89,12 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
             from animatediff.weights.sparsectrl import empty_sparsectrl
 
             pipe.sparsectrl, _ = empty_sparsectrl(settings.sparsectrl, unet=pipe.unet)
+        if settings.camera_control is not None:
+            from animatediff.weights.cameractrl import empty_cameractrl
+
+            assert pipe.attachment is not None, "put there before"
+            layout = pipe.attachment.adapter.layout
+            pipe.camera_control, _ = empty_cameractrl(settings.camera_control, layout=layout)
         for path in settings.controlnet:
             pipe.load_controlnet(path)
         if settings.ip_adapter is not None:
@@ -98,7 +105,8 @@ def dry_model(settings: AnimateRequest) -> AnimateDiffPipeline | None:
 
 def _files(settings: AnimateRequest) -> list[str]:
     """Files that a dry run looks into, besides image model and motion module."""
-    one = [settings.vae, settings.text_encoder, settings.text_encoder_2, settings.sparsectrl, *settings.controlnet]
+    one = [settings.vae, settings.text_encoder, settings.text_encoder_2, settings.sparsectrl]
+    one += [settings.camera_control, *settings.controlnet]
     return [path for path in (*one, *(ref.path for ref in settings.all_loras)) if path is not None]
 
 
@@ -106,7 +114,7 @@ def _put_motion_module(pipe: AnimateDiffPipeline, module: str | Path, settings: 
     from animatediff.weights.motion import empty_motion_module
 
     try:
-        adapter, facts, _ = empty_motion_module(module, family=settings.family, unet=pipe.unet)
+        adapter, facts, _ = empty_motion_module(module, unet=pipe.unet, **module_settings(settings))
     except UserError as error:
         if settings.model == BUNDLED and settings.motion_module is not None:
             raise UserError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from animatediff.camera.moves import is_file
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
 from animatediff.frames import frame_indices
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from animatediff.camera import CameraPath
     from animatediff.media.audio import Sound
     from animatediff.media.numbered import NumberedFrames
     from animatediff.media.source import Source
@@ -42,6 +44,8 @@ class Inputs:
     sparsectrl_images: list[Image.Image] = field(default_factory=list)
     """At the request's `control_indices`."""
     ip_adapter_images: list[Image.Image] = field(default_factory=list)
+    camera: CameraPath | None = None
+    """Path of the camera that a file states."""
     video: Source | NumberedFrames | None = None
     controlnet_videos: list[Source | dict[int, Path]] = field(default_factory=list)
     """One a ControlNet: a video, frame by frame, or images spread from single frames."""
@@ -115,6 +119,11 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None,
         _check_audio(request, inputs.video)
     inputs.images = [(frame, opened(image, "image")) for frame, image in request.images]
     _check_shapes(request, inputs)
+    if request.camera is not None and is_file(request.camera):
+        from animatediff.camera import camera_path
+
+        check()
+        inputs.camera = camera_path(request.camera, request.num_frames, aspect=request.camera_aspect)
     inputs.ip_adapter_images = [opened(image, "ip_adapter_image") for image in request.ip_adapter_image]
     return inputs
 
@@ -176,15 +185,15 @@ def settings_from(request: AnimateRequest, inputs: Inputs, pipe: Any) -> dict[st
 
     pipe: the loaded pipeline; its defaults say how many pixels a frame has, its weights how images are shown.
     """
-    return _from_images(request, inputs, pipe) | _from_video(request, inputs, pipe.defaults)
+    poses = {} if inputs.camera is None else {"num_frames": len(inputs.camera)}
+    return poses | _from_images(request, inputs, pipe) | _from_video(request, inputs, pipe.defaults)
 
 
 def _from_images(request: AnimateRequest, inputs: Inputs, pipe: Any) -> dict[str, Any]:
     if not inputs.images:
         return {}
     from animatediff.media.images import size_like
-    from animatediff.pipelines.conditions.image import choose_route
-    from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
+    from animatediff.pipelines.conditions.routes import Loaded, choose_route
 
     size = inputs.images[0][1].size
     area = pipe.defaults.width * pipe.defaults.height
@@ -193,7 +202,7 @@ def _from_images(request: AnimateRequest, inputs: Inputs, pipe: Any) -> dict[str
         given = request.images[0][1]
         name = given if isinstance(given, (str, Path)) else "image"
         logger.info("%s: %d x %d, so the clip is %d x %d", name, *size, width, height)
-    route = choose_route(request.image_mode, pipe.sparsectrl_kind, has_ip_adapter(pipe.unet))
+    route = choose_route(request.image_mode, Loaded.of(pipe), len(inputs.images))
     return {"width": width, "height": height, "image_mode": route}
 
 
@@ -250,12 +259,17 @@ def input_arguments(
         arguments |= {"conditioning_frames": images, "controlnet_frame_indices": request.control_indices}
         keyframes = Keyframes([np.asarray(image) for image in images], list(request.control_indices))
     if inputs.images:
-        arguments["images"] = {frame: shaped(image, *size, request.resize) for frame, image in inputs.images}
-        arguments["image_mode"] = request.image_mode
-        keyframes.images += [np.asarray(image) for image in arguments["images"].values()]
-        keyframes.indices += list(arguments["images"])
+        fitted = {frame: shaped(image, *size, request.resize) for frame, image in inputs.images}
+        # the pipeline crops an image of this route itself, as it was trained; the colours are those of the whole
+        whole = request.image_mode == "i2v" and request.resize == "crop"
+        arguments["images"] = dict(inputs.images) if whole else fitted
+        arguments |= {"image_mode": request.image_mode, "strength": request.strength}
+        keyframes.images += [np.asarray(image) for image in fitted.values()]
+        keyframes.indices += list(fitted)
     if inputs.ip_adapter_images:
         arguments["ip_adapter_image"] = inputs.ip_adapter_images
+    if request.camera is not None:
+        arguments["camera"] = request.camera if inputs.camera is None else inputs.camera
     if inputs.video is not None:
         arguments |= {"video": _frames(inputs.video, request), "strength": request.strength}
     if inputs.controlnet_videos:

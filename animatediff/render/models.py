@@ -144,12 +144,14 @@ def _additions(pipe: AnimateDiffPipeline, settings: AnimateRequest) -> list[Call
     steps: list[Callable[[], object]] = []
     if settings.motion_module is not None or settings.model != BUNDLED:
         motion_module = motion_module_of(settings)
-        steps.append(partial(pipe.load_motion_module, motion_module, family=settings.family))
+        steps.append(partial(pipe.load_motion_module, motion_module, **module_settings(settings)))
     if settings.inference_config is not None:
         path = settings.inference_config
         steps.append(lambda: compare_inference_config(path, pipe.family))
     if settings.sparsectrl is not None:
         steps.append(partial(_load_sparsectrl, pipe, settings.sparsectrl, settings.sparsectrl_config))
+    if settings.camera_control is not None:
+        steps.append(partial(pipe.load_camera_control, settings.camera_control))
     for embedding in settings.embeddings:
         steps.append(partial(pipe.load_textual_inversion, embedding.path, token=embedding.token))
     if (adapter := settings.domain_adapter) is not None:
@@ -170,6 +172,11 @@ def motion_module_of(settings: AnimateRequest) -> str | Path:
     if settings.motion_module is not None:
         return settings.motion_module
     return motion_module_path() if settings.model == BUNDLED else Path(settings.model or "") / "motion_adapter"
+
+
+def module_settings(settings: AnimateRequest) -> dict[str, Any]:
+    """Settings of a request with which its motion module is loaded."""
+    return {"family": settings.family, "conv_in_from_file": settings.conv_in_from_file or None}
 
 
 def compare_configs(settings: AnimateRequest, pipe: AnimateDiffPipeline) -> None:

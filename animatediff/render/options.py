@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import MISSING
 from typing import TYPE_CHECKING
 
+from animatediff.camera.moves import is_file
 from animatediff.prompts.travel import DEFAULT_HOLD
 from animatediff.render import values
 from animatediff.render.declare import declared_in, option
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MODEL, PROMPTS, CLIP, LONG = "Model", "Prompts", "Image and motion", "Long clips and loops"
 SPARSECTRL, IMAGE, CONTROLNET, VIDEO = "Images to show", "Animate an image", "ControlNet", "Video to start from"
 DRIVE = "Portraits and poses"
+CAMERA = "Path of the camera"
 UPSCALE, MACHINE, OUTPUT = "Upscale", "Machine", "Output"
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -48,6 +50,10 @@ class AnimateOptions:
     family: str | None = option(
         "Overrides the recognised family of the motion module.",
         panel=MODEL, metavar="NAME", part_of_model=True, default=None, needs="motion_module",
+    )
+    conv_in_from_file: bool = option(
+        "Take PIA's first layer wholly from its file, for the image model that it was trained with.",
+        panel=MODEL, part_of_model=True, default=False,
     )
     vae: str | None = option(
         "VAE file or folder in place of the model's own; tiny:FILE is a TAESD, for drafts.",
@@ -210,8 +216,19 @@ class AnimateOptions:
         in_memory="image", default=(), convert=values.keyframes, parse=values.keyframes,
     )
     image_mode: str | None = option(
-        "How: sparsectrl, ip-adapter or latents.", panel=IMAGE, metavar="HOW", unset="the best there is",
+        "How: i2v, pia, sparsectrl, ip-adapter or latents; auto is the best there is.", panel=IMAGE, metavar="HOW",
     )
+    motion_amount: str | None = option(
+        "How much PIA moves an image: small, moderate, large; back to it: loop-small, loop-moderate, loop-large; in "
+        "another model's style: style-small, style-moderate, style-large.",
+        panel=IMAGE, metavar="NAME", unset="small",
+    )
+    image_affinity: float | dict[int, float] | None = option(
+        "How like the image frames are, 0 to 1, in place of an amount: 0.8, or along the clip 0=1.0,15=0.6.",
+        panel=IMAGE, metavar="X", convert=values.curve,
+    )
+    image_motion_scale: float = option("How much a clip by i2v moves: 0.8 as trained, 0 a still.", panel=IMAGE)
+    color_match: bool = option("Give frames the mean colours of the image.", panel=IMAGE)
     ip_adapter: str | None = option(
         "IP-Adapter: content and style of images.",
         panel=IMAGE, metavar="FILE", part_of_model=True, folder="IP-Adapter", default=None,
@@ -299,6 +316,19 @@ class AnimateOptions:
     )
     audio: bool = option("Put its sound beside the result (mp4, webm).", panel=VIDEO, default=False)
 
+    camera_control: str | None = option(
+        "CameraCtrl model, which follows a path of the camera.",
+        panel=CAMERA, metavar="FILE", part_of_model=True, folder="CameraCtrl", default=None,
+    )
+    camera: str | None = option(
+        "The path: moves such as zoom-in:0.5,pan-left:0.2@ease-in-out, or a file of poses (RealEstate10K's format).",
+        panel=CAMERA, metavar="MOVES|FILE", prepared=True, folder="", default=None,
+    )
+    camera_scale: float = option("How strongly it acts.", panel=CAMERA)
+    camera_aspect: float | None = option(
+        "Width by height of the video that poses of a file were measured in.", panel=CAMERA, unset="1.78 (16 to 9)",
+    )
+
     upscale: float | None = option("Render again, so many times as large.", panel=UPSCALE)
     upscale_strength: float = option("How much of it is made anew: above 0 to 1.", panel=UPSCALE)
     upscale_steps: int | None = option("Steps of its whole schedule.", panel=UPSCALE, unset="as before")
@@ -376,5 +406,12 @@ PATH_FIELDS = {item.name: item.folder for item in OPTIONS if item.folder is not 
 """Options that name a file, and the folder under `models/` where such files are."""
 CALL_OPTIONS = {item.name: item.argument for item in OPTIONS if item.as_it_is and item.argument is not None}
 """Option -> argument of the pipeline, where the value goes there as it is."""
+
+
+def names_file(option: str, value: str) -> bool:
+    """Whether the value of an option in `PATH_FIELDS` is the name of a file; a path of the camera may be moves."""
+    return option != "camera" or is_file(value)
+
+
 IN_MEMORY = tuple(item.name for item in OPTIONS if item.in_memory)
 """Options whose value may be an image or a video in memory, in place of the name of a file."""

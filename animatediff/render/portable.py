@@ -11,7 +11,7 @@ from animatediff.bundled import PREFIX, bundled_path, bundled_set, motion_module
 from animatediff.files import HERE, Roots, behind_tiny, is_within
 from animatediff.render.fingerprint import fingerprint
 from animatediff.render.models import BUNDLED
-from animatediff.render.options import PATH_FIELDS
+from animatediff.render.options import PATH_FIELDS, names_file
 from animatediff.render.request_inputs import is_note
 from animatediff.weights.hub import KNOWN_FILES
 
@@ -34,7 +34,7 @@ def with_files(values: Mapping[str, Any], change: Callable[[str, str, str], Any]
             value = value.decode(errors="replace")
         if isinstance(value, str):
             tiny, name = behind_tiny(value) if setting == "vae" else ("", value)
-            new = change(name, setting, place) if name else name
+            new = change(name, setting, place) if name and names_file(setting, name) else name
             return f"{tiny}{new}" if tiny and isinstance(new, str) else new
         if isinstance(value, list | tuple):
             return [changed(item, setting, f"{place}.{number}") for number, item in enumerate(value)]

@@ -23,8 +23,9 @@ from animatediff.bundled import (
 )
 from animatediff.errors import UserError, did_you_mean
 from animatediff.files import HERE, TINY, Roots
+from animatediff.pipelines.arguments import AUTO
 from animatediff.render.hub_models import fetch_model, hub_folder
-from animatediff.render.models import BUNDLED, loading_dtype
+from animatediff.render.models import BUNDLED, loading_dtype, motion_module_of
 from animatediff.render.request import AnimateRequest
 from animatediff.weights.hub import KNOWN_FILES, cached_folder, fetch, is_hub_id, known_file, motion_lora_file
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
@@ -79,7 +80,7 @@ def complete(
                 " (with `download`, v3_sd15_mm.ckpt for SD 1.5 or mm_sdxl_v10_beta.ckpt for SDXL)"
             )
     changes: dict[str, Any] = {"model": model, "motion_module": motion_module}
-    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl"):
+    for name in ("motion_module", "vae", "text_encoder", "text_encoder_2", "sparsectrl", "camera_control"):
         if (value := changes.get(name, getattr(request, name))) is not None:
             changes[name] = present(value, name)
     for name in ("loras", "motion_loras", "embeddings"):
@@ -175,7 +176,7 @@ def _present(
             return fetched_model(name, setting)
         hint = did_you_mean(name, [BUNDLED, *(PREFIX + part for part in bundled_set())]).rstrip()
         raise UserError(f"{name}: no such file or folder (setting {setting}){f'; {hint}' if hint else ''}")
-    if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl"):
+    if setting in ("motion_module", "motion_loras", "domain_adapter", "sparsectrl", "camera_control"):
         return fetched(name)
     raise UserError(f"{name}: no such file (setting {setting})")
 
@@ -194,20 +195,35 @@ def _tiny(name: str, setting: str, roots: Roots, fetched_model: FetchModel) -> s
 
 def _with_sparsectrl(request: AnimateRequest, roots: Roots) -> AnimateRequest:
     """The request with an RGB encoder that lies in models/SparseCtrl, where its images can make use of one."""
-    if not request.images or request.sparsectrl is not None or request.image_mode not in (None, "sparsectrl"):
+    if not request.images or request.sparsectrl is not None or request.image_mode not in (None, AUTO, "sparsectrl"):
         return request
+    if request.image_mode != "sparsectrl" and len(request.images) == 1 and _animates_images(request):
+        return request  # the motion module shows it
     from animatediff.weights.sparsectrl import find_rgb_encoder
 
     model = str(bundled_path()) if request.model == BUNDLED else request.model or ""
     found = find_rgb_encoder(model, [*(models / "SparseCtrl" for models in roots.models), set_path()])
     if found is None:
         if request.image_mode == "sparsectrl":
-            from animatediff.pipelines.conditions.image import choose_route
+            from animatediff.pipelines.conditions.routes import Loaded, choose_route
 
-            choose_route("sparsectrl", None, request.ip_adapter is not None)  # which says what is missing
+            choose_route("sparsectrl", Loaded())  # which says what is missing
         return request
     logger.info("%s: is an RGB encoder for this base model, so it is used (other routes: `image_mode`)", found)
     return request.model_copy(update={"sparsectrl": str(found)})
+
+
+def _animates_images(request: AnimateRequest) -> bool:
+    """Whether the motion module of a request takes an image (PIA, AnimateLCM-I2V), as far as it lies here."""
+    from animatediff.weights.keys import CONV_IN_WEIGHT, ENCODER, motion_keys
+    from animatediff.weights.motion import find_header
+    from animatediff.weights.recognise import recognise_header
+
+    module = Path(motion_module_of(request))
+    if not module.exists():
+        return False
+    keys = motion_keys(recognise_header(find_header(module)).header.shapes)
+    return CONV_IN_WEIGHT in keys or any(key.startswith(ENCODER) for key in keys)
 
 
 def check_files(request: AnimateRequest) -> None:
@@ -250,6 +266,8 @@ def check_files(request: AnimateRequest) -> None:
         check_setting(recognise(embedding_file(embedding.path)), "embeddings", bases=bases)
         check_embedding(embedding.path, num_text_encoders=(1 + ("sdxl" in bases)) if bases else None)
     _check_sparsectrl(request, bases)
+    if request.camera_control is not None and not _is_to_come(request.camera_control):
+        check_setting(recognise(request.camera_control), "camera_control", bases=bases)
     model = bundled_path() if request.model == BUNDLED else Path(request.model or "")
     base = base_cross_attentions(model) if request.controlnet or request.ip_adapter else []
     for path in request.controlnet:

@@ -338,6 +338,12 @@ def _sampled(
                 pipe.defaults.window,
             )
     own, keyframes = input_arguments(request, inputs, pipe.sparsectrl_kind)
+    camera = None
+    if "camera" in own:
+        from animatediff.camera import camera_path
+
+        camera = camera_path(own["camera"], request.num_frames)
+        logger.info("path of the camera: %s", camera)
     draw = previews(pipe.vae, roots) if preview else None
 
     def on_progress(progress: Progress) -> None:
@@ -346,7 +352,7 @@ def _sampled(
         reporter.step(progress.phase, progress.step, progress.total, image)
 
     frames = _stream(pipe, call_arguments(request) | own, Callbacks(on_progress, reporter.cancelled), reporter, state)
-    return Clip(request, frames, keyframes, reporter.notes)
+    return Clip(request, frames, keyframes, camera, reporter.notes)
 
 
 def _stream(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from animatediff.bundled import no_camera_control
+from animatediff.camera.moves import is_file, parse_moves
 from animatediff.errors import UserError
 from animatediff.frames import frame_curve, frame_indices
 from animatediff.limits import MAX_PROMPT_CHARS
+from animatediff.pipelines.arguments import AUTO
 from animatediff.pipelines.clip import check_bounds
 from animatediff.prompts.travel import check_frames
 from animatediff.render.options import BY_NAME, CONTROLNET, OPTIONS, PER_CLIP, AnimateOptions
@@ -53,8 +56,10 @@ def check_windows(request: AnimateOptions) -> None:
 
 def check_frames_exist(request: AnimateOptions) -> None:
     """Values and texts at frames that the clip has."""
-    if not isinstance(request.motion_scale, dict) or request.num_frames is not None:
-        frame_curve(request.motion_scale, request.num_frames or 1, "motion_scale")
+    for name in ("motion_scale", "image_affinity"):
+        curve = getattr(request, name)
+        if curve is not None and (not isinstance(curve, dict) or request.num_frames is not None):
+            frame_curve(curve, request.num_frames or 1, name)
     if request.num_frames is not None:
         for texts in request.prompt_travel:
             check_frames(texts, request.num_frames)
@@ -81,7 +86,10 @@ def check_sparsectrl(request: AnimateOptions) -> None:
 def check_video(request: AnimateOptions) -> None:
     """Settings of a video with a video, to start from or for ControlNets."""
     if request.video is None:
-        _refuse(request, ("strength", "audio", "video_by_number"), "video, but no video is given; add `video`")
+        without = "video, but no video is given; add `video`"
+        _refuse(request, ("audio", "video_by_number"), without)
+        if not images_of(request) or request.image_mode not in (None, AUTO, "pia"):  # PIA begins with its image
+            _refuse(request, ("strength",), without)
         if not request.controlnet_video and request.drive is None:
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "video, but no video is given; add `video`")
@@ -131,6 +139,23 @@ def check_drive(request: AnimateOptions) -> None:
         raise UserError(f"{kinds} x drive_kind for {nets} x controlnet; give one for each, or one for all")
 
 
+def check_camera(request: AnimateOptions) -> None:
+    """A path of the camera with a model that follows it."""
+    if request.camera is None:
+        if request.camera_control is not None:
+            raise UserError(
+                "a CameraCtrl model is given (`camera_control`), but no path of the camera; add `camera`, such as "
+                "zoom-in:0.5 or a file of poses"
+            )
+        return
+    if request.camera_control is None:
+        raise UserError(no_camera_control())
+    if not is_file(request.camera):
+        parse_moves(request.camera)
+    if request.num_frames == 1:
+        raise UserError("`camera`: a camera moves over 2 frames or more, and this clip has 1 (`num_frames`)")
+
+
 def check_upscale(request: AnimateOptions) -> None:
     """Settings of a second pass with one."""
     if request.upscale is None:
@@ -142,7 +167,7 @@ def check_images(request: AnimateOptions) -> None:
     frames = [frame for frame, _ in images_of(request)]
     if frames:
         frame_indices(frames, len(frames), request.num_frames)
-    elif request.image_mode is not None:
+    elif request.image_mode not in (None, AUTO):
         raise UserError(f"image_mode={request.image_mode} is given, but no image; add `image`")
     if request.drive is not None:  # which finds an IP-Adapter where there is an image for it
         if request.ip_adapter is not None and not request.ip_adapter_image and not frames:
@@ -173,6 +198,7 @@ CHECKS = (
     check_video,
     check_drive,
     check_controlnets,
+    check_camera,
     check_upscale,
     check_images,
 )

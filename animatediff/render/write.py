@@ -24,6 +24,7 @@ from animatediff.media.sheet import keyframe_sheet
 from animatediff.media.spool import Spool
 from animatediff.media.write import VideoWriter, check_output, check_takes_sound
 from animatediff.prompts import PromptTravel
+from animatediff.render.camera_image import camera_image
 from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
 from animatediff.render.finish import finish_of
@@ -49,7 +50,8 @@ class Rendered:
     request: AnimateRequest
     """With the real seed and every recommended value filled in."""
     sheets: tuple[Path, ...] = ()
-    """Of a clip with images: those given, above the frames rendered; of a prompt that travels: its timeline."""
+    """Of a clip with images: those given, above the frames rendered; of a prompt that travels: its timeline; of one
+    whose camera follows a path: that path."""
     seam: float | None = None
     """Of a closed loop: the step from the last frame to the first over that of neighbours, 1 is seamless."""
     notes: tuple[str, ...] = ()
@@ -65,7 +67,8 @@ class OneFile:
     """Clips as `path`, numbered where there are several; None is `samples/{prompt}{suffix}` under a free name.
 
     Beside each goes `FILE.json`, from which `load_result` repeats it, and, where images condition the clip, a sheet of
-    them, `{name}.keyframes.png`, and where the prompt travels, its timeline, `{name}.prompts.png`.
+    them, `{name}.keyframes.png`, where the prompt travels, its timeline, `{name}.prompts.png`, and where the camera
+    follows a path, that path, `{name}.camera.png`.
     """
 
     path: str | None = None
@@ -283,6 +286,8 @@ def write_clip(
             sheets.append(write_image(sheet, path.with_name(f"{path.stem}.keyframes.png")))
         if isinstance(prompt := request.prompt_of(), PromptTravel):
             sheets.append(write_image(timeline_image(prompt, num_frames), path.with_name(f"{path.stem}.prompts.png")))
+        if clip.camera is not None:
+            sheets.append(write_image(camera_image(clip.camera), path.with_name(f"{path.stem}.camera.png")))
     return Rendered(
         file=path,
         request=request,

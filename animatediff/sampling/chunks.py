@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from animatediff.motion import norms_over_frames
-from animatediff.motion.module import TemporalTransformerBlock
+from animatediff.motion.module import CameraMerge, TemporalTransformerBlock
 
 CHUNK_SIZE = 32
 """Images: a window of 16 frames, with and without the prompt."""
@@ -64,15 +64,19 @@ def motion_in_chunks(unet: nn.Module, size: int | None) -> Iterator[None]:
         yield
 
 
-def _some_at_a_time(forward: Callable[..., Tensor], size: int, x: Tensor, positions: Tensor) -> Tensor:
-    """Run a temporal transformer on x (n, f, d), `size` of the n at a time."""
-    if len(x) <= size:
-        return forward(x, positions)
+def _some_at_a_time(
+    forward: Callable[..., Tensor], size: int, x: Tensor, positions: Tensor, camera: CameraMerge | None = None
+) -> Tensor:
+    """Run a temporal transformer on x (b, f, p, d), `size` of the p at a time."""
+    if x.shape[2] <= size:
+        return forward(x, positions, camera)
     out = torch.empty_like(x)
-    for start in range(0, len(x), size):
+    for start in range(0, x.shape[2], size):
         if start > size and x.is_meta:
             break
-        out[start : start + size] = forward(x[start : start + size], positions)
+        some = slice(start, start + size)
+        merge = None if camera is None else camera._replace(pose=camera.pose[:, :, some])
+        out[:, :, some] = forward(x[:, :, some], positions, merge)
     return out
 
 

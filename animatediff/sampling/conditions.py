@@ -57,6 +57,8 @@ class Conditioning:
     """(r, 6) sizes and crops of SDXL."""
     image_embeds: Sequence[Tensor] = ()
     """Image embeddings of IP-Adapters, one each: (r, 1, ...) for all frames alike, or (r, f, ...) for all frames."""
+    image_channels: Tensor | None = None
+    """(r, c, f, h, w) channels behind the noisy latents, for all frames of the clip (PIA)."""
     guidance_embeds: Tensor | None = None
     """(r, d) embedding of the guidance scale, of UNets that take it (LCM, arXiv 2310.04378)."""
     chosen_of: tuple[Tensor, list[int]] | None = None
@@ -90,6 +92,7 @@ class Conditioning:
             pooled=None if self.pooled is None else _chosen(self.pooled, chosen),
             time_ids=None if self.time_ids is None else self.time_ids[chosen],
             image_embeds=[part[chosen] for part in self.image_embeds],
+            image_channels=None if self.image_channels is None else self.image_channels[chosen],
             guidance_embeds=None if self.guidance_embeds is None else self.guidance_embeds[chosen],
             chosen_of=None if prompts is None else (prompts, [rows[row] for row in chosen]),
         )

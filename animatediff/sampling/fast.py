@@ -29,7 +29,7 @@ DIFFERENCE_SHARE = 0.3
 
 _CALIBRATED = {
     "balanced": (0, 1, 2, 3, 5, 7, 11, 15, 19, 24),
-    "max": (0, 1, 4, 7, 11, 16, 21),
+    "max": (0, 2, 5, 7, 13, 18, 22),
 }
 _CALIBRATED_STEPS = 25
 
@@ -112,7 +112,7 @@ class FastSteps:
     def begin(self, step: int, num_steps: int) -> None:
         """Tell which step comes next, from 0; at the first one nothing is known of any before.
 
-        Sampling may begin at any step that `starts_anew`.
+        Sampling may begin at any step that `may_begin` allows, after `restore`.
         """
         self._step = step
         if step == 0:

@@ -15,6 +15,14 @@ def latent_means(vae: Any, images: Tensor) -> Tensor:
     return found if isinstance(found, Tensor) else found.mode()  # a tiny autoencoder has no distribution
 
 
+def latent_posterior(vae: Any, images: Tensor) -> Tensor:
+    """Means and, behind them, standard deviations of the VAE's latents (n, 2*c, h, w), as `latent_means`."""
+    found = vae.encode(images, return_dict=False)[0]
+    if isinstance(found, Tensor):  # of a tiny autoencoder, which has no distribution
+        return torch.cat([found, torch.zeros_like(found)], dim=1)
+    return torch.cat([found.mean, found.std], dim=1)
+
+
 def encode_images(
     vae: Any,
     images: Tensor,

@@ -14,10 +14,12 @@ from torch import Tensor
 from animatediff.memory.measures import InUse
 from animatediff.models.residuals import Residuals
 from animatediff.motion import FrameContext, Window
+from animatediff.sampling.camera import CameraPoses
 from animatediff.sampling.chunks import CHUNK_SIZE, layers_in_chunks, motion_in_chunks
 from animatediff.sampling.conditions import Conditioning, added_conditions, per_frame
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
+from animatediff.sampling.image_features import ImageFeatures
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 from animatediff.sampling.prompt_keys import PromptKeys
 from animatediff.sampling.resume import ResumedSampling
@@ -40,6 +42,8 @@ class ClipPredictor:
     frames: FrameContext
     controls: Sequence[Control] = ()
     """Controls, asked at every call; their residuals are added up."""
+    features: ImageFeatures | None = None
+    """Features of an image, added in the down blocks for every frame."""
     windows: Sequence[Window] = ()
     """Windows inside the motion modules, over all frames of a clip that is given at once."""
     motion_scale: Tensor | None = None
@@ -50,6 +54,8 @@ class ClipPredictor:
     """Fast mode, where layers are left out of some steps."""
     saving: InUse = field(default_factory=InUse)
     """Measures against too little memory."""
+    camera: CameraPoses | None = None
+    """Camera poses that the motion modules take."""
 
     def __post_init__(self) -> None:
         self._prompt_keys = PromptKeys(self.unet)
@@ -92,6 +98,11 @@ class ClipPredictor:
         if given.guidance_embeds is not None:
             guidance = {"timestep_cond": per_frame(given.guidance_embeds, frames)}
         scale = None if self.motion_scale is None else self.motion_scale[list(frames)]
+        channels = None
+        if given.image_channels is not None:
+            channels = rearrange(given.image_channels[:, :, list(frames)], "b c f h w -> (b f) c h w")
+            channels = channels.to(inputs.latents)
+        camera = None if self.camera is None else self.camera.merges(given.clips, frames, embeddings.dtype)
         # identity attention counts the rows of a batch, which chunks would cut
         whole, measures = perturbed is not None, self.saving.measures
         images = measures.images or (CHUNK_SIZE if self.windows else None)
@@ -99,7 +110,7 @@ class ClipPredictor:
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
-            self.frames.during(num_frames, self.windows, scale),
+            self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs), camera),
             chunked,
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),
@@ -123,6 +134,12 @@ class ClipPredictor:
     def separable(self) -> bool:
         """Whether rows may be predicted one after the other: no control tells negative prompts from others."""
         return not any(getattr(control, name, False) for control in self.controls for name in _OF_NEGATIVES)
+
+    def _features(self, inputs: UNetInputs) -> list[Tensor]:
+        if self.features is None:
+            return []
+        levels = self.features.of(inputs.frames)
+        return [rearrange(inputs.images(level), "b c f h w -> (b f) c h w").to(inputs.latents) for level in levels]
 
     def _residuals(self, inputs: UNetInputs) -> Residuals | None:
         if self.windows:

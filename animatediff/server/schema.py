@@ -41,6 +41,7 @@ REFUSED = {
     "device": f"{_BY_SERVER} (animatediff serve --device)",
     "inference_config": "it names a file of the original that is only compared; its values are known from the weights",
     "sparsectrl_config": "it names a file of the original that is only compared; its values are known from the weights",
+    "camera_aspect": "it is of files of poses, and a request names moves",
     "video_by_number": "it takes a folder of numbered images, and a request sends single files",
     "controlnet_spread": "it takes a folder of numbered images, and a request sends single files",
 }

@@ -97,9 +97,9 @@ def _checks(config: TrainConfig, pipe: AnimateDiffPipeline | None) -> Iterator[t
         yield "vae", lambda: check_setting(recognise(vae), "vae")
     if (file := config.unet) is not None:
         yield "unet", lambda: _check_unet(file)
-    if config.stage in ("motion_lora", "sparsectrl"):
+    if config.stage in ("motion_lora", "sparsectrl", "camera"):
         yield "motion_module", lambda: _check_motion(config, config.motion_module, unet)
-    if config.domain_adapter is not None and config.stage in ("motion", "motion_lora", "sparsectrl"):
+    if config.domain_adapter is not None and config.stage in ("motion", "motion_lora", "sparsectrl", "camera"):
         path = config.domain_adapter.path
 
         def check_adapter() -> None:
@@ -133,6 +133,7 @@ def _check_motion(config: TrainConfig, source: str | None, unet: Any) -> None:
 
 def _check_start(config: TrainConfig, unet: Any, encoders: Any) -> None:
     from animatediff.training.stages.lora_weights import check_kind
+    from animatediff.weights.cameractrl import empty_cameractrl
     from animatediff.weights.lora.load import check_lora_fits
     from animatediff.weights.recognise import recognise
     from animatediff.weights.sparsectrl import empty_sparsectrl
@@ -143,6 +144,8 @@ def _check_start(config: TrainConfig, unet: Any, encoders: Any) -> None:
         _check_motion(config, config.start_from, unet)
     elif config.stage == "sparsectrl":
         empty_sparsectrl(start, unet=unet)
+    elif config.stage == "camera":
+        empty_cameractrl(start)
     elif config.stage == "image" and config.image_layers == "full":
         recognise(start)
     else:

@@ -16,8 +16,8 @@ from animatediff.training.portable import without_folders
 
 logger = logging.getLogger(__name__)
 
-Stage = Literal["adapter", "motion", "motion_lora", "sparsectrl", "image"]
-STAGES: tuple[Stage, ...] = ("adapter", "motion", "motion_lora", "sparsectrl", "image")
+Stage = Literal["adapter", "motion", "motion_lora", "sparsectrl", "camera", "image"]
+STAGES: tuple[Stage, ...] = ("adapter", "motion", "motion_lora", "sparsectrl", "camera", "image")
 LrSchedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Logger = Literal["tensorboard", "wandb", "trackio"]
 
@@ -117,7 +117,8 @@ class TrainConfig(_Frozen):
     unet: Name = None
     """UNet weights in diffusers names in place of the model's, such as an image_finetune run of the original saves."""
     motion_module: Name = None
-    """Frozen motion module of the stages motion_lora and sparsectrl; None is the bundled one on the bundled model."""
+    """Frozen motion module of the stages motion_lora, sparsectrl and camera; None is the bundled one on the bundled
+    model."""
     domain_adapter: Annotated[WeightRef | None, BeforeValidator(_with_path)] = None
     """Frozen domain adapter in the image layers, as the motion module of v3 was trained with."""
     start_from: Name = None
@@ -253,7 +254,9 @@ class TrainConfig(_Frozen):
             raise ValueError(f"curriculum_fraction is for clips; the stage {self.stage} does not train motion")
         if self.new_unet and (self.image_layers == "lora" or self.unet or self.start_from):
             raise ValueError("new_unet begins with random weights: leave unet, start_from and image_layers=lora out")
-        if self.data.num_frames < 2 and self.stage in ("motion", "motion_lora", "sparsectrl"):
+        if self.stage == "camera" and not self.data.camera_paths:
+            raise ValueError("the stage camera learns from clips with the path of their camera; set data.camera_paths")
+        if self.data.num_frames < 2 and not self.single_frames:
             raise ValueError(f"data.num_frames={self.data.num_frames}: the stage {self.stage} needs clips of 2 or more")
         return self
 
@@ -299,8 +302,8 @@ ONLY_FOR: dict[str, tuple[Stage, ...]] = {
     "alpha": ("adapter", "motion_lora", "image"),
     "condition": ("sparsectrl",),
     "max_conditions": ("sparsectrl",),
-    "motion_module": ("motion_lora", "sparsectrl"),
-    "domain_adapter": ("motion", "motion_lora", "sparsectrl"),
+    "motion_module": ("motion_lora", "sparsectrl", "camera"),
+    "domain_adapter": ("motion", "motion_lora", "sparsectrl", "camera"),
 }
 """Settings that mean something in some stages alone."""
 

@@ -84,6 +84,7 @@ def _activations(state: TrainState, encoder: Encoder) -> int:
         "bad": [],
         "missing": [0],
         **({} if frames is None else {"frames": frames}),
+        **({"poses": torch.eye(4).double().repeat(1, clips.num_frames, 1, 1)} if clips.camera_paths else {}),
     }
     inputs = state.stage.validation_inputs(batch, latents)
     module = state.accelerator.unwrap_model(state.model)

@@ -245,6 +245,8 @@ class Curve(Field):
 
     def show(self, setting: Any, sources: Sources) -> list[Any]:
         setting = self.option.default if setting is None else setting
+        if setting is None:
+            return [""]
         if isinstance(setting, dict):
             return [",".join(f"{frame}={value:g}" for frame, value in setting.items())]
         return [f"{setting:g}"]

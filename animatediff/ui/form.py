@@ -44,6 +44,8 @@ def field_of(option: Option) -> Field:
         return media_fields.Images(option) if option.many else media_fields.Image(option)
     if entry == "VideoInput":
         return media_fields.Files(option)
+    if option.name == "camera":
+        return media_fields.PosesOrMoves(option)
     if option.folder is not None:
         is_text = option.folder == "" and option.name != "ip_adapter_encoder"
         return media_fields.TextFile(option) if is_text else fields.Model(option)

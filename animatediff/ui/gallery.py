@@ -19,7 +19,7 @@ from animatediff.ui.uploads import FOLDER as INPUTS
 
 MAX_DEPTH = 3
 """Folders below the output folder that are looked into."""
-SHEETS = (".keyframes.png", ".prompts.png")
+SHEETS = (".keyframes.png", ".prompts.png", ".camera.png")
 FIRST = ("prompt", "negative_prompt", "model", "motion_module", "seed", "width", "height", "num_frames", "steps")
 """Settings that are shown first."""
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from animatediff.camera.moves import is_file
 from animatediff.errors import UserError
 from animatediff.frames import frame_number
 from animatediff.ui.fields import Field, Sources
@@ -121,6 +122,29 @@ class TextFile(Field):
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         return sources.uploads.keep(values[0]) if values[0] else None
+
+
+class PosesOrMoves(Field):
+    """Moves of a camera as a text, or a file of poses."""
+
+    wide = True
+
+    def make(self, sources: Sources) -> None:
+        self.parts = [
+            gr.Textbox("", placeholder="zoom-in:0.5, pan-left:0.2@ease-in-out", max_lines=1, **self.described),
+            gr.File(file_types=[".txt"], height=130, label=f"{label(self.name)}: or a file of poses"),
+        ]
+
+    def read(self, values: Sequence[Any], sources: Sources) -> Any:
+        text, file = str(values[0] or "").strip(), values[1]
+        if is_file(text):
+            raise UserError(f"`{self.name}`: {text}: not uploaded here; drop the file of poses into the field below it")
+        if text and file:
+            raise UserError(f"`{self.name}`: moves and a file of poses are given; empty one of the two")
+        return text or (sources.uploads.keep(file) if file else None)
+
+    def show(self, setting: Any, sources: Sources) -> list[Any]:
+        return [None, setting] if setting and is_file(setting) else [setting or "", None]
 
 
 def _gallery(title: str, anchor: str) -> Any:

@@ -31,6 +31,8 @@ TRAVEL = (
     *("prompt_loop", "closed_loop", "num_frames"),
 )
 """Options that the timeline shows."""
+CAMERA = ("camera", "num_frames", "camera_aspect")
+"""Options that the image of the camera's path shows."""
 
 
 class Page:
@@ -134,6 +136,8 @@ class Page:
                     self._make_fields(names)
                     if title == "Prompt travel":
                         self.timeline = gr.HTML("", elem_classes="ad-timeline", elem_id="timeline")
+                    if title == "Camera and motion":
+                        self.camera = gr.HTML("", elem_classes="ad-timeline", elem_id="camera-path")
 
     def _make_fields(self, names: list[str]) -> None:
         for pair in paired([self.form.fields[name] for name in names]):
@@ -173,6 +177,10 @@ class Page:
         for name, part in zip(TRAVEL, watched, strict=True):
             event = part.blur if name in ("prompt", "prompt_head", "prompt_tail") else part.change
             event(self._timeline, watched, self.timeline, trigger_mode="always_last", **QUIET)
+
+        moves, *others = watched = [part for name in CAMERA for part in form.parts(name)]
+        for event in (moves.blur, *(part.change for part in others)):
+            event(self._camera, watched, self.camera, trigger_mode="always_last", **QUIET)
 
     def _wire_models(self, again: Any) -> None:
         fields = [field for field in self.form.fields.values() if isinstance(field, Model | Weights)]
@@ -215,6 +223,25 @@ class Page:
             rows.append("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>")
         head = "<tr><th>Name</th><th>What it is</th><th>Details</th></tr>"
         return f'<table class="ad-models">{head}{"".join(rows)}</table>'
+
+    def _camera(self, moves: Any, file: Any, num_frames: Any, aspect: Any) -> str:
+        """The image of the camera's path, or why there is none."""
+        from animatediff.camera import camera_path, is_file
+        from animatediff.render.camera_image import camera_image
+
+        fields, sources = self.form.fields, self.form.sources
+        try:
+            given = fields["camera"].read([moves, file], sources)
+            length, shape = (
+                fields["num_frames"].read([num_frames], sources),
+                fields["camera_aspect"].read([aspect], sources),
+            )
+            if not given:
+                return ""
+            path = camera_path(given, None if is_file(given) else int(length or 16), aspect=shape)
+            return stage.image(camera_image(path), f"Path of the camera: {path}")
+        except (UserError, ValueError) as error:
+            return stage.message(str(error), "error")
 
     def _timeline(self, *values: Any) -> str:
         """The image of the texts over the frames, or why there is none."""

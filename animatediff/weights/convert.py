@@ -18,7 +18,7 @@ from animatediff.motion import MotionLayout, MotionNumerics, frame_positions
 from animatediff.unfinished import Unfinished
 from animatediff.weights.diffusers_norm import runs_otherwise
 from animatediff.weights.fit import check_fit
-from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, rename, to_internal
+from animatediff.weights.keys import MOTION_KEY, POSITIONS, motion_keys, motion_shapes
 from animatediff.weights.keys import to_original as names_to_original
 from animatediff.weights.lora.key_formats import (
     fold_scale,
@@ -64,6 +64,8 @@ class _Result:
     """Name of the family, for messages."""
     wrapper: str = "state_dict"
     """The entry of a .ckpt in which readers look for the tensors."""
+    groups: dict[str, list[str]] | None = None
+    """Several entries of a .ckpt, each with the names of its tensors."""
     note: str = ""
     otherwise: str | None = None
     """What other programs compute differently with it, for a warning."""
@@ -82,10 +84,11 @@ def convert(
 
     Motion modules, SparseCtrl encoders, MotionLoRAs and domain adapters change layout, LoRAs of an image model between
     "diffusers" and "kohya"; any other weight file can change format and precision (`to="original"` keeps its names).
-    `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that diffusers loads. `dtype` None keeps the
-    file's; `family` overrides what the file is recognised as, `norm` how the GroupNorm of motion modules was trained
-    ("over-frames" by diffusers' own code). A warning says where diffusers computes something else with what is written
-    for it. Raises UserError for what cannot be converted or written; the target is then as before.
+    A CameraCtrl model is written with the original's two dictionaries as .ckpt, and pruned, without them, as
+    .safetensors. `target` is a .safetensors or .ckpt file, or, for "diffusers", a folder that diffusers loads. `dtype`
+    None keeps the file's; `family` overrides what the file is recognised as, `norm` how the GroupNorm of motion modules
+    was trained ("over-frames" by diffusers' own code). A warning says where diffusers computes something else with what
+    is written for it. Raises UserError for what cannot be converted or written; the target is then as before.
     """
     target = expanded(target)
     header = _header(source)
@@ -106,6 +109,8 @@ def convert(
         result = _motion_module(found, to, dtype, family, norm)
     elif found.kind == "sparsectrl":
         result = _sparsectrl(found, to, dtype)
+    elif found.kind == "cameractrl" and to == "original":
+        result = _cameractrl(found, dtype)
     elif found.kind in ("motion_lora", "domain_adapter") or _is_renamed_adapter(found):
         result = _lora(found, to, dtype)
     elif to == "original":
@@ -121,7 +126,7 @@ def convert(
     if as_folder:
         _write_folder(target, result)
     else:
-        save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper)
+        save_tensors(target, result.tensors, result.metadata, wrapper=result.wrapper, groups=result.groups)
     if result.otherwise is not None:
         logger.warning("%s: %s", target, result.otherwise)
     precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in result.tensors.values()})
@@ -162,20 +167,19 @@ def _motion_module(
     shapes = header.shapes
     layout = motion_layout(found, facts)
     expected = expected_shapes(layout)
-    check_fit(to_internal(shapes), expected, path=header.path, model=MODEL)
+    check_fit(motion_shapes(shapes), expected, path=header.path, model=MODEL)
     config = adapter_config(layout, facts.numerics.max_positions, header.path) if to == "diffusers" else None
-    dropped = sum(not MOTION_KEY.match(key) for key in header.tensors)
-    weights = [key for key in header.tensors if MOTION_KEY.match(key) and not POSITIONS.search(key)]
-    loaded = load_tensors(header, weights, dtype=dtype)
-    state = {rename(key, TO_INTERNAL): loaded.pop(key) for key in weights}
-    state = {key: state[key].view(shape) for key, shape in expected.items()}
+    sources = motion_keys(shapes)
+    dropped = sum(not MOTION_KEY.match(key) for key in header.tensors.keys() - {*sources.values()})
+    loaded = load_tensors(header, [*sources.values()], dtype=dtype)
+    state = {key: loaded.pop(sources[key]).view(shape) for key, shape in expected.items()}
     note = f"; {dropped} tensors of other layers left out" if dropped else ""
     metadata = {**_plain(header.metadata), **facts.metadata()}
     if to == "internal":
         tables = {f"{name}.pos_encoder.pe": table for name, table in own_tables(header).items()}
         return _Result({**state, **tables}, metadata, title=facts.title, note=note)
     # Published AnimateLCM modules have no tables: other programs know them by that. diffusers needs them all the same.
-    bare = to == "original" and facts.name == "animatelcm" and not own_tables(header)
+    bare = to == "original" and facts.name in ("animatelcm", "animatelcm_i2v") and not own_tables(header)
     positions = {} if bare else _positions(found, state, facts.numerics.max_positions, dtype)
     if to == "original":
         tensors = {**names_to_original(state), **_original_tables(positions)}
@@ -210,6 +214,14 @@ def _sparsectrl(found: Recognised, to: Layout, dtype: torch.dtype | None) -> _Re
     otherwise = runs_otherwise(MotionNumerics(), model="pipe.controlnet") if motion else None
     tensors = {**state, **_diffusers_tables(positions, header.path)}
     return _Result(tensors, metadata, folder, otherwise=otherwise)
+
+
+def _cameractrl(found: Recognised, dtype: torch.dtype | None) -> _Result:
+    from animatediff.weights import cameractrl
+
+    cameractrl.empty_cameractrl(found.header)  # checks it
+    tensors = cameractrl.bare_entries(load_tensors(found.header, dtype=dtype))
+    return _Result(tensors, _plain(found.header.metadata), groups=cameractrl.groups_of(tensors))
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -262,7 +274,7 @@ def adapter_config(layout: MotionLayout, max_positions: int, path: Path) -> dict
     return {
         "_class_name": "MotionAdapter",
         "block_out_channels": widths,
-        "conv_in_channels": None,
+        "conv_in_channels": layout.conv_in_channels,
         "motion_layers_per_block": counts[0] if len(set(counts)) == 1 else counts,
         "motion_max_seq_length": max_positions,
         "motion_mid_block_layers_per_block": 1,

@@ -14,7 +14,7 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, frame_positions
 from animatediff.weights.convert import ADAPTER_FILE, adapter_config
 from animatediff.weights.families import FAMILIES, Family
-from animatediff.weights.keys import MOTION_KEY, below_loras
+from animatediff.weights.keys import ENCODER, MOTION_KEY, below_loras, motion_keys
 from animatediff.weights.motion import save_motion_module, tables_in
 from animatediff.weights.storage.files import Header, save_tensors
 from animatediff.weights.storage.memory import memory_header
@@ -32,9 +32,9 @@ def header_of(module: Any) -> Header:
     config = dict(module.config)
     config.setdefault("_class_name", type(module).__name__)
     name = config.get("_name_or_path") or type(module).__name__
-    state = {key: value for key, value in module.state_dict().items() if MOTION_KEY.match(key) or "conv_in" in key}
-    if type(module).__name__ == "UNetMotionModel":
-        state = {key: value for key, value in state.items() if MOTION_KEY.match(key)}
+    state = module.state_dict()
+    own = motion_keys({key: tuple(value.shape) for key, value in state.items()}).values()  # with PIA's first layer
+    state = {key: value for key, value in state.items() if MOTION_KEY.match(key) or key in {*own}}
     return memory_header(state, str(name), config=config)
 
 
@@ -73,14 +73,15 @@ def diffusers_state(adapter: MotionAdapter) -> dict[str, Tensor]:
 def as_diffusers(adapter: MotionAdapter, family: Family | None) -> diffusers.MotionAdapter:
     """diffusers' `MotionAdapter` of these modules, sharing their weights.
 
-    It knows where it came from: given back, it is these modules and this family again. Raises UserError for modules
+    It knows where it came from: given back, it is these modules and this family again. An image encoder, which it has
+    no place for, is with those alone. Raises UserError for modules
     that diffusers has no place for.
     """
     import diffusers
     from accelerate import init_empty_weights
 
     config = adapter_config(adapter.layout, adapter.numerics.max_positions, _LABEL)
-    state = diffusers_state(adapter)
+    state = {key: value for key, value in diffusers_state(adapter).items() if not key.startswith(ENCODER)}
     with init_empty_weights(include_buffers=False):
         made: Any = diffusers.MotionAdapter.from_config(config)
     made.load_state_dict(state, assign=True)

@@ -1,7 +1,7 @@
 """The published families of motion modules, one row of facts each: what they need in order to run as they were trained.
 
 A family is chosen by what is in a file and around it (`family_evidence.py`). Sources: the inference settings of the
-original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff and HotshotXL, and the golden cases.
+original repository (v1, v2, v3; branch `sdxl`), of AnimateLCM, LongAnimateDiff, PIA and HotshotXL; the golden cases.
 """
 
 from __future__ import annotations
@@ -140,6 +140,33 @@ FAMILIES: dict[str, Family] = {
             notes="a few-step model: use its LCM LoRA at 0.8 to 1.0 with it, 4 to 8 steps, guidance 1 to 2",
         ),
         Family(
+            name="animatelcm_i2v",
+            title="AnimateLCM-I2V (image to video)",
+            base="sd1",
+            numerics=MotionNumerics(max_positions=64),
+            betas={
+                "beta_start": 0.00085,
+                "beta_end": 0.014,
+                "beta_schedule": "linear",
+                "original_inference_steps": 200,
+            },
+            recommended=Recommended(
+                num_frames=16, num_inference_steps=4, guidance_scale=1.0, scheduler="lcm", height=512, width=768
+            ),
+            notes="animates an image (`image`); a few-step model: use its own LCM LoRA at 0.8 with it, 2 to 4 steps, "
+            "guidance 1; `image_motion_scale` says how much the clip moves",
+        ),
+        Family(
+            name="pia",
+            title="PIA (animates an image)",
+            base="sd1",
+            numerics=MotionNumerics(image_norm_over_frames=True),
+            recommended=SD15,
+            notes="animates an image of the same image model: `image`, how much by `motion_amount`; has a first layer "
+            "of nine channels, whose weights for the noise are those of the image model unless `conv_in_from_file`; "
+            "trained on 256 x 256",
+        ),
+        Family(
             name="lightning",
             title="AnimateDiff-Lightning",
             base="sd1",
@@ -207,6 +234,7 @@ def family_of_metadata(metadata: Mapping[str, str], label: str) -> Family | None
             image_norm_over_frames=bool(stated["image_norm_over_frames"]),
             motion_norm_over_frames=bool(stated["motion_norm_over_frames"]),
             max_positions=int(stated["max_positions"]),
+            conv_in_from_file=bool(stated.get("conv_in_from_file", False)),
         )
         return replace(
             FAMILIES.get(name or "", FAMILIES["custom"]),

@@ -15,7 +15,7 @@ from animatediff.errors import UserError
 from animatediff.motion import MotionLayout
 from animatediff.weights.families import FAMILIES, FAMILY_KEY, Family, family_named, family_of_metadata
 from animatediff.weights.family_names import Named, bare_version, names_of, published_names
-from animatediff.weights.keys import Dialect
+from animatediff.weights.keys import ENCODER_KEY, LCM_POSITIONS, Dialect
 from animatediff.weights.motion_config import MotionConfig, config_beside
 from animatediff.weights.position_tables import Tables, tables_of
 from animatediff.weights.storage.files import Header
@@ -40,6 +40,7 @@ NORMS = {
     "v3": "all GroupNorms over single frames",
     "sdxl": "GroupNorms of the motion modules over all frames, a noise schedule of its own",
     "hotshot": "GroupNorms of the image layers over all frames, the base model's noise schedule",
+    "pia": "GroupNorms of the image layers over all frames, an image beside the noise",
 }
 """Family -> the numerics in which it differs from those of its shape, for messages."""
 
@@ -97,6 +98,12 @@ class _Seen:
     config: MotionConfig
     names: str
     published: Sequence[Named]
+    image_encoder: bool = False
+    """Whether the file has one."""
+    lcm_tables: bool = False
+    """Whether its position tables have the name that AnimateLCM's code gives them."""
+    nine: bool = False
+    """Whether a first layer of nine channels belongs to them."""
 
     @property
     def positions(self) -> int | None:
@@ -122,6 +129,9 @@ def judge(header: Header, layout: MotionLayout, dialect: Dialect) -> Judgement:
         config=config,
         names=", ".join(name for _, name in names_of(header, config.values)),
         published=published_names(header, config.values),
+        image_encoder=any(map(ENCODER_KEY.match, header.tensors)),
+        lcm_tables=any(key.endswith(LCM_POSITIONS) for key in header.tensors),
+        nine=layout.conv_in_channels is not None,
     )
     evidence, warnings = _shape_evidence(seen), _table_warnings(seen)
     stated = family_of_metadata(header.metadata, str(header.path))
@@ -186,8 +196,16 @@ def contradictions(judged: Judgement, name: str, layout: MotionLayout, dialect: 
 def _weighed(seen: _Seen, evidence: list[str], version: str | None) -> Judgement:
     """Judge by shape, tables and names."""
     possible = [name for name, (levels, mid, _) in SHAPES.items() if (levels, mid) == (seen.levels, seen.mid)]
+    if seen.nine and seen.levels == 4:
+        sure: Confidence = "likely" if seen.mid else "certain"  # published ones have the blocks of v3
+        return _taken("pia", sure, "a first layer of nine channels, as PIA alone has", seen, evidence)
     if seen.dialect == "hotshot" and "hotshot" in possible:
         return _taken("hotshot", "certain", "names that HotshotXL alone has", seen, evidence)
+    if seen.image_encoder:
+        return _taken("animatelcm_i2v", "certain", "an image encoder, as AnimateLCM-I2V alone has", seen, evidence)
+    if seen.lcm_tables and "animatelcm" in possible:
+        reason = "position tables under the name that AnimateLCM's code gives them"
+        return _taken("animatelcm", "certain", reason, seen, evidence)
     names = [named for named in seen.published if named.family in possible]
     for named in seen.published:
         if named.family not in possible:

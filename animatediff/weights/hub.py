@@ -229,8 +229,11 @@ KNOWN_FILES: dict[str, KnownFile] = {
     "mm_sdxl_v10_beta.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 950),
     "v3_sd15_adapter.ckpt": KnownFile("guoyww/animatediff", "Motion_Module", 102),
     **{f"v2_lora_{name}.ckpt": KnownFile("guoyww/animatediff", "MotionLoRA", 78) for name in MOTION_LORAS},
+    "pia.ckpt": KnownFile("Leoxing/PIA", "Motion_Module", 1670),
     "v3_sd15_sparsectrl_rgb.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1850),
     "v3_sd15_sparsectrl_scribble.ckpt": KnownFile("guoyww/animatediff", "SparseCtrl", 1860),
+    "CameraCtrl.ckpt": KnownFile("hehao13/CameraCtrl", "CameraCtrl", 873),
+    "RealEstate10K_LoRA.ckpt": KnownFile("hehao13/CameraCtrl", "DreamBooth_LoRA", 240),
 }
 """File name -> where it is."""
 

@@ -17,7 +17,7 @@ from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.families import LIGHTNING_NAME, STEPS_IN_NAME
 from animatediff.weights.family_evidence import how_to_say
 from animatediff.weights.fit import Fit
-from animatediff.weights.keys import to_internal
+from animatediff.weights.keys import motion_shapes
 from animatediff.weights.kinds import BASE_TITLES, KINDS
 from animatediff.weights.lora.few_steps import few_step_lora
 from animatediff.weights.lora.source import KNOWN_NAMES, lora_header, lora_in_folder
@@ -60,6 +60,8 @@ CLIP_NAMES = {
     ("hidden_size", 1280): " (ViT-H)",
     ("hidden_size", 1664): " (ViT-bigG)",
 }
+CAMERA = {"num_frames": 16, "width": 384, "height": 256, "num_inference_steps": 25, "guidance_scale": 14.0}
+"""Recommended with CameraCtrl."""
 CONDITIONS = {
     "rgb": {"takes": "images"},
     "scribble": {"takes": "sketches, white lines on black", "control_end": "0.2 to 0.4 against watermarks"},
@@ -135,7 +137,7 @@ def _hindrance(found: Recognised) -> str | None:
     if found.kind == "motion_module" and found.family is not None:
         try:
             expected = expected_shapes(motion_layout(found, found.family))
-            problems += Fit.of(to_internal(header.shapes), expected).problems()
+            problems += Fit.of(motion_shapes(header.shapes), expected).problems()
         except UserError as error:
             problems.append(str(error).removeprefix(f"{header.path}: "))
     return f"it cannot be loaded: {'; '.join(problems)}" if problems else None
@@ -228,6 +230,8 @@ def _settings(found: Recognised) -> dict[str, Any]:
             or "none"
         )
         return settings
+    if found.kind == "cameractrl":
+        return {"motion_module": "v3_sd15_mm.ckpt, with v3_sd15_adapter.ckpt", **CAMERA}
     if found.variant in CONDITIONS:
         return {**CONDITIONS[found.variant], "strength": "1.0"}
     few = few_step_lora(found.header) if found.kind in ("lora", "domain_adapter") else None

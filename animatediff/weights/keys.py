@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, TypeVar
 
 from animatediff.motion import MotionLayout
+from animatediff.motion.image_encoder import EncoderLayout
 
 Dialect = Literal["original", "diffusers", "hotshot"]
 Rules = tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
@@ -30,7 +31,7 @@ TO_ORIGINAL: Rules = (  # internal -> original
     (re.compile(r"\.norm([12])\."), lambda found: f".norms.{int(found[1]) - 1}."),
     (re.compile(r"\.norm3\."), ".ff_norm."),
 )
-POSITIONS = re.compile(r"\.pos_encoder\.(?:pe|positional_encoding)$|\.pos_embed\.pe$")
+POSITIONS = re.compile(r"\.pos_encoder\.(?:pe|pos_encoding|positional_encoding)$|\.pos_embed\.pe$")
 """Sinusoidal tables: only their length is read."""
 MOTION_KEY = re.compile(
     r"^(?:module\.)?(?:unet\.)?(?:(?:down|up)_blocks\.\d+|mid_block)\.(?:motion_modules|temporal_attentions)\.\d+\."
@@ -40,6 +41,16 @@ ANY_PROJ_IN = re.compile(
     r"(?:temporal_transformer\.)?proj_in\.weight$"
 )
 """The first layer of a motion module, whatever stands before its block: `unet.`, `model.diffusion_model.`, `ema.`."""
+CONV_IN = re.compile(r"^(?:module\.)?(?:unet\.)?(?=conv_in\.(?:weight|bias)$)")
+"""A first layer: one of the motion modules if it takes an image too, as PIA's does."""
+CONV_IN_WEIGHT = "conv_in.weight"
+NINE = 9
+"""Channels of such a layer: four of noisy latents, one of the affinity mask, four of the image's latents."""
+ENCODER_KEY = re.compile(r"^(?:module\.)?(?:unet\.)?(?=img_encoder\.(?!.*\.(?:pe|pos_encoding|positional_encoding)$))")
+"""The image encoder of AnimateLCM-I2V, less codes of the frame index, which are computed."""
+ENCODER = "img_encoder."
+LCM_POSITIONS = ".pos_encoder.pos_encoding"
+"""The end of a table's name in AnimateLCM's code; its published files have none."""
 EMA_PREFIX = re.compile(r"(?:^|[._])ema(?:[._]|$)", re.IGNORECASE)
 LDM_UNET = "model.diffusion_model.input_blocks."
 """Image layers of a single-file base model."""
@@ -93,6 +104,24 @@ def to_internal(entries: Mapping[str, T]) -> dict[str, T]:
     }
 
 
+def motion_keys(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Internal name -> key of a file, of each tensor of its motion modules, of their first layer and image encoder.
+
+    Tables are left out. A first layer belongs to them if it has nine channels; that of an image model does not.
+    """
+    found = to_internal({key: key for key in shapes})
+    if found:
+        found |= {ENCODER_KEY.sub("", key): key for key in shapes if ENCODER_KEY.match(key)}
+    first = {CONV_IN.sub("", key): key for key in shapes if CONV_IN.match(key)}
+    weight = shapes.get(first.get(CONV_IN_WEIGHT, ""), ())
+    return found | first if found and len(weight) == 4 and weight[1] == NINE else found
+
+
+def motion_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Internal name -> shape of each tensor of `motion_keys`."""
+    return {name: shapes[key] for name, key in motion_keys(shapes).items()}
+
+
 def to_original(entries: Mapping[str, T]) -> dict[str, T]:
     """Internal entries under original names."""
     return {rename(key, TO_ORIGINAL): value for key, value in entries.items()}
@@ -124,6 +153,7 @@ def layout_of(
     if not sides["down"] or not sides["up"]:
         return None
     mid = shapes.get("mid_block.motion_modules.0.proj_in.weight")
+    encoder = {key.removeprefix(ENCODER): shape for key, shape in shapes.items() if key.startswith(ENCODER)}
     return MotionLayout(
         down=sides["down"],
         mid=mid[0] if mid else None,
@@ -131,6 +161,8 @@ def layout_of(
         num_attentions=2 if any(".attn2." in key for key in shapes) else 1,
         norm_groups=norm_groups,
         num_heads=num_heads,
+        image_encoder=EncoderLayout.of(encoder),
+        conv_in_channels=first[1] if len(first := shapes.get(CONV_IN_WEIGHT, ())) == 4 else None,
     )
 
 

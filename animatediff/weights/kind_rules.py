@@ -173,13 +173,6 @@ RELATIVES: tuple[Rule, ...] = (  # of motion modules
     Rule(kind="motionctrl", has=(r"\.cc_projection\.(weight|bias)$",), variant="camera motion (CMCM)"),
     Rule(kind="fancyvideo", has=(MOTION, r"^(FancyVideo$|(fps|motion)_embedding\.linear\.)")),
     Rule(kind="hellomeme", has=(r"^reference_modules_(down|mid|up)\.",)),
-    Rule(kind="animatelcm_i2v", has=(MOTION, r"^(unet\.)?img_encoder\."), base="sd1"),
-    Rule(
-        kind="pia",
-        has=(MOTION,),
-        shape=Sizes(key=r"^(unet\.)?conv_in\.weight$", axis=1, sizes=(9,), num_axes=4),
-        base="sd1",
-    ),
 )
 
 _ROOT = r"^(model\.diffusion_model\.|diffusion_model\.|transformer\.|model\.|net\.)?"

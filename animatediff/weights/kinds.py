@@ -61,12 +61,7 @@ KINDS: dict[str, Kind] = {
         method=_LOAD_LORA,
     ),
     "sparsectrl": Kind(title="SparseCtrl encoder", settings=("sparsectrl",), method="load_sparsectrl"),
-    "animatelcm_i2v": Kind(
-        title="AnimateLCM image-to-video module",
-        instead="AnimateLCM's text-to-video module with an image (`motion_module`, `image`) does the like",
-    ),
-    "pia": Kind(title="PIA module", instead="any other motion module with an image (`image`) does the like"),
-    "cameractrl": Kind(title="CameraCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
+    "cameractrl": Kind(title="CameraCtrl model", settings=("camera_control",), method="load_camera_control"),
     "motionctrl": Kind(title="MotionCtrl module", instead="MotionLoRAs move the camera (`motion_loras`)"),
     "fancyvideo": Kind(title="FancyVideo module", instead="take another motion module (`motion_module`)"),
     "hellomeme": Kind(title="HelloMeme module", instead="take another motion module (`motion_module`)"),

@@ -21,14 +21,15 @@ from animatediff.weights.family_evidence import contradictions, family_missing
 from animatediff.weights.fit import check_fit, leave_out
 from animatediff.weights.hub import fetch_folder, is_hub_id
 from animatediff.weights.keys import (
+    ENCODER,
+    ENCODER_KEY,
     MOTION_KEY,
-    POSITIONS,
-    TO_INTERNAL,
     TO_ORIGINAL,
     below_loras,
     layout_of,
+    motion_keys,
+    motion_shapes,
     rename,
-    to_internal,
     to_original,
 )
 from animatediff.weights.kinds import SHORT_TITLES
@@ -59,20 +60,24 @@ def load_motion_module(
     family: str | None = None,
     unet: UNet2DConditionModel | None = None,
     dtype: torch.dtype | None = None,
+    conv_in_from_file: bool | None = None,
 ) -> tuple[MotionAdapter, Family]:
     """Motion modules from a file, a diffusers `MotionAdapter` folder, a HotshotXL folder, or (by network) a hub id.
 
     The file says which family it is, or leaves open (`family_evidence.py`); `family` overrides that (for "lightning"
     the file's name hints at the steps). `unet` is checked against before any tensor is read. `dtype` None keeps the
-    file's. Tensors of image layers are left out, and a warning says so. Raises UserError for another kind of file, a
-    family that is not given where several remain possible, missing or misshapen tensors, and modules that do not fit
-    `unet`.
+    file's. `conv_in_from_file`: PIA's first layer is wholly the file's, else that of the image model for the noisy
+    latents; None is what the file states. Tensors of image layers are left out, and a warning says so. Raises
+    UserError for another kind of file, a family that is not given where several remain possible, missing or misshapen
+    tensors, and modules that do not fit `unet`.
     """
-    adapter, facts, found = empty_motion_module(source, family=family, unet=unet)
+    adapter, facts, found = empty_motion_module(source, family=family, unet=unet, conv_in_from_file=conv_in_from_file)
     header = found.header
-    sources = {rename(key, TO_INTERNAL): key for key in header.tensors if _is_weight(key)}
+    sources = motion_keys(header.shapes)
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    leave_out([key for key in header.tensors if not MOTION_KEY.match(key)], path=header.path, model=MODEL)
+    taken = {*sources.values()}
+    others = [key for key in header.tensors if key not in taken and not MOTION_KEY.match(key)]
+    leave_out(others, path=header.path, model=MODEL)
     tensors = load_tensors(header, [sources[key] for key in expected], dtype=dtype)
     adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
     set_tables(adapter, own_tables(header), dtype)
@@ -83,18 +88,28 @@ def load_motion_module(
 
 
 def empty_motion_module(
-    source: str | Path | Header, *, family: str | None = None, unet: UNet2DConditionModel | None = None
+    source: str | Path | Header,
+    *,
+    family: str | None = None,
+    unet: UNet2DConditionModel | None = None,
+    conv_in_from_file: bool | None = None,
 ) -> tuple[MotionAdapter, Family, Recognised]:
     """The modules of a file on the meta device, and its facts: `load_motion_module` without the weights."""
     found = recognise_header(find_header(source))
     facts = family_of(found, family)
     header = found.header
     layout = motion_layout(found, facts)
+    if conv_in_from_file is not None:
+        if layout.conv_in_channels is None:
+            raise UserError(
+                f"{header.path}: has no first layer that `conv_in_from_file` could take; only PIA has (pia.ckpt)"
+            )
+        facts = replace(facts, numerics=replace(facts.numerics, conv_in_from_file=conv_in_from_file))
     if unet is not None:
         _check_fit(layout, unet, found)
     adapter = _empty(layout, facts)
     expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
-    check_fit(to_internal(header.shapes), expected, path=header.path, model=MODEL)
+    check_fit(motion_shapes(header.shapes), expected, path=header.path, model=MODEL)
     return adapter, facts, found
 
 
@@ -105,7 +120,7 @@ def family_of(found: Recognised, family: str | None) -> Family:
     """
     check_family(found, family)
     path, judged = found.header.path, found.judgement
-    layout = layout_of(to_internal(found.header.shapes))
+    layout = layout_of(motion_shapes(found.header.shapes))
     if judged is None or layout is None or found.dialect is None:
         facts, said = found.family if family is None else family_named(family), []
     elif family is None:
@@ -115,6 +130,15 @@ def family_of(found: Recognised, family: str | None) -> Family:
         against = contradictions(judged, family, layout, found.dialect)
         said = [f"run as {family}, as `family` says, though {reason}" for reason in against]
     assert facts is not None, "check_family lets no other pass"
+    if facts.name == "pia" and layout is not None and layout.conv_in_channels is None:
+        raise UserError(
+            f"{path}: has no first layer of nine channels, by which PIA sees its image, so it is not of the family "
+            "pia; leave `family` out"
+        )
+    if facts.name == "animatelcm_i2v" and not any(map(ENCODER_KEY.match, found.header.tensors)):
+        raise UserError(
+            f"{path}: has no image encoder (img_encoder), so it is not of the family animatelcm_i2v; leave `family` out"
+        )
     for line in [*said, *(judged.warnings if judged is not None else ())]:
         logger.warning("%s: %s", path, line)
     return replace(facts, sampling=trained_with(found.header))
@@ -200,16 +224,13 @@ def _empty(layout: MotionLayout, facts: Family | None) -> MotionAdapter:
         return MotionAdapter(layout, facts.numerics if facts else None)
 
 
-def _is_weight(key: str) -> bool:
-    return MOTION_KEY.match(key) is not None and POSITIONS.search(key) is None
-
-
 def motion_layout(found: Recognised, facts: Family) -> MotionLayout:
     """The layout of the modules in a file. Raises UserError for one that these modules have no place for."""
-    path, shapes = found.header.path, to_internal(found.header.shapes)
+    path, shapes = found.header.path, motion_shapes(found.header.shapes)
     layout = layout_of(shapes, norm_groups=facts.norm_groups, num_heads=facts.num_heads)
     if layout is None:
         raise UserError(f"{path}: its blocks or modules are not numbered from 0 without a gap; is it whole?")
+    _check_encoder(layout, shapes, path)
     if deeper := next(filter(DEEPER.search, shapes), None):
         raise UserError(
             f"{path}: has motion modules of more than one transformer block, or of more than two attentions "
@@ -221,6 +242,16 @@ def motion_layout(found: Recognised, facts: Family) -> MotionLayout:
             if number < 1 or width % number:
                 raise UserError(f"{path}: its modules of width {width} do not divide into {number} {parts}")
     return layout
+
+
+def _check_encoder(layout: MotionLayout, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise UserError for an image encoder that is not whole, or whose features do not fit the down blocks."""
+    if not any(name.startswith(ENCODER) for name in shapes):
+        return
+    if layout.image_encoder is None:
+        raise UserError(f"{path}: its image encoder (img_encoder) lacks layers; is the download complete?")
+    if (levels := layout.image_encoder.levels) != (widths := tuple(block[0] for block in layout.down)):
+        raise UserError(f"{path}: its image encoder makes features of {levels} channels, its down blocks have {widths}")
 
 
 def _check_fit(layout: MotionLayout, unet: UNet2DConditionModel, found: Recognised) -> None:

@@ -20,7 +20,7 @@ from animatediff.weights.keys import (
     dialect_of,
     layout_of,
     motion_prefix,
-    to_internal,
+    motion_shapes,
     without_prefix,
 )
 from animatediff.weights.kind_rules import CONTROLNETS, FIRST, LAST, OTHER_MODELS, RELATIVES, Rule
@@ -155,7 +155,7 @@ def _fits(names: Names, rule: Rule) -> list[str] | None:
 
 
 def _motion_module(header: Header) -> Recognised | None:
-    internal = to_internal(header.shapes)
+    internal = motion_shapes(header.shapes)
     if not internal:
         return None
     dialect = dialect_of(header.tensors)

@@ -1,10 +1,10 @@
 """Results of the bundled set; each command prints the rows of a table of `docs/bundled.md`.
 
-`python -m recipes.bundled.results styles|cameras|adapter|keyframes`: personalised models move as prompted and keep
-their style; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module; SparseCtrl
-gives back the images that it is given. The set that ships is measured, but for the adapter's two motion modules, which
-are in `--run`; `--model`, `--motion` and `--set-folder` name others. Seeds and combinations are those that training
-never used, and each classifier is first tried on clips that were drawn.
+`python -m recipes.bundled.results styles|cameras|adapter|keyframes|paths`: personalised models move as prompted and
+keep their style; MotionLoRAs move the camera; the domain adapter keeps a watermark out of the motion module; SparseCtrl
+gives back the images that it is given; CameraCtrl (`--camera-control`) follows paths. The set that ships is measured,
+but for the adapter's two motion modules, which are in `--run`; `--model`, `--motion` and `--set-folder` name others.
+Seeds and combinations are those that training never used, and each classifier is first tried on clips that were drawn.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import torch
 from torch import Tensor
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, set_path
+from animatediff.camera import EASINGS, Move
+from animatediff.camera.path import path_of_moves
+from animatediff.camera.plane import LARGEST, plane_views
 from animatediff.pipelines.vae import to_bytes
 from animatediff.sprites import world
 from animatediff.sprites.classifier import classify_clip, load_classifier
@@ -133,6 +136,71 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     rows.append((" + ".join(f"{name}:{value}" for name, value in PAIR.items()) + ": both are seen", percent(both)))
     sheet.append(together[0])
     write_sheet(sheet, args.out / "cameras.png")
+    return rows
+
+
+# -- paths -----------------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "PanLeft": ("pan-left", "truck-left"), "PanRight": ("pan-right", "truck-right"),
+    "TiltUp": ("tilt-up", "pedestal-up"), "TiltDown": ("tilt-down", "pedestal-down"),
+    "ZoomIn": ("zoom-in",), "ZoomOut": ("zoom-out",),
+    "RollingClockwise": ("roll-clockwise",), "RollingAnticlockwise": ("roll-anticlockwise",),
+}  # fmt: skip
+"""What is measured -> the moves that look so."""
+
+
+def unseen_moves(num: int) -> list[tuple[str, Move]]:
+    """Moves with strengths and easings that training never drew, each kind and sign equally often."""
+    rng = random.Random(SEED)
+    names = list(KINDS)
+    found = []
+    for index in range(num):
+        name = names[index % len(names)]
+        move = rng.choice(KINDS[name])
+        found.append((name, Move(move, LARGEST[move] * rng.uniform(0.5, 1), rng.choice(tuple(EASINGS)))))
+    return found
+
+
+def paths(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """CameraCtrl follows unseen paths of the camera: kind and sign of each, and how far as against the drawn scene."""
+    from animatediff.evaluation import camera_moves, measure
+
+    def seen(clip: Tensor) -> list[Any]:
+        return camera_moves(measure(to_bytes(clip).numpy()))
+
+    def strength(moves: list[Any], name: str) -> float:
+        return next((move.strength for move in moves if move.name == name), 0.0)
+
+    if args.camera_control is None:
+        raise SystemExit("paths: name the trained file with --camera-control")
+    wanted, held_out = unseen_moves(args.clips), drawn(args.clips, ("still",))
+    pipe = new_pipeline(args.model, args.motion)
+    pipe.load_camera_control(args.camera_control)
+    right: dict[str, list[bool]] = {}
+    still: list[bool] = []
+    ratios: list[float] = []
+    drawn_right: list[bool] = []
+    sheet: list[Tensor] = []
+    for i, ((name, move), combination) in enumerate(zip(wanted, held_out, strict=True)):
+        text, settings = plain_caption(combination), {"steps": args.sampling_steps}
+        clip = clip_of(pipe, text, SEED + i, **settings, camera=[move])
+        scene, _ = world.clips(1, SEED + i, [combination])
+        real = seen(world.render(scene, view=plane_views(path_of_moves([move], 16), world.SIZE, world.SIZE)))
+        moves = seen(clip)
+        right.setdefault(name, []).append(bool(moves) and moves[0].name == name)
+        drawn_right.append(bool(real) and real[0].name == name)
+        if (own := strength(real, name)) > 0:
+            ratios.append(strength(moves, name) / own)
+        if i % 4 == 0:
+            still.append(not seen(clip_of(pipe, text, SEED + i, **settings, camera="still")))
+        sheet.append(clip)
+    rows = [("drawn scenes: kind and sign", percent(drawn_right))]
+    rows += [(f"{name}: kind and sign", percent(found)) for name, found in right.items()]
+    rows.append(("all: kind and sign", percent([one for found in right.values() for one in found])))
+    rows.append(("way against the drawn scene, median", f"{np.median(ratios):.2f}"))
+    rows.append(("path `still`: the camera stands still", percent(still)))
+    write_sheet(sheet[:16], args.out / "paths.png")
     return rows
 
 
@@ -253,7 +321,7 @@ def is_monotonic(clip: Tensor) -> bool:
 
 
 RESULTS: dict[str, Callable[[argparse.Namespace], list[tuple[str, str]]]] = {
-    "styles": styles, "cameras": cameras, "adapter": adapter, "keyframes": keyframes,
+    "styles": styles, "cameras": cameras, "adapter": adapter, "keyframes": keyframes, "paths": paths,
 }  # fmt: skip
 
 
@@ -265,6 +333,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help="another image model than the bundled one")
     parser.add_argument("--motion", type=Path, help="its motion module")
     parser.add_argument("--set-folder", type=Path, default=set_path(), help="folder of the bundled set")
+    parser.add_argument("--camera-control", type=Path, help="of `paths`: the trained CameraCtrl model")
     parser.add_argument("--clips", type=int, default=32, help="clips for each figure")
     parser.add_argument("--sampling-steps", type=int, help="steps of the sampler; default as recommended")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")

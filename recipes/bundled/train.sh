@@ -53,10 +53,12 @@ train sparsectrl-rgb rgb_start
 train sparsectrl-rgb sparsectrl_rgb --set "start_from=$FOLDER/rgb_start/sparsectrl.safetensors" --set steps=450 \
     --set learning_rate=1.2e-3 --set seed=8100
 train sparsectrl-scribble sparsectrl_scribble --set "start_from=$FOLDER/sparsectrl_rgb/sparsectrl.safetensors"
+train camera camera_control
 train adapter adapter
 train motion-watermark with_adapter --set "domain_adapter=$FOLDER/adapter/domain_adapter.safetensors"
 train motion-watermark without_adapter
 step export --run "$FOLDER" --set ${SET:-}
-for result in styles cameras adapter keyframes; do
-    step results "$result" --run "$FOLDER" --out "$FOLDER" ${MODEL:-} ${SET:-} ${CLIPS:-}
+for result in styles cameras adapter keyframes paths; do
+    step results "$result" --run "$FOLDER" --out "$FOLDER" ${MODEL:-} ${SET:-} ${CLIPS:-} \
+        --camera-control "$FOLDER/camera_control/camera_control.safetensors"
 done

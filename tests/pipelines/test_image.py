@@ -22,7 +22,7 @@ from support.pipelines import pipeline, seeded
 from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.errors import UserError
 from animatediff.media import read_video
-from animatediff.pipelines.conditions.image import choose_route
+from animatediff.pipelines.conditions.routes import Loaded, choose_route
 from animatediff.render import build_request, load_config, load_result
 from animatediff.sampling.keep_frames import between, keep_fractions
 from animatediff.weights.sparsectrl import find_rgb_encoder
@@ -96,12 +96,13 @@ def test_a_call_takes_its_shape_from_the_picture_and_refuses_what_does_not_fit()
 
 
 def test_the_best_route_that_is_there_unless_told() -> None:
-    assert choose_route(None, "rgb", True) == "sparsectrl"
-    assert choose_route(None, "scribble", True) == "ip-adapter"
-    assert choose_route(None, None, False) == choose_route("latents", "rgb", True) == "latents"
-    assert choose_route("ip-adapter", "rgb", True) == "ip-adapter"
+    all_of_them = Loaded(sparsectrl="rgb", ip_adapter=True)
+    assert choose_route(None, all_of_them) == choose_route("auto", all_of_them) == "sparsectrl"
+    assert choose_route(None, Loaded(sparsectrl="scribble", ip_adapter=True)) == "ip-adapter"
+    assert choose_route(None, Loaded()) == choose_route("latents", all_of_them) == "latents"
+    assert choose_route("ip-adapter", all_of_them) == "ip-adapter"
     with pytest.raises(UserError, match="the one loaded is for scribble"):
-        choose_route("sparsectrl", "scribble", True)
+        choose_route("sparsectrl", Loaded(sparsectrl="scribble", ip_adapter=True))
 
 
 def test_sparsectrl_shows_them_like_conditions_of_its_own() -> None:
@@ -221,8 +222,8 @@ def test_settings_from_yaml(place: Path) -> None:
         (["--image", "a.png", "--keyframe", "0=b.png"], "two images for frame 0"),
         (["--last-image", "a.png", "--keyframe", "3=b.png"], "two images for frame 3 (indices -1 and 3)"),
         (
-            ["--image", "a.png", "--image-mode", "pia"],
-            "unknown image_mode 'pia'; known are sparsectrl, ip-adapter, latents",
+            ["--image", "a.png", "--image-mode", "pixels"],
+            "unknown image_mode 'pixels'; known are auto, i2v, pia, sparsectrl, ip-adapter, latents",
         ),
         (["--image", "a.png", "--image-mode", "ip-adapter"], "takes an IP-Adapter; add --ip-adapter"),
         (["--image-mode", "latents"], "but no image; add --image"),
@@ -230,7 +231,9 @@ def test_settings_from_yaml(place: Path) -> None:
         (["--ip-adapter", "text.png"], "an IP-Adapter is given, but no image for it"),
         (["--ip-adapter", "text.png", "--image", "a.png"], "text.png: "),
         (["--ip-adapter", str(motion_module_path()), "--image", "a.png"], "not an IP-Adapter"),
-        (["--image", "a.png", "--strength", "0.5"], "strength is a setting of video"),
+        (["--image", "a.png", "--strength", "0.5"], "is of a video to start from, and none is given"),
+        (["--image", "a.png", "--image-mode", "latents", "--strength", "0.5"], "strength is a setting of video"),
+        (["--image", "a.png", "--image-mode", "pia"], "takes PIA's motion module (pia.ckpt)"),
     ],
 )
 def test_mistakes_are_one_message_and_leave_nothing(place: Path, arguments: list[str], message: str) -> None:

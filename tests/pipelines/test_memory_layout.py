@@ -15,6 +15,7 @@ from torch import nn
 
 from animatediff.pipelines import AnimateDiffPipeline
 from animatediff.pipelines.memory_layout import lay_out, memory_format
+from animatediff.pipelines.vae import decode_images, encode_images
 from animatediff.sampling.chunks import layers_in_chunks
 
 
@@ -79,5 +80,22 @@ def test_calls_lay_out_what_they_use() -> None:
     wanted = AnimateDiffPipeline.from_bundled()("a fox", generator=seeded(1), **settings).frames
     assert layouts(pipe.unet) == layouts(pipe.vae) == {False}
     found = pipe("a fox", generator=seeded(1), **settings).frames
-    assert layouts(pipe.unet) == layouts(pipe.vae) == {True}
+    assert layouts(pipe.unet) == {True}
+    assert layouts(pipe.vae) == {False}, "others use it too"
     assert relative(found, wanted) < 5e-2
+
+
+@torch.no_grad()
+def test_feature_maps_of_vaes_lie_in_the_fastest_layout() -> None:
+    """Also in tiles; weights stay as files have them."""
+    vae: Any = AnimateDiffPipeline.from_bundled().vae
+    latents, images = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 32, 32)
+    wanted = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1), vae.encode(images * 2 - 1).latent_dist.mean
+    seen: list[bool] = []
+    for resnet in (vae.decoder.up_blocks[0].resnets[0], vae.encoder.down_blocks[0].resnets[0]):
+        resnet.register_forward_hook(
+            lambda layer, args, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+        )
+    assert relative(decode_images(vae, latents), wanted[0]) < 1e-5
+    assert relative(encode_images(vae, images, torch.device("cpu")), wanted[1]) < 1e-5
+    assert seen == [True, True] and layouts(vae) == {False}

@@ -48,6 +48,10 @@ _GROUPS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"ip_adapter": "i.bin", "image": "a.png"}, "ip_adapter_image ip_adapter_encoder"),
     (_NETS, "controlnet controlnet_video controlnet_preprocess controlnet_scale controlnet_start controlnet_end"),
     (_NETS, "controlnet_spread"),
+    (
+        {"camera_control": "c.ckpt", "camera": "zoom-in"},
+        "camera_control camera camera_scale camera_aspect",
+    ),
     ({"upscale": 2.0}, "upscale_strength upscale_steps"),
     ({"controlnet": ["c_scribble.safetensors"]}, "drive"),
     ({"drive": "v.mp4", "controlnet": ["c_scribble.safetensors"]}, "drive_kind"),
@@ -64,10 +68,12 @@ _STRUCTURED: dict[str, tuple[list[str], Any]] = {
     "keyframes": (["3=k.png", "-1=l.png"], {3: "k.png", -1: "l.png"}),
     "prompt_travel": (["3=later", '5="much, later"'], {3: "later", 5: "much, later"}),
     "motion_scale": (["0=1.0,3=0.5"], {0: 1.0, 3: 0.5}),
+    "image_affinity": (["0=1.0,3=0.5"], {0: 1.0, 3: 0.5}),
     "controlnet_spread": (["0.5,0.25"], [[0.5, 0.25]]),
     "seed": ([str(2**64 - 1)], 2**64 - 1),
     "image_mode": (["latents"], "latents"),
     "vram": (["6GB"], "6GB"),
+    "camera": (["zoom-in:0.5, pan-left"], "zoom-in:0.5, pan-left"),
 }
 
 
@@ -214,7 +220,7 @@ def test_changing_an_option_changes_what_is_loaded_called_or_written(
     try:
         before = build_request(base)
     except UserError:  # one of two that come together
-        before = build_request({**base, name: "another.png"})
+        before = build_request({**base, name: "pan-right" if name == "camera" else "another.png"})
     after = build_request({**base, name: value})
     assert getattr(before, name) != getattr(after, name)
     before = before.model_copy(update={"seed": (1,)})
@@ -289,8 +295,8 @@ def test_options_of_the_model_are_those_that_decide_what_is_loaded() -> None:
 
     loaded = (
         "model motion_module family vae text_encoder text_encoder_2 prediction_type use_ema loras motion_loras "
-        "domain_adapter embeddings sparsectrl sparsectrl_config scheduler device dtype cpu_offload compile "
-        "inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet"
+        "conv_in_from_file domain_adapter embeddings sparsectrl sparsectrl_config scheduler device dtype cpu_offload "
+        "compile inference_config ip_adapter ip_adapter_encoder ip_adapter_scale controlnet camera_control"
     )
     assert set(MODEL_OPTIONS) == set(loaded.split())
     assert set(BY_NAME["dtype"].choices or ()) <= {"auto", *DTYPES}

@@ -21,11 +21,12 @@ from animatediff.subjects import without_effect
 REFUSED = {
     "control_images", "image_mode", "ip_adapter_image", "ip_adapter_encoder", "controlnet", "controlnet_video",
     "strength", "video_fps", "video_start", "video_duration", "audio", "sparsectrl", "ip_adapter", "upscale_strength",
-    "upscale_steps", "video_by_number",
+    "upscale_steps", "video_by_number", "camera", "camera_control",
 }  # fmt: skip
 """Options that a request without their subject refuses (`render.request_checks`)."""
 ALWAYS = {
     "model", "motion_module", "vae", "text_encoder", "text_encoder_2", "prediction_type", "use_ema", "loras",
+    "conv_in_from_file",
     "motion_loras", "domain_adapter", "embeddings", "download", "prompt", "prompt_travel", "prompt_head", "prompt_tail",
     "plain_prompts", "seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "clip_skip",
     "window", "motion_scale", "closed_loop", "freeinit", "image", "last_image", "keyframes", "video", "upscale",
@@ -62,9 +63,10 @@ OF_OTHERS: dict[str, Any] = {
     "prompt_2": "a dog", "negative_prompt_2": "fog", "pooled_prompt_embeds": torch.zeros(1, 128),
     "negative_pooled_prompt_embeds": torch.zeros(1, 128), "original_size": (8, 8), "crops_coords_top_left": (1, 1),
     "target_size": (8, 8), "negative_original_size": (8, 8), "negative_crops_coords_top_left": (1, 1),
-    "negative_target_size": (8, 8), "save_every": 5.0,
+    "negative_target_size": (8, 8), "save_every": 5.0, "motion_amount": "large", "image_affinity": 0.5,
+    "image_motion_scale": 0.5, "color_match": True, "camera_scale": 0.5, "camera_aspect": 1.0,
 }  # fmt: skip
-"""Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback)."""
+"""Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback, PIA, CameraCtrl)."""
 OF_OPTIONS = [item for item in OPTIONS if item.needs in of_requests.SUBJECTS]
 
 

@@ -78,6 +78,11 @@ def needs(mp4: bytes) -> dict[str, dict[str, Any]]:
         | dict.fromkeys(("strength", "audio", "video_fps", "video_start", "video_duration"), start)
         | {name: {"upscale": 2.0} for name in ("upscale_strength", "upscale_steps")}
         | {"image_mode": {"image": image}}
+        | {
+            name: {"camera_control": "own.safetensors", "camera": "zoom-in"}
+            for name in FIELDS
+            if name.startswith("camera")
+        }
     )
 
 
@@ -91,7 +96,7 @@ VALUES: dict[str, Any] = {
     "num_frames": 8, "fps_out": 24.0, "vram": "6GB", "control_indices": [1], "upscale_strength": 0.35,
     "freeinit_ds": 0.3, "freeinit_dt": 0.3,
     "quality": 60, "loop": 2, "fps": 12.0, "steps": 7, "window": 6, "overlap": 2, "clip_skip": 2,
-    "controlnet_end": [0.5], "control_end": 0.5, "strength": 0.4, "prompt_hold": 0.25,
+    "camera": "pan-left:0.5", "controlnet_end": [0.5], "control_end": 0.5, "strength": 0.4, "prompt_hold": 0.25,
     "drive_kind": ["canny"],
 }  # fmt: skip
 

@@ -65,13 +65,15 @@ class FakePipeline:
         self.freed = 0
 
     def job(self, **arguments: Any) -> SimpleNamespace:
-        call = SimpleNamespace(upscale=arguments["upscale"], callback_on_step_end=None, output_type="pt")
+        off = {"callback_on_step_end": None, "color_match": False}
+        call = SimpleNamespace(upscale=arguments["upscale"], output_type="pt", **off)
         sizes = {name: arguments[name] for name in ("num_frames", "height", "width")}
         clip = SimpleNamespace(num_clips=1, channels=3, factor=1, **sizes)
         chunk = arguments["decode_chunk_size"] or 4
         return SimpleNamespace(
             **{**arguments, "call": call, "clip": clip, "decode_chunk_size": chunk, "saving": InUse()},
             generators=[arguments["generator"]],
+            conditions=(),
         )
 
     def sample(self, job: Any, callbacks: Callbacks) -> torch.Tensor:

@@ -20,6 +20,12 @@ from support.paths import GOLDEN
 TOLERANCE = 1e-5
 SD15_FAMILIES = ("v1", "v2", "v3")
 FAMILIES = (*SD15_FAMILIES, "sdxl", "hotshot")
+FILES = {
+    "hotshot": "motion_module.safetensors",
+    "animatelcm": "AnimateLCM_sd15_t2v.ckpt",
+    "animatelcm_i2v": "AnimateLCM_sd15_i2v.ckpt",
+}
+"""Motion modules of other names than motion_module.ckpt."""
 
 
 @cache
@@ -33,11 +39,11 @@ def case(family: str) -> dict[str, Any]:
 
 
 def motion_file(family: str) -> Path:
-    return GOLDEN / family / ("motion_module.safetensors" if family == "hotshot" else "motion_module.ckpt")
+    return GOLDEN / family / FILES.get(family, "motion_module.ckpt")
 
 
 def load_unet(family: str) -> UNet2DConditionModel:
-    folder = GOLDEN / family / ("sd/unet" if family in SD15_FAMILIES else "unet")
+    folder = GOLDEN / family / ("unet" if family in ("sdxl", "hotshot") else "sd/unet")
     return UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 

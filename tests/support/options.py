@@ -25,6 +25,7 @@ EXAMPLES: Mapping[str, Any] = {
     "scheduler": "euler_a",
     "family": "v2",
     "motion_scale": {0: 1.0, 15: 0.3},
+    "image_affinity": {0: 1.0, 15: 0.6},
     "window": 12,
     "overlap": 3,
     "controlnet_spread": [[0.5, 0.3]],
@@ -39,6 +40,7 @@ EXAMPLES: Mapping[str, Any] = {
     "device": "cpu",
     "dtype": "float32",
     "vram": "6GB",
+    "camera": "zoom-in:0.5, pan-left:0.2",
 }
 """A value of each option whose type does not tell one; files by their marks."""
 _ENCODER = {"sparsectrl": "MODEL", "control_images": ["IMAGE"]}
@@ -50,6 +52,7 @@ _NEEDED: Mapping[str, Mapping[str, Any]] = {
     **{name: _NET for name in FIELDS if name.startswith("controlnet")},
     **{name: _ADAPTER for name in FIELDS if name.startswith("ip_adapter")},
     **{name: {"video": "VIDEO"} for name in ("strength", "video_fps", "video_start", "video_duration", "audio")},
+    **{name: {"camera_control": "MODEL", "camera": "zoom-in"} for name in FIELDS if name.startswith("camera")},
     "video_by_number": {"video": "NUMBERED"},
     "image_mode": {"image": "IMAGE"},
     **{name: {"upscale": 2.0} for name in ("upscale_strength", "upscale_steps")},

@@ -220,6 +220,7 @@ def test_the_recipes_are_valid(path: Path) -> None:
 def test_there_is_a_recipe_for_each_stage() -> None:
     stages = {load_train_config(path).stage for path in CONFIGS.glob("*.yaml")}
     assert stages == {"adapter", "motion", "motion_lora", "sparsectrl", "image"}
+    assert load_train_config(CONFIGS / "bundled" / "camera.yaml").stage == "camera", "of clips with paths alone"
 
 
 def original(tmp_path: Path, without: tuple[str, ...] = (), **changes: Any) -> TrainConfig:

@@ -26,6 +26,9 @@ PUBLIC: dict[str, Any] = json.loads(gzip.decompress((ROOT / "tests" / "data" / "
 Of names that differ in numbers alone, the first one stands for all.
 """
 
+for name in ("pia.ckpt", "AnimateLCM_sd15_i2v"):  # motion modules like others by now, judged by families
+    del PUBLIC[name]
+
 
 def header_of(name: str) -> Header:
     tensors = {key: TensorInfo(tuple(shape), "float16") for key, shape in PUBLIC[name]["keys"].items()}

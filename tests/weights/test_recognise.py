@@ -21,6 +21,7 @@ from support.paths import GOLDEN
 from support.weight_files import header_bytes, published, write_hollow
 
 from animatediff.errors import UserError
+from animatediff.motion.image_encoder import EncoderLayout, ImageEncoder
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.inspect import describe
 from animatediff.weights.keys import POSITIONS
@@ -79,10 +80,38 @@ def test_relatives_of_v2_by_their_position_tables(tmp_path: Path) -> None:
     assert (found.family.name, found.family.numerics.max_positions) == ("animatelcm", 64)
 
 
+def test_animatelcm_i2v_by_its_image_encoder(tmp_path: Path) -> None:
+    v2 = published("mm_sd_v15_v2", positions=False)
+    encoder = ImageEncoder(EncoderLayout(latents=4, first=320, levels=(320, 640, 1280, 1280)))
+    whole = {f"img_encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
+    assert len(whole) == 38, "as published"
+    assert sum(value.numel() for value in encoder.state_dict().values()) == 76_827_840
+    found = seen(tmp_path, v2 | whole)
+    assert found.family is not None and found.judgement is not None
+    assert (found.kind, found.family.name, found.judgement.confidence) == ("motion_module", "animatelcm_i2v", "certain")
+    facts = describe(tmp_path / "file.safetensors")
+    assert facts["settings"]["scheduler"] == "lcm" and facts["settings"]["num_inference_steps"] == 4
+    assert facts["give_it_to"].startswith("`motion_module`")
+    seen(tmp_path, v2 | {"img_encoder.conv_in.weight": (16, 4, 3, 3)})
+    assert "lacks layers" in describe(tmp_path / "file.safetensors")["what_to_do"]
+    seen(tmp_path, v2 | {key: shape for key, shape in whole.items() if "body.6" not in key and "body.7" not in key})
+    assert "features of (320, 640, 1280) channels" in describe(tmp_path / "file.safetensors")["what_to_do"]
+
+
+def test_tables_named_as_in_animatelcms_code(tmp_path: Path) -> None:
+    """Published files have none; should a copy carry them, they are no trained ones, and tell the family."""
+    v2 = published("mm_sd_v15_v2", positions=False)
+    tables = {
+        key.replace("to_q.weight", "pos_encoder.pos_encoding"): (1, 64, shape[0])
+        for key, shape in v2.items()
+        if key.endswith("to_q.weight")
+    }
+    found = seen(tmp_path, v2 | tables)
+    assert found.family is not None
+    assert (found.family.name, found.family.numerics.max_positions) == ("animatelcm", 64)
+
+
 def test_relatives_that_cannot_be_run_are_known(tmp_path: Path) -> None:
-    v3, v2 = published("v3_sd15_mm"), published("mm_sd_v15_v2")
-    assert seen(tmp_path, v3 | {"conv_in.weight": (320, 9, 3, 3), "conv_in.bias": (320,)}).kind == "pia"
-    assert seen(tmp_path, v2 | {"img_encoder.conv_in.weight": (16, 4, 3, 3)}).kind == "animatelcm_i2v"
     camera = {
         "encoder.conv.weight": (8, 8, 3, 3),
         "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0."

@@ -15,6 +15,8 @@ from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.sampling import Control, Schedule
+from animatediff.sampling.camera import CameraPoses
+from animatediff.sampling.image_features import ImageFeatures
 from animatediff.sampling.keep_frames import KeepFrames
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Setting:
     """Timesteps that will be sampled."""
     noise: Tensor
     """(b, c, f, h, w)."""
+    generators: Sequence[torch.Generator]
+    """One a clip, behind the draw of the noise."""
     guidance: bool
     device: torch.device
     callbacks: Callbacks
@@ -55,10 +59,16 @@ class Prepared:
     """Sources of residuals, asked at each call of the UNet."""
     image_embeds: Sequence[Tensor] = ()
     """Image embeddings, one tensor an IP-Adapter: (b, 1 or f, ...), with guidance the negative ones first."""
+    features: ImageFeatures | None = None
+    """Features of an image for the down blocks of the UNet."""
+    image_channels: Tensor | None = None
+    """(b, c, f, h, w) channels behind the noisy latents, of motion modules with a first layer for them."""
     init_latents: Tensor | None = None
     """(b, c, f, h, w) latents that sampling begins with, noised."""
     keep: KeepFrames | None = None
     """Latent replacement at known frames."""
+    camera: CameraPoses | None = None
+    """Camera poses, for the motion modules."""
 
 
 class Condition:
@@ -66,6 +76,8 @@ class Condition:
 
     suggestion: Suggestion | None = None
     """Size and length that the clip takes where the call leaves them open."""
+    num_frames: int | None = None
+    """Frames of the clip where neither the call nor a suggestion says it."""
     max_frames: int | None = None
     """Frames that the condition can see at once, where it is limited."""
     strength: float = 1.0
@@ -90,8 +102,11 @@ class PreparedConditions:
 
     controls: list[Control] = field(default_factory=list)
     image_embeds: list[Tensor] = field(default_factory=list)
+    features: ImageFeatures | None = None
+    image_channels: Tensor | None = None
     init_latents: Tensor | None = None
     keep: KeepFrames | None = None
+    camera: CameraPoses | None = None
 
 
 def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedConditions:
@@ -101,8 +116,11 @@ def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedCo
         prepared = condition.prepare(setting)
         joined.controls += prepared.controls
         joined.image_embeds += prepared.image_embeds
+        joined.features = joined.features if prepared.features is None else prepared.features
+        joined.image_channels = joined.image_channels if prepared.image_channels is None else prepared.image_channels
         joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
         joined.keep = joined.keep if prepared.keep is None else prepared.keep
+        joined.camera = joined.camera if prepared.camera is None else prepared.camera
     return joined
 
 

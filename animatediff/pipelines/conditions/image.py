@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
+from torch import Tensor
 
-from animatediff.errors import UserError, unknown
-from animatediff.media.images import fit, on_white
+from animatediff.errors import UserError
+from animatediff.media.color_match import matched, mean_hsv
+from animatediff.media.images import LATENT_CHANNELS, fit, on_white
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion, at_frames
-from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
+from animatediff.pipelines.conditions.routes import ROUTES, Loaded, choose_route, is_chosen
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.pipelines.vae import encode_images
 from animatediff.sampling.keep_frames import KeepFrames, between, keep_fractions
@@ -26,34 +29,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
-
-Route = Literal["sparsectrl", "ip-adapter", "latents"]
-ROUTES: dict[Route, str] = {
-    "sparsectrl": "the SparseCtrl RGB encoder, which was trained to show them",
-    "ip-adapter": "the IP-Adapter, which takes their content and style, not their exact pixels",
-    "latents": "their latents, kept at their frames while the others are made",
-}
-"""From the best to the one that needs nothing."""
-
-
-def choose_route(mode: str | None, encoder_kind: str | None, ip_adapter: bool) -> Route:
-    """The route of `mode`, or the best one for what is loaded. Raises UserError for one that lacks its weights."""
-    if mode is not None and mode not in ROUTES:
-        raise unknown("image_mode", mode, ROUTES)
-    if mode == "sparsectrl" and encoder_kind != "rgb":
-        loaded = "none is loaded" if encoder_kind is None else f"the one loaded is for {encoder_kind}"
-        raise UserError(
-            f"image_mode=sparsectrl takes a SparseCtrl encoder for RGB images, and {loaded}; name one by `sparsectrl`, "
-            "or put it into models/SparseCtrl"
-        )
-    if mode == "ip-adapter" and not ip_adapter:
-        raise UserError("image_mode=ip-adapter takes an IP-Adapter, and none is loaded; name one by `ip_adapter`")
-    for route in ROUTES:
-        if route == mode:
-            return route
-    if encoder_kind == "rgb":
-        return "sparsectrl"
-    return "ip-adapter" if ip_adapter else "latents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +39,12 @@ class ImageCondition(Condition):
     which read `images`.
     """
 
-    images: Mapping[int, Image.Image]
-    """Negative frames count from the end."""
-    route: Route
+    images: Mapping[int, Image.Image | Tensor]
+    """Negative frames count from the end. Tensors are latents (1 or b, c, h, w)."""
+    route: str
+    """A name in `ROUTES`."""
     suggestion: Suggestion | None = None
-    placed: Mapping[int, Image.Image] | None = None
+    placed: Mapping[int, Image.Image | Tensor] | None = None
     """By frame from 0; set when fitted."""
 
     @classmethod
@@ -78,19 +54,28 @@ class ImageCondition(Condition):
         Raises UserError for what is no image, and as `choose_route`.
         """
         if call.images is None:
-            if call.image_mode is not None:
+            if is_chosen(call.image_mode):
                 raise UserError(
                     f"image_mode={call.image_mode} is given, but no image; add `images`, as in images={{0: image}}"
                 )
             return None
         given = call.images if isinstance(call.images, Mapping) else {0: call.images}
-        images: dict[int, Image.Image] = {frame: _opened(image) for frame, image in given.items()}
+        images = {frame: _opened(image) for frame, image in given.items()}
         if not images:
             raise UserError("images is empty: give at least one image, or leave it out")
-        route = choose_route(call.image_mode, parts.sparsectrl_kind, has_ip_adapter(parts.unet))
+        route = choose_route(call.image_mode, Loaded.of(parts), len(images))
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
-        logger.info("%s by way of %s", count, ROUTES[route])
-        return cls(images=images, route=route, suggestion=Suggestion(next(iter(images.values())).size))
+        logger.info("%s by way of %s", count, ROUTES[route].title)
+        if any(isinstance(image, Tensor) for image in images.values()):
+            if route != "i2v":
+                raise UserError(
+                    f"images: latents are for the route i2v (AnimateLCM-I2V), and this clip takes {route}; give images"
+                )
+            if call.color_match:
+                raise UserError(
+                    "`color_match` needs the image itself, and `images` holds latents; leave one of them out"
+                )
+        return cls(images=images, route=route, suggestion=_suggestion(next(iter(images.values())), parts))
 
     def fitted(self, clip: ClipShape) -> Self:
         return replace(self, placed=at_frames(self.images, clip.num_frames))
@@ -100,7 +85,8 @@ class ImageCondition(Condition):
             return Prepared()
         assert self.placed is not None, "fitted before"
         clip, noise = setting.clip, setting.noise.to(setting.device, torch.float32)
-        pixels = np.stack([np.asarray(fit(image, clip.width, clip.height)) for image in self.placed.values()])
+        shown = [image for image in self.placed.values() if isinstance(image, Image.Image)]
+        pixels = np.stack([np.asarray(fit(image, clip.width, clip.height)) for image in shown])
         stacked = rearrange(torch.from_numpy(pixels), "n h w c -> n c h w").float() / 255
         latents = rearrange(encode_images(setting.parts.vae, stacked, noise.device), "n c h w -> 1 c n h w")
         frames = list(self.placed)
@@ -108,7 +94,26 @@ class ImageCondition(Condition):
         return Prepared(keep=KeepFrames(known=known, noise=noise, fractions=keep_fractions(clip.num_frames, frames)))
 
 
-def _opened(image: Any) -> Image.Image:
+def color_match(call: Arguments, conditions: Iterable[Condition]) -> Callable[[Tensor], Tensor] | None:
+    """What moves the colours of frames (n, 3, H, W) to those of the image of a call; None where nothing is to."""
+    shown = next((condition for condition in conditions if isinstance(condition, ImageCondition)), None)
+    if not call.color_match or shown is None:
+        return None
+    image = next(iter(shown.images.values()))
+    assert isinstance(image, Image.Image), "checked when the condition was made"
+    return partial(matched, wanted=mean_hsv(image))
+
+
+def _suggestion(image: Image.Image | Tensor, parts: LoadedParts) -> Suggestion:
+    if isinstance(image, Image.Image):
+        return Suggestion(image.size)
+    height, width = (side * parts.base.vae_scale_factor for side in image.shape[-2:])
+    return Suggestion((width, height), exact=True)
+
+
+def _opened(image: Any) -> Image.Image | Tensor:
+    if isinstance(image, Tensor) and image.ndim in (3, 4) and image.shape[-3] == LATENT_CHANNELS:
+        return image if image.ndim == 4 else image[None]
     if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):

@@ -39,9 +39,12 @@ class VideoCondition(Condition):
     """(1 or b, 3, f, height, width) in 0..1, or latents; set when fitted, None where nothing of them is left."""
 
     @classmethod
-    def of(cls, call: Arguments, vae_scale_factor: int) -> VideoCondition | None:
-        """The video of a call, if there is one. Raises UserError for a strength without a video."""
-        strength = video_strength(call)
+    def of(cls, call: Arguments, vae_scale_factor: int, *, begins: bool = False) -> VideoCondition | None:
+        """The video of a call, if there is one. Raises UserError for a strength without a video.
+
+        begins: another condition takes the strength where there is no video.
+        """
+        strength = video_strength(call, begins=begins)
         if call.video is None:
             return None
         num_frames, size = video_size(clips_of(call.video)[0], vae_scale_factor)
@@ -64,10 +67,16 @@ class VideoCondition(Condition):
         )
 
 
-def video_strength(call: Arguments) -> float:
-    """Fraction of the steps by which a video is changed. Raises UserError for one without a video or latents."""
-    if call.strength is not None and call.video is None and call.latents is None:
-        raise UserError(f"strength={call.strength:g} is of a video to start from, and none is given; add `video`")
+def video_strength(call: Arguments, *, begins: bool = False) -> float:
+    """Fraction of the steps by which a video is changed. Raises UserError for one without a video or latents.
+
+    begins: an image is where sampling begins without them.
+    """
+    if call.strength is not None and call.video is None and call.latents is None and not begins:
+        raise UserError(
+            f"strength={call.strength:g} is of a video to start from, and none is given; add `video`, or an image "
+            "that PIA animates (`image_mode` pia)"
+        )
     return VIDEO_STRENGTH if call.strength is None else call.strength
 
 

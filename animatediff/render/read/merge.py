@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from animatediff.files import HERE, Roots, behind_tiny, find
-from animatediff.render.options import PATH_FIELDS
+from animatediff.render.options import PATH_FIELDS, names_file
 from animatediff.render.prompts_form import normal_prompts
 from animatediff.render.request_inputs import is_note
 
@@ -50,4 +50,9 @@ def resolve(values: Mapping[str, Any], folders: Sequence[Path] = (), roots: Root
             return {key: found(item, kind) for key, item in value.items()}
         return value
 
-    return {key: found(value, PATH_FIELDS[key]) if key in PATH_FIELDS else value for key, value in values.items()}
+    return {
+        key: found(value, PATH_FIELDS[key])
+        if key in PATH_FIELDS and not (isinstance(value, str) and not names_file(key, value))
+        else value
+        for key, value in values.items()
+    }

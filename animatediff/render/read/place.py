@@ -72,5 +72,5 @@ def free_name(out: str, num_clips: int) -> str:
 
 def _is_taken(path: Path, num_clips: int) -> bool:
     stems = [path.stem] if num_clips == 1 else [f"{path.stem}-{index}" for index in range(num_clips)]
-    beside = (path.suffix, f"{path.suffix}.json", ".keyframes.png", ".prompts.png")
+    beside = (path.suffix, f"{path.suffix}.json", ".keyframes.png", ".prompts.png", ".camera.png")
     return any(os.path.lexists(path.with_name(stem + ending)) for stem in stems for ending in beside)

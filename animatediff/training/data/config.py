@@ -61,6 +61,8 @@ class DataConfig(BaseModel):
 
     camera: Move | None = None
     """Make the clips by moving a camera over stills or clips, as the move of this MotionLoRA."""
+    camera_paths: bool = False
+    """Sprites: move the camera along a random path in each clip, whose poses go with it (stage camera)."""
     camera_strength: Annotated[float, Field(ge=0, le=3)] = 1.0
     """Extent of the camera move: 1 is a zoom by 1.5, a third of an image, or a roll by 40 degrees."""
     shuffle_block: Count = 16
@@ -88,11 +90,15 @@ class DataConfig(BaseModel):
         if self.kind != "sprites":
             if not self.path.strip():
                 raise ValueError("path is missing: name a CSV or JSONL file, a folder, or shards (x-{000..009}.tar)")
-            ignored = [n for n in ("motions", "watermark", "look") if getattr(self, n)]
+            ignored = [n for n in ("motions", "watermark", "look", "camera_paths") if getattr(self, n)]
             if ignored:
                 raise ValueError(f"{ignored[0]} is for kind: sprites, this is kind: {self.kind}")
         if self.flip and self.camera is not None and self.camera.startswith(("Pan", "Rolling")):
             raise ValueError(f"flip: true would turn {self.camera} into its opposite; set flip: false")
+        if self.camera is not None and self.camera_paths:
+            raise ValueError(
+                "camera is one move for all clips, and camera_paths one of its own for each; take one of them"
+            )
         if self.kind == "sprites" and self.fps is not None:
             raise ValueError("fps means nothing for kind: sprites, whose motions take the whole clip")
         self._check_sprites()

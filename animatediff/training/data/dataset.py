@@ -43,7 +43,14 @@ class _Named(TypedDict):
     """(name, reason) of items that could not be used, and that this one stands in for."""
 
 
-class ClipItem(_Named, total=False):
+class Beside(TypedDict, total=False):
+    """Facts beside the frames."""
+
+    poses: Tensor
+    """float64 (f, 4, 4), camera to world: the path that the clip was filmed on, where it is known."""
+
+
+class ClipItem(_Named, Beside, total=False):
     """One training sample, with either `frames` or `latents`."""
 
     frames: Tensor
@@ -79,6 +86,10 @@ class ClipDataset(Dataset[ClipItem], ABC):
     def frames(self, what: Any) -> Tensor:
         """Read or draw the frames of a clip: float32 (f, 3, h, w) in -1..1. Raises BadMedia."""
 
+    def beside(self, what: Any) -> Beside:
+        """Facts that go with the frames of a clip."""
+        return {}
+
     @abstractmethod
     def name(self, index: int) -> str:
         """Name of item `index` in messages."""
@@ -93,9 +104,12 @@ class ClipDataset(Dataset[ClipItem], ABC):
             try:
                 key, text, what = self.clip(index, epoch)
                 latents = self.cache.get(key) if self.cache is not None else None
+                item: ClipItem = {"text": text, "key": key, "bad": bad, **self.beside(what)}
                 if latents is not None:
-                    return {"latents": latents, "text": text, "key": key, "bad": bad}
-                return {"frames": self.frames(what), "text": text, "key": key, "bad": bad}
+                    item["latents"] = latents
+                else:
+                    item["frames"] = self.frames(what)
+                return item
             except BadMedia as error:
                 bad.append((self.name(index), str(error)))
                 index = others.randrange(len(self))

@@ -31,6 +31,8 @@ class Batch(_Texts, total=False):
     """float32 (n, f, 3, h, w) in -1..1, of the items at `missing`; absent if there are none."""
     latents: Tensor
     """Entries of the cache, of all other items; absent if there are none."""
+    poses: Tensor
+    """float64 (n, f, 4, 4), camera to world; absent where the path is not known."""
     missing: list[int]
     """Positions of the items that came as frames: all of them without a cache."""
     position: list[tuple[int, ...]]
@@ -50,6 +52,8 @@ def collate(items: list[ClipItem]) -> Batch:
         batch["frames"] = torch.stack(frames)
     if latents := [item["latents"] for item in items if "latents" in item]:
         batch["latents"] = torch.stack(latents)
+    if poses := [item["poses"] for item in items if "poses" in item]:
+        batch["poses"] = torch.stack(poses)
     if positions := [item["position"] for item in items if "position" in item]:
         batch["position"] = positions
     return batch

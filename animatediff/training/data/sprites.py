@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from animatediff.camera.plane import plane_views, random_moves, random_path
 from animatediff.sprites import world
 from animatediff.sprites.styles import STYLES
 from animatediff.sprites.watermark import add_watermark
 from animatediff.training.data.camera import camera_path
 from animatediff.training.data.config import DataConfig
-from animatediff.training.data.dataset import ClipDataset
+from animatediff.training.data.dataset import Beside, ClipDataset
 
 APPEARANCE = ("num_frames", "height", "width", "motions", "watermark", "look", "camera", "camera_strength")
 """Settings that decide the frames of a clip, beside its number and the seed."""
@@ -49,13 +51,20 @@ class SpriteClips(ClipDataset):
             scene, texts = world.clips(1, seed, self.pool, config.num_frames)
         # What is drawn names what is cached: the world may be another one by now than when the cache was written.
         made_by = hashlib.sha256(repr([world.VERSION, *(getattr(config, name) for name in APPEARANCE)]).encode())
+        if config.camera_paths:
+            made_by.update(repr(random_moves(random.Random(extra))).encode())
         made_by.update(scene.numbers())
         key = f"{self.name(index)}#{made_by.hexdigest()[:16]}"
         return key, texts[0], (scene, extra)
 
+    def beside(self, what: tuple[world.Scene, int]) -> Beside:
+        return {"poses": random_path(what[1], self.config.num_frames).to_world} if self.config.camera_paths else {}
+
     def frames(self, what: tuple[world.Scene, int]) -> Tensor:
         config, (scene, extra) = self.config, what
         view = camera_path(config.camera, config.num_frames, config.camera_strength) if config.camera else None
+        if config.camera_paths:
+            view = plane_views(random_path(extra, config.num_frames), world.SIZE, world.SIZE)
         images = world.render(scene, view=view)
         if config.look is not None:
             images = STYLES[config.look](images)

@@ -15,6 +15,7 @@ __all__ = ["Stage", "make_stage"]
 
 def make_stage(config: TrainConfig, pipe: AnimateDiffPipeline) -> Stage:
     """The stage that the configuration names, on a fresh pipeline. Raises UserError for files that do not fit."""
+    from animatediff.training.stages.camera import CameraStage
     from animatediff.training.stages.image import ImageLoraStage, ImageStage
     from animatediff.training.stages.lora import AdapterStage, MotionLoraStage
     from animatediff.training.stages.motion import MotionStage
@@ -26,6 +27,7 @@ def make_stage(config: TrainConfig, pipe: AnimateDiffPipeline) -> Stage:
         "motion": MotionStage,
         "motion_lora": MotionLoraStage,
         "sparsectrl": SparseCtrlStage,
+        "camera": CameraStage,
         "image": image,
     }
     return stages[config.stage](config, pipe)

@@ -37,6 +37,11 @@ class MotionStage(Stage):
             self.family = replace(found, betas=self.betas, recommended=recommended)
             assert pipe.attachment is not None
             adapter = pipe.attachment.adapter
+            if adapter.conv_in is not None:
+                raise UserError(
+                    f"{config.start_from}: its first layer sees an image beside the noise (PIA), and no stage shows it "
+                    "one; start from another motion module"
+                )
             if config.norm is not None:
                 adapter.set_motion_norm(over_frames=config.norm == "over-frames")
                 self.family = replace(self.family, numerics=adapter.numerics)
@@ -58,7 +63,8 @@ class MotionStage(Stage):
         self.module_betas = self.betas or self.module_betas  # which the file states as its family's
         pipe.set_motion_adapter(adapter, self.family)
         load_domain_adapter(self)
-        return dict(adapter.float().named_parameters())
+        adapter.float()
+        return {name: value for name, value in adapter.named_parameters() if not name.startswith("img_encoder.")}
 
     def _recommended(self) -> Recommended:
         data, validation = self.config.data, self.config.validation

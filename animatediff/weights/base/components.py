@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
-from animatediff.weights.base.ldm import Part, Plan, Source
+from animatediff.weights.base.ldm import NOISE_CHANNELS, Part, Plan, Source
 from animatediff.weights.base.quantized import quantization, scale_of, with_scale
 from animatediff.weights.fit import Fit, leave_out
 from animatediff.weights.storage.files import Header, load_tensors
@@ -218,6 +218,8 @@ def main_dtype(component: Component) -> torch.dtype:
 def _take(tensor: Tensor, part: Part) -> Tensor:
     if part is Part.CONV_TO_LINEAR:
         return tensor.reshape(tensor.shape[:2])
+    if part is Part.NOISE:
+        return tensor[:, :NOISE_CHANNELS].contiguous()
     if part is Part.TRANSPOSED:
         return tensor.T.contiguous()
     if part in (Part.FIRST, Part.SECOND, Part.THIRD):

@@ -24,7 +24,7 @@ from animatediff.weights.base.replacements import (
 )
 from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.hub import fetch_folder
-from animatediff.weights.keys import MOTION_KEY
+from animatediff.weights.keys import CONV_IN_WEIGHT, MOTION_KEY, motion_keys
 from animatediff.weights.storage.folders import folder_header, preferred_weights, read_json, say_variants, variants
 from animatediff.weights.storage.paths import expanded
 
@@ -50,6 +50,8 @@ def _unet(folder: Path, *, half: bool, variant: str | None) -> Component:
     if is_motion_unet(config):
         header = folder_header(folder, half=half, variant=variant)
         plan = {key: ldm.Source(key=key) for key in header.tensors if not MOTION_KEY.match(key)}
+        if motion_keys(header.shapes).keys() & {CONV_IN_WEIGHT}:  # of PIA: the image model's, and five more channels
+            plan[CONV_IN_WEIGHT] = ldm.Source(key=CONV_IN_WEIGHT, part=ldm.Part.NOISE)
         config = image_config(config, str(folder))
         if reason := unet_refusal(config):
             raise UserError(f"{folder}: {reason}")

@@ -32,6 +32,10 @@ IGNORED_TOP = re.compile(  # what trainers leave beside the three models: noise 
 )
 
 
+NOISE_CHANNELS = 4
+"""Channels of the noisy latents in a first layer."""
+
+
 class Part(Enum):
     """Part of a file's tensor that becomes the model's tensor."""
 
@@ -41,6 +45,7 @@ class Part(Enum):
     FIRST = "first third of the rows"
     SECOND = "second third of the rows"
     THIRD = "last third of the rows"
+    NOISE = "first four columns: those of the noisy latents, in a first layer that takes an image too (PIA)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,8 @@ class Source:
             return found[::-1]
         if self.part in (Part.FIRST, Part.SECOND, Part.THIRD):
             return (found[0] // 3, *found[1:])
+        if self.part is Part.NOISE:
+            return (found[0], NOISE_CHANNELS, *found[2:])
         return found
 
 

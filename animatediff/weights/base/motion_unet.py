@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.weights.base.components import empty_model
+from animatediff.weights.base.ldm import NOISE_CHANNELS
 from animatediff.weights.base.unet_kinds import UNET, unet_refusal
-from animatediff.weights.keys import MOTION_KEY
+from animatediff.weights.keys import CONV_IN_WEIGHT, MOTION_KEY, NINE
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -41,6 +42,8 @@ def image_config(config: Mapping[str, Any], label: str) -> dict[str, Any]:
         found[side] = tuple(kinds)
     # The heads are named as in UNet2DConditionModel, where the older name of the two is read for both.
     found["attention_head_dim"] = found.pop("num_attention_heads", None) or config.get("attention_head_dim", 8)
+    if found.get("in_channels") == NINE:  # of PIA: five more than the image model has
+        found["in_channels"] = NOISE_CHANNELS
     return {**found, "mid_block_type": "UNetMidBlock2DCrossAttn", "_class_name": UNET}
 
 
@@ -49,7 +52,10 @@ def image_unet(unet: Any, label: str = MOTION_UNET) -> UNet2DConditionModel:
     config = image_config({**unet.config, "_class_name": MOTION_UNET}, label)
     if reason := unet_refusal(config):
         raise UserError(f"{label}: {reason}")
-    return sharing(config, {key: value for key, value in unet.state_dict().items() if not MOTION_KEY.match(key)}, label)
+    state = {key: value for key, value in unet.state_dict().items() if not MOTION_KEY.match(key)}
+    if unet.config["in_channels"] == NINE:
+        state[CONV_IN_WEIGHT] = state[CONV_IN_WEIGHT][:, :NOISE_CHANNELS].contiguous()
+    return sharing(config, state, label)
 
 
 def sharing(config: Mapping[str, Any], state: Mapping[str, Any], label: str, name: str = "unet") -> Any:

@@ -40,6 +40,7 @@ def _published(title: str, name: str, scheduler: str, steps: int, guidance: floa
 
 
 _PUBLISHED = (  # settings of the model cards; the first whose name is found counts
+    _published("AnimateLCM-I2V LoRA", r"(?<![a-z])animate[-_ ]?lcm(?![a-z]).*(?<![a-z])i2v(?![a-z])", "lcm", 4),
     _Published("LCM-LoRA", re.compile(r"(?<![a-z])(animate)?lcm((?![a-z])|(?=lora))", re.IGNORECASE), LCM),
     _published("Hyper-SD LoRA that keeps guidance", r"hyper[-_ ]?sd.*cfg", "ddim_trailing", 8, 5.0),
     _published("Hyper-SD LoRA of one step", r"hyper[-_ ]?sd.*(?<!\d)1[-_ ]?step", "tcd", 1),

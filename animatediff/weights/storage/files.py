@@ -7,7 +7,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
@@ -331,11 +331,13 @@ def save_tensors(
     metadata: Mapping[str, str] | None = None,
     *,
     wrapper: str = "state_dict",
+    groups: Mapping[str, Collection[str]] | None = None,
 ) -> None:
     """Write .safetensors, or a pickle for .ckpt, .pt, .pth and .bin. The file appears whole or not at all.
 
-    `wrapper`: the entry of a pickle that holds the tensors where there is metadata to stand beside it. Raises
-    UserError if the folder is missing or not writable, or the disk is full.
+    `wrapper`: the entry of a pickle that holds the tensors where there is metadata to stand beside it; `groups`:
+    several entries of a pickle, each with the names of its tensors. Raises UserError if the folder is missing or not
+    writable, or the disk is full.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -349,7 +351,7 @@ def save_tensors(
     temporary = unfinished.path
     try:
         unfinished.create()
-        _write(temporary, suffix, _separate(tensors), dict(metadata or {}), wrapper)
+        _write(temporary, suffix, _separate(tensors), dict(metadata or {}), wrapper, groups)
         os.replace(temporary, path)
     except Exception as error:
         if (
@@ -381,7 +383,14 @@ def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return separate
 
 
-def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str], wrapper: str) -> None:
+def _write(
+    path: Path,
+    suffix: str,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    wrapper: str,
+    groups: Mapping[str, Collection[str]] | None = None,
+) -> None:
     if suffix == ".safetensors":
         from safetensors.torch import save_file
 
@@ -395,4 +404,8 @@ def _write(path: Path, suffix: str, tensors: dict[str, torch.Tensor], metadata: 
 
     # The original's readers unwrap "state_dict" ("controlnet" of SparseCtrl) and ignore the entry beside it.
     with path.open("wb") as stream:  # given a path, torch would put its name inside
-        torch.save({wrapper: tensors, METADATA_ENTRY: metadata} if metadata else tensors, stream)
+        beside = {METADATA_ENTRY: metadata} if metadata else {}
+        if groups is not None:
+            torch.save({name: {key: tensors[key] for key in keys} for name, keys in groups.items()} | beside, stream)
+        else:
+            torch.save({wrapper: tensors, **beside} if beside else tensors, stream)

@@ -17,7 +17,7 @@ from animatediff.weights.storage.unpickle import Inert
 
 BARE = "tensor"
 """Name of the tensor of a pickle that is nothing but one."""
-WRAPPERS = ("state_dict", "controlnet", "module", "model")
+WRAPPERS = ("state_dict", "lora_state_dict", "controlnet", "module", "model")
 """Entries of a checkpoint that hold the weights; they may be nested."""
 METADATA_ENTRY = "animatediff_metadata"
 """Entry of a .ckpt of ours for the metadata that safetensors has a place for."""

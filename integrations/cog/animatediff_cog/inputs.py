@@ -27,6 +27,7 @@ NOT_HERE = {
     "device": _BY_DEPLOYER,
     "inference_config": "it names a file of the original that is only compared; its values are known from the weights",
     "sparsectrl_config": "it names a file of the original that is only compared; its values are known from the weights",
+    "camera_aspect": "it is of files of poses, and a prediction takes moves by name",
     "video_by_number": "it takes a folder of numbered images, and a prediction gets single files",
     "controlnet_spread": "it takes a folder of numbered images, and a prediction gets single files",
 }
@@ -49,7 +50,7 @@ ABOVE = 0.001
 ACCEPT = {"image": "image/*", "video": "video/*,image/*"}
 ORDER = (
     *("Prompts", "Image and motion", "Animate an image", "Video to start from", "Model", "Long clips and loops"),
-    *("Images to show", "Portraits and poses", "ControlNet", "Upscale", "Output", "Machine"),
+    *("Images to show", "Portraits and poses", "ControlNet", "Path of the camera", "Upscale", "Output", "Machine"),
 )
 """Panels of options, as they follow one another in a form."""
 LONGER = {
@@ -78,6 +79,7 @@ LONGER = {
     "controlnet_scale": "How strongly each acts.",
     "controlnet_start": "Fraction of the steps from which on each acts.",
     "controlnet_end": "Fraction of the steps up to which each acts.",
+    "camera": "Path of the camera: moves such as zoom-in:0.5, pan-left:0.2@ease-in-out.",
     "video": "Video or animated image to start from.",
     "video_start": "Where to begin in it, in seconds.",
     "video_duration": "How much of it to take, in seconds.",

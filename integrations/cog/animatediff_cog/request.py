@@ -162,6 +162,8 @@ class Reader:
         """The values with files in place of names of models."""
 
         def found(name: str, setting: str, _: str) -> str:
+            if setting == "camera":
+                raise UserError("`camera` takes moves such as zoom-in:0.5 here, and no files of poses")
             if setting not in PLACES:
                 return name
             if setting == "motion_loras" and (move := is_move(name)) is not None:
