@@ -224,7 +224,8 @@ class _Planner:
             )
             return
         first = FOLLOWED[kinds[0]]
-        titles = " or ".join(FOLLOWED[kind].title for kind in kinds)
+        *others, last = (FOLLOWED[kind].title for kind in kinds)
+        titles = f"{', '.join(others)} or {last}" if others else last
         published = first.published.get(self.base.kind)
         get = f"put {published} there, or " if published else ""
         self.missing.append(

@@ -202,7 +202,7 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         files="control_v11p_sd15_{openpose,lineart,softedge,canny,scribble,normalbae,seg,mlsd}.pth "
         "control_v11f1p_sd15_depth.pth control_v11f1e_sd15_tile.pth controlnet_checkpoint.ckpt",
-        kind="controlnet", gives="ControlNet of SD 1.5: the clip follows a video, frame by frame",
+        kind="controlnet", gives="ControlNet: the clip follows a video, frame by frame",
         options=f"{SD15} {_V2} --controlnet control_v11p_sd15_openpose.pth --controlnet-video poses.mp4",
         checked="diffusers' own pipeline, each frame (`tests/pipelines/test_controlnet.py`)",
     ),
@@ -250,7 +250,10 @@ def example(found: Recognised) -> str | None:
     row = row_of(found)
     if row is None or not row.command:
         return None
-    command = row.example(str(found.header.path))
+    path = found.header.path
+    if path.name.startswith("diffusion_pytorch_model") and (path.parent / "config.json").is_file():
+        path = path.parent  # in the layout of diffusers its folder is given
+    command = row.example(str(path))
     if found.base == "sdxl":  # of add-ons, which the table has for SD 1.5
         command = command.replace(SD15, SDXL).replace(_V2, _SDXL)
     return command

@@ -16,6 +16,7 @@ from support import conditions
 from support.commands import is_one_message, run
 from support.controlnet_files import save_controlnet
 from support.ip_files import save_ip_adapter
+from support.paths import GOLDEN
 
 from animatediff.bundled import bundled_path
 from animatediff.errors import UserError
@@ -212,6 +213,27 @@ def test_frames_are_taken_at_the_rate_of_the_clip(place: Path, nets: Path) -> No
 def test_what_is_missing_or_does_not_fit_is_one_message(settings: dict[str, Any], message: str, place: Path) -> None:
     with pytest.raises(UserError, match=message):
         plan(**settings).checked()
+
+
+def test_weights_for_another_base_model_are_passed_over(place: Path, nets: Path) -> None:
+    put_controlnet(nets, "canny")
+    golden = {"model": str(GOLDEN / "v3" / "sd"), "motion_module": str(GOLDEN / "v3" / "motion_module.ckpt")}
+    found = plan(drive="scene.mp4", image="face.png", **golden)
+    assert found.missing[0].startswith("a ControlNet for line art, soft edges, edges (canny) or scribbles that fits")
+    assert "control_v11p_sd15_lineart.pth" in found.missing[0] and len(found.missing) == 2
+
+
+def test_an_adapter_without_its_encoder_is_taken_where_there_is_no_other(place: Path, nets: Path) -> None:
+    put_controlnet(nets, "canny")
+    (place / "models/IP-Adapter/models").unlink()
+    adapter = place / "models/IP-Adapter/ip-adapter-plus-face.safetensors"
+    adapter.symlink_to(nets / "adapter" / "models" / "ip-adapter.safetensors")
+    request = build_request({"prompt": "a fox", "drive": "scene.mp4", "image": "face.png"})
+    assert plan_drive(request).checked().ip_adapter == "models/IP-Adapter/ip-adapter-plus-face.safetensors"
+    with pytest.raises(UserError, match="models/IP-Adapter/image_encoder: no image encoder here"):
+        Renderer().prepare([request])
+    Path("models/IP-Adapter/models").symlink_to(nets / "adapter" / "models")
+    assert plan_drive(request).checked().ip_adapter == "models/IP-Adapter/models/ip-adapter.safetensors", "a whole one"
 
 
 def test_published_weights_are_named_for_the_base_model(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,10 @@ def test_files_under_other_names_have_the_row_of_their_kind_and_family(tmp_path:
     assert "gives" not in describe(write_hollow(tmp_path / "style.safetensors", public("kohya LoRA sd1")))
     facts = describe(write_hollow(tmp_path / "xl.safetensors", public("ip-adapter_sdxl")))
     assert "--model sdxl.safetensors --motion-module mm_sdxl_v10_beta.ckpt --ip-adapter " in facts["example"]
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "config.json").write_text("{}")
+    write_hollow(tmp_path / "net" / "diffusion_pytorch_model.safetensors", public("ControlNetModel sd1"))
+    assert f"--controlnet {tmp_path / 'net'} " in describe(tmp_path / "net")["example"], "the folder, as it is given"
     del (broken := published("mm_sd_v15_v2"))["mid_block.motion_modules.0.temporal_transformer.proj_in.bias"]
     facts = describe(write_hollow(tmp_path / "broken.safetensors", broken))
     assert "it cannot be loaded" in facts["what_to_do"] and "example" not in facts

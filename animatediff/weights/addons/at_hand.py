@@ -13,7 +13,7 @@ from pathlib import Path
 
 from animatediff.errors import UserError
 from animatediff.weights.addons.controlnet import check_controlnet
-from animatediff.weights.addons.ip_adapter import check_ip_adapter
+from animatediff.weights.addons.ip_adapter import check_adapter_base, check_ip_adapter
 from animatediff.weights.recognise import check_setting, recognise
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES
 
@@ -167,6 +167,7 @@ def _check_adapter(path: Path, base: BaseFacts) -> None:
     if found.kind == "unknown":
         raise UserError(f"{path}: unknown")
     check_setting(found, "ip_adapter", bases=base.kinds)
+    check_adapter_base(path, base.cross_attentions)
 
 
 def _check_whole_adapter(path: Path, base: BaseFacts, encoder: str | None) -> None:

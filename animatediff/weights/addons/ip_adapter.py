@@ -107,6 +107,13 @@ def check_ip_adapter(
     return found.layers[0][1]
 
 
+def check_adapter_base(path: str | Path, base: Sequence[tuple[int, ...]]) -> None:
+    """The same without a look at its image encoder."""
+    found = _read(adapter_file(path))
+    if base:
+        _check_base(found, base)
+
+
 def load_ip_adapter(
     image: Any, path: str | Path, unet: UNet2DConditionModel, encoder: str | Path | None = None
 ) -> None:
