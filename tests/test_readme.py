@@ -20,6 +20,8 @@ from animatediff.training import loop
 
 ELSEWHERE = {
     "models/StableDiffusion/realisticVisionV20_v20.safetensors": "a checkpoint of others",
+    "toonyou.safetensors": "another",
+    "realisticVision.safetensors": "another",
     "configs/training/2-motion.yaml": "Stable Diffusion 1.5 and a data set",
 }
 """Files that do not ship, by which commands are told that are not run here."""
