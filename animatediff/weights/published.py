@@ -131,20 +131,20 @@ PUBLISHED: tuple[Published, ...] = (
         files="AnimateLCM_sd15_t2v.ckpt sd15_t2v_beta.ckpt", kind="motion_module", family="animatelcm",
         gives="AnimateLCM, text to video: 4 to 8 steps with its LoRA",
         options=f"{SD15} --motion-module AnimateLCM_sd15_t2v.ckpt --lora AnimateLCM_sd15_t2v_lora.safetensors:0.8",
-        checked="AnimateLCM's code: steps, UNet, LoRA, videos",
+        checked="AnimateLCM's code: steps, UNet, LoRA, videos (`tests/test_golden_lcm.py`)",
     ),
     Published(
         files="AnimateLCM_sd15_t2v_lora.safetensors sd15_lora_beta.safetensors", kind="lora", named=True,
         gives="AnimateLCM's LoRA of the image model: goes with its module, 0.8 to 1.0",
         options=f"{SD15} --motion-module AnimateLCM_sd15_t2v.ckpt --lora AnimateLCM_sd15_t2v_lora.safetensors:0.8",
-        checked="AnimateLCM's code: UNet and video with it",
+        checked="AnimateLCM's code: UNet and video with it (`tests/test_golden_lcm.py`)",
     ),
     Published(
         files="AnimateLCM_sd15_i2v.ckpt", kind="motion_module", family="animatelcm_i2v",
         gives="AnimateLCM, image to video: 2 to 4 steps, 768 x 512, with its own LoRA",
         options=f"{SD15} --motion-module AnimateLCM_sd15_i2v.ckpt --lora AnimateLCM_sd15_i2v_lora.safetensors:0.8 "
         "--image first.png",
-        checked="AnimateLCM's code: encoder, UNet, videos, colour matching",
+        checked="AnimateLCM's code: encoder, UNet, videos, colour matching (`tests/test_golden_lcm.py`)",
     ),
     Published(
         files="AnimateLCM_sd15_i2v_lora.safetensors", kind="lora", named=True,
@@ -169,20 +169,20 @@ PUBLISHED: tuple[Published, ...] = (
         files="pia.ckpt", kind="motion_module", family="pia",
         gives="PIA: animates an image of the same image model, or in another's style",
         options=f"{SD15} --motion-module pia.ckpt --image first.png --motion-amount moderate",
-        checked="PIA's code: first layer, UNet, masks, videos of all presets",
+        checked="PIA's code: first layer, UNet, masks, videos (`tests/pipelines/test_pia.py`)",
     ),
     Published(
         files="CameraCtrl.ckpt CameraCtrl_pruned.safetensors", kind="cameractrl",
         gives="CameraCtrl: the camera follows a path, with v3: 16 frames of 384 x 256, guidance 14",
         options=f"{SD15} {_V3_ADAPTED} --camera-control CameraCtrl.ckpt --camera zoom-in:0.5",
-        checked="CameraCtrl's code: rays, encoder, UNet, video",
+        checked="CameraCtrl's code: rays, encoder, UNet, video (`tests/camera/test_cameractrl.py`)",
     ),
     Published(
         files="RealEstate10K_LoRA.ckpt", kind="domain_adapter", named=True,
         gives="LoRA of the image model that CameraCtrl was trained with: the look of RealEstate10K, usually left out",
         options=f"{SD15} {_V3_ADAPTED} --lora RealEstate10K_LoRA.ckpt --camera-control CameraCtrl.ckpt "
         "--camera zoom-in:0.5",
-        checked="CameraCtrl's code: UNet with it",
+        checked="CameraCtrl's code: UNet with it (`tests/camera/test_cameractrl.py`)",
     ),
     Published(
         files="mm-Stabilized_{mid,high}.pth", kind="motion_module", family="v1", named=True,
