@@ -66,7 +66,7 @@ def test_motion_module_alone(family: str) -> None:
 def test_scheduler(family: str) -> None:
     """Timesteps of any number of steps, and each step with the noise of the case."""
     tensors, facts = expected(family), case(family)
-    scheduler = make_scheduler("lcm", {"num_train_timesteps": 1000, "steps_offset": 1}, FAMILIES[family].betas)
+    scheduler: Any = make_scheduler("lcm", {"num_train_timesteps": 1000, "steps_offset": 1}, FAMILIES[family].betas)
     assert_close(scheduler.alphas_cumprod, tensors["scheduler.alphas_cumprod"])
     for steps, timesteps in facts["timesteps_by_steps"].items():
         scheduler.set_timesteps(int(steps))
