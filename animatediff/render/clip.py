@@ -25,10 +25,10 @@ class Clip:
     """Chunks of frames, uint8 (n, h, w, 3), once, and only until the next clip is asked for."""
     keyframes: Keyframes = field(default_factory=Keyframes)
     """Images that it was given, as the model saw them, and the frames that they stand at."""
-    camera: CameraPath | None = None
-    """Path of the camera that it follows."""
     notes: list[str] = field(default_factory=list)
     """Choices made for the user, and warnings; complete once the frames are taken."""
+    camera: CameraPath | None = None
+    """Path of the camera that it follows."""
 
     def array(self) -> np.ndarray:
         """All frames, uint8 (f, h, w, 3)."""

@@ -352,7 +352,7 @@ def _sampled(
         reporter.step(progress.phase, progress.step, progress.total, image)
 
     frames = _stream(pipe, call_arguments(request) | own, Callbacks(on_progress, reporter.cancelled), reporter, state)
-    return Clip(request, frames, keyframes, camera, reporter.notes)
+    return Clip(request, frames, keyframes, reporter.notes, camera)
 
 
 def _stream(

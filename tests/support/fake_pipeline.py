@@ -53,7 +53,7 @@ class FakePipeline:
 
     unet = SimpleNamespace(dtype="torch.float32")
     base = SimpleNamespace(_execution_device=torch.device("cpu"), unet=unet)
-    family = sparsectrl = sparsectrl_kind = None
+    family = sparsectrl = sparsectrl_kind = camera_control = motion_image_encoder = None
     recommended = SimpleNamespace(scheduler=None)
     scheduler = type("DDIMScheduler", (), {})()
     defaults = SimpleNamespace(
