@@ -66,8 +66,7 @@ def test_the_image_acts_and_its_scale_moves_the_clip(pipe: AnimateDiffPipeline) 
     assert (first[:, :, 0] - first[:, :, 3]).abs().max() > 0.1 * first.abs().max()
 
 
-@pytest.mark.parametrize("size", [(40, 24), (16, 24), (24, 56)])
-@pytest.mark.parametrize("num_frames", [1, 3])
+@pytest.mark.parametrize(("size", "num_frames"), [((40, 24), 1), ((24, 56), 3)])
 def test_any_size_and_length(pipe: AnimateDiffPipeline, size: tuple[int, int], num_frames: int) -> None:
     height, width = size
     frames = render(pipe, height=height, width=width, num_frames=num_frames)
@@ -84,10 +83,11 @@ def test_windows_see_the_frames_that_are_theirs(pipe: AnimateDiffPipeline) -> No
     part = ImageFeatures(encoder=encoder, latents=latents, motion_scale=0.8).of([4, 5, 7])
     for all_frames, some in zip(whole, part, strict=True):
         torch.testing.assert_close(some, all_frames[:, :, [4, 5, 7]], rtol=0, atol=1e-5 * float(all_frames.abs().max()))
-    for mode in ("unet", "motion"):
-        frames = render(pipe, num_frames=8, window=4, long_mode=mode)
-        still = render(pipe, num_frames=8, window=4, long_mode=mode, image_motion_scale=0.0)
-        assert (frames - still).abs().mean() > 1e-4
+    settings = {"num_frames": 5, "window": 3}
+    frames, without = render(pipe, **settings), render(pipe, **settings, images=None)
+    apart = (frames - without).abs().mean()
+    assert apart > 0.01
+    assert (render(pipe, **settings, long_mode="motion") - frames).abs().mean() < 0.5 * apart, "the image acts alike"
 
 
 def test_clips_of_a_batch_are_those_that_they_are_alone(pipe: AnimateDiffPipeline) -> None:
