@@ -16,14 +16,14 @@ A step on a GPU in float16 took 1.1 times as long in channels_last.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 NARROW = (torch.bfloat16, torch.float16)
 
 
-def memory_format(device: torch.device, dtype: torch.dtype, *, vae: bool = False) -> torch.memory_format:
-    """The layout in which the convolutions of a model are fastest."""
-    last = device.type == "cpu" and (vae or dtype in NARROW)
+def memory_format(device: torch.device, dtype: torch.dtype) -> torch.memory_format:
+    """The layout in which the convolutions of a UNet are fastest; VAEs take theirs from what is given to them."""
+    last = device.type == "cpu" and dtype in NARROW
     return torch.channels_last if last else torch.contiguous_format
 
 
@@ -39,11 +39,3 @@ def lay_out(unet: nn.Module) -> None:
         wanted = memory_format(weight.device, weight.dtype)
         if wanted == torch.channels_last and weight.grad is None and not weight.is_inference():
             weight.data = weight.data.to(memory_format=wanted)
-
-
-def for_vae(images: Tensor) -> Tensor:
-    """Images or latents (n, c, h, w) in the layout in which a VAE is fastest, which its feature maps take from them.
-
-    Its weights stay as they are: other pipelines use them too, and have the same images before and after.
-    """
-    return images.to(memory_format=memory_format(images.device, images.dtype, vae=True))

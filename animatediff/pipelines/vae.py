@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from animatediff.motion.windows import plan_windows
-from animatediff.pipelines.memory_layout import for_vae
 from animatediff.sampling.latents import encode_images as encode_chunks
-from animatediff.sampling.latents import latent_means, latent_posterior, scaled, unscaled
+from animatediff.sampling.latents import for_vae, latent_means, latent_posterior, scaled, unscaled
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -54,11 +54,8 @@ def encode_images(
     One image at a time, tiled if that is on.
     """
 
-    def run(image: Tensor) -> Tensor:
-        return latent_means(vae, for_vae(image))
-
     def encode(vae: Any, image: Tensor) -> Tensor:
-        return in_tiles(vae, run, image, shrink=pixels_per_latent(vae))
+        return in_tiles(vae, partial(latent_means, vae), image, shrink=pixels_per_latent(vae))
 
     with wide_enough(vae):
         return encode_chunks(
@@ -73,7 +70,7 @@ def drawn_latents(vae: Any, image: Tensor, device: torch.device, generators: Seq
     """
 
     def run(image: Tensor) -> Tensor:
-        return latent_posterior(vae, for_vae(image))
+        return latent_posterior(vae, image)
 
     with wide_enough(vae):
         pixels = (image * 2 - 1).to(device, vae.dtype).contiguous()

@@ -9,15 +9,24 @@ import torch
 from torch import Tensor
 
 
+def for_vae(images: Tensor) -> Tensor:
+    """Images or latents (n, c, h, w) in the layout in which a VAE is fastest, which its feature maps take from them.
+
+    On a CPU that is channels_last (`python benchmarks/layers.py layout`). The weights stay as they are: other pipelines
+    use them too, and have the same images before and after.
+    """
+    return images.to(memory_format=torch.channels_last) if images.device.type == "cpu" else images
+
+
 def latent_means(vae: Any, images: Tensor) -> Tensor:
     """Means of the VAE's latents (n, c, h, w), not yet scaled, of images (n, 3, H, W) in -1..1 of its precision."""
-    found = vae.encode(images, return_dict=False)[0]
+    found = vae.encode(for_vae(images), return_dict=False)[0]
     return found if isinstance(found, Tensor) else found.mode()  # a tiny autoencoder has no distribution
 
 
 def latent_posterior(vae: Any, images: Tensor) -> Tensor:
     """Means and, behind them, standard deviations of the VAE's latents (n, 2*c, h, w), as `latent_means`."""
-    found = vae.encode(images, return_dict=False)[0]
+    found = vae.encode(for_vae(images), return_dict=False)[0]
     if isinstance(found, Tensor):  # of a tiny autoencoder, which has no distribution
         return torch.cat([found, torch.zeros_like(found)], dim=1)
     return torch.cat([found.mean, found.std], dim=1)

@@ -57,7 +57,8 @@ def test_latents_are_those_of_the_sampler() -> None:
     assert torch.equal(found, expected)
     assert done == [(number, 6) for number in range(1, 7)]
     with torch.no_grad():
-        means = pipe.vae.encode((frames * 2 - 1).flatten(0, 1)).latent_dist.mean * pipe.vae.config.scaling_factor
+        images = latents.for_vae((frames * 2 - 1).flatten(0, 1))
+        means = pipe.vae.encode(images).latent_dist.mean * pipe.vae.config.scaling_factor
     assert torch.equal(Encoder(pipe, device, size=(SIZE, SIZE)).latents(frames * 2 - 1), means.unflatten(0, (2, 3)))
 
 
