@@ -8,6 +8,7 @@ import pytest
 import torch
 from einops import rearrange
 from PIL import Image
+from support import golden
 from support.golden import assert_close, case, expected, load_attached, load_pipeline, motion_file, run_unet
 from support.paths import GOLDEN
 
@@ -32,21 +33,8 @@ def image() -> Image.Image:
 
 def render(pipe: AnimateDiffPipeline, family: str, guidance_scale: float, **settings: Any) -> torch.Tensor:
     """The clip of a case, (b, c, f, h, w), with the noise that the original drew between its steps."""
-    facts = case(family)
-    out = pipe(
-        facts["prompt"],
-        negative_prompt=facts["negative_prompt"],
-        num_frames=facts["frames"],
-        height=facts["height"],
-        width=facts["width"],
-        num_inference_steps=facts["steps"],
-        guidance_scale=guidance_scale,
-        latents=expected(family)["pipeline.latents"],
-        generator=torch.Generator().manual_seed(facts["noise_generator_seed"]),
-        output_type="pt",
-        **settings,
-    )
-    return rearrange(out.frames, "b f c h w -> b c f h w")
+    generator = torch.Generator().manual_seed(case(family)["noise_generator_seed"])
+    return golden.render(pipe, family, guidance_scale=guidance_scale, generator=generator, **settings)
 
 
 @pytest.mark.parametrize("family", [T2V, I2V])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from animatediff.motion import CameraMerge, MotionAdapter, MotionLayout, MotionModule, frame_positions, plan_windows
+from animatediff.motion.image_encoder import EncoderBlock
 from animatediff.motion.module import TemporalTransformerBlock
 
 if TYPE_CHECKING:
@@ -68,26 +69,6 @@ class CameraConfig:
         )
 
 
-class PoseResnet(nn.Module):
-    """Two convolutions with a residual, and before them half the size and another width where asked for."""
-
-    def __init__(self, channels_in: int, channels: int, *, smaller: bool) -> None:
-        super().__init__()
-        self.smaller = smaller
-        self.in_conv = nn.Conv2d(channels_in, channels, 1) if channels_in != channels else None
-        self.block1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.block2 = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.smaller:
-            # The UNet rounds up where a size is odd, so the last row and column count twice; even sizes as trained.
-            h, w = x.shape[-2:]
-            x = F.avg_pool2d(F.pad(x, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else x, 2)
-        if self.in_conv is not None:
-            x = self.in_conv(x)
-        return x + self.block2(F.relu(self.block1(x)))
-
-
 class PoseEncoder(nn.Module):
     """Features of camera poses, level by level. Keys are the original's, less position tables."""
 
@@ -101,7 +82,7 @@ class PoseEncoder(nn.Module):
         for level, width in enumerate(widths):
             before = widths[max(0, level - 1)]
             resnets = [
-                PoseResnet(before if place == 0 else width, width, smaller=level > 0 and place == 0)
+                EncoderBlock(before if place == 0 else width, width, halve=level > 0 and place == 0)
                 for place in range(config.blocks)
             ]
             attentions = [TemporalTransformerBlock(width, config.num_heads, 1) for _ in range(config.blocks)]

@@ -85,7 +85,11 @@ class ImageEncoder(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """A residual block without norms. (n, c, h, w) -> (n, d, h, w), or half that size, rounded up."""
+    """A residual block without norms, also of CameraCtrl's pose encoder.
+
+    (n, c, h, w) -> (n, d, h, w), or half that size, rounded up as the UNet's: the last row and column of an odd size
+    count twice.
+    """
 
     def __init__(self, channels: int, width: int, *, halve: bool) -> None:
         super().__init__()

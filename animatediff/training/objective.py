@@ -135,5 +135,5 @@ class ClipLoss(nn.Module):
     def residuals(
         self, t: Tensor, embeddings: Tensor, added: Mapping[str, Tensor] | None, num_frames: int, **inputs: Tensor
     ) -> dict[str, Any]:
-        """Residuals that a stage adds inside the UNet, as arguments of its `forward`; everything is (b*f, ...)."""
+        """What a stage adds inside the UNet, just before it is called: arguments of its `forward`, (b*f, ...) each."""
         return {}

@@ -18,7 +18,7 @@ from animatediff.models.camera import RAY_CHANNELS, CameraConfig, CameraCtrl
 from animatediff.motion import MotionLayout, frame_positions
 from animatediff.motion.module import TemporalAttention
 from animatediff.parse import load_json
-from animatediff.weights.fit import check_fit
+from animatediff.weights.fit import check_fit, load_into
 from animatediff.weights.keys import POSITIONS, num_positions
 from animatediff.weights.motion import find_header
 from animatediff.weights.position_tables import TOLERANCE
@@ -56,10 +56,7 @@ def load_cameractrl(
     """
     control, found = empty_cameractrl(source, layout=layout)
     header = found.header
-    expected = {key: tuple(value.shape) for key, value in control.state_dict().items()}
-    names = internal_entries({key: key for key in header.tensors})
-    tensors = load_tensors(header, [names[key] for key in expected], dtype=dtype)
-    control.load_state_dict({key: tensors[names[key]].view(shape) for key, shape in expected.items()}, assign=True)
+    load_into(control, header, internal_entries({key: key for key in header.tensors}), dtype=dtype)
     _set_tables(control, header, dtype)
     logger.info("%s: %s, %s", header.path, found.title, ", ".join(found.evidence))
     return control.eval().requires_grad_(False)

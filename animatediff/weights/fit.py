@@ -10,8 +10,14 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from animatediff.errors import UserError
+from animatediff.weights.storage.files import Header, load_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +78,16 @@ def check_fit(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, path
         raise UserError(f"{path}: {'; '.join(problems)}")
     leave_out(fit.surplus, path=path, model=model)
     return fit
+
+
+def load_into(model: nn.Module, header: Header, names: Mapping[str, str], *, dtype: torch.dtype | None = None) -> None:
+    """Give a model on the meta device the tensors of a file. names: key of the model -> key of the file.
+
+    `dtype` as in `load_tensors`, which says what is raised.
+    """
+    expected = {key: value.shape for key, value in model.state_dict().items()}
+    tensors = load_tensors(header, [names[key] for key in expected], dtype=dtype)
+    model.load_state_dict({key: tensors[names[key]].view(shape) for key, shape in expected.items()}, assign=True)
 
 
 def leave_out(names: Collection[str], *, path: str | Path, model: str) -> None:

@@ -18,7 +18,7 @@ from animatediff.motion import MotionAdapter, MotionLayout, frame_positions
 from animatediff.motion.module import TemporalAttention
 from animatediff.weights.families import Family, family_named
 from animatediff.weights.family_evidence import contradictions, family_missing
-from animatediff.weights.fit import check_fit, leave_out
+from animatediff.weights.fit import check_fit, leave_out, load_into
 from animatediff.weights.hub import fetch_folder, is_hub_id
 from animatediff.weights.keys import (
     ENCODER,
@@ -35,7 +35,7 @@ from animatediff.weights.keys import (
 from animatediff.weights.kinds import SHORT_TITLES
 from animatediff.weights.position_tables import own_tables
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
-from animatediff.weights.storage.files import Header, load_tensors, read_header, save_tensors
+from animatediff.weights.storage.files import Header, read_header, save_tensors
 from animatediff.weights.storage.paths import expanded
 from animatediff.weights.trained_with import trained_with
 
@@ -74,12 +74,10 @@ def load_motion_module(
     adapter, facts, found = empty_motion_module(source, family=family, unet=unet, conv_in_from_file=conv_in_from_file)
     header = found.header
     sources = motion_keys(header.shapes)
-    expected = {key: tuple(value.shape) for key, value in adapter.state_dict().items()}
     taken = {*sources.values()}
     others = [key for key in header.tensors if key not in taken and not MOTION_KEY.match(key)]
     leave_out(others, path=header.path, model=MODEL)
-    tensors = load_tensors(header, [sources[key] for key in expected], dtype=dtype)
-    adapter.load_state_dict({key: tensors[sources[key]].view(shape) for key, shape in expected.items()}, assign=True)
+    load_into(adapter, header, sources, dtype=dtype)
     set_tables(adapter, own_tables(header), dtype)
     title = facts.title if family is not None or found.judgement is None else found.judgement.title()
     level = logging.DEBUG if facts.name == "bundled" else logging.INFO  # of our own there is nothing to find out

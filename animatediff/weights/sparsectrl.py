@@ -24,14 +24,14 @@ from animatediff.parse import load_json
 from animatediff.weights.base import ldm
 from animatediff.weights.base.model_configs import Generation, unet_config
 from animatediff.weights.base.text_width import base_text_width, text_width
-from animatediff.weights.fit import check_fit
+from animatediff.weights.fit import check_fit, load_into
 from animatediff.weights.keys import MOTION_KEY, POSITIONS, TO_INTERNAL, num_positions, rename
 from animatediff.weights.kinds import SHORT_TITLES
 from animatediff.weights.motion import find_header, original_tensors
 from animatediff.weights.motion_config import config_beside
 from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.recognise import Recognised, recognise_header, wrong_kind
-from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, load_tensors, read_header, save_tensors
+from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, read_header, save_tensors
 from animatediff.weights.storage.folders import read_json
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ def load_sparsectrl(
     """
     encoder, found = empty_sparsectrl(source, unet=unet)
     header, config = found.header, encoder.sparse_config
-    expected = {key: tuple(value.shape) for key, value in encoder.state_dict().items()}
-    names = internal_entries({key: key for key in header.tensors})
-    tensors = load_tensors(header, [names[key] for key in expected], dtype=dtype)
-    encoder.load_state_dict({key: tensors[names[key]].view(shape) for key, shape in expected.items()}, assign=True)
+    load_into(encoder, header, internal_entries({key: key for key in header.tensors}), dtype=dtype)
     logger.info("%s: %s (%s), %s", header.path, found.title, config.kind, ", ".join(found.evidence))
     return encoder.eval().requires_grad_(False)
 

@@ -88,18 +88,18 @@ def run_unet(motion: Attachment, tensors: dict[str, torch.Tensor]) -> torch.Tens
     return rearrange(out, "(b f) c h w -> b c f h w", f=num_frames)
 
 
-def render(pipe: AnimateDiffPipeline, family: str) -> torch.Tensor:
-    """The clip of a case: (b, c, f, h, w)."""
+def render(pipe: AnimateDiffPipeline, family: str, **settings: Any) -> torch.Tensor:
+    """The clip of a case: (b, c, f, h, w). settings: arguments of the call beside the case's, or in their place."""
     facts = case(family)
-    out = pipe(
-        facts["prompt"],
-        negative_prompt=facts["negative_prompt"],
-        num_frames=facts["frames"],
-        height=facts["size"],
-        width=facts["size"],
-        num_inference_steps=facts["steps"],
-        guidance_scale=facts["guidance_scale"],
-        latents=expected(family)["pipeline.latents"].to(pipe.unet.device, pipe.unet.dtype),
-        output_type="pt",
-    )
+    of_case = {
+        "negative_prompt": facts["negative_prompt"],
+        "num_frames": facts["frames"],
+        "height": facts.get("height", facts.get("size")),
+        "width": facts.get("width", facts.get("size")),
+        "num_inference_steps": facts["steps"],
+        "guidance_scale": facts.get("guidance_scale"),
+        "latents": expected(family)["pipeline.latents"].to(pipe.unet.device, pipe.unet.dtype),
+        "output_type": "pt",
+    }
+    out = pipe(facts["prompt"], **(of_case | settings))
     return rearrange(out.frames, "b f c h w -> b c f h w")

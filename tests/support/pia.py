@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from animatediff.pipelines import AnimateDiffPipeline
+from support import golden
 from support.golden import case, expected
 from support.paths import GOLDEN
 
@@ -44,18 +45,9 @@ def image() -> Any:
 def render(pipe: AnimateDiffPipeline, preset: int, **settings: Any) -> Tensor:
     """The clip of the case by one of the original's presets: (b, f, c, h, w)."""
     facts = case("pia")
-    call: dict[str, Any] = {
-        "prompt": facts["prompt"],
-        "negative_prompt": facts["negative_prompt"],
-        "num_frames": facts["frames"],
-        "height": facts["height"],
-        "width": facts["width"],
-        "num_inference_steps": facts["steps"],
-        "guidance_scale": facts["guidance_scale"],
-        "latents": expected("pia")["pipeline.latents"],
+    of_case: dict[str, Any] = {
         "images": {facts["cond_frame"]: image()},
         "motion_amount": BY_INDEX[preset],
         "generator": torch.Generator().manual_seed(facts["posterior_generator_seed"]),
-        "output_type": "pt",
     }
-    return pipe(**(call | settings)).frames
+    return golden.render(pipe, "pia", **(of_case | settings)).transpose(1, 2)

@@ -42,22 +42,14 @@ class CameraLoss(ClipLoss):
         self.control = control
         self._adapter = (adapter,)  # its modules are the UNet's
 
-    def forward(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        t: Tensor,
-        embeddings: Tensor,
-        pooled: Tensor | None = None,
-        time_ids: Tensor | None = None,
-        **inputs: Tensor,
-    ) -> Tensor:
-        """inputs: `rays` (b, 6, f, H, W)."""
-        tokens = self.control.tokens(inputs.pop("rays"))
+    def residuals(
+        self, t: Tensor, embeddings: Tensor, added: Mapping[str, Tensor] | None, num_frames: int, **inputs: Tensor
+    ) -> dict[str, Any]:
+        """Tell the motion modules the poses; the UNet gets nothing. inputs: `rays` (b, 6, f, H, W)."""
         assert self.frames is not None
         # It stays until the next call: gradient checkpointing runs the modules again in the backward pass.
-        self.frames.camera = self.control.at_modules(self._adapter[0], tokens)
-        return super().forward(latents, noise, t, embeddings, pooled, time_ids, **inputs)
+        self.frames.camera = self.control.at_modules(self._adapter[0], self.control.tokens(inputs["rays"]))
+        return {}
 
 
 class CameraStage(Stage):
