@@ -75,8 +75,10 @@ class ClipPredictor:
         num_frames = latents.shape[2]
         embeddings = per_frame(given.embeddings, frames)
         conditions = added_conditions(given.pooled, given.time_ids, frames)
+        # the layout decides which kernels run: that of latents from a VAE, or from a saved state, must not
+        sample = rearrange(latents, "b c f h w -> (b f) c h w").to(embeddings.dtype).contiguous()
         inputs = UNetInputs(
-            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(embeddings.dtype),
+            latents=sample,
             timestep=timestep,
             embeddings=embeddings,
             conditions=conditions,
