@@ -23,6 +23,7 @@ from animatediff.sampling.image_features import ImageFeatures
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 from animatediff.sampling.prompt_keys import PromptKeys
 from animatediff.sampling.resume import ResumedSampling
+from animatediff.sampling.shared_rows import first_layers_once
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -114,6 +115,7 @@ class ClipPredictor:
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
             self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs), camera),
             chunked,
+            first_layers_once(self.unet, given.copies, perturbed=perturbed, attention=self.attention),
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),
             self._prompt_keys.during(given, embeddings),
