@@ -19,7 +19,8 @@ from support.pipelines import pipeline, seeded
 from animatediff.pipelines import AnimateDiffPipeline
 
 SMALL: dict[str, Any] = {
-    "num_frames": 3, "height": 16, "width": 16, "num_inference_steps": 1, "guidance_scale": 30.0, "output_type": "latent"
+    "num_frames": 3, "height": 16, "width": 16, "num_inference_steps": 1, "guidance_scale": 30.0,
+    "output_type": "latent",
 }  # fmt: skip
 WINDOWS = {"window": 2, "overlap": 1, "long_mode": "motion"}
 
