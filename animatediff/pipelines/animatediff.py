@@ -17,21 +17,23 @@ from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
 from animatediff.pipelines.compiled import blocks_compiled
-from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device, prepare_all
+from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device
 from animatediff.pipelines.conditions.image import color_match
-from animatediff.pipelines.extras import check_masks, loras_times, on_unet
+from animatediff.pipelines.extras import loras_times, on_unet, prepare_for
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.loading import Loading
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
-from animatediff.pipelines.placement import next_place, vae_away
+from animatediff.pipelines.placement import next_place
 from animatediff.pipelines.plan import Plan, fit, next_decoding, plan_job
+from animatediff.pipelines.precision import check_finite
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.resume import saving
 from animatediff.pipelines.saved_frames import SavedFrames
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
+from animatediff.pipelines.stream import stream_latents, stream_output
 from animatediff.pipelines.subjects import warn_of_no_effect
 from animatediff.pipelines.turns import turn
 from animatediff.pipelines.upscale import enlarged, tiling, warn_of_no_tiles
@@ -100,6 +102,19 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         return AnimateDiffOutput(frames) if call.return_dict else (frames,)
 
     @_takes(Arguments)
+    def stream(self, call: Arguments) -> Iterator[Any]:
+        """Render one clip frame by frame, without end where `num_frames` is None, in memory that does not grow.
+
+        Arguments as of the call, with `long_mode` fifo. Each frame is made when it is asked for, as `output_type` says:
+        a PIL image, an array (h, w, 3) or a tensor (3, h, w) in 0..1, or latents (c, h, w). Between two frames the
+        pipeline is free for other calls. Raises UserError as the call does, before the first frame; Cancelled.
+        """
+        job = self._job(replace(call, long_mode="fifo"), endless=call.num_frames is None)
+        if job.clip.num_clips > 1:
+            raise UserError(f"a stream is of one clip, and this call has {job.clip.num_clips}; make a stream of each")
+        return stream_output(self, job, Callbacks(call.on_progress, call.cancel), call.output_type or "pil")
+
+    @_takes(Arguments)
     def job(self, call: Arguments) -> Job:
         """Complete and check the arguments of a call; nothing is computed. Raises UserError as the call does.
 
@@ -117,8 +132,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         """The job of a call, without a word and without measures against too little memory."""
         return Job.of(call, self)
 
-    def _job(self, call: Arguments) -> Job:
-        job = Job.of(call, self)
+    def _job(self, call: Arguments, *, endless: bool = False) -> Job:
+        job = Job.of(call, self, endless=endless)
         check_tensor_inputs(call.callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         warn_of_no_effect(job, self)
         fit(self, job)
@@ -155,6 +170,8 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 return self._saved_latents(state, job)
             if job.call.upscale is not None:
                 return self._sample_twice(job, callbacks)
+            if job.windows.streams:
+                return torch.cat(list(stream_latents(self, job, callbacks)), dim=2)
             try:
                 with loras_times(job.lora_factor, self._lora_models):
                     return self._sample(job, callbacks)
@@ -201,14 +218,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 device=device,
                 callbacks=callbacks,
             )
-            conditions = prepare_all(job.conditions, setting)
-            vae_away(self)
-            check_masks(job.attention, conditions.image_embeds)
-            for group in groups:
-                of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]
-                group.image_embeds = [part[of_clips] for part in conditions.image_embeds]
-                if conditions.image_channels is not None:  # the same for both halves of guidance
-                    group.image_channels = conditions.image_channels[list(group.own) * (1 + job.guidance)]
+            conditions = prepare_for(groups, job.conditions, setting, job.attention)
             fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
             resumed = self._resumed(job, callbacks, fast)
             sampler = ClipSampler(
@@ -233,14 +243,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 stopped=lambda: self.interrupt,
                 first=None if resumed is None else resumed.first(noise),
             )
-        if not latents.isfinite().all():
-            reason = (
-                f"{self.unet.dtype} is too narrow for this model; use float32 or bfloat16"
-                if self.unet.dtype == torch.float16
-                else "weights of the model or of what is added to it are not finite, or act too strongly; leave out "
-                "LoRAs and other additions one by one"
-            )
-            raise UserError(f"the latents are not finite: {reason}")
+        check_finite(latents, self.unet.dtype)
         return latents
 
     def _conditionings(self, job: Job, device: torch.device) -> list[Conditioning]:

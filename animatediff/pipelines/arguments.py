@@ -122,7 +122,8 @@ class Arguments:
     """The first frame follows the last."""
     long_mode: str = ranged("unet", choices="animatediff.pipelines.windows.LONG_MODES", needs="windows")
     """Context windows over the whole UNet, at the memory of one window; or inside the motion modules alone, so that the
-    image layers see each frame once a step, at the memory of the whole clip's feature maps."""
+    image layers see each frame once a step, at the memory of the whole clip's feature maps; or over a queue that frames
+    leave one after the other (FIFO-Diffusion, arXiv 2405.11473), at the memory of as many frames as there are steps."""
     motion_scale: Curve = 1.0
     """Factor of the motion modules' residual at each frame, 1 as trained, 0 the image model alone: a number,
     `{0: 1.0, 15: 0.3}` with straight lines between, or one number a frame."""

@@ -91,7 +91,7 @@ class Estimate:
             at_once = min(self.job.decode_chunk_size, clip.num_clips * clip.num_frames)
             # a CPU decodes one after the other, whatever is asked for (`decode_images`)
             self.job.saving.measures = replace(measures, decode=1) if self._blocks else measures
-            latents = torch.zeros(clip.latents, device=META)
+            latents = torch.zeros(self.job.at_once, device=META)
             frames = self.pipe.decode(latents, self.job)
             peak = self._peak(lambda: next(frames), [vae])
             if self._blocks:
@@ -120,7 +120,7 @@ class Estimate:
         latents = torch.zeros(*clip.latents[:2], len(window), *clip.latents[3:], device=META)
         whole = replace(job, windows=replace(job.windows, windows=job.windows.in_motion[:2]))
         whole.saving.measures = measures
-        kept = (KEPT_LATENTS + 2 * (num_windows > 1)) * 4 * torch.Size(clip.latents).numel()
+        kept = (KEPT_LATENTS + 2 * (num_windows > 1)) * 4 * torch.Size(job.at_once).numel()
         features = 0
 
         def run() -> None:
@@ -153,6 +153,8 @@ class Estimate:
     def _window(self) -> tuple[list[int], int]:
         """Frames that the UNet sees at once, of the window that takes most; and how many windows there are."""
         windows, frames = self.job.windows.over_unet, list(range(self.job.clip.num_frames))
+        if self.job.windows.streams:
+            return frames[: self.job.windows.length], 2
         if not windows:
             return frames, 1
         shown = {f for c in self.job.conditions if isinstance(c, SparseCtrlCondition) for f in c.frames}
@@ -166,7 +168,7 @@ class Estimate:
             parts=self.pipe,
             clip=clip,
             schedule=schedule,
-            noise=torch.zeros(clip.latents, device=META),
+            noise=torch.zeros(self.job.at_once, device=META),
             generators=self.job.generators,
             guidance=self.job.guidance,
             device=META,

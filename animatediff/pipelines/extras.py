@@ -1,4 +1,4 @@
-"""Settings of a call about attention: `cross_attention_kwargs`, and perturbed-attention guidance."""
+"""Settings of a call about attention, and what conditions contribute to each group of its clips."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.pipelines.arguments import Arguments
+from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
 from animatediff.pipelines.conditions.ip_adapter import num_adapters
+from animatediff.pipelines.placement import vae_away
+from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.perturbed import PAG, perturbed_layers
 
 if TYPE_CHECKING:
@@ -63,6 +66,25 @@ def loras_times(factor: float, models: Sequence[torch.nn.Module]) -> AbstractCon
     from animatediff.weights.lora.layers import lora_factor
 
     return lora_factor(models, factor)
+
+
+def prepare_for(
+    groups: Sequence[Conditioning],
+    conditions: Sequence[Condition],
+    setting: Setting,
+    attention: Mapping[str, Any] | None,
+) -> PreparedConditions:
+    """Prepare conditions, and give groups of clips their parts of them. attention: arguments of its processors."""
+    prepared = prepare_all(conditions, setting)
+    vae_away(setting.parts)
+    check_masks(attention, prepared.image_embeds)
+    num_clips, rows = setting.clip.num_clips, 1 + setting.guidance
+    for group in groups:
+        of_clips = [clip + num_clips * row for row in range(rows) for clip in group.own]
+        group.image_embeds = [part[of_clips] for part in prepared.image_embeds]
+        if prepared.image_channels is not None:  # the same for both halves of guidance
+            group.image_channels = prepared.image_channels[list(group.own) * rows]
+    return prepared
 
 
 def on_unet(given: Mapping[str, Any] | None, unet: Any) -> Mapping[str, Any] | None:

@@ -25,6 +25,7 @@ from animatediff.pipelines.conditions.ip_adapter import has_ip_adapter
 from animatediff.pipelines.extras import attention_arguments, pag_of
 from animatediff.pipelines.output import Defaults
 from animatediff.pipelines.parts import LoadedParts, check_parts, guidance_width, is_sdxl
+from animatediff.pipelines.stream_checks import check_stream, without_end
 from animatediff.pipelines.texts import Texts
 from animatediff.pipelines.upscale import check_upscale
 from animatediff.pipelines.windows import ContextWindows
@@ -70,21 +71,28 @@ class Job:
     decode_chunk_size: int
     fast: Callable[[int], frozenset[int] | None] | None
     """Number of steps -> those that leave layers or the negative prompt out; None makes all steps whole."""
+    endless: bool = False
+    """Whether frames come without end; behind the clip's last they are conditioned as that one is."""
     saving: InUse = field(default_factory=InUse)
     """Measures against too little memory, which may grow while the clip is rendered."""
 
     @classmethod
-    def of(cls, call: Arguments, parts: LoadedParts) -> Job:
-        """Complete and check a call. Raises UserError for the first value that does not fit."""
+    def of(cls, call: Arguments, parts: LoadedParts, *, endless: bool = False) -> Job:
+        """Complete and check a call. Raises UserError for the first value that does not fit.
+
+        endless: frames without end; the clip's length is then up to where its prompts and curves change.
+        """
         motion = _attached(parts)
         _check_base(parts)
         defaults = parts.defaults
+        steps = defaults.num_inference_steps if call.num_inference_steps is None else call.num_inference_steps
+        if endless:
+            call = without_end(call, steps)
         texts = Texts.of(call, sdxl=is_sdxl(parts.base))
         conditions = conditions_of(call, parts)
         suggestions = [_of_latents(call, parts.base.vae_scale_factor), *(c.suggestion for c in conditions)]
         length = next((c.num_frames for c in conditions if c.num_frames is not None), defaults.num_frames)
         clip = _clip_shape(call, parts, replace(defaults, num_frames=length), suggestions, num_clips=texts.num_clips)
-        steps = defaults.num_inference_steps if call.num_inference_steps is None else call.num_inference_steps
         texts.check(clip.num_frames)
         check_clip_skip(call.clip_skip, parts)
         _check_steps(call)
@@ -95,7 +103,11 @@ class Job:
             clip.num_frames,
             default_length=defaults.window,
             max_positions=min([motion.adapter.numerics.max_positions, *limits]),
+            steps=steps,
+            endless=endless,
         )
+        if windows.streams:
+            check_stream(call, parts.base.scheduler, endless=endless)
         check_scheduler(parts.base.scheduler, steps, timesteps=call.timesteps, sigmas=call.sigmas)
         strength = _strength(call, conditions)
         schedule_of(call, copy.deepcopy(parts.base.scheduler), steps, strength, "cpu").begin()
@@ -128,6 +140,7 @@ class Job:
             attention=attention,
             decode_chunk_size=call.decode_chunk_size or DECODE_CHUNK_SIZE,
             fast=_fast(call, parts, steps, strength),
+            endless=endless,
         )
 
     @property
@@ -144,6 +157,12 @@ class Job:
             window=self.windows.length,
             overlap=self.windows.overlap,
         )
+
+    @property
+    def at_once(self) -> tuple[int, int, int, int, int]:
+        """(b, c, f, h, w) of the latents that are there at once: of all frames, or of a queue's."""
+        batch, channels, num_frames, height, width = self.clip.latents
+        return batch, channels, self.steps if self.windows.streams else num_frames, height, width
 
     def first_pass(self) -> Job:
         """The job without its upscaling, and without what is done to finished frames alone."""

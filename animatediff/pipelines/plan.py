@@ -236,7 +236,7 @@ def _fits_by_far(pipe: Any, job: Job) -> str:
 def _bound(pipe: Any, job: Job) -> int:
     """More than all results of layers take at once."""
     clip, factor = job.clip, job.call.upscale or 1.0
-    frames = job.windows.length if job.windows.over_unet else clip.num_frames
+    frames = job.windows.length if job.windows.over_unet or job.windows.streams else clip.num_frames
     images = clip.num_clips * min(frames, clip.num_frames) * (1 + job.guidance + (job.pag is not None))
     height, width = clip.latent_size
     widths: Any = pipe.unet.config["block_out_channels"]

@@ -1,8 +1,9 @@
-"""Device and number format that serve best where neither is given."""
+"""Device and number format that serve best where neither is given, and numbers that are beyond a format."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.pipelines.number_probe import fastest_on_cpu
@@ -43,3 +44,16 @@ def as_dtype(name: str | torch.dtype | None, device: torch.device | str) -> torc
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}; known are auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def check_finite(latents: Tensor, dtype: torch.dtype) -> None:
+    """Raise UserError where latents are not finite. dtype: of the UNet."""
+    if latents.isfinite().all():
+        return
+    reason = (
+        f"{dtype} is too narrow for this model; use float32 or bfloat16"
+        if dtype == torch.float16
+        else "weights of the model or of what is added to it are not finite, or act too strongly; leave out LoRAs and "
+        "other additions one by one"
+    )
+    raise UserError(f"the latents are not finite: {reason}")

@@ -41,7 +41,7 @@ SUBJECTS: dict[str, Subject[_Call]] = {
         lacking="guidance is off; it acts where `guidance_scale` is above 1",
     ),
     "windows": Subject(
-        is_there=lambda call: len(call.job.windows.windows) > 1,
+        is_there=lambda call: len(call.job.windows.windows) > 1 or call.job.windows.streams,
         lacking="all frames are in one window; it acts where `num_frames` is more than `window`",
     ),
     "freeinit": Subject(

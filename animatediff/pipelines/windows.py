@@ -9,8 +9,8 @@ from animatediff.errors import UserError
 from animatediff.motion import Window, plan_windows
 from animatediff.pipelines.arguments import Arguments
 
-LONG_MODES = ("unet", "motion")
-"""Windows over the whole UNet, or inside the motion modules alone."""
+LONG_MODES = ("unet", "motion", "fifo")
+"""Windows over the whole UNet, or inside the motion modules alone, or over a queue of frames (`sampling.fifo`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,32 +21,47 @@ class ContextWindows:
     length: int
     overlap: int
     mode: str
+    streams: bool = False
+    """Whether frames come out of a queue one after the other; the windows are those of the clip that it begins with."""
 
     @classmethod
-    def of(cls, call: Arguments, num_frames: int, *, default_length: int, max_positions: int) -> ContextWindows:
+    def of(
+        cls,
+        call: Arguments,
+        num_frames: int,
+        *,
+        default_length: int,
+        max_positions: int,
+        steps: int = 1,
+        endless: bool = False,
+    ) -> ContextWindows:
         """Lay out the windows of a call.
 
-        default_length: of windows where the clip is longer than `max_positions`. Raises UserError for a window beyond
-        the trained positions, and for an overlap that is not smaller than the window.
+        default_length: of windows where the clip is longer than `max_positions`; steps: of the sampler, as long is a
+        queue; endless: a clip whose length is not known. Raises UserError for a window beyond the trained positions,
+        and for an overlap that is not smaller than the window.
         """
         length, overlap = call.window, call.overlap
         if length is None:
-            length = num_frames if num_frames <= max_positions else min(default_length, max_positions)
+            fits = num_frames <= max_positions and not endless
+            length = num_frames if fits else min(default_length, max_positions)
         if not 1 <= length <= max_positions:
             raise UserError(f"window must be 1 to {max_positions} frames with this motion module, got {length}")
+        streams = call.long_mode == "fifo" and (endless or num_frames > length)
         if overlap is None:
-            overlap = length // 4
+            overlap = length // 2 if streams else length // 4
         if not 0 <= overlap < length:
             raise UserError(f"overlap must be at least 0 and less than the window of {length} frames, got {overlap}")
+        planned = steps if streams else num_frames
         windows = plan_windows(
-            num_frames, length, overlap, stride=call.stride, closed_loop=call.closed_loop, blend=call.blend
+            planned, length, overlap, stride=call.stride, closed_loop=call.closed_loop, blend=call.blend
         )
-        return cls(windows=windows, length=length, overlap=overlap, mode=call.long_mode)
+        return cls(windows=windows, length=length, overlap=overlap, mode=call.long_mode, streams=streams)
 
     @property
     def over_unet(self) -> Sequence[Window]:
         """Windows that are predicted one after the other; empty where the UNet gets all frames at once."""
-        return self.windows if self.mode == "unet" and len(self.windows) > 1 else ()
+        return self.windows if self.mode != "motion" and len(self.windows) > 1 else ()
 
     @property
     def in_motion(self) -> Sequence[Window]:

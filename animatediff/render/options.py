@@ -160,7 +160,8 @@ class AnimateOptions:
     blend: str = option("Where windows overlap: pyramid, flat, overlap-linear, gauss.", panel=LONG, metavar="HOW")
     closed_loop: bool = option("The first frame follows the last; the seam is measured.", panel=LONG)
     long_mode: str = option(
-        "Windows over the unet, or in the motion modules alone: unet, motion.", panel=LONG, metavar="MODE",
+        "Windows over the unet, in the motion modules alone, or a queue of frames: unet, motion, fifo.",
+        panel=LONG, metavar="MODE",
     )
     noise: str = option(
         "default, or freenoise: later frames have the first ones' noise, shuffled.", panel=LONG, metavar="KIND",

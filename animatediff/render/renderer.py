@@ -358,24 +358,29 @@ def _sampled(
 def _stream(
     pipe: Any, arguments: dict[str, Any], callbacks: Callbacks, reporter: Reporter, state: SavedCall | None
 ) -> Generator[np.ndarray]:
-    """Sample now; the frames, uint8 (n, h, w, 3), are decoded as they are taken.
+    """Sample now; the frames, uint8 (n, h, w, 3), are decoded as they are taken, those of a queue made then.
 
     All that the renderer asks of a pipeline to make frames stands here.
     """
+    from animatediff.pipelines.stream import stream_frames
     from animatediff.pipelines.vae import to_bytes
 
     job = pipe.job(**arguments)
     reporter.memory = job.saving.line
-    if state is not None:
+    streams = arguments.get("long_mode") == "fifo" and job.windows.streams
+    if state is not None and streams:
+        logger.info("no state of this clip is saved (`long_mode` fifo): if it is stopped, it begins anew")
+    if state is not None and not streams:
         callbacks = replace(callbacks, saves=state.opened(pipe, job))
-    latents = pipe.sample(job, callbacks)
-    if state is not None:
+    latents = None if streams else pipe.sample(job, callbacks)
+    if state is not None and latents is not None:
         state.sampled(latents)
 
     def decoded() -> Generator[np.ndarray]:
         with ExitStack() as stack:
             stack.callback(pipe.maybe_free_model_hooks)
-            chunks = stack.enter_context(closing(pipe.decode(latents, job, callbacks)))
+            made = stream_frames(pipe, job, callbacks) if streams else pipe.decode(latents, job, callbacks)
+            chunks = stack.enter_context(closing(made))
             while True:
                 with noted(reporter):
                     if (chunk := next(chunks, None)) is None:

@@ -20,6 +20,7 @@ class UNetInputs:
     latents: Tensor
     """(b*f, c, h, w), as the UNet gets them."""
     timestep: Tensor
+    """One for all, or (b*f,)."""
     embeddings: Tensor
     """(b*f, n, d) prompt embeddings."""
     conditions: Mapping[str, Tensor] | None

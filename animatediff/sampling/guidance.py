@@ -73,15 +73,18 @@ class GuidedClips:
         elif known is not None:
             out = prompted + (scale - 1) * known
         if self.pag is not None:
-            out = out + self.pag.at(float(timestep)) * (prompted - parts[-1])
-        return rescaled(out, prompted, self.rescale) if guidance and self.rescale else out
+            out = out + self.pag.at(timestep) * (prompted - parts[-1])
+        if guidance and self.rescale:
+            return rescaled(out, prompted, self.rescale, each_frame=timestep.ndim > 0)
+        return out
 
 
-def rescaled(result: Tensor, positive: Tensor, share: float) -> Tensor:
+def rescaled(result: Tensor, positive: Tensor, share: float, *, each_frame: bool = False) -> Tensor:
     """Give this share of a guided prediction the standard deviation of the positive one, each clip of its own.
 
-    arXiv 2305.08891, equations 15 and 16.
+    arXiv 2305.08891, equations 15 and 16. each_frame: each frame has its own, as frames (b, c, f, h, w) of several
+    noise levels do.
     """
-    axes = tuple(range(1, result.ndim))
+    axes = (1, 3, 4) if each_frame else tuple(range(1, result.ndim))
     ratio = positive.std(axes, keepdim=True) / result.std(axes, keepdim=True)
     return share * (result * ratio) + (1 - share) * result

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.motion.module import TemporalAttention
@@ -36,9 +36,13 @@ class PAG:
     adaptive_scale: float = 0.0
     """How much of the scale is taken away with each timestep below 1000."""
 
-    def at(self, timestep: float) -> float:
-        """The scale at a timestep."""
-        return max(0.0, self.scale - self.adaptive_scale * (1000 - timestep)) if self.adaptive_scale else self.scale
+    def at(self, timestep: Tensor) -> float | Tensor:
+        """The scale at a timestep; at those of f frames (f,) one for each, (f, 1, 1)."""
+        if not self.adaptive_scale:
+            return self.scale
+        if timestep.ndim:
+            return (self.scale - self.adaptive_scale * (1000 - timestep)).clamp_min(0)[:, None, None]
+        return max(0.0, self.scale - self.adaptive_scale * (1000 - float(timestep)))
 
 
 def perturbed_layers(unet: nn.Module, names: Sequence[str]) -> PerturbedLayers:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 Predict = Callable[[Tensor, Tensor, Sequence[int]], Tensor]
-"""(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape."""
+"""(latents (b, c, f, h, w), timestep, which f frames of the clip these are) -> the prediction, of the same shape.
+
+The timestep is one of all frames, or (f,), where each has its own.
+"""
 
 _OF_NEGATIVES = ("guess", "spares_negatives")
 """Attributes of controls that spare the clips of negative prompts."""
@@ -74,6 +77,7 @@ class ClipPredictor:
         perturbed: layers whose attention is the identity in the last third of the rows, without guidance half.
         """
         num_frames = latents.shape[2]
+        timestep = timestep.repeat(len(latents)) if timestep.ndim else timestep  # (r*f,), or one for all
         embeddings = per_frame(given.embeddings, frames)
         conditions = added_conditions(given.pooled, given.time_ids, frames)
         # the layout decides which kernels run: that of latents from a VAE, or from a saved state, must not

@@ -81,7 +81,7 @@ class Runner(BaseRunner):
         stride: int = Input(default=1, description="2 adds windows of every second frame, 3 also of every fourth.", ge=1, le=16),
         blend: str = Input(default="pyramid", description="Where windows overlap: pyramid, flat, overlap-linear, gauss.", choices=["pyramid", "flat", "overlap-linear", "gauss"]),
         closed_loop: bool = Input(default=False, description="The first frame follows the last; the seam is measured."),
-        long_mode: str = Input(default="unet", description="Windows over the unet, or in the motion modules alone: unet, motion.", choices=["unet", "motion"]),
+        long_mode: str = Input(default="unet", description="Windows over the unet, in the motion modules alone, or a queue of frames: unet, motion, fifo.", choices=["unet", "motion", "fifo"]),
         noise: str = Input(default="default", description="default, or freenoise: later frames have the first ones' noise, shuffled.", choices=["default", "freenoise"]),
         freeinit: int = Input(default=1, description="FreeInit: how often the clip is sampled, 2 to 5; 1 is off.", ge=1, le=20),
         freeinit_filter: str = Input(default="butterworth", description="butterworth, gaussian, ideal or box.", choices=["butterworth", "gaussian", "ideal", "box"]),
