@@ -83,6 +83,9 @@ def test_output_types(pipe: AnimateDiffPipeline) -> None:
 def test_a_short_clip_is_as_usual(pipe: AnimateDiffPipeline) -> None:
     usual = pipe("a fox", generator=seeded(1)[0], **TINY).frames[0].transpose(0, 1)
     assert torch.equal(torch.stack(list(pipe.stream("a fox", generator=seeded(1)[0], **TINY))), usual)
+    jobs = [pipe.job("a fox", **TINY | {"num_frames": frames, "long_mode": "fifo"}) for frames in (16, 17)]
+    assert [job.windows.streams for job in jobs] == [False, True], "longer than the window of 16, though 32 are known"
+    assert (jobs[1].windows.length, jobs[1].windows.overlap, jobs[1].at_once[2]) == (16, 8, 2)
 
 
 @pytest.mark.parametrize(
