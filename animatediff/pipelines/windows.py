@@ -37,9 +37,9 @@ class ContextWindows:
     ) -> ContextWindows:
         """Lay out the windows of a call.
 
-        default_length: of windows where the clip is longer than `max_positions`, of a queue in any case; steps: of the sampler, as long is a
-        queue; endless: a clip whose length is not known. Raises UserError for a window beyond the trained positions,
-        and for an overlap that is not smaller than the window.
+        default_length: of windows where the clip is longer than `max_positions`, of a queue in any case. steps: of the
+        sampler, as long is a queue. endless: a clip whose length is not known. Raises UserError for a window beyond the
+        trained positions, and for an overlap that is not smaller than the window.
         """
         length, overlap = call.window, call.overlap
         if length is None:
