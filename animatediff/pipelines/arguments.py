@@ -113,7 +113,7 @@ class Arguments:
     window: int | None = ranged(None, ge=1)
     """Frames that the motion module sees at once in clips longer than it knows."""
     overlap: int | None = ranged(None, ge=0, needs="windows")
-    """Frames that two neighbouring windows share."""
+    """Frames that two neighbouring windows share; None is a quarter of a window, of a queue half of it."""
     stride: int = ranged(1, ge=1, le=16, needs="windows")
     """2 adds windows of every second frame, 3 also of every fourth."""
     blend: str = ranged("pyramid", choices="animatediff.motion.windows.BLENDS", needs="windows")

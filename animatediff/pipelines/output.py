@@ -41,6 +41,7 @@ class Progress:
     step: int
     """Steps made, from 1 to `total`."""
     total: int
+    """0 where frames come without end."""
     latents: Tensor | None = None
     """While denoising: the sampler's estimate (b, c, f, h, w) of the clean latents where it gives one, else the latents
     of the step; what a preview shows."""

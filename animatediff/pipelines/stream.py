@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from animatediff.sampling import clip_noise, draw_noise
 from animatediff.sampling.fifo import FrameQueue, FrameSteps, first_queue, numbered
 
 
-def stream_latents(pipe: Any, job: Job, callbacks: Callbacks) -> Iterator[Tensor]:
+def stream_latents(pipe: Any, job: Job, callbacks: Callbacks) -> Generator[Tensor]:
     """Latents of one frame of every clip after the other, (b, c, 1, h, w), each sampled when it is asked for.
 
     Between two frames the pipeline is free for other calls. Raises Cancelled, and UserError for latents that are not
@@ -41,7 +41,7 @@ def stream_latents(pipe: Any, job: Job, callbacks: Callbacks) -> Iterator[Tensor
         yield latents
 
 
-def stream_frames(pipe: Any, job: Job, callbacks: Callbacks) -> Iterator[Tensor]:
+def stream_frames(pipe: Any, job: Job, callbacks: Callbacks) -> Generator[Tensor]:
     """Frames (n, 3, H, W) in 0..1 of the one clip of a job, `decode_chunk_size` at a time, else one by one."""
     quiet = replace(callbacks, on_progress=None)
     if not job.windows.streams:
@@ -57,7 +57,7 @@ def stream_frames(pipe: Any, job: Job, callbacks: Callbacks) -> Iterator[Tensor]
         yield from pipe.decode(torch.cat(waiting, dim=2), job, quiet)
 
 
-def stream_output(pipe: Any, job: Job, callbacks: Callbacks, output_type: str) -> Iterator[Any]:
+def stream_output(pipe: Any, job: Job, callbacks: Callbacks, output_type: str) -> Generator[Any]:
     """Frames of the one clip of a job, each as `output_type` says."""
     try:
         if output_type == "latent":

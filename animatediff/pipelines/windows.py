@@ -37,14 +37,15 @@ class ContextWindows:
     ) -> ContextWindows:
         """Lay out the windows of a call.
 
-        default_length: of windows where the clip is longer than `max_positions`; steps: of the sampler, as long is a
-        queue; endless: a clip whose length is not known. Raises UserError for a window beyond the trained positions,
-        and for an overlap that is not smaller than the window.
+        default_length: of windows where the clip is longer than `max_positions`, of a queue in any case. steps: of the
+        sampler, as long is a queue. endless: a clip whose length is not known. Raises UserError for a window beyond the
+        trained positions, and for an overlap that is not smaller than the window.
         """
         length, overlap = call.window, call.overlap
         if length is None:
-            fits = num_frames <= max_positions and not endless
-            length = num_frames if fits else min(default_length, max_positions)
+            usual, fifo = min(default_length, max_positions), call.long_mode == "fifo"
+            fits = num_frames <= (usual if fifo else max_positions) and not endless
+            length = num_frames if fits else usual
         if not 1 <= length <= max_positions:
             raise UserError(f"window must be 1 to {max_positions} frames with this motion module, got {length}")
         streams = call.long_mode == "fifo" and (endless or num_frames > length)

@@ -16,6 +16,7 @@ from support.close import relative
 from support.paths import GOLDEN
 from support.pipelines import pipeline, seeded
 
+from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
 
 SMALL: dict[str, Any] = {
@@ -107,3 +108,16 @@ def test_each_setting_acts_on_each_family(family: str, setting: str, caplog: pyt
     assert changed.isfinite().all()
     assert relative(changed, plain) > 5e-4
     assert "no effect" not in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_queue_of_frames_of_each_family(family: str) -> None:
+    """With its conditions, or without those that are refused."""
+    given, pipe = {**SMALL, **FAMILIES[family][1], "window": 2, "long_mode": "fifo"}, made(family)
+    if "images" in given:
+        with pytest.raises(UserError, match="`images`: not with `long_mode` fifo"):
+            pipe("a fox", **given)
+        given = {name: value for name, value in given.items() if name not in ("images", "image_mode")}
+    clips = [pipe(prompt, generator=seeded(1)[0], **given).frames for prompt in ("a fox", "a red car in the snow")]
+    assert clips[0].isfinite().all()
+    assert relative(*clips) > 1e-3, "of its prompt"

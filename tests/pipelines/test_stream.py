@@ -63,7 +63,7 @@ def test_a_stream_is_the_clip_and_begins_the_one_without_end(pipe: AnimateDiffPi
 
 def test_the_first_frames_are_those_of_a_usual_clip(pipe: AnimateDiffPipeline) -> None:
     def usual(seed: int) -> torch.Tensor:
-        settings = LONG | {"num_frames": 3}  # as many as the queue has
+        settings: dict[str, Any] = LONG | {"num_frames": 3}  # as many as the queue has
         return pipe("a fox", generator=seeded(seed)[0], **settings).frames[0].transpose(0, 1)
 
     assert relative(plain()[0], usual(1)[0]) < 0.2 * relative(usual(2)[0], usual(1)[0])
@@ -83,6 +83,9 @@ def test_output_types(pipe: AnimateDiffPipeline) -> None:
 def test_a_short_clip_is_as_usual(pipe: AnimateDiffPipeline) -> None:
     usual = pipe("a fox", generator=seeded(1)[0], **TINY).frames[0].transpose(0, 1)
     assert torch.equal(torch.stack(list(pipe.stream("a fox", generator=seeded(1)[0], **TINY))), usual)
+    jobs = [pipe.job("a fox", **TINY | {"num_frames": frames, "long_mode": "fifo"}) for frames in (16, 17)]
+    assert [job.windows.streams for job in jobs] == [False, True], "longer than the window of 16, though 32 are known"
+    assert (jobs[1].windows.length, jobs[1].windows.overlap, jobs[1].at_once[2]) == (16, 8, 2)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +98,11 @@ def test_a_short_clip_is_as_usual(pipe: AnimateDiffPipeline) -> None:
 def test_settings_act(pipe: AnimateDiffPipeline, changed: dict[str, Any]) -> None:
     pipe.set_pag_applied_layers("down_blocks.0" if "pag_scale" in changed else None)
     try:
-        found = frames(pipe, **changed)
+        found = frames(pipe, num_frames=5, **changed)
     finally:
         pipe.set_pag_applied_layers(None)
     assert found.isfinite().all()
-    assert relative(found, plain(guidance_scale=changed.get("guidance_scale", 1.0))) > 1e-3
+    assert relative(found, plain(5, guidance_scale=changed.get("guidance_scale", 1.0))) > 1e-3
 
 
 def test_prompts_and_curves_by_the_number_of_a_frame(pipe: AnimateDiffPipeline) -> None:
@@ -123,7 +126,7 @@ def test_the_camera_is_followed() -> None:
     pipe.load_motion_module(GOLDEN / "cameractrl" / "v3_sd15_mm.ckpt")
     pipe.load_camera_control(GOLDEN / "cameractrl" / "CameraCtrl.ckpt")
     pipe.set_progress_bar_config(disable=True)
-    small = {"height": 32, "width": 32, "num_inference_steps": 2, "num_frames": 5}
+    small: dict[str, Any] = {"height": 32, "width": 32, "num_inference_steps": 2, "num_frames": 5}
     zoomed = frames(pipe, camera="zoom-in:1", **small)
     assert relative(zoomed, frames(pipe, **small)) > 1e-3
     with pytest.raises(UserError, match="`camera`: not with `long_mode` fifo"):
@@ -197,18 +200,14 @@ def request_of(**changes: Any) -> Any:
 
 
 def test_the_writer_takes_frames_as_they_come(tmp_path: Path, pipe: AnimateDiffPipeline) -> None:
-    seen: list[tuple[str, int]] = []
-
-    def note(event: Event) -> None:
-        seen.append((event.phase, event.step))
-
-    done = render(request_of(out=str(tmp_path / "clip")), pipe=pipe, on_progress=note)
-    wanted = np.stack(list(streamed(pipe, output_type="pil")))
-    assert np.array_equal(read_video(done.files[0])[0], wanted)
-    assert seen.index(("write", 1)) < seen.index(("denoise", 4)), "one is written before the next is made"
-    (clip,) = Renderer.of(pipe).clips([request_of()])
+    done = render(request_of(out=str(tmp_path / "clip")), pipe=pipe)
+    assert np.array_equal(read_video(done.files[0])[0], np.stack(list(streamed(pipe, output_type="pil"))))
+    seen: list[Event] = []
+    clips = Renderer.of(pipe).clips([request_of()], on_event=seen.append)
+    clip = next(clips)
     assert next(clip.frames).shape == (1, 16, 16, 3)
-    clip.frames.close()
+    assert (seen[-1].phase, seen[-1].step, seen[-1].total) == ("denoise", 3, 8), "no further one is made before"
+    clips.close()
 
 
 def test_the_plan_counts_the_queue_alone(pipe: AnimateDiffPipeline) -> None:
