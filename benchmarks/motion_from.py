@@ -220,7 +220,9 @@ def sheet(path: Path, pairs: list[Pair], folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=ROOT / "outputs" / "motion_from", help="folder of figures and clips")
+    parser.add_argument(
+        "--run", type=Path, default=ROOT / "outputs" / "motion_from", help="folder of figures and clips"
+    )
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--cameras", type=int, default=16, help="pairs with a move of the camera, besides")
     parser.add_argument("--steps", type=int, help="steps of the sampler (as the model recommends)")

@@ -28,7 +28,7 @@ from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
 from animatediff.pipelines.placement import next_place, vae_away
 from animatediff.pipelines.plan import Plan, fit, next_decoding, plan_job
-from animatediff.pipelines.prompts import encode_groups, encode_prompts
+from animatediff.pipelines.prompts import empty_prompt, encode_groups
 from animatediff.pipelines.resume import saving
 from animatediff.pipelines.saved_frames import SavedFrames
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
@@ -191,6 +191,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         for network in (self.unet, *networks):
             lay_out(network)
         with on_device(networks, device), blocks_compiled(self.unet, device, self.compile_settings):
+            size = (job.clip.height, job.clip.width)
             setting = Setting(
                 parts=self,
                 clip=job.clip,
@@ -198,15 +199,13 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
                 noise=noise,
                 generators=job.generators,
                 guidance=job.guidance,
-                empty_prompt=partial(self._empty_prompt, job, device),
+                empty_prompt=lambda count: empty_prompt(self.base, job.call, count, size, device),
                 device=device,
                 callbacks=callbacks,
             )
             conditions = prepare_all(job.conditions, setting)
             vae_away(self)
             check_masks(job.attention, conditions.image_embeds)
-            if conditions.motion is not None:
-                conditions.motion.without_images(conditions.image_embeds)
             for group in groups:
                 of_clips = [clip + job.clip.num_clips * row for row in range(1 + job.guidance) for clip in group.own]
                 group.image_embeds = [part[of_clips] for part in conditions.image_embeds]
@@ -269,29 +268,6 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             )
             for clips, made in encoded
         ]
-
-    def _empty_prompt(self, job: Job, device: torch.device, num_clips: int) -> Conditioning:
-        """An empty prompt for clips of this shape, as the UNet takes it."""
-        made = encode_prompts(
-            self.base,
-            [""] * num_clips,
-            None,
-            num_frames=job.clip.num_frames,
-            guidance=False,
-            clip_skip=job.call.clip_skip,
-            plain=True,
-            size=(job.clip.height, job.clip.width),
-            device=device,
-            call=job.call,
-        )
-        guidance = self._guidance_embeds(job)
-        return Conditioning(
-            clips=range(num_clips),
-            embeddings=made.embeddings,
-            pooled=made.pooled,
-            time_ids=made.time_ids,
-            guidance_embeds=None if guidance is None else guidance[:num_clips],
-        )
 
     def _noiseless(self, job: Job, device: torch.device) -> Tensor | None:
         """Latents of the call that are to be noised to the first step, as in diffusers where all steps are made."""

@@ -21,14 +21,17 @@ from animatediff.pipelines.conditions.camera import CameraCondition
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
+from animatediff.pipelines.conditions.motion_from import MotionFromCondition
 from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
 from animatediff.pipelines.extras import pag_of
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.output import Callbacks
+from animatediff.pipelines.prompts import empty_prompt
 from animatediff.pipelines.vae import encode_images
 from animatediff.sampling.camera import KEPT
+from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.features import DeepFeatures
 from animatediff.weights.lora.load import uncompiled
@@ -68,7 +71,8 @@ class Estimate:
         made: list[Any] = []
         peak = self._peak(lambda: made.extend(self.pipe._conditionings(self.job, META)), self.pipe.text_encoders)
         self._groups = made
-        shown = [c for c in self.job.conditions if isinstance(c, VideoCondition | ImageCondition)]
+        encoded = VideoCondition | ImageCondition | MotionFromCondition
+        shown = [c for c in self.job.conditions if isinstance(c, encoded)]
         rgb = [c for c in self.job.conditions if isinstance(c, SparseCtrlCondition) and c.encoder.kind == "rgb"]
         if shown or rgb:
             clip, vae = self.job.clip, self.pipe.vae
@@ -134,7 +138,8 @@ class Estimate:
                     shape = (len(group.clips), IMAGE_CHANNELS, *clip.latents[2:])
                     group.image_channels = torch.zeros(shape, device=META)
             timesteps = list(schedule.timesteps)
-            acting = max(timesteps, key=lambda t: sum(float(t) in c.active for c in conditions.controls))  # pyright: ignore
+            sources = [*conditions.controls, *filter(None, [conditions.motion])]
+            acting = max(timesteps, key=lambda t: sum(float(t) in c.active for c in sources))  # pyright: ignore
             fast = None if job.fast is None else FastSteps(lambda num_steps: None, DeepFeatures(pipe.unet))
             predict = pipe._predict_once(whole, self._groups, conditions, fast)
             if measures.apart and job.pag is None and not any(getattr(c, "guess", False) for c in conditions.controls):
@@ -170,13 +175,22 @@ class Estimate:
             generators=self.job.generators,
             guidance=self.job.guidance,
             device=META,
+            empty_prompt=self._empty_prompt,
             callbacks=Callbacks(),
         )
         kinds = ControlNetCondition | SparseCtrlCondition | I2VCondition | CameraCondition
         acting = [c for c in self.job.conditions if isinstance(c, kinds)]
         prepared = prepare_all(acting, setting)
         prepared.image_embeds += self._image_embeds()
+        moving = [c for c in self.job.conditions if isinstance(c, MotionFromCondition) and c.strength_of_motion]
+        for condition in moving:  # its frames are encoded before, one at a time
+            latents = torch.zeros(clip.latents, device=META)
+            prepared.motion = condition.source(setting, latents)
         return prepared
+
+    def _empty_prompt(self, num_clips: int) -> Conditioning:
+        clip = self.job.clip
+        return empty_prompt(self.pipe.base, self.job.call, num_clips, (clip.height, clip.width), META)
 
     def _image_embeds(self) -> list[Tensor]:
         """Image embeddings of the loaded IP-Adapters, of one image each: (1, 1, ...)."""

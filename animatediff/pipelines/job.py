@@ -161,6 +161,7 @@ class Job:
             height=height,
             width=width,
             latents=None,
+            motion_from=None,  # its movement is in the frames already
             timesteps=None,
             sigmas=None,
             enforce_inference_steps=False,

@@ -1,18 +1,20 @@
 """Movement of a video, laid over the clip inside the motion modules, without its looks.
 
-At each step that it acts in, the video is noised and goes through the UNet by itself, with an empty prompt. What a
-motion module adds there, less its mean over the frames, is how the video changes from frame to frame; what is the same
-in all frames, most of the looks, is gone with the mean (as in MOFT, arXiv 2405.14864, section 3.2). This change stands
-in for the clip's own one in the same module (injection, as AnyV2V, arXiv 2403.14468, does with whole features), where
-the clip's mean stays. Negative prompts keep their own movement, so that guidance strengthens the video's as it
-strengthens the prompt.
+At each step that it acts in, the video is noised and goes through the UNet by itself, with an empty prompt. What the
+temporal attention of a motion module adds there, less its mean over the frames, is how the video changes from frame to
+frame; what is the same in all frames, most of the looks, is gone with the mean (as in MOFT, arXiv 2405.14864, section
+3.2). This change is added in the same module of the clip (injection, as AnyV2V, arXiv 2403.14468, does with whole
+features). Negative prompts go without, so that guidance strengthens the movement as it strengthens the prompt.
+
+The video has the clip's own noise: a motion module brings together what noise tells apart, and does so for the clip as
+well. Other choices that were measured moved less, or lost the object (docs/motion_from.md).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Container, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Container, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -25,10 +27,11 @@ from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.edm import is_edm
 from animatediff.sampling.schedulers import full_config
 
+ALL = "all"
 BLOCKS = ("down", "mid", "up")
 """Sides of the UNet whose motion modules a movement can be taken from."""
-NOISIEST = 0.9
-"""Most noise on the video, as a share of the timesteps of training: in more, nothing is left of its movement."""
+NOISIEST = 0.6
+"""Most noise on the video, as a share of the timesteps of training: in more, little is seen of its movement."""
 
 
 class PredictAlone(Protocol):
@@ -47,12 +50,12 @@ class Residuals(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MotionSource:
-    """The videos of a call whose movement is taken: one for all clips, or one a clip."""
+    """The videos of a call whose movement is taken, one a clip."""
 
     latents: Tensor
-    """(1 or b, c, f, h, w), scaled."""
+    """(b, c, f, h, w), scaled."""
     noise: Tensor
-    """Noise on them, of the same shape."""
+    """Noise of the clips, of the same shape."""
     given: Conditioning
     """An empty prompt for each of them."""
     modules: Collection[MotionModule]
@@ -60,7 +63,7 @@ class MotionSource:
     """(T,) share of signal at each timestep of training."""
     active: Container[float]
     """Timesteps of the sampler at which it acts."""
-    strength: float = 1.0
+    strength: float
 
     def over(
         self, predict: PredictAlone, timestep: Tensor, frames: Sequence[int], given: Conditioning
@@ -72,19 +75,23 @@ class MotionSource:
         rows = range(given.num_negative, len(given.clips))
         if float(timestep) not in self.active or not rows:
             return None
+        clips = list(dict.fromkeys(given.clips[row] for row in rows))
         seen = _Seen(self.modules)
-        latents, at = self.noised(float(timestep))
-        predict(latents[:, :, list(frames)], at.to(timestep), frames, self.given, residuals=seen)
-        several = len(self.latents) > 1
-        return _Moved(seen.changes, {row: given.clips[row] * several for row in rows}, self.strength)
+        latents, at = self.noised(float(timestep), clips)
+        predict(latents[:, :, list(frames)], at.to(timestep), frames, self._beside(given, clips), residuals=seen)
+        return _Moved(seen.changes, {row: clips.index(given.clips[row]) for row in rows}, self.strength)
 
-    def without_images(self, embeds: Sequence[Tensor]) -> None:
-        """Show IP-Adapters nothing of the videos. embeds: what they are shown of the clips, (b, ...) each."""
-        count = len(self.latents)
-        self.given.image_embeds = [part.new_zeros(1, *part.shape[1:]).expand(count, *part.shape[1:]) for part in embeds]
+    def _beside(self, given: Conditioning, clips: list[int]) -> Conditioning:
+        """The empty prompts, with what else this UNet takes beside a prompt; IP-Adapters are shown nothing."""
+        count, inside = len(clips), given.guidance_embeds
+        return replace(
+            self.given.of(clips),
+            image_embeds=[part.new_zeros(count, 1, *part.shape[2:]) for part in given.image_embeds],
+            guidance_embeds=None if inside is None else inside[:1].expand(count, -1),
+        )
 
-    def noised(self, timestep: float) -> tuple[Tensor, Tensor]:
-        """The videos (1 or b, c, f, h, w) as the UNet takes them at a timestep, and the timestep that they are for.
+    def noised(self, timestep: float, clips: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Videos of some clips (n, c, f, h, w) as the UNet takes them at a timestep, and the timestep of their noise.
 
         With no more noise than `NOISIEST`: models of zero terminal SNR would see none of them in their first step.
         """
@@ -93,7 +100,8 @@ class MotionSource:
         low = int(at)  # samplers of sigmas have timesteps between those of training
         signal = torch.lerp(self.alphas_cumprod[low], self.alphas_cumprod[min(low + 1, most)], at - low)
         signal = signal.to(self.latents)
-        return signal.sqrt() * self.latents + (1 - signal).sqrt() * self.noise, torch.tensor(at)
+        rows = list(clips)
+        return signal.sqrt() * self.latents[rows] + (1 - signal).sqrt() * self.noise[rows], torch.tensor(at)
 
 
 @dataclass
@@ -112,7 +120,7 @@ class _Seen:
 
 @dataclass
 class _Moved:
-    """Gives some rows of a batch the changes of the videos."""
+    """Adds the changes of the videos to some rows of a batch."""
 
     changes: dict[MotionModule, Tensor]
     rows: dict[int, int]
@@ -125,8 +133,7 @@ class _Moved:
             return residual
         clips = rearrange(residual, "(b f) c h w -> b f c h w", f=num_frames).clone()
         rows = list(self.rows)
-        own = clips[rows]
-        clips[rows] = own + self.strength * (change[list(self.rows.values())] - _change(own))
+        clips[rows] = clips[rows] + self.strength * change[list(self.rows.values())]
         return clips.flatten(0, 1)
 
 
@@ -143,7 +150,7 @@ def chosen_modules(adapter: MotionAdapter, blocks: str) -> list[MotionModule]:
     by_block = {_short(name): list(modules) for name, modules in adapter.modules_by_block()}
     found: list[Any] = []
     for name in filter(None, re.split(r"[\s,]+", blocks)):
-        own = [modules for block, modules in by_block.items() if name in (block, block.partition(".")[0])]
+        own = [modules for block, modules in by_block.items() if name in (ALL, block, block.partition(".")[0])]
         if not own:
             known = [block for block, modules in by_block.items() if modules]
             raise UserError(
@@ -153,7 +160,7 @@ def chosen_modules(adapter: MotionAdapter, blocks: str) -> list[MotionModule]:
             )
         found += [module for modules in own for module in modules if module not in found]
     if not found:
-        raise UserError("`motion_from_blocks` names no block; give down, mid or up, or several of them")
+        raise UserError("`motion_from_blocks` names no block; give all, down, mid or up")
     return found
 
 

@@ -20,7 +20,8 @@ from animatediff.sampling.conditions import Conditioning, added_conditions, per_
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.image_features import ImageFeatures
-from animatediff.sampling.motion_from import MotionSource, Residuals as MotionResiduals
+from animatediff.sampling.motion_from import MotionSource
+from animatediff.sampling.motion_from import Residuals as MotionResiduals
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 from animatediff.sampling.prompt_keys import PromptKeys
 from animatediff.sampling.resume import ResumedSampling

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from animatediff.errors import UserError
@@ -15,14 +14,10 @@ from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion
 from animatediff.pipelines.conditions.video import video_latents, video_size
 from animatediff.pipelines.parts import LoadedParts
-from animatediff.sampling.loop import clip_noise
 from animatediff.sampling.motion_from import MotionSource, chosen_modules, signal_shares
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-SEED = 0
-"""Of the noise on the video. Noise of the clip's own would tie the clip to how the video looks in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +91,17 @@ class MotionFromCondition(Condition):
         if self.strength_of_motion == 0:
             return Prepared()
         assert self.frames is not None, "fitted before"
-        shape = (len(self.frames), *setting.clip.latents[1:])
         after_frame = setting.callbacks.of("encode")
+        shape = setting.clip.latents
         latents = video_latents(setting.parts.vae, self.frames, shape, setting.device, after_frame)
         return Prepared(motion=self.source(setting, latents))
 
     def source(self, setting: Setting, latents: Tensor) -> MotionSource:
-        """The movement of encoded videos, (1 or b, c, f, h, w)."""
+        """The movement of encoded videos, (b, c, f, h, w)."""
         assert setting.parts.attachment is not None, "checked when the job was made"
-        noise = clip_noise((1, *latents.shape[1:]), [torch.Generator().manual_seed(SEED)])
         return MotionSource(
             latents=latents,
-            noise=noise.to(latents).expand_as(latents),
+            noise=setting.noise.to(latents),
             given=setting.empty_prompt(len(latents)),
             modules=frozenset(chosen_modules(setting.parts.attachment.adapter, self.blocks)),
             alphas_cumprod=signal_shares(setting.schedule.scheduler),
