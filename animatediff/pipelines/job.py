@@ -98,7 +98,9 @@ class Job:
         )
         check_scheduler(parts.base.scheduler, steps, timesteps=call.timesteps, sigmas=call.sigmas)
         strength = _strength(call, conditions)
-        schedule_of(call, copy.deepcopy(parts.base.scheduler), steps, strength, "cpu").begin()
+        timesteps = schedule_of(call, copy.deepcopy(parts.base.scheduler), steps, strength, "cpu").begin()
+        for condition in conditions:
+            condition.check_steps(timesteps)
         _check_latents(call, clip)
         check_upscale(call, steps, parts.base.scheduler)
         lora_factor, attention = attention_arguments(call, parts.unet)

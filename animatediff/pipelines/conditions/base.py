@@ -93,6 +93,10 @@ class Condition:
         """The condition for a clip of this shape. Raises UserError if it does not fit; nothing is computed."""
         return self
 
+    def check_steps(self, timesteps: Tensor) -> None:
+        """Raise UserError where the condition acts in none of the steps of a call, though it is to act."""
+        return
+
     def networks(self) -> Sequence[torch.nn.Module]:
         """Networks that must be on the device while the clip is sampled."""
         return ()

@@ -14,6 +14,7 @@ from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, Suggestion
 from animatediff.pipelines.conditions.video import video_latents, video_size
 from animatediff.pipelines.parts import LoadedParts
+from animatediff.sampling.controls import active_timesteps
 from animatediff.sampling.motion_from import MotionSource, chosen_modules, signal_shares
 
 if TYPE_CHECKING:
@@ -86,6 +87,13 @@ class MotionFromCondition(Condition):
                 f"latents of `motion_from` must be {clip.latent_size} for this clip, got {tuple(given.shape[-2:])}"
             )
         return replace(self, frames=given)
+
+    def check_steps(self, timesteps: Tensor) -> None:
+        if not active_timesteps(timesteps, self.start, self.end):
+            raise UserError(
+                f"`motion_from` acts in no step: no whole one of {len(timesteps)} lies between {self.start:g} and "
+                f"{self.end:g} of them (`motion_from_start`, `motion_from_end`); set them further apart, or take more"
+            )
 
     def prepare(self, setting: Setting) -> Prepared:
         if self.strength_of_motion == 0:
