@@ -19,7 +19,7 @@ from animatediff.pipelines.clip import larger
 from animatediff.pipelines.compiled import blocks_compiled
 from animatediff.pipelines.conditions import PreparedConditions, on_device
 from animatediff.pipelines.conditions.image import color_match
-from animatediff.pipelines.extras import loras_times, on_unet, prepare_for, setting_of
+from animatediff.pipelines.extras import loras_times, on_unet, prepare_for
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.loading import Loading
@@ -32,6 +32,7 @@ from animatediff.pipelines.precision import check_finite
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.resume import saving
 from animatediff.pipelines.saved_frames import SavedFrames
+from animatediff.pipelines.setting import setting_of
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.stream import stream_latents, stream_output
 from animatediff.pipelines.subjects import warn_of_no_effect

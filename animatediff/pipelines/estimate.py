@@ -25,9 +25,10 @@ from animatediff.pipelines.conditions.motion_from import MotionFromCondition
 from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
-from animatediff.pipelines.extras import pag_of, setting_of
+from animatediff.pipelines.extras import pag_of
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.output import Callbacks
+from animatediff.pipelines.setting import setting_of
 from animatediff.pipelines.vae import encode_images
 from animatediff.sampling.camera import KEPT
 from animatediff.sampling.fast import FastSteps

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from animatediff.pipelines.compiled import blocks_compiled
 from animatediff.pipelines.conditions import on_device
-from animatediff.pipelines.extras import loras_times, prepare_for, setting_of
+from animatediff.pipelines.extras import loras_times, prepare_for
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import Callbacks, gathered
 from animatediff.pipelines.precision import check_finite
+from animatediff.pipelines.setting import setting_of
 from animatediff.pipelines.turns import turn
 from animatediff.sampling import clip_noise, draw_noise
 from animatediff.sampling.fifo import FrameQueue, FrameSteps, first_queue, numbered
