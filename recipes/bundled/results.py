@@ -30,6 +30,7 @@ from animatediff.sprites.classifier import classify_clip, load_classifier
 from animatediff.sprites.watermark import add_watermark, banner_contrast, watermark_score
 from animatediff.sprites.words import DIRECTIONS, Combination, combinations, plain_caption
 from recipes.bundled.rendering import clip_of, new_pipeline, percent, write_rows, write_sheet
+from recipes.bundled.shape import shapes_of
 from recipes.bundled.style_classifier import NAMES, check, load_style_classifier
 from recipes.bundled.vae import load_vae
 
@@ -91,7 +92,7 @@ def styles(args: argparse.Namespace) -> list[tuple[str, str]]:
             kept.append(style_classifier.style(clip) == name)
             sheet += [clip] if i < 3 else []
         rows += [(f"{name}: moves as prompted", percent(moved)), (f"{name}: its own style", percent(kept))]
-        rows += [(f"{name}: object right", percent(named))]
+        rows += [(f"{name}: object right, by the classifier", percent(named))]
     write_sheet(sheet, args.out / "styles.png")
     return rows
 
@@ -109,7 +110,8 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
     def strength(clip: Tensor, name: str) -> float:
         return next((move.strength for move in seen(clip) if move.name == name), 0.0)
 
-    captions = [plain_caption(c) for c in drawn(args.clips, ("still",))]
+    wanted = drawn(args.clips, ("still",))
+    captions = [plain_caption(c) for c in wanted]
     few = captions[: max(1, args.clips // 4)]
     rows, sheet = [], []
     pipe = new_pipeline(args.model, args.motion)
@@ -122,7 +124,9 @@ def cameras(args: argparse.Namespace) -> list[tuple[str, str]]:
         pipe.set_adapters([name], [0.5])
         half = [strength(clip, name) for clip in clips_of(pipe, few, args)]
         full = [strength(clip, name) for clip in whole[: len(few)]]
+        shapes = [shape for clip, (obj, *_) in zip(whole, wanted, strict=True) for shape in shapes_of(clip[::4], obj)]
         rows.append((f"{name}: kind and sign", percent(right)))
+        rows.append((f"{name}: frames named right by templates", percent([shape.right for shape in shapes])))
         rows.append(
             (f"{name}: strength 1.0 / 0.5, % of the side a frame", f"{np.mean(full):.2f} / {np.mean(half):.2f}")
         )

@@ -14,6 +14,7 @@ from animatediff.sprites import world
 from animatediff.sprites.words import DIRECTIONS, is_held_out
 from animatediff.training.read import load_train_config
 from recipes.bundled import results
+from recipes.bundled.shape_parts import settings_of
 from recipes.bundled.style_classifier import check, load_style_classifier
 from recipes.bundled.vae import load_vae
 
@@ -44,6 +45,11 @@ def test_outlines_are_compared() -> None:
     assert drawing.shape == (1, world.SIZE, world.SIZE)
     assert results.overlap(drawing, drawing) == 1
     assert results.overlap(drawing, drawing.roll(1, 2)) > 0.5 > results.overlap(drawing, drawing.roll(20, 2))
+
+
+def test_settings_are_read_as_the_pipeline_takes_them() -> None:
+    read = settings_of("guidance_scale=3 scheduler=unipc freeu=[0.9,0.9,1.1,1.2]")
+    assert read == {"guidance_scale": 3, "scheduler": "unipc", "freeu": [0.9, 0.9, 1.1, 1.2]}
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
