@@ -29,6 +29,15 @@ IMPORTS = {
 }
 GOALS = {"step": 0.80, "decode": 0.85, "memory": 1.0, "import": 0.5, "balanced": 0.45, "max": 0.33}
 FAST = ("off", "balanced", "max")
+ALL = ("float32", "bfloat16", "float16")
+
+
+def formats_of(device: str) -> list[str]:
+    """The number formats to measure: without those for which a CPU has no instructions, which take minutes a step."""
+    from animatediff.pipelines.number_probe import measure
+
+    worth = None if device != "cpu" else {str(dtype).removeprefix("torch.") for dtype in measure()}
+    return [name for name in ALL if worth is None or name in worth]
 
 
 def row(*cells: Any) -> None:
@@ -117,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=2, help="turns of each side")
     parser.add_argument("--fast-steps", type=int, default=25, help="steps of the fast modes; 0 leaves them out")
     parser.add_argument("--imports", type=int, default=3, help="times that each import is timed; 0 leaves it out")
-    parser.add_argument("--dtypes", default="float32,bfloat16,float16", help="number formats, with commas")
+    parser.add_argument("--dtypes", help="number formats, with commas; default all that the hardware computes in")
     parser.add_argument("--compile", action="store_true", help="a row for the compiled UNet as well")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
@@ -131,10 +140,14 @@ def main(argv: list[str] | None = None) -> None:
     chosen = str(default_dtype(args.device)).removeprefix("torch.")
     place = torch.cuda.get_device_name() if args.device != "cpu" else f"CPU, {args.threads} thread(s)"
     print(f"{args.size}, {args.frames} frames of {args.pixels}x{args.pixels}; {place}; torch {torch.__version__}")
-    print(f"`--dtype auto` takes {chosen} here\n")
+    dtypes = args.dtypes.split(",") if args.dtypes else formats_of(args.device)
+    print(f"`--dtype auto` takes {chosen} here")
+    if left_out := [name for name in ALL if name not in dtypes]:
+        print(f"left out: {', '.join(left_out)}")
+    print()
     row("measured", "diffusers (exact, for fast modes)", "ours", "ratio", "goal")
     row(*["---"] * 5)
-    steps = {dtype: of_type(dtype, args) for dtype in args.dtypes.split(",")}
+    steps = {dtype: of_type(dtype, args) for dtype in dtypes}
     if "bfloat16" in steps and chosen in steps:
         compared(
             f"a step, ours in {chosen} against bfloat16 (s)", steps["bfloat16"]["diffusers"], steps[chosen]["ours"]

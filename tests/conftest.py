@@ -50,6 +50,11 @@ def _freeze_imports() -> None:
         _frozen_modules = len(sys.modules)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests of servers and of other programs wait most of their time."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 def pytest_collection_finish() -> None:
     """Before the first test."""
     _freeze_imports()

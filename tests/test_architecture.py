@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -96,3 +98,13 @@ def test_there_are_no_circles(of_rooms: bool) -> None:
 def test_motion_imports_nothing_of_ours() -> None:
     outside = {f"{m} -> {t}" for m, ts in imports().items() for t in ts if room(m) == "motion" and room(t) != "motion"}
     assert not outside
+
+
+def test_the_pipeline_imports_no_library_before_it_is_used() -> None:
+    """diffusers, transformers and PEFT take longer to import than everything else together."""
+    code = (
+        "import sys; from animatediff.pipelines import AnimateDiffPipeline\n"
+        "print(*({'diffusers', 'transformers', 'peft', 'accelerate'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()

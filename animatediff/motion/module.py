@@ -11,7 +11,7 @@ stay in the order in which image layers have them, frame by frame; only attentio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -71,6 +71,8 @@ class FrameContext:
     """(b*f, c, h, w): channels behind the noisy latents, of modules with a first layer for them (`first_layer.py`)."""
     camera: Mapping[MotionModule, CameraMerge] | None = None
     """Camera poses of these frames for each module that takes them; None is without."""
+    residuals: Callable[[MotionModule, Tensor, int], Tensor] | None = None
+    """Called with what each module adds, (b*f, c, h, w), and f; returns what is added in its place. None is that."""
 
     @contextmanager
     def during(
@@ -81,14 +83,16 @@ class FrameContext:
         image_channels: Tensor | None = None,
         features: Sequence[Tensor] = (),
         camera: Mapping[MotionModule, CameraMerge] | None = None,
+        residuals: Callable[[MotionModule, Tensor, int], Tensor] | None = None,
     ) -> Iterator[None]:
         """Set all of them for one call of the UNet; all but the number of frames are reset after it."""
         self.num_frames, self.windows, self.scale, self.image_channels = num_frames, windows, scale, image_channels
-        self.features, self.camera = features, camera
+        self.features, self.camera, self.residuals = features, camera, residuals
         try:
             yield
         finally:
             self.windows, self.scale, self.image_channels, self.features, self.camera = (), None, None, (), None
+            self.residuals = None
 
 
 class MotionModule(nn.Module):
@@ -151,6 +155,8 @@ class MotionModule(nn.Module):
         windows and scale: as in FrameContext.
         """
         residual = blend_windows(self.residual, x, num_frames, windows) if windows else self.residual(x, num_frames)
+        if self.frames.residuals is not None:
+            residual = self.frames.residuals(self, residual, num_frames)
         if scale is not None:
             residual = residual * scale.to(x).repeat(x.shape[0] // num_frames)[:, None, None, None]
         return added(residual, x)

@@ -244,10 +244,18 @@ class Adapters(LoadedParts):
                     "or a folder, or a list of these"
                 )
 
-    def _load_controlnets_of(self, folder: Path, index: Mapping[str, Any]) -> None:
-        """Load the ControlNets, or the SparseCtrl encoder, that lie in the folder of a whole pipeline."""
-        stated = index.get("controlnet")
-        if place := (index.get("_animatediff") or {}).get("sparsectrl"):
+    def _load_networks_of(self, folder: Path, index: Mapping[str, Any]) -> None:
+        """Load the ControlNets, the SparseCtrl encoder and the CameraCtrl model in the folder of a whole pipeline.
+
+        A CameraCtrl model is left out, and said, where no motion modules are loaded for it.
+        """
+        stated, ours = index.get("controlnet"), index.get("_animatediff") or {}
+        if place := ours.get("camera_control"):
+            if self.attachment is None:
+                logger.warning("%s: its CameraCtrl model is left out, as it acts on motion modules", folder)
+            else:
+                self.load_camera_control(folder / place)
+        if place := ours.get("sparsectrl"):
             self.load_sparsectrl(folder / place)
         if not isinstance(stated, list) or stated[-1] is None:
             return

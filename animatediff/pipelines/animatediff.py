@@ -17,9 +17,9 @@ from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
 from animatediff.pipelines.compiled import blocks_compiled
-from animatediff.pipelines.conditions import PreparedConditions, Setting, on_device
+from animatediff.pipelines.conditions import PreparedConditions, on_device
 from animatediff.pipelines.conditions.image import color_match
-from animatediff.pipelines.extras import loras_times, on_unet, prepare_for
+from animatediff.pipelines.extras import loras_times, on_unet, prepare_for, setting_of
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.loading import Loading
@@ -208,16 +208,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
         for network in (self.unet, *networks):
             lay_out(network)
         with on_device(networks, device), blocks_compiled(self.unet, device, self.compile_settings):
-            setting = Setting(
-                parts=self,
-                clip=job.clip,
-                schedule=schedule,
-                noise=noise,
-                generators=job.generators,
-                guidance=job.guidance,
-                device=device,
-                callbacks=callbacks,
-            )
+            setting = setting_of(self, job, schedule, noise, device, callbacks)
             conditions = prepare_for(groups, job.conditions, setting, job.attention)
             fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))
             resumed = self._resumed(job, callbacks, fast)
@@ -327,6 +318,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             fast=fast,
             saving=job.saving,
             camera=conditions.camera,
+            motion=conditions.motion,
         )
         guided = GuidedClips(
             predictor=predictor,

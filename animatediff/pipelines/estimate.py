@@ -16,15 +16,16 @@ from animatediff.memory.live import module_bytes, on_meta, peak_bytes
 from animatediff.memory.measures import InUse, Measures
 from animatediff.motion import IMAGE_CHANNELS, MotionModule
 from animatediff.motion.attach import block_points, image_norms, mid_point, set_hooks
-from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
+from animatediff.pipelines.conditions import Condition, PreparedConditions, prepare_all
 from animatediff.pipelines.conditions.camera import CameraCondition
 from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
+from animatediff.pipelines.conditions.motion_from import MotionFromCondition
 from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
-from animatediff.pipelines.extras import pag_of
+from animatediff.pipelines.extras import pag_of, setting_of
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.vae import encode_images
@@ -68,7 +69,8 @@ class Estimate:
         made: list[Any] = []
         peak = self._peak(lambda: made.extend(self.pipe._conditionings(self.job, META)), self.pipe.text_encoders)
         self._groups = made
-        shown = [c for c in self.job.conditions if isinstance(c, VideoCondition | ImageCondition)]
+        encoded = VideoCondition | ImageCondition | MotionFromCondition
+        shown = [c for c in self.job.conditions if isinstance(c, encoded)]
         rgb = [c for c in self.job.conditions if isinstance(c, SparseCtrlCondition) and c.encoder.kind == "rgb"]
         if shown or rgb:
             clip, vae = self.job.clip, self.pipe.vae
@@ -134,7 +136,8 @@ class Estimate:
                     shape = (len(group.clips), IMAGE_CHANNELS, *clip.latents[2:])
                     group.image_channels = torch.zeros(shape, device=META)
             timesteps = list(schedule.timesteps)
-            acting = max(timesteps, key=lambda t: sum(float(t) in c.active for c in conditions.controls))  # pyright: ignore
+            sources = [*conditions.controls, *filter(None, [conditions.motion])]
+            acting = max(timesteps, key=lambda t: sum(float(t) in c.active for c in sources))  # pyright: ignore
             fast = None if job.fast is None else FastSteps(lambda num_steps: None, DeepFeatures(pipe.unet))
             predict = pipe._predict_once(whole, self._groups, conditions, fast)
             if measures.apart and job.pag is None and not any(getattr(c, "guess", False) for c in conditions.controls):
@@ -164,20 +167,16 @@ class Estimate:
     def _conditions(self, schedule: Any) -> PreparedConditions:
         """Contributions of the conditions that act in every step."""
         clip = self.job.clip
-        setting = Setting(
-            parts=self.pipe,
-            clip=clip,
-            schedule=schedule,
-            noise=torch.zeros(self.job.at_once, device=META),
-            generators=self.job.generators,
-            guidance=self.job.guidance,
-            device=META,
-            callbacks=Callbacks(),
-        )
+        noise = torch.zeros(self.job.at_once, device=META)
+        setting = setting_of(self.pipe, self.job, schedule, noise, META, Callbacks())
         kinds = ControlNetCondition | SparseCtrlCondition | I2VCondition | CameraCondition
         acting = [c for c in self.job.conditions if isinstance(c, kinds)]
         prepared = prepare_all(acting, setting)
         prepared.image_embeds += self._image_embeds()
+        moving = [c for c in self.job.conditions if isinstance(c, MotionFromCondition) and c.strength_of_motion]
+        for condition in moving:  # its frames are encoded before, one at a time
+            latents = torch.zeros(clip.latents, device=META)
+            prepared.motion = condition.source(setting, latents)
         return prepared
 
     def _image_embeds(self) -> list[Tensor]:

@@ -16,11 +16,15 @@ from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.conditions import Condition, PreparedConditions, Setting, prepare_all
 from animatediff.pipelines.conditions.ip_adapter import num_adapters
 from animatediff.pipelines.placement import vae_away
+from animatediff.pipelines.prompts import empty_prompt
 from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.perturbed import PAG, perturbed_layers
 
 if TYPE_CHECKING:
+    from animatediff.pipelines.job import Job
+    from animatediff.pipelines.output import Callbacks
     from animatediff.pipelines.parts import LoadedParts
+    from animatediff.sampling import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +70,24 @@ def loras_times(factor: float, models: Sequence[torch.nn.Module]) -> AbstractCon
     from animatediff.weights.lora.layers import lora_factor
 
     return lora_factor(models, factor)
+
+
+def setting_of(
+    parts: LoadedParts, job: Job, schedule: Schedule, noise: Tensor, device: torch.device, callbacks: Callbacks
+) -> Setting:
+    """The circumstances in which the conditions of a job are prepared."""
+    size = (job.clip.height, job.clip.width)
+    return Setting(
+        parts=parts,
+        clip=job.clip,
+        schedule=schedule,
+        noise=noise,
+        generators=job.generators,
+        guidance=job.guidance,
+        empty_prompt=lambda count: empty_prompt(parts.base, job.call, count, size, device),
+        device=device,
+        callbacks=callbacks,
+    )
 
 
 def prepare_for(

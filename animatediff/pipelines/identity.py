@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from animatediff.pipelines.arguments import Arguments
 from animatediff.sampling.schedulers import full_config
 from animatediff.sampling.state import Unsavable
-from animatediff.weights.lora.layers import acting_strengths
-from animatediff.weights.lora.load import uncompiled
+from animatediff.weights.lora.load import lora_names, uncompiled
 
 if TYPE_CHECKING:
     from animatediff.pipelines.job import Job
@@ -66,7 +65,12 @@ def models_of(pipe: Any) -> dict[str, str]:
 def lora_strengths_of(pipe: Any) -> str:
     """A short hash of the strengths at which LoRAs act now."""
     models = [uncompiled(one) for name in MODELS if isinstance(one := getattr(pipe, name, None), nn.Module)]
-    return digest([list(acting_strengths(model)) for model in models])
+    found: list[Any] = [[] for _ in models]
+    if lora_names(models):  # PEFT takes seconds to import
+        from animatediff.weights.lora.layers import acting_strengths
+
+        found = [list(acting_strengths(model)) for model in models]
+    return digest(found)
 
 
 def versions() -> dict[str, str]:

@@ -110,7 +110,9 @@ class Job:
             check_stream(call, parts.base.scheduler, endless=endless)
         check_scheduler(parts.base.scheduler, steps, timesteps=call.timesteps, sigmas=call.sigmas)
         strength = _strength(call, conditions)
-        schedule_of(call, copy.deepcopy(parts.base.scheduler), steps, strength, "cpu").begin()
+        timesteps = schedule_of(call, copy.deepcopy(parts.base.scheduler), steps, strength, "cpu").begin()
+        for condition in conditions:
+            condition.check_steps(timesteps)
         _check_latents(call, clip)
         check_upscale(call, steps, parts.base.scheduler)
         lora_factor, attention = attention_arguments(call, parts.unet)
@@ -180,6 +182,7 @@ class Job:
             height=height,
             width=width,
             latents=None,
+            motion_from=None,  # its movement is in the frames already
             timesteps=None,
             sigmas=None,
             enforce_inference_steps=False,

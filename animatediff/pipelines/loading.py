@@ -119,7 +119,7 @@ class Loading(Adapters, Loras):
         if motion_adapter is not None:
             pipe._plug_in(motion_adapter, asked.family)
         if "controlnet" not in asked.later and path.is_dir():
-            pipe._load_controlnets_of(path, index)
+            pipe._load_networks_of(path, index)
         restore(pipe, index, settings.get("scheduler"))
         return pipe._finished(asked)
 
@@ -191,9 +191,9 @@ class Loading(Adapters, Loras):
     def save_pretrained(self, save_directory: str | Path, **settings: Any) -> None:
         """Write a folder that `from_pretrained` reads again to the same frames; diffusers reads it as its own pipeline.
 
-        With motion modules and their family, sampler, ControlNets and words that were added; LoRAs and IP-Adapters are
-        not in it, and said: `fuse_lora` makes a LoRA part of the weights. `settings`: diffusers' `safe_serialization`,
-        `variant`, `max_shard_size`. Raises UserError where it cannot be written.
+        With motion modules and their family, sampler, ControlNets, CameraCtrl and words that were added; LoRAs and
+        IP-Adapters are not in it, and said: `fuse_lora` makes a LoRA part of the weights. `settings`: diffusers'
+        `safe_serialization`, `variant`, `max_shard_size`. Raises UserError where it cannot be written.
         """
         save(self, expanded(save_directory), settings)
 

@@ -42,7 +42,7 @@ TITLES = {
     "camera_control": "CameraCtrl",
 }  # fmt: skip
 BESIDE = ("sparsectrl", "camera_control", "controlnet", "motion_image_encoder")
-"""Networks beside the UNet, which are on the device while it works."""
+"""Networks beside the UNet, which are on the device as a whole while it works."""
 ENCODE, DENOISE, DECODE, WRITE = "encode", "denoise", "decode", "write"
 AT_WORK = {
     ENCODE: ("text_encoder", "text_encoder_2", "image_encoder"),
@@ -51,8 +51,6 @@ AT_WORK = {
     WRITE: (),
 }
 """Phase -> the parts that work in it."""
-BESIDE = ("sparsectrl", "camera_control", "controlnet")
-"""Parts that are on the device as a whole while the UNet works."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from animatediff.prompts.clip_skip import skipped_states
 from animatediff.prompts.encode import chunks_needed, is_plain
 from animatediff.prompts.encode_prompts import encode_clips
 from animatediff.prompts.travel_states import FrameStates
-from animatediff.sampling.conditions import size_time_ids
+from animatediff.sampling.conditions import Conditioning, size_time_ids
 
 if TYPE_CHECKING:
     from animatediff.pipelines.arguments import Arguments
@@ -161,6 +161,25 @@ def encode_groups(
         )
         found.append((clips, made))
     return found
+
+
+def empty_prompt(
+    base: BasePipeline, call: Arguments, num_clips: int, size: tuple[int, int], device: torch.device
+) -> Conditioning:
+    """Conditioning of clips by an empty prompt alone, as a call has its own. size: (height, width) in pixels."""
+    made = encode_prompts(
+        base,
+        [""] * num_clips,
+        None,
+        num_frames=1,
+        guidance=False,
+        clip_skip=call.clip_skip,
+        plain=True,
+        size=size,
+        device=device,
+        call=call,
+    )
+    return Conditioning(clips=range(num_clips), embeddings=made.embeddings, pooled=made.pooled, time_ids=made.time_ids)
 
 
 def _length(base: BasePipeline, own: Texts, guidance: bool) -> int:

@@ -20,8 +20,10 @@ from animatediff.weights.silence import quiet_loading
 logger = logging.getLogger(__name__)
 
 RECORD = "_animatediff"
-"""Entry of `model_index.json` that diffusers passes over: sampler, words that were added, where SparseCtrl is."""
+"""Entry of `model_index.json` that diffusers passes over: sampler, words that were added, places of other networks."""
 MOTION = "motion_adapter"
+CAMERA = "camera_control/camera_control.safetensors"
+"""Where a CameraCtrl model lies, which diffusers has no place for."""
 SETTINGS = ("safe_serialization", "variant", "max_shard_size")
 
 
@@ -133,6 +135,11 @@ def _save_additions(pipe: LoadedParts, folder: Path, variant: str | None) -> dic
         place = folder / ("sparsectrl" if pipe.controlnets else "controlnet")
         if reason := save_sparsectrl_folder(pipe.sparsectrl, place, variant=variant):
             logger.warning("%s: diffusers cannot load this SparseCtrl encoder: %s", place, reason)
+    if pipe.camera_control is not None:
+        from animatediff.weights.cameractrl import save_cameractrl
+
+        (folder / CAMERA).parent.mkdir(exist_ok=True)
+        save_cameractrl(pipe.camera_control, folder / CAMERA, metadata={"format": "pt"})
     if attachment is not None:
         index["_class_name"] = f"AnimateDiff{kind}Pipeline"
     return index | {RECORD: _record(pipe)}
@@ -158,6 +165,7 @@ def _record(pipe: LoadedParts) -> dict[str, Any]:
         },
         "embeddings": words,
         "sparsectrl": "sparsectrl" if pipe.sparsectrl is not None and pipe.controlnets else None,
+        "camera_control": None if pipe.camera_control is None else CAMERA,
     }
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from animatediff.pipelines.compiled import blocks_compiled
-from animatediff.pipelines.conditions import Setting, on_device
-from animatediff.pipelines.extras import loras_times, prepare_for
+from animatediff.pipelines.conditions import on_device
+from animatediff.pipelines.extras import loras_times, prepare_for, setting_of
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import Callbacks, gathered
@@ -101,16 +101,7 @@ def _begun(pipe: Any, job: Job, callbacks: Callbacks) -> FrameQueue:
     shape = job.at_once
     noise = draw_noise(shape, job.generators, window=job.windows.length, overlap=job.windows.overlap)
     groups = pipe._conditionings(job, device)
-    setting = Setting(
-        parts=pipe,
-        clip=job.clip,
-        schedule=schedule,
-        noise=noise,
-        generators=job.generators,
-        guidance=job.guidance,
-        device=device,
-        callbacks=callbacks,
-    )
+    setting = setting_of(pipe, job, schedule, noise, device, callbacks)
     conditions = prepare_for(groups, job.conditions, setting, job.attention)
     steps = FrameSteps(scheduler=scheduler, arguments=pipe.base.prepare_extra_step_kwargs(job.generators, job.call.eta))
     in_windows, at_once = (

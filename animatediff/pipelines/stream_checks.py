@@ -16,8 +16,8 @@ _OFF: dict[str, Any] = {
     "enforce_inference_steps": False,
 }  # fmt: skip
 REFUSED = (
-    "video", "images", "conditioning_frames", "controlnet_inputs", "latents", "timesteps", "sigmas", "denoising_end",
-    "upscale", "resume", "callback_on_step_end", *_OFF,
+    "video", "images", "motion_from", "conditioning_frames", "controlnet_inputs", "latents", "timesteps", "sigmas",
+    "denoising_end", "upscale", "resume", "callback_on_step_end", *_OFF,
 )  # fmt: skip
 """Arguments about a clip as a whole, whose frames are all at one step."""
 

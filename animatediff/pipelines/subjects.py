@@ -97,6 +97,10 @@ SUBJECTS: dict[str, Subject[_Call]] = {
         is_there=lambda call: call.job.call.camera is not None,
         lacking="no path of the camera is given; add `camera`",
     ),
+    "motion_from": Subject(
+        is_there=lambda call: call.job.call.motion_from is not None,
+        lacking="no video is given whose movement the clip takes; add `motion_from`",
+    ),
     "upscale": Subject(
         is_there=lambda call: call.job.call.upscale is not None,
         lacking="it is of the second pass; add `upscale`",

@@ -24,12 +24,16 @@ def warn_of_contradictions(request: AnimateRequest, inputs: Inputs, pipe: Any) -
 def _videos(inputs: Inputs) -> dict[str, Any]:
     """The videos of a request by setting, the one that decides length, shape and rate first."""
     found: dict[str, Any] = {} if inputs.video is None else {"`video`": inputs.video}
-    for number, given in enumerate(inputs.controlnet_videos):
+    controlled = inputs.controlnet_videos
+    for number, given in enumerate(controlled):
         if not isinstance(given, Mapping):
-            found[f"`controlnet_video` {number + 1}" if len(inputs.controlnet_videos) > 1 else "`controlnet_video`"] = (
-                given
-            )
+            found[f"`controlnet_video` {number + 1}" if len(controlled) > 1 else "`controlnet_video`"] = given
     return found
+
+
+def _mover(inputs: Inputs) -> dict[str, Any]:
+    """The video whose movement is taken: of its shape only where nothing else has one."""
+    return {} if inputs.motion_from is None else {"`motion_from`": inputs.motion_from}
 
 
 def _shapes(request: AnimateRequest, inputs: Inputs) -> Iterator[str]:
@@ -37,6 +41,7 @@ def _shapes(request: AnimateRequest, inputs: Inputs) -> Iterator[str]:
         return
     sizes = {name: video.size for name, video in _videos(inputs).items()}
     sizes |= {f"the image of frame {frame}": image.size for frame, image in inputs.images}
+    sizes |= {name: video.size for name, video in _mover(inputs).items()}
     if len(sizes) < 2:
         return
     (chosen, size), *others = sizes.items()
@@ -51,6 +56,7 @@ def _shapes(request: AnimateRequest, inputs: Inputs) -> Iterator[str]:
 
 def _rates(inputs: Inputs) -> Iterator[str]:
     videos = {name: video for name, video in _videos(inputs).items() if not getattr(video, "held", False)}
+    videos |= _mover(inputs)
     if len(videos) < 2:
         return
     (chosen, first), *others = videos.items()

@@ -165,9 +165,12 @@ def check_clips(pipe: AnimateDiffPipeline, request: AnimateRequest, inputs: Inpu
     for given in inputs.controlnet_videos:
         if isinstance(given, Mapping):
             images_within(given, full.num_frames)
-    own, _ = input_arguments(full, replace(inputs, video=None, controlnet_videos=[]), pipe.sparsectrl_kind)
+    read = replace(inputs, video=None, controlnet_videos=[], motion_from=None)
+    own, _ = input_arguments(full, read, pipe.sparsectrl_kind)
     if inputs.video is not None:
         own |= {"video": _latents(pipe, full), "strength": full.strength}
+    if inputs.motion_from is not None:
+        own["motion_from"] = _latents(pipe, full)
     for index in range(full.num_clips):
         pipe.check(**(call_arguments(full.clip(index)) | own))
 

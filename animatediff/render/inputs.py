@@ -47,6 +47,7 @@ class Inputs:
     camera: CameraPath | None = None
     """Path of the camera that a file states."""
     video: Source | NumberedFrames | None = None
+    motion_from: Source | None = None
     controlnet_videos: list[Source | dict[int, Path]] = field(default_factory=list)
     """One a ControlNet: a video, frame by frame, or images spread from single frames."""
     roots: Roots = HERE
@@ -101,6 +102,8 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None,
             inputs.video = NumberedFrames.of(request.video)
         else:
             inputs.video = source(request.video, "video")
+    if request.motion_from is not None:
+        inputs.motion_from = source(request.motion_from, "motion_from")
     found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets
     for index in range(len(request.controlnet)):
         given = request.of_controlnet("controlnet_video", index)
@@ -136,7 +139,7 @@ def _check_shapes(request: AnimateRequest, inputs: Inputs) -> None:
         return
     for (_, given), (_, image) in zip(request.images[:1], inputs.images, strict=False):
         check_aspect(image.size, given if isinstance(given, (str, Path)) else "")
-    for source in (inputs.video, *inputs.controlnet_videos):
+    for source in (inputs.video, *inputs.controlnet_videos, *(() if inputs.images else (inputs.motion_from,))):
         if source is not None and not isinstance(source, dict):
             check_aspect(source.size, str(source.path))
 
@@ -213,6 +216,7 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
     source = inputs.video
     if source is None:  # one that moves says how long the clip is and how fast; a single image only its shape
         followed = [given for given in inputs.controlnet_videos if not isinstance(given, dict)]
+        followed += [] if inputs.motion_from is None else [inputs.motion_from]
         source = min(followed, key=lambda given: given.held, default=None)
     if source is None:
         return {}
@@ -224,11 +228,13 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
             len(source.indices),
             num_frames,
         )
-    area = defaults.width * defaults.height
-    width, height = size_like(source.size, area, width=request.width, height=request.height)
-    if (request.width, request.height) == (None, None) and (width, height) != source.size:
-        logger.info("%s: %d x %d, rendered at %d x %d", source.path, *source.size, width, height)
-    follows: dict[str, Any] = {"width": width, "height": height}
+    follows: dict[str, Any] = {}
+    if source is not inputs.motion_from or not inputs.images:  # an image has the looks, and with them the shape
+        area = defaults.width * defaults.height
+        width, height = size_like(source.size, area, width=request.width, height=request.height)
+        if (request.width, request.height) == (None, None) and (width, height) != source.size:
+            logger.info("%s: %d x %d, rendered at %d x %d", source.path, *source.size, width, height)
+        follows |= {"width": width, "height": height}
     if not source.held:
         follows |= {"num_frames": num_frames, "fps": source.fps}
     return follows if request.video is None else {**follows, "strength": VIDEO_STRENGTH}
@@ -272,6 +278,8 @@ def input_arguments(
         arguments["camera"] = request.camera if inputs.camera is None else inputs.camera
     if inputs.video is not None:
         arguments |= {"video": _frames(inputs.video, request), "strength": request.strength}
+    if inputs.motion_from is not None:
+        arguments["motion_from"] = _frames(inputs.motion_from, request)
     if inputs.controlnet_videos:
         arguments["controlnet_inputs"] = [
             _controlnet_input(request, index, given, inputs.roots)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MODEL, PROMPTS, CLIP, LONG = "Model", "Prompts", "Image and motion", "Long clips and loops"
 SPARSECTRL, IMAGE, CONTROLNET, VIDEO = "Images to show", "Animate an image", "ControlNet", "Video to start from"
-DRIVE = "Portraits and poses"
+DRIVE, MOTION = "Portraits and poses", "Movement of a video"
 CAMERA = "Path of the camera"
 UPSCALE, MACHINE, OUTPUT = "Upscale", "Machine", "Output"
 
@@ -316,6 +316,18 @@ class AnimateOptions:
         choices="animatediff.media.images.RESIZES", needs="images",
     )
     audio: bool = option("Put its sound beside the result (mp4, webm).", panel=VIDEO, default=False)
+
+    motion_from: VideoInput | None = option(
+        "Video whose movement the clip takes, without its looks.",
+        panel=MOTION, metavar="FILE", prepared=True, folder="", in_memory="video",
+    )
+    motion_from_strength: float = option("How strongly it moves the clip; 0 not at all.", panel=MOTION)
+    motion_from_start: float = option("Fraction of the steps from which on it does.", panel=MOTION)
+    motion_from_end: float = option("Fraction of the steps up to which it does.", panel=MOTION)
+    motion_from_blocks: str = option(
+        "Motion modules that it goes through: all, down, mid, up, or blocks such as up.1; several by commas.",
+        panel=MOTION, metavar="BLOCKS",
+    )
 
     camera_control: str | None = option(
         "CameraCtrl model, which follows a path of the camera.",

@@ -90,13 +90,13 @@ def check_video(request: AnimateOptions) -> None:
         _refuse(request, ("audio", "video_by_number"), without)
         if not images_of(request) or request.image_mode not in (None, AUTO, "pia"):  # PIA begins with its image
             _refuse(request, ("strength",), without)
-        if not request.controlnet_video and request.drive is None:
+        if not request.controlnet_video and request.drive is None and request.motion_from is None:
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "video, but no video is given; add `video`")
     elif request.video_by_number:
         if not isinstance(request.video, str):
             raise UserError("video_by_number takes a folder of images as `video`, named by their frames (0008.png)")
-        if not request.controlnet_video:
+        if not request.controlnet_video and request.motion_from is None:
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "a video in time, and video_by_number gives each image its frame; take one of them")
 

@@ -59,6 +59,7 @@ SUBJECTS: dict[str, Subject[AnimateOptions]] = {
                 request.keyframes,
                 request.controlnet_video,
                 request.drive is not None,
+                request.motion_from is not None,
             )
         ),
         lacking="no image or video is given to be brought to size; add `video` or `image`",

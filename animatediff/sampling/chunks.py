@@ -101,7 +101,7 @@ def _in_chunks(forward: Callable[..., Any], size: int, *args: Any, **kwargs: Any
         if start > size and first.is_meta:  # nothing is computed there, and further chunks would take the same memory
             break
         rows = slice(start, start + size)
-        output = forward(*_rows(args, rows, num_images), **_rows(kwargs, rows, num_images))
+        output = forward(*rows_of(args, rows, num_images), **rows_of(kwargs, rows, num_images))
         as_tuple = isinstance(output, tuple)
         parts = output if as_tuple else (output,)
         out = out or [_room_for(num_images, part) for part in parts]
@@ -118,12 +118,12 @@ def _room_for(num_images: int, part: Tensor) -> Tensor:
     return torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout)
 
 
-def _rows(value: Any, rows: slice, num_images: int) -> Any:
+def rows_of(value: Any, rows: slice, num_images: int) -> Any:
     """Take these rows of every tensor in `value` that has one row per image."""
     if isinstance(value, Tensor):
         return value[rows] if value.ndim and len(value) == num_images else value
     if isinstance(value, (list, tuple)):
-        return type(value)(_rows(item, rows, num_images) for item in value)
+        return type(value)(rows_of(item, rows, num_images) for item in value)
     if isinstance(value, Mapping):
-        return {key: _rows(item, rows, num_images) for key, item in value.items()}
+        return {key: rows_of(item, rows, num_images) for key, item in value.items()}
     return value

@@ -75,6 +75,11 @@ class Conditioning:
         return self.chosen_of or (self.embeddings, list(range(len(self.clips))))
 
     @property
+    def copies(self) -> int:
+        """How often each clip is among the rows, in equal parts one behind the other."""
+        return len(self.clips) // len(set(self.clips))
+
+    @property
     def own(self) -> Sequence[int]:
         """Which clips of the call these are."""
         return self.clips[self.num_negative :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,9 +20,12 @@ from animatediff.sampling.conditions import Conditioning, added_conditions, per_
 from animatediff.sampling.controls import Control, UNetInputs, blended_residuals, total_residuals
 from animatediff.sampling.fast import FastSteps
 from animatediff.sampling.image_features import ImageFeatures
+from animatediff.sampling.motion_from import MotionSource
+from animatediff.sampling.motion_from import Residuals as MotionResiduals
 from animatediff.sampling.perturbed import PerturbedLayers, identity_attention
 from animatediff.sampling.prompt_keys import PromptKeys
 from animatediff.sampling.resume import ResumedSampling
+from animatediff.sampling.shared_rows import first_layers_once
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -59,9 +62,14 @@ class ClipPredictor:
     """Measures against too little memory."""
     camera: CameraPoses | None = None
     """Camera poses that the motion modules take."""
+    motion: MotionSource | None = None
+    """Videos whose movement the clips take."""
 
     def __post_init__(self) -> None:
         self._prompt_keys = PromptKeys(self.unet)
+        self._alone = self
+        if self.motion is not None:
+            self._alone = replace(self, controls=(), features=None, fast=None, camera=None, motion=None)
 
     def __call__(
         self,
@@ -70,17 +78,21 @@ class ClipPredictor:
         frames: Sequence[int],
         given: Conditioning,
         perturbed: PerturbedLayers | None = None,
+        residuals: MotionResiduals | None = None,
     ) -> Tensor:
         """latents: (r, c, f, h, w), of these frames of the clips -> prediction of the same shape.
 
         perturbed: layers whose attention is the identity in the last third of the rows, without guidance half.
+        residuals: sees what motion modules add, and may return something else.
         """
         num_frames = latents.shape[2]
         timestep = timestep.repeat(len(latents)) if timestep.ndim else timestep  # (r*f,), or one for all
         embeddings = per_frame(given.embeddings, frames)
         conditions = added_conditions(given.pooled, given.time_ids, frames)
+        # the layout decides which kernels run: that of latents from a VAE, or from a saved state, must not
+        sample = rearrange(latents, "b c f h w -> (b f) c h w").to(embeddings.dtype).contiguous()
         inputs = UNetInputs(
-            latents=rearrange(latents, "b c f h w -> (b f) c h w").to(embeddings.dtype),
+            latents=sample,
             timestep=timestep,
             embeddings=embeddings,
             conditions=conditions,
@@ -90,9 +102,11 @@ class ClipPredictor:
         )
         rows = row_names(given, frames)
         full = self.fast is None or self.fast.full or not self.fast.features.has(rows)
-        residuals = self._residuals(inputs) if full or self.fast is None else self.fast.features.residuals(rows)
+        controls = self._residuals(inputs) if full or self.fast is None else self.fast.features.residuals(rows)
         if full and self.fast is not None:
-            self.fast.features.keep_residuals(rows, residuals)
+            self.fast.features.keep_residuals(rows, controls)
+        if self.motion is not None and full:  # what fast mode continues has the movement in it already
+            residuals = self.motion.over(self._alone, timestep, frames, given)
         added: dict[str, object] | None = None if conditions is None else dict(conditions)
         if given.image_embeds:
             embeds = [part if part.shape[1] == 1 else part[:, list(frames)] for part in given.image_embeds]
@@ -114,8 +128,9 @@ class ClipPredictor:
         parts = 0 if perturbed is None else 3 if given.num_negative else 2
         with (
             nullcontext() if self.fast is None else self.fast.features.call(rows, self.fast.step, full=full),
-            self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs), camera),
+            self.frames.during(num_frames, self.windows, scale, channels, self._features(inputs), camera, residuals),
             chunked,
+            first_layers_once(self.unet, given.copies, perturbed=perturbed, attention=self.attention),
             motion_in_chunks(self.unet, None if whole else measures.sequences),
             identity_attention(perturbed, parts),
             self._prompt_keys.during(given, embeddings),
@@ -127,8 +142,8 @@ class ClipPredictor:
                 **guidance,
                 cross_attention_kwargs=None if self.attention is None else dict(self.attention),
                 added_cond_kwargs=added,
-                down_block_additional_residuals=None if residuals is None else residuals.down,
-                mid_block_additional_residual=None if residuals is None else residuals.mid,
+                down_block_additional_residuals=None if controls is None else controls.down,
+                mid_block_additional_residual=None if controls is None else controls.mid,
                 return_dict=False,
             )[0]
         # The sampler adds up small steps, so it works in float32 whatever the UNet's precision.

@@ -94,6 +94,11 @@ LABELS = {
     "video_by_number": "Images are named by their frames",
     "resize": "Resize mode",
     "audio": "Keep the sound",
+    "motion_from": "Video to take the movement of",
+    "motion_from_strength": "Strength of the movement",
+    "motion_from_start": "Starting step of the movement",
+    "motion_from_end": "Ending step of the movement",
+    "motion_from_blocks": "Motion modules it goes through",
     "camera_control": "CameraCtrl model",
     "camera": "Path of the camera",
     "camera_scale": "Camera strength",
@@ -132,6 +137,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("image_motion_scale", "color_match", "resize"),
     ),
     "Portraits and poses": ("drive", "drive_kind"),
+    "Movement of a video": (
+        *("motion_from", "motion_from_strength", "motion_from_start", "motion_from_end", "motion_from_blocks"),
+    ),
     "Start from a video": (
         *("video", "strength", "video_fps", "video_start", "video_duration", "audio", "video_by_number"),
     ),

@@ -170,6 +170,14 @@ def test_published_sizes() -> None:
     ]
 
 
+def test_saved_with_the_pipeline(pipe: AnimateDiffPipeline, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe.save_pretrained(tmp_path)
+    found = AnimateDiffPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32)
+    assert torch.equal(render(found, camera=str(POSES)), render(pipe, camera=str(POSES)))
+    images = AnimateDiffPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32, motion_adapter=None)
+    assert images.camera_control is None and "CameraCtrl model is left out" in caplog.text
+
+
 def test_motion_modules_of_another_base_are_refused(pipe: AnimateDiffPipeline) -> None:
     layout = MotionLayout(down=((32,) * 2,) * 3, up=((32,) * 3,) * 3)
     with pytest.raises(UserError, match=r"merges poses into motion modules of .* and those loaded are"):

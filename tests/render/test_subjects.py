@@ -31,7 +31,7 @@ ALWAYS = {
     "plain_prompts", "seed", "num_frames", "width", "height", "steps", "guidance_scale", "scheduler", "clip_skip",
     "window", "motion_scale", "closed_loop", "freeinit", "image", "last_image", "keyframes", "video", "upscale",
     "device", "dtype", "cpu_offload", "compile", "decode_chunk_size", "vram", "inference_config", "out", "fps", "name",
-    "upscaler", "fps_out", "codec", "max_size", "drive",
+    "upscaler", "fps_out", "codec", "max_size", "drive", "motion_from",
 }  # fmt: skip
 """Options that act by themselves, or that their loader judges."""
 ANOTHER: dict[str, Any] = {
@@ -65,6 +65,7 @@ OF_OTHERS: dict[str, Any] = {
     "target_size": (8, 8), "negative_original_size": (8, 8), "negative_crops_coords_top_left": (1, 1),
     "negative_target_size": (8, 8), "save_every": 5.0, "motion_amount": "large", "image_affinity": 0.5,
     "image_motion_scale": 0.5, "color_match": True, "camera_scale": 0.5, "camera_aspect": 1.0,
+    "motion_from_strength": 0.5, "motion_from_start": 0.1, "motion_from_end": 0.5, "motion_from_blocks": "down",
 }  # fmt: skip
 """Those whose subjects a call of text alone lacks (SDXL, a video, ControlNets, a callback, PIA, CameraCtrl)."""
 OF_OPTIONS = [item for item in OPTIONS if item.needs in of_requests.SUBJECTS]

@@ -41,6 +41,7 @@ EXAMPLES: Mapping[str, Any] = {
     "dtype": "float32",
     "vram": "6GB",
     "camera": "zoom-in:0.5, pan-left:0.2",
+    "motion_from_blocks": "down, up",
 }
 """A value of each option whose type does not tell one; files by their marks."""
 _ENCODER = {"sparsectrl": "MODEL", "control_images": ["IMAGE"]}

@@ -113,6 +113,21 @@ def test_a_clip_is_rendered_plays_and_is_put_back(tab: Any, output: Path) -> Non
     ]
 
 
+def test_the_path_of_the_camera_is_drawn(tab: Any) -> None:
+    """While it is typed; a mistake is said in its place."""
+    unfold(tab, "Camera and motion")
+    fill(tab, "camera", "zoom-in:0.5, pan-left:0.2")
+    image = tab.wait_for_selector("#camera-path img")
+    assert image.get_attribute("alt").startswith("Path of the camera: ")
+    tab.wait_for_function("document.querySelector('#camera-path img').naturalWidth > 200")
+    before = image.get_attribute("src")
+    fill(tab, "camera", "tilt-up")
+    tab.wait_for_function("before => document.querySelector('#camera-path img').src !== before", arg=before)
+    fill(tab, "camera", "zoom-inn")
+    tab.wait_for_selector("#camera-path >> text=zoom-in")
+    assert tab.query_selector("#camera-path img") is None
+
+
 def test_cancel_ends_it_and_leaves_nothing(tab: Any, output: Path) -> None:
     """While it denoises, with a preview and the time left in sight; the page goes on."""
     before = files(output)

@@ -21,6 +21,7 @@ from animatediff.pipelines.conditions.controlnet import ControlNetCondition
 from animatediff.pipelines.conditions.i2v import I2VCondition
 from animatediff.pipelines.conditions.image import ImageCondition
 from animatediff.pipelines.conditions.ip_adapter import IPAdapterCondition
+from animatediff.pipelines.conditions.motion_from import MotionFromCondition
 from animatediff.pipelines.conditions.pia import PIACondition
 from animatediff.pipelines.conditions.sparsectrl import SparseCtrlCondition
 from animatediff.pipelines.conditions.video import VideoCondition
@@ -62,5 +63,6 @@ def conditions_of(call: Arguments, parts: LoadedParts) -> list[Condition]:
         SparseCtrlCondition.of(call, parts.sparsectrl, by_sparsectrl),
         IPAdapterCondition.of(call, parts.unet, shown or None),
         CameraCondition.of(call, parts),
+        MotionFromCondition.of(call, parts),
     ]
     return [condition for condition in found if condition is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.sampling import Control, Schedule
 from animatediff.sampling.camera import CameraPoses
+from animatediff.sampling.conditions import Conditioning
 from animatediff.sampling.image_features import ImageFeatures
 from animatediff.sampling.keep_frames import KeepFrames
+from animatediff.sampling.motion_from import MotionSource
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,6 +49,8 @@ class Setting:
     generators: Sequence[torch.Generator]
     """One a clip, behind the draw of the noise."""
     guidance: bool
+    empty_prompt: Callable[[int], Conditioning]
+    """Conditioning of so many clips by an empty prompt alone."""
     device: torch.device
     callbacks: Callbacks
 
@@ -69,6 +73,8 @@ class Prepared:
     """Latent replacement at known frames."""
     camera: CameraPoses | None = None
     """Camera poses, for the motion modules."""
+    motion: MotionSource | None = None
+    """Videos whose movement the clips take."""
 
 
 class Condition:
@@ -86,6 +92,10 @@ class Condition:
     def fitted(self, clip: ClipShape) -> Self:
         """The condition for a clip of this shape. Raises UserError if it does not fit; nothing is computed."""
         return self
+
+    def check_steps(self, timesteps: Tensor) -> None:
+        """Raise UserError where the condition acts in none of the steps of a call, though it is to act."""
+        return
 
     def networks(self) -> Sequence[torch.nn.Module]:
         """Networks that must be on the device while the clip is sampled."""
@@ -107,6 +117,7 @@ class PreparedConditions:
     init_latents: Tensor | None = None
     keep: KeepFrames | None = None
     camera: CameraPoses | None = None
+    motion: MotionSource | None = None
 
 
 def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedConditions:
@@ -121,6 +132,7 @@ def prepare_all(conditions: Sequence[Condition], setting: Setting) -> PreparedCo
         joined.init_latents = joined.init_latents if prepared.init_latents is None else prepared.init_latents
         joined.keep = joined.keep if prepared.keep is None else prepared.keep
         joined.camera = joined.camera if prepared.camera is None else prepared.camera
+        joined.motion = joined.motion if prepared.motion is None else prepared.motion
     return joined
 
 

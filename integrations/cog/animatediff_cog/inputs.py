@@ -50,7 +50,8 @@ ABOVE = 0.001
 ACCEPT = {"image": "image/*", "video": "video/*,image/*"}
 ORDER = (
     *("Prompts", "Image and motion", "Animate an image", "Video to start from", "Model", "Long clips and loops"),
-    *("Images to show", "Portraits and poses", "ControlNet", "Path of the camera", "Upscale", "Output", "Machine"),
+    *("Images to show", "Portraits and poses", "Movement of a video", "ControlNet", "Path of the camera", "Upscale"),
+    *("Output", "Machine"),
 )
 """Panels of options, as they follow one another in a form."""
 LONGER = {

@@ -282,6 +282,7 @@ def test_other_types_of_the_host(dtype: torch.dtype, compute: torch.dtype | None
     without = by_host(plain, latents, timesteps)
     assert found.dtype == torch.float32
     assert found.isfinite().all()
-    if dtype != torch.float8_e4m3fn:  # rounds the image layers themselves
-        assert (found - wanted).norm() < 0.1 * (without - wanted).norm()
+    # what rounding changes in the host's own model on this machine; with motion modules there are twice the layers
+    rounding = (without - by_host(models.golden_model("v3"), latents, timesteps)).norm()
+    assert (found - wanted).norm() <= 4 * rounding
     assert (found - without).norm() > 0.1 * without.norm()
