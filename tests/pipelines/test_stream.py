@@ -140,6 +140,7 @@ def test_the_camera_is_followed() -> None:
         ({"noise": "freenoise"}, "`noise`: not with `long_mode` fifo, .* leave it out, or take `long_mode` unet"),
         ({"images": Image.new("RGB", (16, 16))}, "`images`: not with `long_mode` fifo"),
         ({"video": torch.zeros(9, 3, 16, 16)}, "`video`: not with"),
+        ({"motion_from": torch.zeros(9, 3, 16, 16)}, "`motion_from`: not with"),
         ({"timesteps": [900, 500, 100]}, "`timesteps`: not with"),
         ({"resume": "states"}, "`resume`: not with"),
         ({"upscale": 2.0}, "`upscale`: not with"),
