@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
+from support import pia, tiny_models
+from support.golden import load_pipeline
 from support.images import colour
 from support.pipelines import pipeline, seeded
 from support.sprite_clips import sprite_clip
@@ -16,7 +19,7 @@ from support.stops import Stopped, counted
 
 from animatediff.errors import UserError
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.sampling.motion_from import chosen_modules
+from animatediff.sampling.motion_from import chosen_modules, signal_shares
 from animatediff.sprites.classifier import classify_clip, load_classifier
 
 SMALL: dict[str, Any] = {
@@ -107,19 +110,32 @@ def test_a_video_for_each_clip_and_one_for_all() -> None:
     assert (same[0] - alone[0]).abs().max() < 1e-4 * scale and (same[1] - alone[1]).abs().max() > 1e-2 * scale
 
 
-@pytest.mark.parametrize("family", ["v1", "v2", "sdxl", "hotshot"])
-def test_every_layout(family: str) -> None:
-    """Also norms over all frames, a module in the mid block, and SDXL's sizes and pooled prompts."""
-    pipe = pipeline(family)
+@pytest.mark.parametrize("family", ["v1", "v2", "sdxl", "hotshot", "pia", "animatelcm_i2v"])
+def test_every_layout(family: str, tmp_path: Path) -> None:
+    """Also norms over all frames, a module in the mid block, SDXL's sizes and pooled prompts, and images."""
+    if family in ("sdxl", "hotshot"):
+        unet = tiny_models.save_base(tmp_path / "base.safetensors", "sdxl")
+        tiny_models.save_motion(tmp_path / "motion.ckpt", unet, family)
+        pipe = AnimateDiffPipeline.from_pretrained(tmp_path / "base.safetensors", torch_dtype=torch.float32)
+        pipe.load_motion_module(tmp_path / "motion.ckpt")
+    else:
+        pipe = pia.pipeline() if family == "pia" else load_pipeline(family)
     small: dict[str, Any] = {"num_inference_steps": 1, "motion_from_end": 1.0}
+    if family in ("pia", "animatelcm_i2v"):
+        small["images"] = colour(200, 60, 20)
     plain, moved = latents(pipe, **small), latents(pipe, **small, motion_from=video())
-    assert (moved - plain).abs().max() > 1e-2 * plain.abs().max()
+    assert (moved - plain).abs().max() > 1e-3 * plain.abs().max()
     assert pipe.attachment is not None
     adapter = pipe.attachment.adapter
     sides = ["down", "up", *(["mid"] if adapter.mid_block is not None else [])]
-    assert (family == "v2") == ("mid" in sides)
+    assert (family in ("v2", "animatelcm_i2v")) == ("mid" in sides)
     assert sum(len(chosen_modules(adapter, side)) for side in sides) == len(chosen_modules(adapter, "all"))
     assert 0 < len(chosen_modules(adapter, "up.1")) < len(chosen_modules(adapter, "up.0, up.1"))
+
+
+def test_models_of_edm_noise_levels_are_refused() -> None:
+    with pytest.raises(UserError, match=r"trained on EDM noise levels; let ControlNets .* or begin with the video"):
+        signal_shares(EDMEulerScheduler())
 
 
 def test_it_goes_with_the_rest() -> None:
@@ -182,8 +198,8 @@ def test_the_plan_counts_it() -> None:
         ({"motion_from": "clip.mp4"}, "`motion_from`: video takes a list of PIL images"),
         ({"motion_from": video(clips=3)}, "want `motion_from` for all of them"),
         ({"motion_from": video(), "num_frames": 1}, "a clip of 1 frame does not move"),
-        ({"motion_from": video(), "motion_from_start": 0.6}, "motion_from_start=0.6 is not before motion_from_end=0.6"),
-        ({"motion_from": video(), "num_inference_steps": 1}, "no whole one of 1 lies between 0 and 0.6"),
+        ({"motion_from": video(), "motion_from_start": 0.8}, "motion_from_start=0.8 is not before motion_from_end=0.75"),
+        ({"motion_from": video(), "num_inference_steps": 1}, "no whole one of 1 lies between 0 and 0.75"),
         ({"motion_from": video(), "motion_from_blocks": "mid"}, "no motion modules stand in 'mid'; this model has"),
         ({"motion_from": video(), "motion_from_blocks": ","}, "names no block"),
         ({"motion_from": video(), "motion_from_strength": 30}, "expected 0 to 20"),
