@@ -85,7 +85,13 @@ def test_it_acts_in_the_steps_that_are_named(start: float, end: float, acting: l
 
 
 def test_windows_take_the_frames_that_are_theirs() -> None:
-    settings = {"num_frames": 6, "window": 4, "overlap": 2, "num_inference_steps": 1, "motion_from_end": 1.0}
+    settings: dict[str, Any] = {
+        "num_frames": 6,
+        "window": 4,
+        "overlap": 2,
+        "num_inference_steps": 1,
+        "motion_from_end": 1.0,
+    }
     given, other = video(6), video(6)
     other[:, :, 5] = 0.5
     assert calls(**settings, motion_from=given) == [4, 8, 4, 8]
@@ -140,7 +146,7 @@ def test_models_of_edm_noise_levels_are_refused() -> None:
 
 def test_it_goes_with_the_rest() -> None:
     """Halves of guidance apart give the same; other ways of sampling take it."""
-    given = {"motion_from": video()}
+    given: dict[str, Any] = {"motion_from": video()}
     plain = latents(**given)
     assert (latents(**given, vram="10MB") - plain).abs().max() < 1e-3 * plain.abs().max()
     others: list[dict[str, Any]] = [
@@ -161,7 +167,8 @@ def test_it_goes_with_the_rest() -> None:
 
 
 def test_fast_mode_takes_it_in_its_full_steps() -> None:
-    plan = pipeline().job("a fox", **SMALL | {"num_inference_steps": 12}, fast="max").fast
+    twelve: dict[str, Any] = {**SMALL, "num_inference_steps": 12}
+    plan = pipeline().job("a fox", **twelve, fast="max").fast
     full = None if plan is None else plan(12)
     assert full is not None
     seen = calls(motion_from=video(), motion_from_end=1.0, num_inference_steps=12, fast="max")
@@ -172,14 +179,15 @@ def test_fast_mode_takes_it_in_its_full_steps() -> None:
 def test_a_stopped_call_goes_on_with_the_same_video(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"motion_from": video(), "num_inference_steps": 3}
     wanted = latents(**settings)
-    saved = {"resume": tmp_path, "save_every": 0.0}
+    saved: dict[str, Any] = {"resume": tmp_path, "save_every": 0.0}
     with counted(pipeline(), 8), pytest.raises(Stopped):  # the video is encoded by 4 calls, two steps take 3
         latents(**settings, **saved)
     assert list(tmp_path.iterdir())
     with counted(pipeline()) as again:
         assert torch.equal(latents(**settings, **saved), wanted)
     assert again.count < 8
-    other = latents(**settings | {"motion_from": video(seed=6)})
+    settings["motion_from"] = video(seed=6)
+    other = latents(**settings)
     assert (other - wanted).abs().max() > 1e-3 * wanted.abs().max()
 
 
@@ -198,7 +206,10 @@ def test_the_plan_counts_it() -> None:
         ({"motion_from": "clip.mp4"}, "`motion_from`: video takes a list of PIL images"),
         ({"motion_from": video(clips=3)}, "want `motion_from` for all of them"),
         ({"motion_from": video(), "num_frames": 1}, "a clip of 1 frame does not move"),
-        ({"motion_from": video(), "motion_from_start": 0.8}, "motion_from_start=0.8 is not before motion_from_end=0.75"),
+        (
+            {"motion_from": video(), "motion_from_start": 0.8},
+            "motion_from_start=0.8 is not before motion_from_end=0.75",
+        ),
         ({"motion_from": video(), "num_inference_steps": 1}, "no whole one of 1 lies between 0 and 0.75"),
         ({"motion_from": video(), "motion_from_blocks": "mid"}, "no motion modules stand in 'mid'; this model has"),
         ({"motion_from": video(), "motion_from_blocks": ","}, "names no block"),
