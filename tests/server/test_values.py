@@ -98,7 +98,7 @@ VALUES: dict[str, Any] = {
     "freeinit_ds": 0.3, "freeinit_dt": 0.3,
     "quality": 60, "loop": 2, "fps": 12.0, "steps": 7, "window": 6, "overlap": 2, "clip_skip": 2,
     "camera": "pan-left:0.5", "controlnet_end": [0.5], "control_end": 0.5, "strength": 0.4, "prompt_hold": 0.25,
-    "drive_kind": ["canny"], "motion_from_blocks": "down",
+    "drive_kind": ["canny"], "motion_from_blocks": "down", "motion_from_end": 0.5,
 }  # fmt: skip
 
 
