@@ -32,7 +32,7 @@ from animatediff.pipelines.precision import check_finite
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.resume import saving
 from animatediff.pipelines.saved_frames import SavedFrames
-from animatediff.pipelines.setting import setting_of
+from animatediff.pipelines.setting import setting_of, step_arguments
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.stream import stream_latents, stream_output
 from animatediff.pipelines.subjects import warn_of_no_effect
@@ -216,7 +216,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             sampler = ClipSampler(
                 predict=self._predict(job, groups, conditions, fast, resumed),
                 schedule=schedule,
-                step_arguments=self.base.prepare_extra_step_kwargs(job.generators, call.eta),
+                step_arguments=step_arguments(self, job),
                 device=device,
                 init_latents=conditions.init_latents if init_latents is None else init_latents,
                 as_given=call.latents is not None and job.strength < 1 and init_latents is None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,19 @@ from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.pipelines.prompts import empty_prompt
 from animatediff.sampling import Schedule
+
+MOST_ETA = 1 - 1e-6
+"""Largest `eta` at zero terminal SNR: the first step leaves 1 - `eta`² of the noise as it was, which diffusers computes
+as a small difference and takes the root of; at 1 that is 0, and below it by rounding."""
+
+
+def step_arguments(parts: LoadedParts, job: Job) -> dict[str, Any]:
+    """Further arguments of the scheduler's `step`."""
+    scheduler: Any = parts.base.scheduler
+    no_signal = scheduler.config.get("rescale_betas_zero_snr", False)
+    return parts.base.prepare_extra_step_kwargs(
+        job.generators, min(job.call.eta, MOST_ETA) if no_signal else job.call.eta
+    )
 
 
 def setting_of(

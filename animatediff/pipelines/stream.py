@@ -18,7 +18,7 @@ from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import Callbacks, gathered
 from animatediff.pipelines.precision import check_finite
-from animatediff.pipelines.setting import setting_of
+from animatediff.pipelines.setting import setting_of, step_arguments
 from animatediff.pipelines.turns import turn
 from animatediff.sampling import clip_noise, draw_noise
 from animatediff.sampling.fifo import FrameQueue, FrameSteps, first_queue, numbered
@@ -104,7 +104,7 @@ def _begun(pipe: Any, job: Job, callbacks: Callbacks) -> FrameQueue:
     groups = pipe._conditionings(job, device)
     setting = setting_of(pipe, job, schedule, noise, device, callbacks)
     conditions = prepare_for(groups, job.conditions, setting, job.attention)
-    steps = FrameSteps(scheduler=scheduler, arguments=pipe.base.prepare_extra_step_kwargs(job.generators, job.call.eta))
+    steps = FrameSteps(scheduler=scheduler, arguments=step_arguments(pipe, job))
     in_windows, at_once = (
         numbered(pipe._predict(one, groups, conditions, None, None), job.clip.num_frames)
         for one in (job, replace(job, windows=replace(job.windows, windows=())))

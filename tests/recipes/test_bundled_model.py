@@ -47,6 +47,14 @@ def test_it_moves_as_told(pipe: AnimateDiffPipeline) -> None:
     assert travel(pipe, "moving down")[1] > 4
 
 
+@pytest.mark.parametrize("steps", [4, 16])
+def test_every_step_may_draw_all_its_noise_anew(pipe: AnimateDiffPipeline, steps: int) -> None:
+    """`eta` of 1, on a noise schedule that ends without signal."""
+    few = {"num_frames": 1, "num_inference_steps": steps, "output_type": "latent", "height": 32, "width": 32}
+    noise = torch.Generator().manual_seed(0)
+    assert pipe("a fox", eta=1.0, generator=noise, **few).frames.isfinite().all()
+
+
 def test_background_has_the_colour_named(pipe: AnimateDiffPipeline) -> None:
     for name in ("green", "purple"):
         out = pipe(
