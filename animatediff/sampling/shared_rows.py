@@ -44,8 +44,8 @@ def _layers(unet: Any) -> list[nn.Module]:
         return []
     first = unet.down_blocks[0]
     layers: list[nn.Module] = [first.resnets[0]]
-    for transformer in list(getattr(first, "attentions", None) or ())[:1]:
-        block = transformer.transformer_blocks[0]
+    attention = next(iter(getattr(first, "attentions", None) or ()), None)
+    for block in list(getattr(attention, "transformer_blocks", ()))[:1]:  # blocks without text have none
         if not is_compiled(block) and not getattr(block.attn1, "is_cross_attention", True):
             layers.append(block.attn1)
     return layers

@@ -102,7 +102,7 @@ def test_windows_in_the_motion_modules_are_those_of_the_unet_where_they_do_not_o
 def test_the_image_layers_see_each_frame_once_and_a_few_at_a_time(pipe: AnimateDiffPipeline) -> None:
     whole: list[int] = []
     chunks: list[int] = []
-    layer = pipe.unet.down_blocks[0].resnets[0]
+    layer = pipe.unet.down_blocks[1].resnets[0]  # the one before sees one half of guidance
     handles = [
         layer.register_forward_pre_hook(lambda module, args: whole.append(len(args[0]))),
         layer.conv1.register_forward_pre_hook(lambda module, args: chunks.append(len(args[0]))),
