@@ -65,6 +65,7 @@ def test_a_restart_in_the_middle(data: Path, number: int) -> None:
     running = server.create("slow=1.0")["id"]
     waiting = [server.create(f"a fox {index}")["id"] for index in range(3)]
     server.until(running, lambda video: video["status"] == "in_progress")
+    eventually(lambda: list(renders(data)), bool)  # the worker may not have begun yet
     server.stop(number)
     log = Path(server.log.name).read_text()
     assert "cancelled" not in log
