@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -25,15 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from watch import rss_mib  # the folder is no package
+
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = ("diffusers", "ours")
 GOALS = {"step": 0.85, "import": 0.5, "memory": 1.0}
-
-
-def rss_mib() -> float:
-    """Memory that this process holds now, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def components(dtype: Any) -> dict[str, Any]:

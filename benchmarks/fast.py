@@ -25,7 +25,9 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from rows import columns_of, counted, file_of, markdown, rows_of  # noqa: E402  # the folder is no package
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_path, motion_module_path  # noqa: E402
 from animatediff.evaluation import camera_moves, measure  # noqa: E402
@@ -125,8 +127,8 @@ def run_level(name: str, clips: list[Wanted], folder: Path) -> None:
     """Render and describe the clips of one row, after those that an earlier run has done."""
     from recipes.bundled.style_classifier import load_style_classifier
 
-    level, path = dict(LEVELS[name]), folder / f"{name.replace(', ', '_').replace(' ', '_')}.jsonl"
-    done = {json.loads(line)["number"] for line in path.read_text().splitlines()} if path.exists() else set()
+    level, path = dict(LEVELS[name]), file_of(name, folder)
+    done = {row["number"] for row in rows_of(path)}
     classifiers = (load_classifier(), load_style_classifier())
     for part in dict.fromkeys(clip.part for clip in clips):
         left = [clip for clip in clips if clip.part == part and clip.number not in done]
@@ -148,21 +150,9 @@ def run_level(name: str, clips: list[Wanted], folder: Path) -> None:
 
 def table(folder: Path) -> str:
     """The figures of all levels that were rendered, as a Markdown table."""
-    columns: dict[str, list[dict[str, Any]]] = {}
-    for name in LEVELS:
-        path = folder / f"{name.replace(', ', '_').replace(' ', '_')}.jsonl"
-        if path.exists():
-            columns[name] = [json.loads(line) for line in path.read_text().splitlines()]
 
     def text(row: dict[str, Any]) -> bool:
         return row["part"] == "text"
-
-    def right(name: str, which: Callable[[dict[str, Any]], bool]) -> Callable[[list[dict[str, Any]]], str]:
-        def cell(rows: list[dict[str, Any]]) -> str:
-            found = [row[name] for row in rows if which(row) and row[name] is not None]
-            return f"{sum(found)} of {len(found)}" if found else ""
-
-        return cell
 
     def spread(name: str) -> Callable[[list[dict[str, Any]]], str]:
         def cell(rows: list[dict[str, Any]]) -> str:
@@ -176,22 +166,19 @@ def table(folder: Path) -> str:
         return cell
 
     lines: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-        "object right": right("object", text),
-        "background right": right("background", text),
-        "right, left, up, down: moves so": right("moved", lambda row: text(row) and row["motion"] in DIRECTIONS),
-        "growing, shrinking": right("moved", lambda row: text(row) and row["motion"] in ("growing", "shrinking")),
-        "spinning": right("moved", lambda row: text(row) and row["motion"] == "spinning"),
-        "still": right("moved", lambda row: text(row) and row["motion"] == "still"),
-        "camera moves: kind and sign": right("moved", lambda row: row["part"] in CAMERA_MOVES),
-        "neon and paper: own look": right("look", lambda row: not text(row)),
-        "neon and paper: moves as told": right("moved", lambda row: row["part"] in ("neon", "paper")),
+        "object right": counted("object", text),
+        "background right": counted("background", text),
+        "right, left, up, down: moves so": counted("moved", lambda row: text(row) and row["motion"] in DIRECTIONS),
+        "growing, shrinking": counted("moved", lambda row: text(row) and row["motion"] in ("growing", "shrinking")),
+        "spinning": counted("moved", lambda row: text(row) and row["motion"] == "spinning"),
+        "still": counted("moved", lambda row: text(row) and row["motion"] == "still"),
+        "camera moves: kind and sign": counted("moved", lambda row: row["part"] in CAMERA_MOVES),
+        "neon and paper: own look": counted("look", lambda row: not text(row)),
+        "neon and paper: moves as told": counted("moved", lambda row: row["part"] in ("neon", "paper")),
         "warp error (flicker), %": spread("warp_error"),
         "PSNR to the exact clip, dB, mean / worst": spread("psnr"),
     }
-    head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
-    return head + "\n".join(
-        f"| {title} | {' | '.join(cell(rows) for rows in columns.values())} |" for title, cell in lines.items()
-    )
+    return markdown(columns_of(LEVELS, folder), lines)
 
 
 def sheet(path: Path) -> None:

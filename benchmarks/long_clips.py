@@ -19,14 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from watch import rss_mib  # the folder is no package
+
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("unet", "motion")
-
-
-def rss_mib() -> float:
-    """Memory that this process holds now, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def measure(mode: str, num_frames: int, args: argparse.Namespace) -> dict[str, float]:

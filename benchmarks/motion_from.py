@@ -14,7 +14,6 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from animatediff.bundled import bundled_file  # noqa: E402
+from rows import columns_of, counted, file_of, markdown, rows_of  # noqa: E402  # the folder is no package
+
+from animatediff.bundled import CAMERA_MOVES, bundled_file  # noqa: E402
 from animatediff.camera import Move  # noqa: E402
 from animatediff.camera.path import path_of_moves  # noqa: E402
 from animatediff.camera.plane import LARGEST, plane_views  # noqa: E402
@@ -35,16 +36,12 @@ from animatediff.sprites import world  # noqa: E402
 from animatediff.sprites.classifier import classify_clip, load_classifier  # noqa: E402
 from animatediff.sprites.words import DIRECTIONS, Combination, combinations, plain_caption  # noqa: E402
 from recipes.bundled.rendering import new_pipeline, write_rows  # noqa: E402
+from recipes.bundled.results import KINDS  # noqa: E402
 
 SEED = 8_000_000
 AT_ONCE = 4
 """Clips that go through the UNet together."""
 OTHERS = ("growing", "shrinking", "spinning")
-CAMERAS = {
-    "ZoomIn": "zoom-in", "ZoomOut": "zoom-out", "PanLeft": "pan-left", "PanRight": "pan-right", "TiltUp": "tilt-up",
-    "TiltDown": "tilt-down", "RollingClockwise": "roll-clockwise", "RollingAnticlockwise": "roll-anticlockwise",
-}  # fmt: skip
-"""What is measured -> the move that the camera makes."""
 ROWS: dict[str, dict[str, Any]] = {
     "motion_from": {"motion_from": True},
     "no video (chance)": {},
@@ -64,7 +61,7 @@ class Pair:
     source: Combination
     wanted: Combination
     camera: str | None = None
-    """Move of the camera over the source, by the names of `CAMERAS`."""
+    """Move of the camera over the source, by the names of `CAMERA_MOVES`."""
 
     @property
     def motion(self) -> str:
@@ -81,7 +78,7 @@ class Pair:
         scene, _ = world.clips(1, SEED + self.number, [self.source])
         if self.camera is None:
             return world.render(scene)
-        move = CAMERAS[self.camera]
+        move = KINDS[self.camera][0]
         path = path_of_moves([Move(move, 0.8 * LARGEST[move])], world.NUM_FRAMES)
         return world.render(scene, view=plane_views(path, world.SIZE, world.SIZE))
 
@@ -96,13 +93,13 @@ def pairs_of(num: int, cameras: int) -> list[Pair]:
     rng, held_out = random.Random(SEED), combinations(held_out=True)
     travels, others = num - num // 4, num // 4
     motions = [DIRECTIONS[i % 4] for i in range(travels)] + [OTHERS[i % 3] for i in range(others)]
-    names = [list(CAMERAS)[i % 8] for i in range(cameras)]
+    names = [CAMERA_MOVES[i % 8] for i in range(cameras)]
     found: list[Pair] = []
     for motion in (*motions, *names):
-        own = motion if motion not in CAMERAS else "still"
+        own = motion if motion not in CAMERA_MOVES else "still"
         source = rng.choice([one for one in held_out if one[2] == own])
         fits = [one for one in held_out if one[2] == own and one[0] != source[0] and one[1] != source[1]]
-        found.append(Pair(len(found), source, rng.choice(fits), motion if motion in CAMERAS else None))
+        found.append(Pair(len(found), source, rng.choice(fits), motion if motion in CAMERA_MOVES else None))
     return found
 
 
@@ -144,14 +141,10 @@ def described(clip: Tensor, pair: Pair, classifier: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def file_of(name: str, folder: Path) -> Path:
-    return folder / f"{name.replace(', ', '_').replace(' ', '_')}.jsonl"
-
-
 def run_row(name: str, pairs: list[Pair], folder: Path, steps: int | None) -> None:
     """Render and describe the clips of one row, after those that an earlier run has done."""
     path = file_of(name, folder)
-    done = {json.loads(line)["number"] for line in path.read_text().splitlines()} if path.exists() else set()
+    done = {row["number"] for row in rows_of(path)}
     left = [pair for pair in pairs if pair.number not in done]
     if not left:
         return
@@ -170,37 +163,23 @@ def run_row(name: str, pairs: list[Pair], folder: Path, steps: int | None) -> No
 
 def table(folder: Path) -> str:
     """The figures of all rows that were rendered, as a Markdown table."""
-    columns: dict[str, list[dict[str, Any]]] = {}
-    for name in ROWS:
-        if file_of(name, folder).exists():
-            columns[name] = [json.loads(line) for line in file_of(name, folder).read_text().splitlines()]
-
-    def cell(name: str, which: Callable[[dict[str, Any]], bool]) -> Callable[[list[dict[str, Any]]], str]:
-        def counted(rows: list[dict[str, Any]]) -> str:
-            found = [row[name] for row in rows if which(row)]
-            return f"{sum(found)} of {len(found)}" if found else ""
-
-        return counted
 
     def of_motion(row: dict[str, Any]) -> bool:
-        return row["motion"] not in CAMERAS
+        return row["motion"] not in CAMERA_MOVES
 
-    lines = {"right, left, up, down: moves so": cell("moved", lambda row: row["motion"] in DIRECTIONS)}
-    lines |= {word: cell("moved", lambda row, word=word: row["motion"] == word) for word in OTHERS}
-    lines["all: moves as the source"] = cell("moved", of_motion)
-    lines["object of the text"] = cell("object", of_motion)
-    lines["background of the text"] = cell("background", of_motion)
-    lines["object of the source"] = cell("source", of_motion)
-    lines["camera: kind and sign"] = cell("moved", lambda row: row["motion"] in CAMERAS)
-    lines["camera: object and background of the text"] = lambda rows: _both(rows)
-    head = f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
-    return head + "\n".join(
-        f"| {title} | {' | '.join(one(rows) for rows in columns.values())} |" for title, one in lines.items()
-    )
+    lines = {"right, left, up, down: moves so": counted("moved", lambda row: row["motion"] in DIRECTIONS)}
+    lines |= {word: counted("moved", lambda row, word=word: row["motion"] == word) for word in OTHERS}
+    lines["all: moves as the source"] = counted("moved", of_motion)
+    lines["object of the text"] = counted("object", of_motion)
+    lines["background of the text"] = counted("background", of_motion)
+    lines["object of the source"] = counted("source", of_motion)
+    lines["camera: kind and sign"] = counted("moved", lambda row: row["motion"] in CAMERA_MOVES)
+    lines["camera: object and background of the text"] = _both
+    return markdown(columns_of(ROWS, folder), lines)
 
 
 def _both(rows: list[dict[str, Any]]) -> str:
-    found = [row["object"] and row["background"] for row in rows if row["motion"] in CAMERAS]
+    found = [row["object"] and row["background"] for row in rows if row["motion"] in CAMERA_MOVES]
     return f"{sum(found)} of {len(found)}" if found else ""
 
 

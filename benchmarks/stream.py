@@ -11,7 +11,6 @@ stream.mp4 and eight of them, evenly spaced, as stream.png.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import time
 from itertools import pairwise
@@ -20,23 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from watch import rss_mib  # the folder is no package
 
 from animatediff.evaluation import measure
 from animatediff.media import VideoWriter
 from animatediff.media.image_file import write_image
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.pipelines.vae import to_bytes
 from animatediff.sprites.classifier import classify_clip, load_classifier
 from animatediff.sprites.words import BACKGROUNDS, MOTIONS, OBJECTS
 
 WINDOW = 16
 SHOWN = 8
-
-
-def rss_mib() -> float:
-    """Memory that this process holds now, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Judge:
@@ -68,12 +62,8 @@ def usual(pipe: Any, args: argparse.Namespace, judge: Judge, num_clips: int) -> 
     for seed in range(num_clips):
         generator = torch.Generator().manual_seed(args.seed + seed)
         clip = pipe(args.prompt, num_inference_steps=args.steps, generator=generator, output_type="pt").frames[0]
-        found.append(judge(as_bytes(clip)))
+        found.append(judge(to_bytes(clip).numpy()))
     return found
-
-
-def as_bytes(frames: Tensor) -> np.ndarray:
-    return (frames * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def main() -> None:
@@ -99,7 +89,7 @@ def main() -> None:
         args.prompt, num_frames=None, num_inference_steps=args.steps, overlap=args.overlap,
         generator=torch.Generator().manual_seed(args.seed), output_type="pil",
     )  # fmt: skip
-    shown = {round(place * (args.frames - 1) / (SHOWN - 1)): place for place in range(SHOWN)}
+    shown = {round(place * (args.frames - 1) / (SHOWN - 1)) for place in range(SHOWN)}
     sheet: list[np.ndarray] = []
     args.out = args.out or Path("samples/stream")
     with VideoWriter(args.out / "stream.mp4", fps=pipe.defaults.fps, overwrite=True) as writer:

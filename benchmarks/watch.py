@@ -63,9 +63,14 @@ def peak_memory(device: str) -> Iterator[Peak]:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
-    peak.before = _of_process("VmRSS")
+    peak.before = rss_mib()
     yield peak
     peak.at_most = _of_process("VmHWM")
+
+
+def rss_mib() -> float:
+    """Memory that this process holds now, in MiB."""
+    return _of_process("VmRSS")
 
 
 def _of_process(name: str) -> float:

@@ -16,14 +16,12 @@ from animatediff.pipelines.argument_types import bound, check_order
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.call_state import CallState
 from animatediff.pipelines.clip import larger
-from animatediff.pipelines.compiled import blocks_compiled
-from animatediff.pipelines.conditions import PreparedConditions, on_device
+from animatediff.pipelines.conditions import PreparedConditions
 from animatediff.pipelines.conditions.image import color_match
 from animatediff.pipelines.extras import loras_times, on_unet, prepare_for
 from animatediff.pipelines.habits import Habits
 from animatediff.pipelines.job import Job, schedule_of
 from animatediff.pipelines.loading import Loading
-from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import AnimateDiffOutput, Callbacks, gathered
 from animatediff.pipelines.parts import guidance_width
 from animatediff.pipelines.placement import next_place
@@ -32,7 +30,7 @@ from animatediff.pipelines.precision import check_finite
 from animatediff.pipelines.prompts import encode_groups
 from animatediff.pipelines.resume import saving
 from animatediff.pipelines.saved_frames import SavedFrames
-from animatediff.pipelines.setting import setting_of, step_arguments
+from animatediff.pipelines.setting import networks_at_work, setting_of, step_arguments
 from animatediff.pipelines.step_callback import StepCallback, check_tensor_inputs
 from animatediff.pipelines.stream import stream_latents, stream_output
 from animatediff.pipelines.subjects import warn_of_no_effect
@@ -205,10 +203,7 @@ class AnimateDiffPipeline(CallState, Loading, Habits):
             callbacks.step("denoise", index + 1, total_steps, estimate)
             return latents
 
-        networks = [network for condition in job.conditions for network in condition.networks()]
-        for network in (self.unet, *networks):
-            lay_out(network)
-        with on_device(networks, device), blocks_compiled(self.unet, device, self.compile_settings):
+        with networks_at_work(self, job, device):
             setting = setting_of(self, job, schedule, noise, device, callbacks)
             conditions = prepare_for(groups, job.conditions, setting, job.attention)
             fast = None if job.fast is None else FastSteps(job.fast, DeepFeatures(self.unet))

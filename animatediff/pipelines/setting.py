@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from animatediff.pipelines.conditions import Setting
+from animatediff.pipelines.compiled import blocks_compiled
+from animatediff.pipelines.conditions import Setting, on_device
 from animatediff.pipelines.job import Job
+from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import Callbacks
 from animatediff.pipelines.parts import LoadedParts
 from animatediff.pipelines.prompts import empty_prompt
@@ -26,6 +30,16 @@ def step_arguments(parts: LoadedParts, job: Job) -> dict[str, Any]:
     return parts.base.prepare_extra_step_kwargs(
         job.generators, min(job.call.eta, MOST_ETA) if no_signal else job.call.eta
     )
+
+
+@contextmanager
+def networks_at_work(pipe: Any, job: Job, device: torch.device) -> Iterator[None]:
+    """Have the networks of a job laid out and on the device, and the UNet's blocks compiled where asked for."""
+    networks = [network for condition in job.conditions for network in condition.networks()]
+    for network in (pipe.unet, *networks):
+        lay_out(network)
+    with on_device(networks, device), blocks_compiled(pipe.unet, device, pipe.compile_settings):
+        yield
 
 
 def setting_of(

@@ -11,14 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from animatediff.pipelines.compiled import blocks_compiled
-from animatediff.pipelines.conditions import on_device
 from animatediff.pipelines.extras import loras_times, prepare_for
 from animatediff.pipelines.job import Job, schedule_of
-from animatediff.pipelines.memory_layout import lay_out
 from animatediff.pipelines.output import Callbacks, gathered
 from animatediff.pipelines.precision import check_finite
-from animatediff.pipelines.setting import setting_of, step_arguments
+from animatediff.pipelines.setting import networks_at_work, setting_of, step_arguments
 from animatediff.pipelines.turns import turn
 from animatediff.sampling import clip_noise, draw_noise
 from animatediff.sampling.fifo import FrameQueue, FrameSteps, first_queue, numbered
@@ -80,11 +77,7 @@ def _at_work(pipe: Any, job: Job, callbacks: Callbacks) -> Iterator[None]:
         stack.enter_context(turn(pipe, callbacks.cancel))
         stack.enter_context(torch.no_grad())
         stack.enter_context(loras_times(job.lora_factor, pipe._lora_models))
-        networks = [network for condition in job.conditions for network in condition.networks()]
-        for network in (pipe.unet, *networks):
-            lay_out(network)
-        stack.enter_context(on_device(networks, device))
-        stack.enter_context(blocks_compiled(pipe.unet, device, pipe.compile_settings))
+        stack.enter_context(networks_at_work(pipe, job, device))
         pipe._begin(job, _total(job))
         try:
             yield

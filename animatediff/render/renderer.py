@@ -367,19 +367,20 @@ def _stream(
 
     job = pipe.job(**arguments)
     reporter.memory = job.saving.line
-    streams = arguments.get("long_mode") == "fifo" and job.windows.streams
-    if state is not None and streams:
+    streams, latents = job.windows.streams, None
+    if streams and state is not None:
         logger.info("no state of this clip is saved (`long_mode` fifo): if it is stopped, it begins anew")
-    if state is not None and not streams:
-        callbacks = replace(callbacks, saves=state.opened(pipe, job))
-    latents = None if streams else pipe.sample(job, callbacks)
-    if state is not None and latents is not None:
-        state.sampled(latents)
+    if not streams:
+        if state is not None:
+            callbacks = replace(callbacks, saves=state.opened(pipe, job))
+        latents = pipe.sample(job, callbacks)
+        if state is not None:
+            state.sampled(latents)
 
     def decoded() -> Generator[np.ndarray]:
         with ExitStack() as stack:
             stack.callback(pipe.maybe_free_model_hooks)
-            made = stream_frames(pipe, job, callbacks) if streams else pipe.decode(latents, job, callbacks)
+            made = stream_frames(pipe, job, callbacks) if latents is None else pipe.decode(latents, job, callbacks)
             chunks = stack.enter_context(closing(made))
             while True:
                 with noted(reporter):

@@ -59,13 +59,13 @@ class GuidedClips:
         known = self.fast.difference((tuple(group.own), tuple(frames))) if guidance and self.fast is not None else None
         both = guidance and known is None
         batch = [*(negative if both else ()), *positive, *(positive if self.pag is not None else ())]
-        copies = len(batch) // len(positive)
         if both and self.pag is None and self.apart():
             parts = [self.predictor(latents, timestep, frames, group.of(rows)) for rows in (negative, positive)]
         else:
-            stacked = torch.cat([latents] * copies) if copies > 1 else latents
+            given = group.of(batch)
+            stacked = torch.cat([latents] * given.copies) if given.copies > 1 else latents
             layers = None if self.pag is None else self.pag.layers
-            parts = self.predictor(stacked, timestep, frames, group.of(batch), layers).chunk(copies)
+            parts = self.predictor(stacked, timestep, frames, given, layers).chunk(given.copies)
         prompted = parts[1 if both else 0]
         out = parts[0] + scale * (prompted - parts[0]) if both else prompted
         if both and self.fast is not None:

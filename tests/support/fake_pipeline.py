@@ -74,6 +74,7 @@ class FakePipeline:
             **{**arguments, "call": call, "clip": clip, "decode_chunk_size": chunk, "saving": InUse()},
             generators=[arguments["generator"]],
             conditions=(),
+            windows=SimpleNamespace(streams=False),
         )
 
     def sample(self, job: Any, callbacks: Callbacks) -> torch.Tensor:
