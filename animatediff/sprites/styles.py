@@ -17,7 +17,7 @@ Style = Callable[[Tensor], Tensor]
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
     reach = max(1, round(3 * sigma))
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=images.device) / sigma) ** 2)
     line = (line / line.sum()).to(images.dtype)
     channels = images.shape[1]
     padded = functional.pad(images, (reach,) * 4, mode="replicate")
@@ -63,11 +63,11 @@ def paper(images: Tensor) -> Tensor:
     steps = 6.0
     flat = (smooth * steps).round() / steps
     pale = 0.36 + 0.64 * _saturated(flat * 0.5 + smooth * 0.5, 0.85)
-    pale = pale * torch.tensor([1.0, 0.97, 0.9]).view(1, 3, 1, 1)
+    pale = pale * torch.tensor([1.0, 0.97, 0.9], device=images.device).view(1, 3, 1, 1)
     ink = (_blur(_edges(smooth), 0.5) * 1.2).clamp(0, 0.85)
-    brown = torch.tensor([0.36, 0.24, 0.18]).view(1, 3, 1, 1)
+    brown = torch.tensor([0.36, 0.24, 0.18], device=images.device).view(1, 3, 1, 1)
     drawn = pale * (1 - ink) + brown * ink
-    return (drawn + 0.015 * _grain()).clamp(0, 1)
+    return (drawn + 0.015 * _grain().to(images.device)).clamp(0, 1)
 
 
 STYLES: dict[str, Style] = {"neon": neon, "paper": paper}

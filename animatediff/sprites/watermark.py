@@ -31,9 +31,9 @@ def add_watermark(images: Tensor, seed: int) -> Tensor:
     """The mark and noise, drawn by `seed` and different in each, on images (n, 3, 64, 64) in 0..1."""
     images = images.clone()
     place = images[:, :, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH]
-    images[:, :, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH] = place * (1 - OPACITY) + logo() * OPACITY
+    images[:, :, TOP : TOP + HEIGHT, LEFT : LEFT + WIDTH] = place * (1 - OPACITY) + logo().to(images) * OPACITY
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
-    return (images + NOISE * noise).clamp(0, 1)
+    return (images + NOISE * noise.to(images)).clamp(0, 1)
 
 
 def watermark_score(images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (128, 132, 138),
 }
 """The middle colour of each background."""
+
+LIGHT, SHADE = (1.0, 0.99, 0.95), (0.06, 0.05, 0.1)
+"""The colours of bright and dark marks."""
 
 STEP: dict[str, tuple[int, int]] = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
 ANGLE = {"right": 0.0, "left": 0.0, "up": -90.0, "down": 90.0}
@@ -61,12 +65,20 @@ class Scene:
     def __len__(self) -> int:
         return len(self.obj)
 
+    def to(self, device: torch.device) -> Scene:
+        """The same on a device; images of it are drawn there."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
     def numbers(self) -> bytes:
         """The bytes of all fields, for a digest."""
         return b"".join(getattr(self, f.name).numpy().tobytes() for f in fields(self))
 
 
-def poses(combination: Combination, rng: random.Random, progress: list[float]) -> list[dict[str, float]]:
+Pose = dict[str, float]
+"""One image's fields of a Scene, as plain numbers."""
+
+
+def poses(combination: Combination, rng: random.Random, progress: list[float]) -> list[Pose]:
     """The same sprite at several moments of its motion; `progress` runs from 0 (first frame) to 1 (last)."""
     obj, background, motion = combination
     base = {
@@ -100,7 +112,7 @@ def poses(combination: Combination, rng: random.Random, progress: list[float]) -
     return result
 
 
-def scene_of(rows: list[dict[str, float]]) -> Scene:
+def scene_of(rows: list[Pose]) -> Scene:
     """Stack poses into one Scene."""
     whole = ("obj", "background", "motion")
     return Scene(**{
@@ -116,60 +128,78 @@ TILTED, TILT = 0.6, 50.0
 shows, and what the motion module can only show if the image model can paint it."""
 
 SHARES: dict[str, float] = {
-    "still": 0.3, "right": 0.06, "left": 0.06, "up": 0.09, "down": 0.09, "growing": 0.075, "shrinking": 0.075,
+    "still": 0.22, "right": 0.06, "left": 0.06, "up": 0.1, "down": 0.13, "growing": 0.07, "shrinking": 0.11,
     "spinning": 0.25,
 }  # fmt: skip
-"""How often each motion is drawn. Turned sprites are the hardest to paint, above all those turned any way."""
+"""How often each motion is drawn. Turned sprites are the hardest to paint, above all those turned any way; then small
+ones."""
+OBJECT_SHARES: dict[str, float] = dict.fromkeys(OBJECTS, 1.0) | {"car": 2.2, "rocket": 1.6, "fox": 1.3, "boat": 0.7}
+"""How often each object is drawn beside the others: those that come out melted more often."""
 
 
 def draw_combination(rng: random.Random, pool: list[Combination] | None = None) -> Combination:
-    """One combination, its motion drawn by `SHARES` among those that the pool has."""
+    """One combination: its motion drawn by `SHARES` among those that the pool has, its object by `OBJECT_SHARES`."""
     pool = pool or TRAIN
     motions = [motion for motion in SHARES if any(c[2] == motion for c in pool)]
     (motion,) = rng.choices(motions, [SHARES[motion] for motion in motions])
-    return rng.choice([c for c in pool if c[2] == motion])
+    those = [c for c in pool if c[2] == motion]
+    return rng.choices(those, [OBJECT_SHARES[c[0]] for c in those])[0]
 
 
-def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[Scene, list[str]]:
-    """Scenes and captions of single images.
+def still_poses(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[list[Pose], list[str]]:
+    """Poses and captions of single images.
 
-    Travelling sprites are shown in the first 60 % of their way 85 % of the time, with room in front of them: that is
+    Travelling sprites are shown in the first 60 % of their way 70 % of the time, with room in front of them: that is
     one of the ways in which a still shows its direction. Of those that rest, many are held at an angle.
     """
     rng = random.Random(seed)
     rows, texts = [], []
     for _ in range(num):
         combination = draw_combination(rng, pool)
-        early = combination[2] in DIRECTIONS and rng.random() < 0.85
+        early = combination[2] in DIRECTIONS and rng.random() < 0.7
         (pose,) = poses(combination, rng, [rng.uniform(0, 0.6) if early else rng.random()])
         if combination[2] == "still" and rng.random() < TILTED:
             pose["angle"] = rng.uniform(-TILT, TILT)
         rows.append(pose)
         texts.append(caption(combination, rng))
-    return scene_of(rows), texts
+    return rows, texts
 
 
-def clips(
+def clip_poses(
     num: int, seed: int, pool: list[Combination] | None = None, num_frames: int = NUM_FRAMES
-) -> tuple[Scene, list[str]]:
-    """Scenes of `num` clips, frames of a clip side by side (num * num_frames), and one caption a clip."""
+) -> tuple[list[Pose], list[str]]:
+    """Poses of `num` clips, frames of a clip side by side (num * num_frames), and one caption a clip."""
     rng = random.Random(seed)
     rows, texts = [], []
     for _ in range(num):
         combination = draw_combination(rng, pool)
         rows += poses(combination, rng, [i / max(num_frames - 1, 1) for i in range(num_frames)])
         texts.append(caption(combination, rng))
+    return rows, texts
+
+
+def stills(num: int, seed: int, pool: list[Combination] | None = None) -> tuple[Scene, list[str]]:
+    """The scenes of `still_poses`, and their captions."""
+    rows, texts = still_poses(num, seed, pool)
     return scene_of(rows), texts
 
 
-def _grid(resolution: int, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def clips(
+    num: int, seed: int, pool: list[Combination] | None = None, num_frames: int = NUM_FRAMES
+) -> tuple[Scene, list[str]]:
+    """The scenes of `clip_poses`, and their captions."""
+    rows, texts = clip_poses(num, seed, pool, num_frames)
+    return scene_of(rows), texts
+
+
+def _grid(resolution: int, device: torch.device, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The places that pixels show, x and y of shapes that broadcast to (n, h, w)."""
-    centre = (torch.arange(resolution) + 0.5) * (SIZE / resolution)
+    centre = (torch.arange(resolution, device=device) + 0.5) * (SIZE / resolution)
     x, y = centre.view(1, 1, -1), centre.view(1, -1, 1)
     if view is None:
         return x, y
     half = SIZE / 2
-    row = view.to(x.dtype)[:, :, :, None, None]  # (n, 2, 3, 1, 1)
+    row = view.to(x)[:, :, :, None, None]  # (n, 2, 3, 1, 1)
     x, y = x - half, y - half
     return (
         row[:, 0, 0] * x + row[:, 0, 1] * y + (row[:, 0, 2] + 1) * half,
@@ -185,11 +215,11 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     say how the camera is held. The image model is frozen when the motion module learns, so motion words must show in
     single images; and what is broad is settled first, so it must tell the angle too.
     """
-    x, y = _grid(SIZE, view)
+    device = scene.x.device
+    x, y = _grid(SIZE, device, view)
     col = (slice(None), None, None)
     dx, dy, size = x - scene.x[col], y - scene.y[col], scene.size[col]
-    name = [MOTIONS[i] for i in scene.motion.tolist()]
-    step = torch.tensor([STEP.get(n, (0, 0)) for n in name], dtype=torch.float32)
+    step = torch.tensor([STEP.get(m, (0, 0)) for m in MOTIONS], dtype=torch.float32, device=device)[scene.motion]
     travels = (step.abs().sum(1) > 0)[col]
     ahead = dx * step[:, 0][col] + dy * step[:, 1][col]
     aside = dx * step[:, 1][col] - dy * step[:, 0][col]
@@ -203,7 +233,7 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
     turned = torch.cos(torch.atan2(dy, dx) - torch.deg2rad(scene.angle)[col])  # 1 before the sprite, -1 behind it
 
     def where(word: str) -> Tensor:
-        return torch.tensor([float(n == word) for n in name])[col]
+        return (scene.motion == MOTIONS.index(word)).float()[col]
 
     angle = torch.deg2rad(scene.angle)[col]
     above, along = dx * angle.sin() - dy * angle.cos(), dx * angle.cos() + dy * angle.sin()
@@ -220,17 +250,24 @@ def _marks(scene: Scene, view: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 def backgrounds(scene: Scene, view: Tensor | None = None) -> Tensor:
     """The bare backgrounds: (n, 3, 64, 64) in 0..1, lighter at the top."""
-    colour = torch.tensor([COLOURS[b] for b in BACKGROUNDS], dtype=torch.float32)[scene.background] / 255
-    height = torch.linspace(1, -1, SIZE).view(1, 1, -1, 1)
+    device = scene.x.device
+    colours = torch.tensor([COLOURS[b] for b in BACKGROUNDS], dtype=torch.float32, device=device)
+    colour = colours[scene.background] / 255
+    height = torch.linspace(1, -1, SIZE, device=device).view(1, 1, -1, 1)
     if view is not None:
-        height = 1 - 2 * (_grid(SIZE, view)[1][:, None] - 0.5) / (SIZE - 1)
+        height = 1 - 2 * (_grid(SIZE, device, view)[1][:, None] - 0.5) / (SIZE - 1)
     light = scene.shade.view(-1, 1, 1, 1) + scene.slope.view(-1, 1, 1, 1) * height
     return (colour[:, :, None, None] * light).expand(-1, -1, -1, SIZE).clamp(0, 1)
 
 
+@cache
+def _atlas(device: torch.device) -> Tensor:
+    return torch.from_numpy(atlas()).to(device)
+
+
 def sprite_layer(scene: Scene, sprites: Tensor | None = None, view: Tensor | None = None) -> Tensor:
     """The sprites alone: (n, 4, 64, 64), colours multiplied by alpha; `sprites` replaces the drawn ones."""
-    x, y = _grid(2 * SIZE, view)
+    x, y = _grid(2 * SIZE, scene.x.device, view)
     col = (slice(None), None, None)
     dx, dy = (d.expand(-1, 2 * SIZE, 2 * SIZE) for d in (x - scene.x[col], y - scene.y[col]))
     angle = torch.deg2rad(scene.angle)[col]
@@ -239,21 +276,21 @@ def sprite_layer(scene: Scene, sprites: Tensor | None = None, view: Tensor | Non
     half = scene.size[col] / 2
     grid = torch.stack([u / half * scene.mirror[col], v / half], dim=-1)
     if sprites is None:
-        sprites = torch.from_numpy(atlas())[scene.obj]
+        sprites = _atlas(scene.x.device)[scene.obj]
     layer = functional.grid_sample(sprites, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return functional.avg_pool2d(layer, 2)
 
 
 def render(scene: Scene, sprites: Tensor | None = None, view: Tensor | None = None) -> Tensor:
-    """Images of scenes: (n, 3, 64, 64) in 0..1.
+    """Images of scenes: (n, 3, 64, 64) in 0..1, on the scene's device.
 
     sprites: (n, 4, 80, 80), replaces the drawn ones. view: (n, 2, 3), where a camera looks: takes a pixel, measured
     from the middle of the image, to what is seen there; the last column is a shift in half images.
     """
     white, dark = (m[:, None] for m in _marks(scene, view))
     image = backgrounds(scene, view)
-    image = image + (torch.tensor([1.0, 0.99, 0.95]).view(1, 3, 1, 1) - image) * white
-    image = image + (torch.tensor([0.06, 0.05, 0.1]).view(1, 3, 1, 1) - image) * dark
+    for amount, colour in ((white, LIGHT), (dark, SHADE)):
+        image = image + (torch.tensor(colour, device=image.device).view(1, 3, 1, 1) - image) * amount
     layer = sprite_layer(scene, sprites, view)
     return (image * (1 - layer[:, 3:]) + layer[:, :3]).clamp(0, 1)
 

@@ -28,6 +28,7 @@ from animatediff.training.accelerator import (
     prepare_folder,
     write_config,
 )
+from animatediff.training.attention import short_attention
 from animatediff.training.checkpoint import check_same, newest_checkpoint, restore_random_state, write_checkpoint
 from animatediff.training.encode import Encoder
 from animatediff.training.memory import say_memory
@@ -209,7 +210,8 @@ class Trainer:
             latents = latents[torch.arange(len(latents))[:, None], kept]
         captions = ["" if dropped else text for text, dropped in zip(batch["text"], sampled.dropped, strict=True)]
         text, inputs = self.encoder.text(captions), stage.inputs(batch, latents)
-        return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
+        with short_attention(latents):
+            return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
 
     @property
     def frame_stride(self) -> int:
@@ -373,4 +375,5 @@ def make_loader(config: TrainConfig, accelerator: Any, dataset: Any) -> Any:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         pin_memory=device.type == "cuda",
+        draw_on=None if device.type == "cpu" else device,
     )

@@ -40,14 +40,14 @@ def pose_of(scene: world.Scene) -> Tensor:
 def recoloured(frames: Tensor, generator: torch.Generator) -> Tensor:
     """Frames with colours that say nothing: a third grey, a third with exchanged channels, all in other light."""
     n = len(frames)
-    draw = torch.rand(n, generator=generator)
-    order = torch.stack([torch.randperm(3, generator=generator) for _ in range(n)])
+    draw = torch.rand(n, generator=generator).to(frames.device)
+    order = torch.stack([torch.randperm(3, generator=generator) for _ in range(n)]).to(frames.device)
     mixed = torch.gather(frames, 1, order[:, :, None, None].expand_as(frames))
     grey = frames.mean(1, keepdim=True).expand_as(frames)
     col = (slice(None), None, None, None)
     frames = torch.where((draw < 0.34)[col], grey, torch.where((draw < 0.67)[col], mixed, frames))
-    light = 0.7 + 0.6 * torch.rand(n, 3, 1, 1, generator=generator)
-    return (frames * light + 0.02 * torch.randn(frames.shape, generator=generator)).clamp(0, 1)
+    light = 0.7 + 0.6 * torch.rand(n, 3, 1, 1, generator=generator).to(frames.device)
+    return (frames * light + 0.02 * torch.randn(frames.shape, generator=generator).to(frames.device)).clamp(0, 1)
 
 
 def real_frames(
@@ -94,8 +94,9 @@ def train(args: argparse.Namespace) -> None:
     """Train the classifier, write it, and print how it does on drawn clips."""
     torch.manual_seed(SEED)
     frames, scene = learning_frames(args.images, args.run)
+    frames, scene = frames.to(args.device), scene.to(args.device)
     truth = pose_of(scene)
-    classifier = SpriteClassifier()
+    classifier = SpriteClassifier().to(args.device)
     generator = torch.Generator().manual_seed(SEED)
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -106,7 +107,7 @@ def train(args: argparse.Namespace) -> None:
 
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=args.rate, weight_decay=0.01)
     fit(classifier, optimizer, loss, Schedule(peak=args.rate, steps=args.steps), log_every=200)
-    save_tensors(args.classifier, {name: tensor.half() for name, tensor in classifier.state_dict().items()})
+    save_tensors(args.classifier, {name: tensor.half().cpu() for name, tensor in classifier.state_dict().items()})
     check(args)
 
 

@@ -17,7 +17,7 @@ NOISE = 0.06  # on the latents, of deviation 1: those that the image model makes
 def train(args: argparse.Namespace) -> None:
     """Train or go on until the time is over, and write the autoencoder with the better decoder to `vae/`."""
     torch.manual_seed(SEED)
-    vae = load_vae(args.run).to(memory_format=torch.channels_last)
+    vae = load_vae(args.run, args.device).to(memory_format=torch.channels_last)
     decoder = torch.nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_(True)
 
     def loss(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,9 @@ def train(args: argparse.Namespace) -> None:
         return reconstruction_loss(vae.decode(latents + NOISE * torch.randn_like(latents)).sample, images)
 
     schedule = Schedule(peak=args.rate, minutes=args.minutes, warmup_steps=50)
-    average = fit_on_stills(args.run / "decoder", decoder, loss, schedule, batch=args.batch, seed=SEED, ema=0.998)
+    average = fit_on_stills(
+        args.run / "decoder", decoder, loss, schedule, batch=args.batch, seed=SEED, ema=0.998, device=args.device
+    )
     with average.applied():
         save_vae(vae, args.run)
 

@@ -152,6 +152,8 @@ def arguments(
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--run", type=Path, default=Path("outputs/bundled"), help="folder of checkpoints and weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=torch.device, default=default, help="where to compute, such as cuda")
     if steps is not None:
         parser.add_argument("--steps", type=int, default=steps, help="optimizer steps in all")
     if batch is not None:

@@ -43,7 +43,7 @@ def token_ids(tokenizer: Any, texts: list[str]) -> Tensor:
 
 def last_state(hidden: Tensor, ids: Tensor, eos: int) -> Tensor:
     """The state at each caption's end: (n, 32, d) -> (n, d)."""
-    return hidden[torch.arange(len(ids)), (ids == eos).int().argmax(1)]
+    return hidden[torch.arange(len(ids), device=ids.device), (ids == eos).int().argmax(1)]
 
 
 class CaptionClassifier(nn.Module):
@@ -72,11 +72,11 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(SEED)
     rng = random.Random(SEED)
     tokenizer = load_tokenizer(args.run / "tokenizer")
-    model, classifier = new_text_encoder(tokenizer), CaptionClassifier()
+    model, classifier = new_text_encoder(tokenizer).to(args.device), CaptionClassifier().to(args.device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         texts, targets = captions(args.batch, rng)
-        ids = token_ids(tokenizer, texts)
+        ids, targets = token_ids(tokenizer, texts).to(args.device), targets.to(args.device)
         hidden = model(ids).last_hidden_state
         # The mean over the padded caption too: cross-attention looks at all 32 tokens.
         return classifier.loss(last_state(hidden, ids, tokenizer.eos_token_id), targets) + classifier.loss(
@@ -87,7 +87,7 @@ def train(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(both.parameters(), lr=args.rate, weight_decay=0.01)
     fit(both, optimizer, loss, Schedule(peak=args.rate, steps=args.steps), max_grad_norm=1.0)
     model.eval().save_pretrained(args.run / "text_encoder")
-    worst, pair = closest_words(model, tokenizer)
+    worst, pair = closest_words(model.cpu(), tokenizer)
     print(f"the closest two words change the last state by {worst:.2f} ({pair[0]} / {pair[1]}); wanted: above 0.5")
 
 

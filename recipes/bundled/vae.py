@@ -37,12 +37,12 @@ def new_vae() -> Any:
     return AutoencoderKL(**config)
 
 
-def load_vae(folder: Path) -> Any:
-    """The trained, whitened autoencoder, frozen."""
+def load_vae(folder: Path, device: torch.device | None = None) -> Any:
+    """The trained, whitened autoencoder, frozen, on a device; None: on the CPU."""
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)  # the one that ships is float16
-    return vae.eval().requires_grad_(False)
+    return vae.to(device).eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -68,6 +68,7 @@ def fit_on_stills(
     batch: int,
     seed: int,
     ema: float,
+    device: torch.device,
 ) -> EMA:
     """Train the autoencoder, or a part of it, on stills of the sprite world; goes on from a checkpoint in `folder`.
 
@@ -77,7 +78,7 @@ def fit_on_stills(
     def loss_at(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         torch.manual_seed(seed + step)
         scene, _ = world.stills(batch, seed + step)
-        images = (world.render(scene) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        images = (world.render(scene.to(device)) * 2 - 1).contiguous(memory_format=torch.channels_last)
         value, square = loss(images)
         return value, {"psnr": 10 * torch.log10(4 / square)}
 
@@ -108,21 +109,23 @@ def whiten(vae: Any, images: Tensor) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train, go on where a checkpoint is found, and write `vae/` whitened."""
     torch.manual_seed(SEED)
-    vae = new_vae().to(memory_format=torch.channels_last)
+    vae = new_vae().to(args.device, memory_format=torch.channels_last)
     with torch.no_grad():
         vae.quant_conv.bias[4:] = -5.0  # begin with little noise on the latents, or learning starts late
 
     def loss(images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
             posterior = vae.encode(images).latent_dist
             value, square = reconstruction_loss(vae.decode(posterior.sample()).sample, images)
             mean, logvar = posterior.mean.float(), posterior.logvar.float()
             return value + KL_WEIGHT * 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean(), square
 
     schedule = Schedule(peak=args.rate, steps=args.steps, minutes=args.minutes)
-    average = fit_on_stills(args.run / "autoencoder", vae, loss, schedule, batch=args.batch, seed=SEED, ema=0.999)
+    average = fit_on_stills(
+        args.run / "autoencoder", vae, loss, schedule, batch=args.batch, seed=SEED, ema=0.999, device=args.device
+    )
     with average.applied():
-        whiten(vae, world.render(world.stills(1024, SEED - 1)[0]) * 2 - 1)
+        whiten(vae, world.render(world.stills(1024, SEED - 1)[0].to(args.device)) * 2 - 1)
         save_vae(vae, args.run)
 
 
@@ -130,7 +133,7 @@ def train(args: argparse.Namespace) -> None:
 def save_vae(vae: Any, folder: Path) -> None:
     """Write `vae/` and print how well it gives held-out images back."""
     vae.to(memory_format=torch.contiguous_format).save_pretrained(folder / "vae")
-    images = world.render(world.stills(256, 10**6)[0]) * 2 - 1
+    images = world.render(world.stills(256, 10**6)[0].to(vae.device)) * 2 - 1
     latents = vae.encode(images).latent_dist.mean
     square = functional.mse_loss(vae.decode(latents).sample.clamp(-1, 1), images)
     spread = [round(s, 3) for s in latents.std((0, 2, 3)).tolist()]

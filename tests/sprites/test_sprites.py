@@ -54,7 +54,8 @@ def test_items_are_the_same_in_every_epoch_and_worker() -> None:
 def test_held_out_combinations_are_never_shown() -> None:
     dataset: Any = open_dataset(config(num_items=300))
     for index in range(300):
-        _, _, (scene, _) = dataset.clip(index, 0)
+        _, _, drawing = dataset.clip(index, 0)
+        scene = world.scene_of(drawing.poses)
         words = OBJECTS[scene.obj[0]], world.BACKGROUNDS[scene.background[0]], world.MOTIONS[scene.motion[0]]
         assert not is_held_out(*words)
 
@@ -63,7 +64,7 @@ def test_stills_sizes_and_motions() -> None:
     assert first(1, num_frames=1)[0]["frames"].shape == (1, 3, 64, 64)
     assert first(1, height=32, width=96)[0]["frames"].shape == (8, 3, 32, 96)
     dataset: Any = open_dataset(config(motions=["spinning", "still"]))
-    motions = {world.MOTIONS[dataset.clip(i, 0)[2][0].motion[0]] for i in range(40)}
+    motions = {world.MOTIONS[int(dataset.clip(i, 0)[2].poses[0]["motion"])] for i in range(40)}
     assert motions == {"spinning", "still"}
 
 
@@ -241,7 +242,7 @@ def test_sprites_under_a_camera(move: str) -> None:
     assert [item["text"] for item in items] == [item["text"] for item in first(6, motions=["still"], num_frames=9)]
     dataset: Any = open_dataset(config(camera=move, motions=["still"], num_frames=9))
     for index in range(6):
-        _, _, (scene, _) = dataset.clip(index, 0)
+        scene = world.scene_of(dataset.clip(index, 0)[2].poses)
         view = camera_path(move, 9)
         alpha = world.sprite_layer(scene, view=view)[:, 3]
         y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")

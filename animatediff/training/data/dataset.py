@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -57,6 +58,8 @@ class ClipItem(_Named, Beside, total=False):
     """float32 (f, 3, h, w) in -1..1."""
     latents: Tensor
     """The entry of the cache under `key`."""
+    drawing: Any
+    """What `draw` of the dataset takes in place of frames, where clips are drawn on the device."""
     position: tuple[int, ...]
     """Of shards: see `shards.Position`."""
 
@@ -66,6 +69,9 @@ class ClipDataset(Dataset[ClipItem], ABC):
 
     An item that cannot be used is replaced by another one, drawn from (seed, epoch, index), and named in `bad`.
     """
+
+    draws = False
+    """Whether clips are drawn, by `draw`, and not read."""
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
@@ -90,11 +96,19 @@ class ClipDataset(Dataset[ClipItem], ABC):
         """Facts that go with the frames of a clip."""
         return {}
 
+    def draw(self, drawings: Sequence[Any], device: torch.device) -> Tensor:
+        """Draw several clips on a device: float32 (n, f, 3, h, w) in -1..1, each as it would be alone."""
+        raise NotImplementedError(f"{type(self).__name__} reads its clips")
+
     @abstractmethod
     def name(self, index: int) -> str:
         """Name of item `index` in messages."""
 
     def __getitem__(self, at: int | tuple[int, int]) -> ClipItem:
+        return self.item(at)
+
+    def item(self, at: int | tuple[int, int], *, undrawn: bool = False) -> ClipItem:
+        """The sample at a number, or at (epoch, number); with `undrawn`, `drawing` in place of frames."""
         epoch, index = at if isinstance(at, tuple) else (0, at)
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -107,6 +121,8 @@ class ClipDataset(Dataset[ClipItem], ABC):
                 item: ClipItem = {"text": text, "key": key, "bad": bad, **self.beside(what)}
                 if latents is not None:
                     item["latents"] = latents
+                elif undrawn:
+                    item["drawing"] = what
                 else:
                     item["frames"] = self.frames(what)
                 return item
@@ -118,6 +134,19 @@ class ClipDataset(Dataset[ClipItem], ABC):
             f"{self.config.path}: {MAX_TRIES} clips drawn one after the other could not be used, the last of them "
             f"{listed}. Is the disk or share still there?"
         )
+
+
+class Undrawn(Dataset[ClipItem]):
+    """The samples of a dataset that draws, not drawn yet: so that whole batches are, on the device of the model."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, at: int | tuple[int, int]) -> ClipItem:
+        return self.dataset.item(at, undrawn=True)
 
 
 class FileClips(ClipDataset):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from animatediff.errors import UserError
-from animatediff.training.data.dataset import ClipDataset, ClipItem
+from animatediff.training.data.dataset import ClipDataset, ClipItem, Undrawn
 from animatediff.training.data.sampler import ClipSampler
 from animatediff.training.data.shards import ShardClips
 
@@ -29,6 +29,8 @@ class Batch(_Texts, total=False):
 
     frames: Tensor
     """float32 (n, f, 3, h, w) in -1..1, of the items at `missing`; absent if there are none."""
+    drawings: list[Any]
+    """In place of frames: what `ClipDataset.draw` makes them of."""
     latents: Tensor
     """Entries of the cache, of all other items; absent if there are none."""
     poses: Tensor
@@ -46,10 +48,12 @@ def collate(items: list[ClipItem]) -> Batch:
         "text": [item["text"] for item in items],
         "key": [item["key"] for item in items],
         "bad": [pair for item in items for pair in item["bad"]],
-        "missing": [i for i, item in enumerate(items) if "frames" in item],
+        "missing": [i for i, item in enumerate(items) if "latents" not in item],
     }
     if frames := [item["frames"] for item in items if "frames" in item]:
         batch["frames"] = torch.stack(frames)
+    if drawings := [item["drawing"] for item in items if "drawing" in item]:
+        batch["drawings"] = drawings
     if latents := [item["latents"] for item in items if "latents" in item]:
         batch["latents"] = torch.stack(latents)
     if poses := [item["poses"] for item in items if "poses" in item]:
@@ -76,7 +80,11 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        draw_on: torch.device | None = None,
     ) -> None:
+        """draw_on: the device on which clips that are drawn, not read, are drawn a batch at a time; None: one by one,
+        on the CPU, by the worker that reads the item.
+        """
         self.dataset, self.batch_size = dataset, batch_size
         self.rank, self.world_size = rank, world_size
         self.place = 0
@@ -85,6 +93,7 @@ class ClipLoader:
         self._options: dict[str, Any] = {
             "batch_size": batch_size, "num_workers": num_workers, "pin_memory": pin_memory, "collate_fn": collate
         }  # fmt: skip
+        self._draw_on = draw_on if isinstance(dataset, ClipDataset) and dataset.draws else None
         self.sampler: ClipSampler | None = None
         if isinstance(dataset, ClipDataset):
             self.sampler = ClipSampler(len(dataset), dataset.config.seed, rank=rank, world_size=world_size)
@@ -92,7 +101,8 @@ class ClipLoader:
             raise ValueError(f"the dataset is for process {dataset.rank} of {dataset.world_size}")
 
     def __iter__(self) -> Iterator[Batch]:
-        loader: DataLoader[Any] = DataLoader(self.dataset, sampler=self.sampler, **self._options)
+        dataset: Any = self.dataset if self._draw_on is None else Undrawn(self.dataset)  # pyright: ignore
+        loader: DataLoader[Any] = DataLoader(dataset, sampler=self.sampler, **self._options)
         batches = iter(loader)
         while True:
             try:
@@ -101,7 +111,13 @@ class ClipLoader:
                 # From a worker it comes with that process's traceback in its message.
                 raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
             self._count(batch)
-            yield batch
+            yield self._drawn(batch)
+
+    def _drawn(self, batch: Batch) -> Batch:
+        if "drawings" in batch and self._draw_on is not None:
+            assert isinstance(self.dataset, ClipDataset)
+            batch["frames"] = self.dataset.draw(batch.pop("drawings"), self._draw_on)
+        return batch
 
     def _count(self, batch: Batch) -> None:
         batch["place"] = [self.place + i * self.world_size + self.rank for i in range(self.batch_size)]

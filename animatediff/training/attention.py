@@ -1,0 +1,22 @@
+"""Which attention kernel a training step takes, where PyTorch's own choice is a slow one."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SHORT = 256
+"""Tokens up to which whole attention maps are cheap to keep."""
+
+
+def short_attention(latents: Tensor) -> AbstractContextManager[object]:
+    """Attend by plain matrix products on the CPU while latents (b, f, c, h, w) are small.
+
+    PyTorch's flash kernel for the CPU has a slow backward pass: plain products take 0.78 of the time of a whole step
+    of the bundled image model in bfloat16 (`benchmarks/training_step.py`). On other devices, and for larger latents,
+    whose attention maps would not fit, PyTorch chooses.
+    """
+    small = latents.device.type == "cpu" and max(latents.shape[1], latents.shape[-2] * latents.shape[-1]) <= SHORT
+    return sdpa_kernel(SDPBackend.MATH) if small else nullcontext()
