@@ -14,9 +14,8 @@ SHORT = 256
 def short_attention(latents: Tensor) -> AbstractContextManager[object]:
     """Attend by plain matrix products on the CPU while latents (b, f, c, h, w) are small.
 
-    PyTorch's flash kernel for the CPU has a slow backward pass: plain products take 0.78 of the time of a whole step
-    of the bundled image model in bfloat16 (`benchmarks/training_step.py`). On other devices, and for larger latents,
-    whose attention maps would not fit, PyTorch chooses.
+    PyTorch's flash kernel for the CPU has a slow backward pass: on short sequences a quarter of a step of the bundled
+    model in bfloat16. On other devices, and for larger latents, whose maps would not fit, PyTorch chooses.
     """
     small = latents.device.type == "cpu" and max(latents.shape[1], latents.shape[-2] * latents.shape[-1]) <= SHORT
     return sdpa_kernel(SDPBackend.MATH) if small else nullcontext()

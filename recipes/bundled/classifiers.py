@@ -100,7 +100,7 @@ def train(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(SEED)
 
     def loss(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        index = torch.randint(len(frames), (args.batch,), generator=generator)
+        index = torch.randint(len(frames), (args.batch,), generator=generator).to(args.device)
         names, poses = classifier(recoloured(frames[index], generator))
         pose_loss = functional.smooth_l1_loss(poses, truth[index], beta=0.1)
         return functional.cross_entropy(names, scene.obj[index]) + 3 * pose_loss, {}

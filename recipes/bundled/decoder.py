@@ -25,7 +25,7 @@ def train(args: argparse.Namespace) -> None:
             latents = vae.encode(images).latent_dist.mean
         return reconstruction_loss(vae.decode(latents + NOISE * torch.randn_like(latents)).sample, images)
 
-    schedule = Schedule(peak=args.rate, minutes=args.minutes, warmup_steps=50)
+    schedule = Schedule(peak=args.rate, steps=args.steps, minutes=args.minutes, warmup_steps=50)
     average = fit_on_stills(
         args.run / "decoder", decoder, loss, schedule, batch=args.batch, seed=SEED, ema=0.998, device=args.device
     )
@@ -36,6 +36,7 @@ def train(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__, batch=16)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--steps", type=int, help="optimizer steps in all; default: as many as the time allows")
     parser.add_argument("--minutes", type=float, default=25.0, help="training time, over all resumed sessions")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -34,7 +34,7 @@ def prompts(num: int) -> list[tuple[Combination, str]]:
 
 def render_and_classify(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Render and classify this part of the prompts, after those that an earlier run has done."""
-    pipe = new_pipeline(args.model, args.motion)
+    pipe = new_pipeline(args.model, args.motion, args.device)
     classifier = load_classifier()
     path, sheet = args.run / f"measure_{args.part}.json", []
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []

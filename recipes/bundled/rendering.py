@@ -12,20 +12,25 @@ from animatediff.bundled import bundled_path, motion_module_path
 from animatediff.pipelines.vae import to_bytes
 
 
-def new_pipeline(model: Path | None = None, motion: Path | None = None) -> Any:
-    """The image model and motion module of these files, the bundled ones by default; float32, silent."""
+def new_pipeline(
+    model: Path | None = None, motion: Path | None = None, device: torch.device | str | None = None
+) -> Any:
+    """The image model and motion module of these files, the bundled ones by default; float32, silent.
+
+    device: where to render; None: on the CPU.
+    """
     from animatediff.pipelines import AnimateDiffPipeline
 
     pipe = AnimateDiffPipeline.from_pretrained(model or bundled_path(), torch_dtype="float32")
     pipe.load_motion_module(motion or motion_module_path())
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe if device is None else pipe.to(device)
 
 
 def clip_of(pipe: Any, text: str, seed: int, steps: int | None = None, **settings: Any) -> Tensor:
     """One clip (f, 3, 64, 64) in 0..1; `steps` None: as many as the model recommends."""
     generator = torch.Generator().manual_seed(seed)
-    return pipe(text, generator=generator, num_inference_steps=steps, output_type="pt", **settings).frames[0]
+    return pipe(text, generator=generator, num_inference_steps=steps, output_type="pt", **settings).frames[0].cpu()
 
 
 def write_sheet(clips: list[Tensor], path: Path) -> None:

@@ -50,8 +50,9 @@ def as_rows(shapes: Sequence[Shape]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def once_through(vae: Any, frames: Tensor) -> Tensor:
-    """Encode and decode frames (n, 3, 64, 64) in 0..1."""
-    return (torch.cat([vae.decode(z).sample for z in encode(vae, frames).split(64)]) / 2 + 0.5).clamp(0, 1)
+    """Encode and decode frames (n, 3, 64, 64) in 0..1; on the CPU again, wherever the autoencoder is."""
+    latents = encode(vae, frames.to(vae.device))
+    return (torch.cat([vae.decode(z).sample for z in latents.split(64)]) / 2 + 0.5).clamp(0, 1).cpu()
 
 
 def real_frames(vae: Any, combination: Combination, seed: int, every: int = 4) -> Tensor:
