@@ -248,7 +248,9 @@ class LoadedParts:
         raise NotImplementedError
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move to a device or dtype, as in diffusers; motion modules and SparseCtrl go with the UNet.
+        """Move to a device or dtype, as in diffusers; motion modules, SparseCtrl and CameraCtrl go with the UNet.
+
+        Without a dtype each keeps its own: an encoder in training is float32 beside a frozen UNet in bfloat16.
 
         The device is also taken as `torch_device`, the dtype as `torch_dtype`. Raises UserError for anything else.
         """
@@ -262,10 +264,10 @@ class LoadedParts:
         forget_place(self)
         with quiet_loading():
             self.base.to(*args, **kwargs)
-            self.set_sparsectrl(self.sparsectrl)
-            beside = [each for each in (self.motion_image_encoder, self.camera_control) if each is not None]
-            for network in (*self.controlnets, *beside):
-                network.to(self.unet.device, self.unet.dtype)
+            typed = kwargs.get("dtype") is not None or any(isinstance(arg, torch.dtype) for arg in args)
+            beside = (self.sparsectrl, self.motion_image_encoder, self.camera_control)
+            for network in (*self.controlnets, *(each for each in beside if each is not None)):
+                network.to(self.unet.device, self.unet.dtype if typed else None)
         return self
 
     def __getattr__(self, name: str) -> Any:
