@@ -6,6 +6,8 @@ from pathlib import Path
 
 from animatediff.errors import UserError, did_you_mean
 
+BUNDLED_MODEL = "bundled"
+"""Name of the bundled model where a model is asked for."""
 PREFIX = "bundled/"
 """Before the names of the bundled set, so that `bundled/paper` can stand where a file or folder is asked for."""
 

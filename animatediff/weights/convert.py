@@ -244,7 +244,8 @@ def _positions(
         if key.endswith(".to_q.weight"):
             attention = key.removesuffix(".to_q.weight")
             table = own.get(stored.get(attention, ""))
-            computed = frame_positions(length, weight.shape[0])[None].to(weight.dtype)
+            kind = torch.float16 if weight.dtype.itemsize == 1 else weight.dtype  # positions are no weights to round
+            computed = frame_positions(length, weight.shape[0])[None].to(kind)
             tables[attention] = computed if table is None else table
     return tables
 

@@ -83,11 +83,19 @@ def check_fit(found: Mapping[str, Shape], expected: Mapping[str, Shape], *, path
 def load_into(model: nn.Module, header: Header, names: Mapping[str, str], *, dtype: torch.dtype | None = None) -> None:
     """Give a model on the meta device the tensors of a file. names: key of the model -> key of the file.
 
-    `dtype` as in `load_tensors`, which says what is raised.
+    `dtype` None keeps the file's; files of 8 bits compute in float16. Raises UserError as `load_tensors`.
     """
     expected = {key: value.shape for key, value in model.state_dict().items()}
-    tensors = load_tensors(header, [names[key] for key in expected], dtype=dtype)
+    wanted = [names[key] for key in expected]
+    tensors = load_tensors(header, wanted, dtype=dtype or computing_dtype(header, wanted))
     model.load_state_dict({key: tensors[names[key]].view(shape) for key, shape in expected.items()}, assign=True)
+
+
+def computing_dtype(header: Header, keys: Iterable[str]) -> torch.dtype | None:
+    """float16 where any of these tensors is stored in 8 bits, in which nothing is computed; else None, the file's."""
+    import torch
+
+    return torch.float16 if any(header.tensors[key].dtype.startswith("float8") for key in keys) else None
 
 
 def leave_out(names: Collection[str], *, path: str | Path, model: str) -> None:

@@ -26,7 +26,7 @@ from animatediff.weights.names import BY_WIDTH
 from animatediff.weights.published import example, row_of
 from animatediff.weights.recognise import Recognised, recognise_header
 from animatediff.weights.storage.files import WEIGHT_SUFFIXES, Header, read_header
-from animatediff.weights.storage.folders import folder_header, read_json
+from animatediff.weights.storage.folders import folder_header, part_folder, read_json
 from animatediff.weights.storage.paths import expanded, shown
 
 BASE_SIZES = {"sd1": 512, "sdxl": 1024}
@@ -305,9 +305,13 @@ def _whole_folder(folder: Path) -> dict[str, Any]:
         for name, value in index.items()
         if isinstance(value, list) and len(value) == 2 and isinstance(value[1], str)
     }
-    missing = [name for name in components if not (folder / name).is_dir()]
+    places = {name: part_folder(folder, name) for name in components}
+    missing = [name for name, place in places.items() if not place.is_dir()]
+    shared = [name for name, place in places.items() if place.parent != folder]
     size = sum(child.stat().st_size for child in folder.rglob("*") if child.is_file())
     evidence = [f"model_index.json says {index.get('_class_name', 'nothing of its class')}"]
+    if shared:
+        evidence.append(f"{' and '.join(shared)} are those of the bundled model")
     config = read_json(folder / "unet" / "config.json") if (folder / "unet" / "config.json").is_file() else {}
     if "unet" not in components:
         kind, what = KINDS["base_other"], "base_other"

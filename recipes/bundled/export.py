@@ -1,12 +1,14 @@
-"""Put the trained parts where the package looks for them, in float16 and the standard layouts.
+"""Put the trained parts where the package looks for them, in 8 and 16 bits and the standard layouts.
 
-`python -m recipes.bundled.export --run FOLDER` writes the model; with `--set`, the bundled set.
+`python -m recipes.bundled.export --run FOLDER` writes the model; with `--set`, the bundled set. `--only-store` copies
+nothing: it stores the files of model and set that are there in 8 bits (`eight_bits.py`), and may be called again.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from animatediff.weights.families import FAMILIES, Family, Recommended
 from animatediff.weights.motion import load_motion_module, save_motion_module
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
 from recipes.bundled.base import write_model
+from recipes.bundled.eight_bits import megabytes, store_model, store_set
 from recipes.bundled.fit import arguments
 
 HOME = "outputs/bundled"
@@ -41,8 +44,16 @@ def export(args: argparse.Namespace) -> None:
         notes=FAMILIES["custom"].notes,
     )
     save_motion_module(adapter, args.motion, family=family, dtype=torch.float16)
-    size = sum(f.stat().st_size for f in [*args.model.rglob("*"), args.motion] if f.is_file())
-    print(f"{args.model} and {args.motion.name}: {size / 1e6:.1f} MB")
+    store_model(args.model, args.motion)
+    say_sizes([args.model, args.motion])
+
+
+def say_sizes(paths: Iterable[Path]) -> None:
+    """Print the size of each file or folder, and of all."""
+    sizes = {path: megabytes(path) for path in paths}
+    for path, size in sizes.items():
+        print(f"{path}: {size:.1f} MB")
+    print(f"together: {sum(sizes.values()):.1f} MB")
 
 
 def set_parts() -> dict[str, str]:
@@ -54,8 +65,11 @@ def set_parts() -> dict[str, str]:
     return parts | {"paper.safetensors": "paper/lora.safetensors", "neon": "neon/model"}
 
 
-def export_set(run: Path, folder: Path) -> None:
-    """Copy the parts that are there, and print which are not. Where their metadata names `run`, it becomes `HOME`."""
+def export_set(run: Path, folder: Path, model: Path) -> None:
+    """Copy the parts that are there, and print which are not. Where their metadata names `run`, it becomes `HOME`.
+
+    `model`: the image model that ships, whose autoencoder and text encoder are not stored twice.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, trained in set_parts().items():
         source, place = run / trained, folder / name
@@ -69,7 +83,8 @@ def export_set(run: Path, folder: Path) -> None:
             header = read_header(file)
             metadata = {key: text.replace(str(run), HOME) for key, text in header.metadata.items()}
             save_tensors(place / file.relative_to(source), load_tensors(header), metadata)
-        print(f"{place}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+    store_set(folder, model)
+    say_sizes(sorted(folder.iterdir()))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -78,9 +93,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--motion", type=Path, default=motion_module_path(), help="file of the motion module")
     parser.add_argument("--set", action="store_true", help="write the bundled set, not the model")
     parser.add_argument("--set-folder", type=Path, default=set_path(), help="folder of the bundled set")
+    parser.add_argument("--only-store", action="store_true", help="store the files that are there in 8 bits")
     args = parser.parse_args(argv)
-    if args.set:
-        export_set(args.run, args.set_folder)
+    if args.only_store:
+        store_model(args.model, args.motion)
+        store_set(args.set_folder, args.model)
+        say_sizes([args.model, args.motion, *sorted(args.set_folder.iterdir())])
+    elif args.set:
+        export_set(args.run, args.set_folder, args.model)
     else:
         export(args)
 

@@ -25,7 +25,14 @@ from animatediff.weights.base.replacements import (
 from animatediff.weights.base.unet_kinds import unet_refusal
 from animatediff.weights.hub import fetch_folder
 from animatediff.weights.keys import CONV_IN_WEIGHT, MOTION_KEY, motion_keys
-from animatediff.weights.storage.folders import folder_header, preferred_weights, read_json, say_variants, variants
+from animatediff.weights.storage.folders import (
+    folder_header,
+    part_folder,
+    preferred_weights,
+    read_json,
+    say_variants,
+    variants,
+)
 from animatediff.weights.storage.paths import expanded
 
 if TYPE_CHECKING:
@@ -62,8 +69,8 @@ def _unet(folder: Path, *, half: bool, variant: str | None) -> Component:
 
 
 def _own(folder: Path, name: str, generation: Generation, *, half: bool, variant: str | None) -> Component:
-    """The VAE or a text encoder of a model folder."""
-    header, config = located_in(folder / name, name, half=half, variant=variant)
+    """The VAE or a text encoder of a model folder, or of the model that it shares it with."""
+    header, config = located_in(part_folder(folder, name), name, half=half, variant=variant)
     if name == "vae":
         return vae_of(header, generation=generation, config=config)
     return text_of(header, name, generation=generation, config=config)
@@ -76,7 +83,7 @@ def _with_variant(folder: Path, names: Sequence[str], variant: str | None) -> se
     """
     if variant is None:
         return set()
-    found = {name: variants(child.name for child in (folder / name).iterdir()) for name in names}
+    found = {name: variants(child.name for child in part_folder(folder, name).iterdir()) for name in names}
     have = {name for name, there in found.items() if variant in there}
     if not have:
         there = sorted({one for kinds in found.values() for one in kinds})
@@ -119,7 +126,7 @@ def load_base_folder(
     if generation == "sdxl" and index.get("text_encoder", [None])[0] is None and text_encoder is None:
         raise UserError(f"{folder}: without a first text encoder: the SDXL refiner; give the SDXL base model")
     for name in wanted:
-        if not (folder / name).is_dir() and supplied.get(name) is None:
+        if supplied.get(name) is None and not part_folder(folder, name).is_dir():
             hint = f", or give one with `{name}`" if name in TITLES else ""
             raise UserError(f"{folder}: no folder {name}/ ({TITLES.get(name, 'UNet')}); download the model again{hint}")
     half = _half(dtype)
@@ -138,8 +145,8 @@ def load_base_folder(
         else:
             parts[name] = text_component(None, source, name, generation=generation, config=None)
     check_parts(parts)
-    if vae is not None and (folder / "vae" / "config.json").is_file():
-        check_pixels_per_latent(parts["vae"], read_json(folder / "vae" / "config.json"))
+    if vae is not None and (own := part_folder(folder, "vae") / "config.json").is_file():
+        check_pixels_per_latent(parts["vae"], read_json(own))
     components = {name: part for name, part in parts.items() if not isinstance(part, Component)}
     small = {
         name: _small(folder, name, index) if objects[name] is None else objects[name]

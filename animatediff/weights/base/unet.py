@@ -19,7 +19,7 @@ from animatediff.weights.fit import Fit, leave_out
 from animatediff.weights.keys import MOTION_KEY
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
-from animatediff.weights.storage.folders import read_json
+from animatediff.weights.storage.folders import SHARED_WITH, part_folder, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,6 +113,7 @@ def _folder(
                 shutil.copytree(child, place)
             else:
                 shutil.copyfile(child, place)
+        _add_shared_parts(target, source)
     config = read_json(source / "unet" / "config.json")
     write_text(target / "unet" / "config.json", json.dumps(config, indent=2) + "\n")
     scheduler = target / "scheduler" / "scheduler_config.json"
@@ -120,3 +121,14 @@ def _folder(
         own_betas = {"trained_betas": None} if "beta_schedule" in schedule else {}
         write_text(scheduler, json.dumps({**read_json(scheduler), **own_betas, **schedule}, indent=2) + "\n")
     save_tensors(target / "unet" / UNET_FILE, unet, metadata)
+
+
+def _add_shared_parts(target: Path, source: Path) -> None:
+    """Make the copy of a model whole that shares its VAE and text encoder with another."""
+    index = read_json(source / "model_index.json")
+    if index.pop(SHARED_WITH, None) is None:
+        return
+    for name in ("vae", "text_encoder"):
+        if not (target / name).exists():
+            shutil.copytree(part_folder(source, name), target / name)
+    write_text(target / "model_index.json", json.dumps(index, indent=2) + "\n")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from animatediff.bundled import BUNDLED_MODEL, bundled_path
 from animatediff.errors import UserError
 from animatediff.files import read_text
 from animatediff.parse import load_json
@@ -25,6 +26,8 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", "fp16", "bf16", "fp32", "non_ema", "ema")
 """Variants in the order of preference; others come last."""
 SUFFIXES = ("safetensors", "bin")
+SHARED_WITH = "_shared_with"
+"""Entry of `model_index.json` that diffusers passes over: the model that has the VAE and text encoder left out here."""
 OTHER_PROGRAMS = {".msgpack": "Flax", ".h5": "TensorFlow", ".onnx": "ONNX", ".pb": "TensorFlow", ".xml": "OpenVINO"}
 """Endings of weight files that PyTorch does not read -> their library."""
 
@@ -76,13 +79,30 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def part_folder(folder: Path, name: str) -> Path:
+    """The folder of component `name` of a whole model, there or not: its own, or that of the model it shares it with.
+
+    Raises UserError where `model_index.json` names another model for that than the bundled one.
+    """
+    own = folder / name
+    if name not in ("vae", "text_encoder") or own.is_dir() or not (folder / "model_index.json").is_file():
+        return own
+    shared = read_json(folder / "model_index.json").get(SHARED_WITH)
+    if shared not in (None, BUNDLED_MODEL):
+        raise UserError(
+            f"{folder / 'model_index.json'}: says that its {name} is that of {str(shared)[:80]!r}; a model can share "
+            f"parts with {BUNDLED_MODEL!r} alone: put the folder {name}/ there, and leave {SHARED_WITH} out"
+        )
+    return own if shared is None else bundled_path() / name
+
+
 def component_folder(folder: Path, name: str) -> Path:
-    """The folder of component `name`: a whole model's subfolder, or `folder` itself if it is the component.
+    """The folder of component `name`: that of a whole model, or `folder` itself if it is the component.
 
     Raises UserError if it is neither.
     """
-    if (folder / name).is_dir():
-        return folder / name
+    if (place := part_folder(folder, name)).is_dir():
+        return place
     if (folder / "config.json").is_file():
         return folder
     raise UserError(f"{folder}: neither a folder {name}/ nor a config.json is in it; give a diffusers folder or a file")
