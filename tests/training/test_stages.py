@@ -83,6 +83,19 @@ def test_a_stage_learns_one_clip_and_touches_nothing_else(tmp_path: Path, name: 
     assert losses[-1] < 0.9 * losses[0], losses
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_in_bfloat16_what_trains_stays_float32(tmp_path: Path, name: str) -> None:
+    """Weights in bfloat16 would not take in small updates; the frozen ones beside them are in it."""
+    more = STAGES[name] | {"precision": "bf16", "ema": 0.9}
+    config = TrainConfig.model_validate(settings(more.pop("stage"), tmp_path, **more))
+    accelerator = make_accelerator(config)
+    clips = SquareClips(1, num_frames=config.clips().num_frames)
+    trainer = Trainer(config, accelerator, resume=None, dataset=clips, quiet=True)
+    close_accelerator(accelerator)
+    assert {parameter.dtype for parameter in trainer.state.stage.parameters.values()} == {torch.float32}
+    assert trainer.pipe.vae.dtype == torch.bfloat16
+
+
 def test_motion_goes_from_training_to_the_sampler(tmp_path: Path) -> None:
     done = run("motion", tmp_path / "run", validation={"num_inference_steps": 7, "guidance_scale": 3.0})
     found = recognise(done.weights)
