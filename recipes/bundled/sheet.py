@@ -48,9 +48,7 @@ def write_animation(frames: Tensor, path: Path, quality: int = 90) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--clips", type=int, default=24, help="clips on the sheet")
-    parser.add_argument(
-        "--seed", type=int, default=24, help="draws the prompts; clip i begins from the noise of seed + i"
-    )
+    parser.add_argument("--seed", type=int, default=24, help="draws the prompts; clip i begins at seed + i")
     parser.add_argument("--sampling-steps", type=int, help="steps of the sampler; default as recommended")
     parser.add_argument("--model", type=Path, help="another image model than the bundled one")
     parser.add_argument("--motion", type=Path, help="its motion module")
