@@ -41,7 +41,7 @@ def load_vae(folder: Path, device: torch.device | None = None) -> Any:
     """The trained, whitened autoencoder, frozen, on a device; None: on the CPU."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)  # the one that ships is float16
+    vae: Any = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)  # the one that ships is float16
     return vae.to(device).eval().requires_grad_(False)
 
 
