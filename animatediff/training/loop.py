@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from animatediff.training.attention import short_attention
 from animatediff.training.checkpoint import check_same, newest_checkpoint, restore_random_state, write_checkpoint
 from animatediff.training.encode import Encoder
 from animatediff.training.memory import say_memory
-from animatediff.training.models import cast_frozen, load_pipeline, tokenizer_of
+from animatediff.training.models import base_pipeline, cast_frozen, load_pipeline, tokenizer_of
 from animatediff.training.objective import Objective
 from animatediff.training.optimizer import learning_rate
 from animatediff.training.randomness import NoiseSampler
@@ -183,8 +183,10 @@ class Trainer:
         for number in range(num_batches):
             last = number == num_batches - 1
             with nullcontext() if last else self.accelerator.no_sync(state.model):
-                loss = self.loss(next(batches)).mean() / num_batches
-                self.accelerator.backward(loss)
+                batch = next(batches)
+                with self.attention():
+                    loss = self.loss(batch).mean() / num_batches
+                    self.accelerator.backward(loss)
             total += loss.detach()
         norm = None
         if config.max_grad_norm is not None:
@@ -210,8 +212,12 @@ class Trainer:
             latents = latents[torch.arange(len(latents))[:, None], kept]
         captions = ["" if dropped else text for text, dropped in zip(batch["text"], sampled.dropped, strict=True)]
         text, inputs = self.encoder.text(captions), stage.inputs(batch, latents)
-        with short_attention(latents):
-            return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
+        return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
+
+    def attention(self) -> AbstractContextManager[object]:
+        """The attention kernels of a step, forwards and backwards."""
+        clips, factor = self.config.clips(), base_pipeline(self.pipe).vae_scale_factor
+        return short_attention(self.accelerator.device, clips.num_frames, clips.height // factor, clips.width // factor)
 
     @property
     def frame_stride(self) -> int:

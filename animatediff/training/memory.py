@@ -12,6 +12,7 @@ from torch import Tensor
 
 from animatediff.memory.free import free_memory
 from animatediff.memory.sizes import told
+from animatediff.training.attention import short_attention
 
 if TYPE_CHECKING:
     from animatediff.training.encode import Encoder
@@ -102,7 +103,9 @@ def _activations(state: TrainState, encoder: Encoder) -> int:
     def fake(value: Tensor) -> Tensor:
         return mode.from_tensor(value)
 
-    with mode, state.accelerator.autocast(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    attention = short_attention(torch.device(device), clips.num_frames, *size)
+    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with mode, attention, state.accelerator.autocast(), saved:
         module(
             fake(latents),
             fake(latents),

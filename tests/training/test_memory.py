@@ -38,7 +38,7 @@ def test_the_memory_of_a_step(stage: str, tmp_path: Path, caplog: pytest.LogCapt
             kept[place] = tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with trainer.attention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         trainer.loss(next(iter(trainer.state.loader))).mean().backward()
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert found.activations == pytest.approx(measured, rel=0.05)
