@@ -183,9 +183,8 @@ class Trainer:
         for number in range(num_batches):
             last = number == num_batches - 1
             with nullcontext() if last else self.accelerator.no_sync(state.model):
-                batch = next(batches)
+                loss = self.loss(next(batches)).mean() / num_batches
                 with self.attention():
-                    loss = self.loss(batch).mean() / num_batches
                     self.accelerator.backward(loss)
             total += loss.detach()
         norm = None
@@ -212,7 +211,8 @@ class Trainer:
             latents = latents[torch.arange(len(latents))[:, None], kept]
         captions = ["" if dropped else text for text, dropped in zip(batch["text"], sampled.dropped, strict=True)]
         text, inputs = self.encoder.text(captions), stage.inputs(batch, latents)
-        return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
+        with self.attention():  # not around the text encoder, whose results validation uses as well
+            return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
 
     def attention(self) -> AbstractContextManager[object]:
         """The attention kernels of a step, forwards and backwards."""
