@@ -10,8 +10,9 @@ import logging
 import math
 import shutil
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,10 @@ class Trainer:
             caption_dropout=config.caption_dropout,
             noise_offset=config.noise_offset,
         )
+        clips, factor = config.clips(), base_pipeline(self.pipe).vae_scale_factor
+        size = (clips.height // factor, clips.width // factor)
+        self.attention = partial(short_attention, accelerator.device, clips.num_frames, *size)
+        """Makes the context of a step's forward and backward pass."""
         self._rate = learning_rate(config)
         self.reporter = self._make_reporter(quiet)
         self.validation = Validation(
@@ -213,11 +218,6 @@ class Trainer:
         text, inputs = self.encoder.text(captions), stage.inputs(batch, latents)
         with self.attention():  # not around the text encoder, whose results validation uses as well
             return self.state.model(latents, sampled.noise.to(device), sampled.timesteps.to(device), *text, **inputs)
-
-    def attention(self) -> AbstractContextManager[object]:
-        """The attention kernels of a step, forwards and backwards."""
-        clips, factor = self.config.clips(), base_pipeline(self.pipe).vae_scale_factor
-        return short_attention(self.accelerator.device, clips.num_frames, clips.height // factor, clips.width // factor)
 
     @property
     def frame_stride(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from animatediff.bundled import BUNDLED_MODEL
 from animatediff.files import write_text
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
-from animatediff.weights.storage.folders import SHARED_WITH, read_json
+from animatediff.weights.storage.folders import SHARED_PARTS, SHARED_WITH, read_json
 
 KEPT = re.compile(r"(^|\.)(conv_in|conv_out|time_embedding|down_blocks\.0|up_blocks\.[12])\.")
 """Names of tensors that stay in 16 bits: first and last layers, the time, the finest levels (two on the way up)."""
@@ -29,8 +29,6 @@ LIMIT = 0.04
 Its numbers are too small or too large for float8, then.
 """
 UNET_FILE = Path("unet") / "diffusion_pytorch_model.safetensors"
-SHARED = ("vae", "text_encoder")
-"""Parts of a model of the set that are left out where they are the bundled model's."""
 
 
 def rounded(name: str, tensor: Tensor) -> Tensor:
@@ -60,13 +58,13 @@ def share_parts(folder: Path, model: Path) -> list[str]:
 
     `model_index.json` then says that they are the bundled model's.
     """
-    if any(not _same(folder / name, model / name) for name in SHARED):
+    if any(not _same(folder / name, model / name) for name in SHARED_PARTS):
         return []
     index: Mapping[str, object] = read_json(folder / "model_index.json")
     write_text(folder / "model_index.json", json.dumps({**index, SHARED_WITH: BUNDLED_MODEL}, indent=2) + "\n")
-    for name in SHARED:
+    for name in SHARED_PARTS:
         shutil.rmtree(folder / name)
-    return [*SHARED]
+    return [*SHARED_PARTS]
 
 
 def _same(folder: Path, other: Path) -> bool:

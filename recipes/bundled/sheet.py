@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from animatediff.media import write_video
 from animatediff.pipelines.vae import to_bytes
 from animatediff.sprites.words import Combination, caption, combinations
 from recipes.bundled.fit import arguments
 from recipes.bundled.rendering import clip_of, new_pipeline
 
-COLUMNS, GAP, FPS = 8, 4, 8
+COLUMNS, GAP, FPS, QUALITY = 8, 4, 8, 90
 
 
 def drawn_prompts(num: int, seed: int) -> list[tuple[Combination, str]]:
@@ -37,14 +38,6 @@ def side_by_side(clips: list[Tensor], columns: int = COLUMNS) -> Tensor:
     return torch.cat(rows, dim=2)[:, :, :-GAP, :-GAP]
 
 
-def write_animation(frames: Tensor, path: Path, quality: int = 90) -> None:
-    """Write frames (f, 3, h, w) in 0..1 as an endless animated WebP."""
-    from PIL import Image
-
-    first, *rest = [Image.fromarray(frame) for frame in to_bytes(frames).numpy()]
-    first.save(path, save_all=True, append_images=rest, duration=1000 // FPS, loop=0, quality=quality, method=6)
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = arguments(__doc__)
     parser.add_argument("--clips", type=int, default=24, help="clips on the sheet")
@@ -58,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     pipe = new_pipeline(args.model, args.motion, args.device)
     wanted = drawn_prompts(args.clips, args.seed)
     clips = [clip_of(pipe, text, args.seed + i, args.sampling_steps) for i, (_, text) in enumerate(wanted)]
-    write_animation(side_by_side(clips), args.out)
+    write_video(to_bytes(side_by_side(clips)).numpy(), args.out, fps=FPS, quality=QUALITY)
     for i, (_, text) in enumerate(wanted):
         print(f"{i // COLUMNS + 1}.{i % COLUMNS + 1} {text}")
 

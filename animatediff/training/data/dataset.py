@@ -70,9 +70,6 @@ class ClipDataset(Dataset[ClipItem], ABC):
     An item that cannot be used is replaced by another one, drawn from (seed, epoch, index), and named in `bad`.
     """
 
-    draws = False
-    """Whether clips are drawn, by `draw`, and not read."""
-
     def __init__(self, config: DataConfig) -> None:
         self.config = config
         self.cache: LatentCache | None = None
@@ -95,10 +92,6 @@ class ClipDataset(Dataset[ClipItem], ABC):
     def beside(self, what: Any) -> Beside:
         """Facts that go with the frames of a clip."""
         return {}
-
-    def draw(self, drawings: Sequence[Any], device: torch.device) -> Tensor:
-        """Draw several clips on a device: float32 (n, f, 3, h, w) in -1..1, each as it would be alone."""
-        raise NotImplementedError(f"{type(self).__name__} reads its clips")
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -136,10 +129,24 @@ class ClipDataset(Dataset[ClipItem], ABC):
         )
 
 
+class DrawnClips(ClipDataset):
+    """A dataset whose clips are drawn, not read: several at once, on any device."""
+
+    @abstractmethod
+    def draw(self, drawings: Sequence[Any], device: torch.device) -> Tensor:
+        """Draw several clips on a device: float32 (n, f, 3, h, w) in -1..1, each as it would be alone.
+
+        drawings: what `clip` says of each.
+        """
+
+    def frames(self, what: Any) -> Tensor:
+        return self.draw([what], torch.device("cpu"))[0]
+
+
 class Undrawn(Dataset[ClipItem]):
     """The samples of a dataset that draws, not drawn yet: so that whole batches are, on the device of the model."""
 
-    def __init__(self, dataset: ClipDataset) -> None:
+    def __init__(self, dataset: DrawnClips) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:

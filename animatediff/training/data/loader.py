@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from animatediff.errors import UserError
-from animatediff.training.data.dataset import ClipDataset, ClipItem, Undrawn
+from animatediff.training.data.dataset import ClipDataset, ClipItem, DrawnClips, Undrawn
 from animatediff.training.data.sampler import ClipSampler
 from animatediff.training.data.shards import ShardClips
 
@@ -93,7 +93,7 @@ class ClipLoader:
         self._options: dict[str, Any] = {
             "batch_size": batch_size, "num_workers": num_workers, "pin_memory": pin_memory, "collate_fn": collate
         }  # fmt: skip
-        self._draw_on = draw_on if isinstance(dataset, ClipDataset) and dataset.draws else None
+        self._draw_on = draw_on
         self.sampler: ClipSampler | None = None
         if isinstance(dataset, ClipDataset):
             self.sampler = ClipSampler(len(dataset), dataset.config.seed, rank=rank, world_size=world_size)
@@ -101,8 +101,10 @@ class ClipLoader:
             raise ValueError(f"the dataset is for process {dataset.rank} of {dataset.world_size}")
 
     def __iter__(self) -> Iterator[Batch]:
-        dataset: Any = self.dataset if self._draw_on is None else Undrawn(self.dataset)  # pyright: ignore
-        loader: DataLoader[Any] = DataLoader(dataset, sampler=self.sampler, **self._options)
+        given, device = self.dataset, self._draw_on
+        later = given if isinstance(given, DrawnClips) and device is not None else None
+        source: Any = given if later is None else Undrawn(later)
+        loader: DataLoader[Any] = DataLoader(source, sampler=self.sampler, **self._options)
         batches = iter(loader)
         while True:
             try:
@@ -111,13 +113,9 @@ class ClipLoader:
                 # From a worker it comes with that process's traceback in its message.
                 raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from None
             self._count(batch)
-            yield self._drawn(batch)
-
-    def _drawn(self, batch: Batch) -> Batch:
-        if "drawings" in batch and self._draw_on is not None:
-            assert isinstance(self.dataset, ClipDataset)
-            batch["frames"] = self.dataset.draw(batch.pop("drawings"), self._draw_on)
-        return batch
+            if later is not None and device is not None and "drawings" in batch:
+                batch["frames"] = later.draw(batch.pop("drawings"), device)
+            yield batch
 
     def _count(self, batch: Batch) -> None:
         batch["place"] = [self.place + i * self.world_size + self.rank for i in range(self.batch_size)]

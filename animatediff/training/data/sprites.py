@@ -17,7 +17,7 @@ from animatediff.sprites.styles import STYLES
 from animatediff.sprites.watermark import add_watermark
 from animatediff.training.data.camera import camera_path
 from animatediff.training.data.config import DataConfig
-from animatediff.training.data.dataset import Beside, ClipDataset
+from animatediff.training.data.dataset import Beside, DrawnClips
 
 APPEARANCE = ("num_frames", "height", "width", "motions", "watermark", "look", "camera", "camera_strength")
 """Settings that decide the frames of a clip, beside its number and the seed."""
@@ -32,14 +32,12 @@ class Drawing(NamedTuple):
     """Seed of what is drawn on top."""
 
 
-class SpriteClips(ClipDataset):
+class SpriteClips(DrawnClips):
     """`num_items` clips, or stills, of combinations that training may see; item i is the same in all epochs.
 
     A motion takes the whole clip, whatever `num_frames`; `stride` and `flip` mean nothing here. With a camera the scene
     is drawn as it sees it, so that nothing is cut or blurred, and the sprite goes on with its own motion.
     """
-
-    draws = True
 
     def __init__(self, config: DataConfig) -> None:
         super().__init__(config)
@@ -76,11 +74,7 @@ class SpriteClips(ClipDataset):
     def beside(self, what: Drawing) -> Beside:
         return {"poses": random_path(what.extra, self.config.num_frames).to_world} if self.config.camera_paths else {}
 
-    def frames(self, what: Drawing) -> Tensor:
-        return self.draw([what], torch.device("cpu"))[0]
-
     def draw(self, drawings: Sequence[Drawing], device: torch.device) -> Tensor:
-        """Draw clips side by side on a device: (n, f, 3, h, w) in -1..1, each as it would be alone."""
         config = self.config
         scene = world.scene_of([pose for drawing in drawings for pose in drawing.poses]).to(device)
         images = world.render(scene, view=self._views(drawings))

@@ -19,7 +19,7 @@ from animatediff.weights.fit import Fit, leave_out
 from animatediff.weights.keys import MOTION_KEY
 from animatediff.weights.recognise import recognise_header, wrong_kind
 from animatediff.weights.storage.files import load_tensors, read_header, save_tensors
-from animatediff.weights.storage.folders import SHARED_WITH, part_folder, read_json
+from animatediff.weights.storage.folders import SHARED_PARTS, SHARED_WITH, part_folder, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -128,7 +128,7 @@ def _add_shared_parts(target: Path, source: Path) -> None:
     index = read_json(source / "model_index.json")
     if index.pop(SHARED_WITH, None) is None:
         return
-    for name in ("vae", "text_encoder"):
+    for name in SHARED_PARTS:
         if not (target / name).exists():
             shutil.copytree(part_folder(source, name), target / name)
     write_text(target / "model_index.json", json.dumps(index, indent=2) + "\n")

@@ -26,6 +26,8 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 VARIANTS = ("", "fp16", "bf16", "fp32", "non_ema", "ema")
 """Variants in the order of preference; others come last."""
 SUFFIXES = ("safetensors", "bin")
+SHARED_PARTS = ("vae", "text_encoder")
+"""Components that a model can leave to another one."""
 SHARED_WITH = "_shared_with"
 """Entry of `model_index.json` that diffusers passes over: the model that has the VAE and text encoder left out here."""
 OTHER_PROGRAMS = {".msgpack": "Flax", ".h5": "TensorFlow", ".onnx": "ONNX", ".pb": "TensorFlow", ".xml": "OpenVINO"}
@@ -85,7 +87,7 @@ def part_folder(folder: Path, name: str) -> Path:
     Raises UserError where `model_index.json` names another model for that than the bundled one.
     """
     own = folder / name
-    if name not in ("vae", "text_encoder") or own.is_dir() or not (folder / "model_index.json").is_file():
+    if name not in SHARED_PARTS or own.is_dir() or not (folder / "model_index.json").is_file():
         return own
     shared = read_json(folder / "model_index.json").get(SHARED_WITH)
     if shared not in (None, BUNDLED_MODEL):

@@ -85,10 +85,8 @@ def test_images_and_videos_are_sent_as_data(cog: CogServer, tmp_path: Path) -> N
     both = cog.done(**QUICK, keyframes=[image], keyframe_indices=[0], image_mode="latents", output_format="apng")
     np.testing.assert_array_equal(frames_of(both, tmp_path)[0], frames)
     video = data_url(frames_of(both, tmp_path)[2], "image/apng")
-    changed = cog.done(**QUICK | {"steps": 4}, video=video, strength=0.25, output_format="apng")
-    free = cog.done(**QUICK | {"steps": 4}, output_format="apng")
-    near, far = (np.abs(frames_of(done, tmp_path)[0].astype(int) - frames).mean() for done in (changed, free))
-    assert 0 < near < far
+    changed = cog.done(**QUICK | {"steps": 16}, video=video, strength=0.0625, output_format="apng")
+    assert 0 < np.abs(frames_of(changed, tmp_path)[0].astype(int) - frames).mean() < 45  # the last of 16 steps alone
 
 
 @pytest.mark.parametrize(
