@@ -1,4 +1,4 @@
-"""Kinds of files by their first bytes, in words, for messages about a file that is another than its name says."""
+"""Kinds of files, by their first bytes and by the suffix of their name."""
 
 from __future__ import annotations
 
@@ -61,3 +61,14 @@ def no_text(head: bytes) -> str | None:
     found = next((what for beginning, what in _NO_TEXT if head.startswith(beginning)), None)
     start = head.lstrip(b" \t\r\n\xef\xbb\xbf").lower()
     return found or next((what for beginning, what in BEGINNINGS if start.startswith(beginning)), None)
+
+
+VIDEO_SUFFIXES = {
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv",
+    ".3gp", ".ogv", ".vob", ".mxf", ".y4m", ".ivf", ".h264", ".264", ".h265", ".hevc", ".265", ".mjpeg", ".mjpg",
+    ".apng",
+}  # fmt: skip
+IMAGE_SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
+    ".jp2", ".tga", ".ppm", ".pgm",
+}  # fmt: skip

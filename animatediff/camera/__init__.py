@@ -1,4 +1,4 @@
-"""Camera poses: named moves and pose files made into paths, and paths into Plücker rays.
+"""Camera poses: named moves, pose files and videos made into paths, and paths into Plücker rays.
 
 Axes are those of RealEstate10K (and OpenCV): x to the right, y down, z forward. Lengths are in the unit of the scene,
 in which training clips moved by one to three over 16 frames.
@@ -16,10 +16,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from animatediff.camera.moves import EASINGS, MOVES, Move, is_file, parse_moves
+from animatediff.camera.moves import EASINGS, MOVES, Move, is_file, is_video, parse_moves
 
 if TYPE_CHECKING:
-    from animatediff.camera.path import ASPECT, CameraPath, camera_path, read_poses
+    from animatediff.camera.given import camera_path
+    from animatediff.camera.path import ASPECT, CameraPath, read_poses
+    from animatediff.camera.video import path_of_frames, path_of_video
 
 __all__ = [
     "ASPECT",
@@ -29,7 +31,10 @@ __all__ = [
     "Move",
     "camera_path",
     "is_file",
+    "is_video",
     "parse_moves",
+    "path_of_frames",
+    "path_of_video",
     "read_poses",
 ]
 
@@ -38,4 +43,5 @@ def __getattr__(name: str) -> Any:
     """What needs torch, imported when it is first asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("animatediff.camera.path"), name)
+    places = {"camera_path": "given", "path_of_frames": "video", "path_of_video": "video"}
+    return getattr(import_module(f"animatediff.camera.{places.get(name, 'path')}"), name)

@@ -10,9 +10,11 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from animatediff.errors import UserError, did_you_mean
+from animatediff.signatures import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 class Extent(NamedTuple):
@@ -99,13 +101,23 @@ class Move:
 
 
 def is_file(text: str) -> bool:
-    """Whether a text means a file of poses rather than moves.
+    """Whether a text means a file, of poses or a video, rather than moves.
 
     >>> is_file("poses.txt"), is_file("zoom-in:0.5, pan-left")
     (True, False)
     """
     text = text.strip()
     return _SUFFIX.search(text) is not None or "/" in text or "\\" in text
+
+
+def is_video(path: str | Path) -> bool:
+    """Whether a path means a video, an animated image or a folder of images, rather than a file of poses.
+
+    >>> is_video("walk.mp4"), is_video("poses.txt"), is_video("zoom-in:0.5")
+    (True, False, False)
+    """
+    suffix = Path(path).suffix.lower()
+    return suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES or (is_file(str(path)) and Path(path).is_dir())
 
 
 def parse_moves(text: str) -> tuple[Move, ...]:
@@ -117,10 +129,12 @@ def parse_moves(text: str) -> tuple[Move, ...]:
     (Move(name='zoom-in', strength=0.5, easing='linear'), Move(name='pan-left', strength=1.0, easing='ease-in-out'))
     """
     if _NUMBERS.match(text):
-        raise UserError("`camera` takes named moves such as zoom-in:0.5, or the name of a file of poses; got numbers")
+        raise UserError(
+            "`camera` takes named moves such as zoom-in:0.5, or the name of a file of poses or of a video; got numbers"
+        )
     moves = tuple(_move(part.strip()) for part in re.split(r"[,+\n]", text) if part.strip())
     if not moves:
-        raise UserError("`camera` is empty; give moves such as zoom-in:0.5, or a file of poses")
+        raise UserError("`camera` is empty; give moves such as zoom-in:0.5, a file of poses, or a video")
     return moves
 
 
@@ -150,5 +164,6 @@ def _name(text: str) -> str:
         return found
     hint = did_you_mean(text.lower(), list(known))
     raise UserError(
-        f"`camera`: there is no move {text[:60]!r}; {hint}known are {', '.join(MOVES)}, or give a file of poses"
+        f"`camera`: there is no move {text[:60]!r}; {hint}known are {', '.join(MOVES)}; or give a file of poses, or a "
+        "video"
     )

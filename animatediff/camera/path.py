@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from animatediff.camera.moves import ORBIT_RADIUS, Extent, Move, is_file, parse_moves
+from animatediff.camera.moves import ORBIT_RADIUS, Extent, Move
 from animatediff.errors import UserError
 from animatediff.files import read_text
 
@@ -21,7 +20,6 @@ INTRINSICS = (0.474812461, 0.844111024, 0.5, 0.5)
 """fx, fy, cx, cy of named moves and of poses without any: those of RealEstate10K's first test clip, 93 degrees wide."""
 NUMBERS = 19
 """In a line: a timestamp, four intrinsics, two zeros, and a 3x4 matrix."""
-FEWEST_FRAMES = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,32 +93,10 @@ class CameraPath:
 
     def __str__(self) -> str:
         x, y, z = self.positions[-1].tolist()
-        turn = float(torch.rad2deg(torch.arccos(self.directions[-1, 2].clamp(-1, 1))))
+        turned = float(torch.rad2deg(torch.arccos(self.directions[-1, 2].clamp(-1, 1))))
         ends = ((x, "right", "left"), (-y, "up", "down"), (z, "forward", "back"))
         words = ", ".join(f"{abs(value):.2f} {side if value >= 0 else other}" for value, side, other in ends)
-        return f"{len(self)} poses, at the end {words}, and turned by {turn:.0f} degrees"
-
-
-def camera_path(given: Any, num_frames: int | None = None, *, aspect: float | None = None) -> CameraPath:
-    """The path that a text of moves, a file of poses, a tensor, or moves mean, for a clip of `num_frames`.
-
-    given: `zoom-in:0.5, pan-left:0.2`; a file in RealEstate10K's format; matrices (f, 3 or 4, 4) from world to camera;
-    or a `CameraPath`. aspect: of the video of a file or of matrices. Moves go over as many frames as there are; all
-    others must have so many. Raises UserError for anything else.
-    """
-    if isinstance(given, Path) or (isinstance(given, str) and is_file(given)):
-        path = read_poses(given, aspect=aspect or ASPECT)
-        return _checked(path, num_frames, f"{given}: ")
-    if isinstance(given, str):
-        given = parse_moves(given)
-    if isinstance(given, Move):
-        given = (given,)
-    if isinstance(given, Sequence) and given and all(isinstance(one, Move) for one in given):
-        return _checked(path_of_moves(given, num_frames or 16), None, "")
-    if isinstance(given, CameraPath):
-        return _checked(given, num_frames, "")
-    matrices = _matrices(given)
-    return _checked(CameraPath.of_world_to_camera(matrices, aspect=aspect or ASPECT), num_frames, "")
+        return f"{len(self)} poses, at the end {words}, and turned by {turned:.0f} degrees"
 
 
 def path_of_moves(moves: Sequence[Move], num_frames: int) -> CameraPath:
@@ -137,15 +113,15 @@ def _pose(moves: Sequence[Move], part: float) -> Tensor:
     """
     sums = Extent(*(sum(values) for values in zip(*(move.at(part) for move in moves), strict=True)))
     radians = {name: math.radians(value) for name, value in sums._asdict().items()}
-    around = _turn(-radians["orbit"], radians["rise"] * -1)
+    around = turn(-radians["orbit"], radians["rise"] * -1)
     pivot = torch.tensor([0.0, 0.0, ORBIT_RADIUS], dtype=torch.float64)
     pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3] = around @ _turn(radians["yaw"], radians["pitch"], radians["roll"])
+    pose[:3, :3] = around @ turn(radians["yaw"], radians["pitch"], radians["roll"])
     pose[:3, 3] = pivot - around @ pivot + torch.tensor([sums.x, sums.y, sums.z], dtype=torch.float64)
     return pose
 
 
-def _turn(yaw: float, pitch: float, roll: float = 0.0) -> Tensor:
+def turn(yaw: float, pitch: float, roll: float = 0.0) -> Tensor:
     """Rotation (3, 3) of a camera that turns right, then up, then clockwise, by so many radians."""
     (a, b), (c, d), (e, f) = ((math.cos(angle), math.sin(angle)) for angle in (yaw, pitch, roll))
     right = torch.tensor([[a, 0.0, b], [0.0, 1.0, 0.0], [-b, 0.0, a]], dtype=torch.float64)
@@ -199,30 +175,3 @@ def _is_pose(words: Sequence[str]) -> bool:
     except ValueError:
         return False
     return len(words) > 1
-
-
-def _matrices(given: Any) -> Tensor:
-    try:
-        matrices = torch.as_tensor(given, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        matrices = torch.empty(0)
-    if matrices.ndim != 3 or tuple(matrices.shape[1:]) not in ((3, 4), (4, 4)) or not matrices.isfinite().all():
-        shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
-        raise UserError(
-            "`camera` takes moves such as zoom-in:0.5, a file of poses, or matrices (f, 3 or 4, 4) from world to "
-            f"camera, got a {type(given).__name__}{shape}"
-        )
-    return matrices
-
-
-def _checked(path: CameraPath, num_frames: int | None, label: str) -> CameraPath:
-    if num_frames is not None and len(path) != num_frames:
-        raise UserError(
-            f"{label}{len(path)} camera poses for a clip of {num_frames} frames; give one a frame, or leave "
-            "`num_frames` out"
-        )
-    if len(path) < FEWEST_FRAMES:
-        raise UserError(
-            f"{label}a camera moves over {FEWEST_FRAMES} frames or more, and this clip has 1 (`num_frames`)"
-        )
-    return path

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from animatediff.camera.similarity import track
+from animatediff.camera.steps import Camera, mean_camera, read_camera
 from animatediff.errors import UserError
-from animatediff.evaluation.camera import Camera, mean_camera, read_camera
-from animatediff.evaluation.similarity import track
 from animatediff.evaluation.stability import mean_length, warp_error
 from animatediff.media.flow import AnalysedImage, Tracker, transform_flow
 from animatediff.media.seam import LoopSeam, frame_difference

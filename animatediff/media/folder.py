@@ -11,11 +11,12 @@ import numpy as np
 
 from animatediff.errors import UserError
 from animatediff.limits import MAX_VIDEO_FRAMES
-from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, is_litter, reason
+from animatediff.media.kinds import BadMedia, is_litter, reason
 from animatediff.media.pixels import PILLOW_ERRORS
 from animatediff.media.reader import Reader
 from animatediff.media.stills import check_image, is_clear, opened, read_image
 from animatediff.media.timing import DEFAULT_FPS
+from animatediff.signatures import IMAGE_SUFFIXES
 
 MOST_FPS = 1e6
 """Frames per second that a file may state."""

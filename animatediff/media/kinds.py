@@ -7,16 +7,6 @@ from pathlib import Path
 
 from animatediff.signatures import BEGINNINGS
 
-VIDEO_SUFFIXES = {
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv",
-    ".3gp", ".ogv", ".vob", ".mxf", ".y4m", ".ivf", ".h264", ".264", ".h265", ".hevc", ".265", ".mjpeg", ".mjpg",
-    ".apng",
-}  # fmt: skip
-IMAGE_SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
-    ".jp2", ".tga", ".ppm", ".pgm",
-}  # fmt: skip
-
 STILLS = (b"\xff\xd8\xff", b"BM", b"8BPS", b"P5", b"P6", b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
 """First bytes of single images: JPEG, BMP, PSD, PGM and PPM, JPEG 2000."""
 ANIMATIONS = (b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*")

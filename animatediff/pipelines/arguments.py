@@ -191,11 +191,12 @@ class Arguments:
     """Inputs of the loaded ControlNets, one each."""
     camera: Any = None
     """Path of the camera, for a loaded CameraCtrl model: moves (`zoom-in:0.5, pan-left:0.2@ease-in-out`), a file of
-    poses, matrices (f, 3 or 4, 4) from world to camera, or a `CameraPath`; a list is one a clip."""
+    poses, a video whose camera is followed, matrices (f, 3 or 4, 4) from world to camera, or a `CameraPath`; a list is
+    one a clip."""
     camera_scale: float = ranged(1.0, ge=0, le=10, needs="camera")
     """How strongly poses act, 1 as trained."""
     camera_aspect: float | None = ranged(None, gt=0, le=100, unit="times the height", needs="camera")
-    """Width of the video that poses of a file or matrices were measured in; None is 16/9."""
+    """Width of the video that poses of a file or matrices were measured in; None is 16/9, of a video its own."""
     motion_from: Any = None
     """A video whose movement the clip takes without its looks: frames as of `video`, whose number the clip takes too;
     of a longer video the first ones. In batches one for all clips, or one a clip."""

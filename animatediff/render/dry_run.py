@@ -166,6 +166,10 @@ def check_clips(pipe: AnimateDiffPipeline, request: AnimateRequest, inputs: Inpu
         if isinstance(given, Mapping):
             images_within(given, full.num_frames)
     read = replace(inputs, video=None, controlnet_videos=[], motion_from=None)
+    if inputs.camera_video is not None:
+        from animatediff.camera import camera_path
+
+        read.camera = camera_path("still", full.num_frames)  # stands for that of the video
     own, _ = input_arguments(full, read, pipe.sparsectrl_kind)
     if inputs.video is not None:
         own |= {"video": _latents(pipe, full), "strength": full.strength}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from animatediff.camera.moves import is_file
+from animatediff.camera.moves import is_file, is_video
 from animatediff.errors import UserError
 from animatediff.files import HERE, Roots
 from animatediff.frames import frame_indices
@@ -45,7 +45,9 @@ class Inputs:
     """At the request's `control_indices`."""
     ip_adapter_images: list[Image.Image] = field(default_factory=list)
     camera: CameraPath | None = None
-    """Path of the camera that a file states."""
+    """Path of the camera that a file of poses states."""
+    camera_video: Source | None = None
+    """Video whose camera the clip follows."""
     video: Source | NumberedFrames | None = None
     motion_from: Source | None = None
     controlnet_videos: list[Source | dict[int, Path]] = field(default_factory=list)
@@ -104,6 +106,8 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None,
             inputs.video = source(request.video, "video")
     if request.motion_from is not None:
         inputs.motion_from = source(request.motion_from, "motion_from")
+    if request.camera is not None and is_video(request.camera):
+        inputs.camera_video = source(request.camera, "camera")
     found: dict[tuple[Any, bool], Source | dict[int, Path]] = {}  # one video may be for several ControlNets
     for index in range(len(request.controlnet)):
         given = request.of_controlnet("controlnet_video", index)
@@ -122,7 +126,7 @@ def look_into(request: AnimateRequest, check: Callable[[], None] = lambda: None,
         _check_audio(request, inputs.video)
     inputs.images = [(frame, opened(image, "image")) for frame, image in request.images]
     _check_shapes(request, inputs)
-    if request.camera is not None and is_file(request.camera):
+    if request.camera is not None and is_file(request.camera) and inputs.camera_video is None:
         from animatediff.camera import camera_path
 
         check()
@@ -216,7 +220,7 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
     source = inputs.video
     if source is None:  # one that moves says how long the clip is and how fast; a single image only its shape
         followed = [given for given in inputs.controlnet_videos if not isinstance(given, dict)]
-        followed += [] if inputs.motion_from is None else [inputs.motion_from]
+        followed += [given for given in (inputs.motion_from, inputs.camera_video) if given is not None]
         source = min(followed, key=lambda given: given.held, default=None)
     if source is None:
         return {}
@@ -229,7 +233,8 @@ def _from_video(request: AnimateRequest, inputs: Inputs, defaults: Any) -> dict[
             num_frames,
         )
     follows: dict[str, Any] = {}
-    if source is not inputs.motion_from or not inputs.images:  # an image has the looks, and with them the shape
+    of_motion = source is inputs.motion_from and inputs.images  # an image has the looks, and with them the shape
+    if not of_motion and source is not inputs.camera_video:
         area = defaults.width * defaults.height
         width, height = size_like(source.size, area, width=request.width, height=request.height)
         if (request.width, request.height) == (None, None) and (width, height) != source.size:
@@ -275,7 +280,7 @@ def input_arguments(
     if inputs.ip_adapter_images:
         arguments["ip_adapter_image"] = inputs.ip_adapter_images
     if request.camera is not None:
-        arguments["camera"] = request.camera if inputs.camera is None else inputs.camera
+        arguments["camera"] = _camera(request, inputs)
     if inputs.video is not None:
         arguments |= {"video": _frames(inputs.video, request), "strength": request.strength}
     if inputs.motion_from is not None:
@@ -286,6 +291,15 @@ def input_arguments(
             for index, given in enumerate(inputs.controlnet_videos)
         ]
     return arguments, keyframes
+
+
+def _camera(request: AnimateRequest, inputs: Inputs) -> CameraPath | str | None:
+    """The path of the camera: moves as they were written, poses as they were read, or that of a video."""
+    if inputs.camera is not None or inputs.camera_video is None:
+        return inputs.camera or request.camera
+    from animatediff.camera import path_of_video
+
+    return path_of_video(inputs.camera_video, request.num_frames, aspect=request.camera_aspect)
 
 
 def _for_sparsectrl(request: AnimateRequest, inputs: Inputs, index: int, kind: str | None) -> Image.Image:

@@ -334,12 +334,14 @@ class AnimateOptions:
         panel=CAMERA, metavar="FILE", part_of_model=True, folder="CameraCtrl", default=None,
     )
     camera: str | None = option(
-        "The path: moves such as zoom-in:0.5,pan-left:0.2@ease-in-out, or a file of poses (RealEstate10K's format).",
+        "The path: moves such as zoom-in:0.5,pan-left:0.2@ease-in-out, a file of poses (RealEstate10K's format), or a "
+        "video whose camera is followed.",
         panel=CAMERA, metavar="MOVES|FILE", prepared=True, folder="", default=None,
     )
     camera_scale: float = option("How strongly it acts.", panel=CAMERA)
     camera_aspect: float | None = option(
-        "Width by height of the video that poses of a file were measured in.", panel=CAMERA, unset="1.78 (16 to 9)",
+        "Width by height of the video that poses were measured in.",
+        panel=CAMERA, unset="1.78 (16 to 9) of a file of poses, of a video its own",
     )
 
     upscale: float | None = option("Render again, so many times as large.", panel=UPSCALE)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from animatediff.bundled import no_camera_control
-from animatediff.camera.moves import is_file, parse_moves
+from animatediff.camera.moves import is_file, is_video, parse_moves
 from animatediff.errors import UserError
 from animatediff.frames import frame_curve, frame_indices
 from animatediff.limits import MAX_PROMPT_CHARS
@@ -90,15 +90,21 @@ def check_video(request: AnimateOptions) -> None:
         _refuse(request, ("audio", "video_by_number"), without)
         if not images_of(request) or request.image_mode not in (None, AUTO, "pia"):  # PIA begins with its image
             _refuse(request, ("strength",), without)
-        if not request.controlnet_video and request.drive is None and request.motion_from is None:
+        if request.drive is None and not _follows_a_video(request):
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "video, but no video is given; add `video`")
     elif request.video_by_number:
         if not isinstance(request.video, str):
             raise UserError("video_by_number takes a folder of images as `video`, named by their frames (0008.png)")
-        if not request.controlnet_video and request.motion_from is None:
+        if not _follows_a_video(request):
             parts = ("video_fps", "video_start", "video_duration")
             _refuse(request, parts, "a video in time, and video_by_number gives each image its frame; take one of them")
+
+
+def _follows_a_video(request: AnimateOptions) -> bool:
+    """Whether a video beside `video` is given, of which a part may be taken."""
+    follows = bool(request.controlnet_video) or request.motion_from is not None
+    return follows or (request.camera is not None and is_video(request.camera))
 
 
 def check_controlnets(request: AnimateOptions) -> None:
@@ -145,7 +151,7 @@ def check_camera(request: AnimateOptions) -> None:
         if request.camera_control is not None:
             raise UserError(
                 "a CameraCtrl model is given (`camera_control`), but no path of the camera; add `camera`, such as "
-                "zoom-in:0.5 or a file of poses"
+                "zoom-in:0.5, a file of poses, or a video"
             )
         return
     if request.camera_control is None:

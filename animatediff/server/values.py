@@ -144,7 +144,7 @@ class Reader:
         def found(name: str, setting: str, place: str) -> str:
             param = sent.name(setting)
             if setting == "camera":
-                raise refused(f"{param} takes moves such as zoom-in:0.5 here, and no files of poses", param)
+                raise refused(f"{param} takes moves such as zoom-in:0.5 here, and no files of poses or videos", param)
             if setting in PLACES:
                 return self._catalog.find(name, setting, param)
             if (path := files.path_of(name)) is not None:

@@ -125,22 +125,22 @@ class TextFile(Field):
 
 
 class PosesOrMoves(Field):
-    """Moves of a camera as a text, or a file of poses."""
+    """Moves of a camera as a text, a file of poses, or a video whose camera is followed."""
 
     wide = True
 
     def make(self, sources: Sources) -> None:
         self.parts = [
             gr.Textbox("", placeholder="zoom-in:0.5, pan-left:0.2@ease-in-out", max_lines=1, **self.described),
-            gr.File(file_types=[".txt"], height=130, label=f"{label(self.name)}: or a file of poses"),
+            gr.File(file_types=[".txt", "video"], height=130, label=f"{label(self.name)}: or a file of poses or video"),
         ]
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:
         text, file = str(values[0] or "").strip(), values[1]
         if is_file(text):
-            raise UserError(f"`{self.name}`: {text}: not uploaded here; drop the file of poses into the field below it")
+            raise UserError(f"`{self.name}`: {text}: not uploaded here; drop the file into the field below it")
         if text and file:
-            raise UserError(f"`{self.name}`: moves and a file of poses are given; empty one of the two")
+            raise UserError(f"`{self.name}`: moves and a file are given; empty one of the two")
         return text or (sources.uploads.keep(file) if file else None)
 
     def show(self, setting: Any, sources: Sources) -> list[Any]:

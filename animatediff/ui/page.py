@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from animatediff.errors import UserError
 from animatediff.files import Roots
@@ -23,6 +24,9 @@ from animatediff.ui.rows import Weights
 from animatediff.ui.run import Result, Runs, formats
 from animatediff.ui.uploads import Uploads
 
+if TYPE_CHECKING:
+    from animatediff.camera import CameraPath
+
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Of events that are done at once."""
 BUNDLED = "The small bundled model: simple animals and shapes, in seconds on any machine."
@@ -31,7 +35,7 @@ TRAVEL = (
     *("prompt_loop", "closed_loop", "num_frames"),
 )
 """Options that the timeline shows."""
-CAMERA = ("camera", "num_frames", "camera_aspect")
+CAMERA = ("camera", "num_frames", "camera_aspect", "video_fps", "video_start", "video_duration")
 """Options that the image of the camera's path shows."""
 
 
@@ -224,21 +228,19 @@ class Page:
         head = "<tr><th>Name</th><th>What it is</th><th>Details</th></tr>"
         return f'<table class="ad-models">{head}{"".join(rows)}</table>'
 
-    def _camera(self, moves: Any, file: Any, num_frames: Any, aspect: Any) -> str:
+    def _camera(self, moves: Any, file: Any, *values: Any) -> str:
         """The image of the camera's path, or why there is none."""
-        from animatediff.camera import camera_path, is_file
         from animatediff.render.camera_image import camera_image
 
         fields, sources = self.form.fields, self.form.sources
         try:
             given = fields["camera"].read([moves, file], sources)
-            length, shape = (
-                fields["num_frames"].read([num_frames], sources),
-                fields["camera_aspect"].read([aspect], sources),
-            )
             if not given:
                 return ""
-            path = camera_path(given, None if is_file(given) else int(length or 16), aspect=shape)
+            settings = {
+                name: fields[name].read([value], sources) for name, value in zip(CAMERA[1:], values, strict=True)
+            }
+            path = _path_of(given, settings)
             return stage.image(camera_image(path), f"Path of the camera: {path}")
         except (UserError, ValueError) as error:
             return stage.message(str(error), "error")
@@ -266,3 +268,17 @@ class Page:
             return stage.image(timeline_image(travel, length), "Texts over the frames of the clip")
         except (UserError, ValueError) as error:
             return stage.message(str(error), "error")
+
+
+def _path_of(given: str, settings: Mapping[str, Any]) -> CameraPath:
+    """The path that the camera takes: of moves as long as the clip, of a file of poses whole, of a video a part."""
+    from animatediff.camera import camera_path, is_file, is_video, path_of_video
+    from animatediff.media.source import open_source
+    from animatediff.render.inputs import MAX_FRAMES
+
+    length, aspect = settings["num_frames"], settings["camera_aspect"]
+    if not is_video(given):
+        return camera_path(given, None if is_file(given) else int(length or 16), aspect=aspect)
+    start = settings["video_start"] or 0.0
+    source = open_source(given, fps=settings["video_fps"], start=start, duration=settings["video_duration"])
+    return path_of_video(source, int(length or min(MAX_FRAMES, len(source.indices))), aspect=aspect)

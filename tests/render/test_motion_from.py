@@ -54,7 +54,7 @@ def test_an_image_has_the_shape(place: Path) -> None:
 
 
 def test_mistakes_are_one_message(place: Path) -> None:
-    ask = ("animate", "a fox", "--motion-from")
+    ask = ("a fox", "--motion-from")
     short = is_one_message(place, *ask, "mover.mp4", "--num-frames", "16")
     assert "mover.mp4: has 12 frames to give, but num_frames=16" in short
     assert "holds a single frame" in is_one_message(place, *ask, "image.png")
@@ -66,5 +66,5 @@ def test_mistakes_are_one_message(place: Path) -> None:
 
 def test_the_plan_names_it(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        code, out, _ = run("animate", "a fox", "--motion-from", "mover.mp4", "--plan")
+        code, out, _ = run("a fox", "--motion-from", "mover.mp4", "--plan")
     assert code == 0 and "12 frames" in out

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from animatediff.bundled import no_camera_control
-from animatediff.camera import CameraPath, Move, camera_path, is_file
+from animatediff.camera import CameraPath, Move, camera_path, is_file, is_video
 from animatediff.errors import UserError
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
@@ -60,7 +61,7 @@ class CameraCondition(Condition):
                 f"this CameraCtrl model is for latents {control.config.factor} times smaller than the image, and those "
                 f"of this base model are {parts.base.vae_scale_factor} times smaller; take the one made for it"
             )
-        given = _listed(call.camera)
+        given = [_measured(one, call) for one in _listed(call.camera)]
         lengths = [len(camera_path(one, aspect=call.camera_aspect)) for one in given if not _is_moves(one)]
         return cls(
             control=control,
@@ -99,6 +100,13 @@ class CameraCondition(Condition):
             scale=self.scale,
         )
         return Prepared(camera=poses)
+
+
+def _measured(given: Any, call: Arguments) -> Any:
+    """The path of a video, which is looked at once; anything else as it is."""
+    if isinstance(given, str | Path) and is_video(given):
+        return camera_path(given, call.num_frames, aspect=call.camera_aspect)
+    return given
 
 
 def _is_moves(given: Any) -> bool:

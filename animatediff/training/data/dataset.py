@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from animatediff.errors import UserError
 from animatediff.media.animation import AnimatedImage
-from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, reason
+from animatediff.media.kinds import BadMedia, reason
 from animatediff.media.open import open_media
 from animatediff.media.reader import Reader
+from animatediff.signatures import IMAGE_SUFFIXES
 from animatediff.training.data.cache import LatentCache
 from animatediff.training.data.clip import Draw, choose_frames, clip_key, draw, to_clip
 from animatediff.training.data.config import DataConfig

@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia, is_litter
+from animatediff.media.kinds import BadMedia, is_litter
+from animatediff.signatures import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from animatediff.training.data.captions import (
     CAPTION_BYTES,
     CAPTION_SUFFIXES,

@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 from animatediff.errors import UserError
-from animatediff.media.kinds import IMAGE_SUFFIXES, BadMedia, head_of, is_animation, is_litter
+from animatediff.media.kinds import BadMedia, head_of, is_animation, is_litter
 from animatediff.media.open import open_media
+from animatediff.signatures import IMAGE_SUFFIXES
 
 CAN_MOVE = {".png", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"}
 """Suffixes of images of which some are animated."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
+from animatediff.media.kinds import BadMedia
+from animatediff.signatures import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from animatediff.training.data.captions import (
     CAPTION_SUFFIXES,
     TEXT_SUFFIXES,

@@ -11,8 +11,8 @@ from typing import Any
 
 from animatediff.errors import UserError, did_you_mean
 from animatediff.media.folder import images_in
-from animatediff.media.kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadMedia
-from animatediff.signatures import no_text
+from animatediff.media.kinds import BadMedia
+from animatediff.signatures import IMAGE_SUFFIXES, VIDEO_SUFFIXES, no_text
 from animatediff.training.data.captions import (
     FILE_KEYS,
     NO_TEXT,

@@ -1,0 +1,109 @@
+"""The path of the camera in a video, from how its frames shift, grow and turn."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from animatediff.camera.path import INTRINSICS, CameraPath, turn
+from animatediff.camera.plane import DISTANCE
+from animatediff.camera.similarity import track
+from animatediff.camera.steps import CUT, Camera, read_camera
+from animatediff.errors import UserError
+from animatediff.media.flow import ANALYSED_SIDE, AnalysedImage, Tracker
+from animatediff.media.source import Source, open_source
+
+logger = logging.getLogger(__name__)
+
+UNSURE = 0.25
+"""Share of the frame's edge that shows the movement, below which it may be one of things before a camera at rest."""
+STILL = 0.1
+"""Movement of a step, in percent of the frame's side, below which it is none worth a warning."""
+
+
+def path_of_video(
+    given: str | Path | Source,
+    num_frames: int | None = None,
+    *,
+    fps: float | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    aspect: float | None = None,
+) -> CameraPath:
+    """The path of a video, an animated image, or a folder of images, as `path_of_frames`.
+
+    num_frames: its first ones, None is all; fps, start and duration choose a part, as of `open_source`.
+    Raises UserError for a file that is none, and one that is shorter.
+    """
+    source = given if isinstance(given, Source) else open_source(given, fps=fps, start=start, duration=duration)
+    width, height = source.size
+    smaller = min(1.0, ANALYSED_SIDE / math.sqrt(width * height))  # more is not looked at
+    size = max(2, round(width * smaller)), max(2, round(height * smaller))
+    frames = source.read(num_frames or len(source.indices), *size, "stretch")
+    return path_of_frames(frames, aspect=aspect or width / height, name=str(source.path))
+
+
+def path_of_frames(frames: Iterable[np.ndarray], *, aspect: float | None = None, name: str = "camera") -> CameraPath:
+    """The path of uint8 frames (h, w, 3), two or more; it begins at the first.
+
+    Shift is taken for a turn of the camera, growth for a way forward, in a scene `DISTANCE` lengths away: what a
+    sideways way looks like in depth is not measured. Across a cut, and where there is nothing to see the movement by,
+    the camera stands. Intrinsics are those of named moves, for the shape of the frames.
+    aspect: width by height of the video, None is that of the frames; name: of the video, in warnings.
+    Raises UserError for fewer frames, or without OpenCV.
+    """
+    steps: list[Camera] = []
+    tracker, second = Tracker(), None
+    height = width = 1
+    for frame in frames:
+        height, width = frame.shape[:2]
+        first, second = second, AnalysedImage.of(frame)
+        if first is not None:
+            matrix, flow, valid = track(tracker, first, second)
+            steps.append(read_camera(matrix, first, flow, valid))
+    if not steps:
+        raise UserError(f"{name}: the path of a camera needs 2 frames or more")
+    shape = width / height if aspect is None else aspect
+    intrinsics = torch.tensor([INTRINSICS[1] / shape, *INTRINSICS[1:]], dtype=torch.float64)
+    slopes = 1 / intrinsics[:2]  # of the rays from one edge to the other
+    cuts = _cuts(steps)
+    poses = [torch.eye(4, dtype=torch.float64)]
+    for index, step in enumerate(steps):
+        poses.append(poses[-1] if index in cuts else poses[-1] @ _pose(step, (width, height), slopes))
+    _warn(name, steps, cuts, (width * height) ** 0.5)
+    return CameraPath(to_world=torch.stack(poses), intrinsics=intrinsics.repeat(len(poses), 1), aspect=shape)
+
+
+def _pose(step: Camera, size: tuple[int, int], slopes: Tensor) -> Tensor:
+    """Pose (4, 4) after a step, seen from the one before it."""
+    grown = 1 + step.zoom / 100
+    right = float(step.pan / size[0] * slopes[0]) / grown
+    up = float(step.tilt / size[1] * slopes[1]) / grown
+    pose = torch.eye(4, dtype=torch.float64)
+    yaw = math.atan(right)
+    pose[:3, :3] = turn(yaw, math.atan(up * math.cos(yaw)), -math.radians(step.roll))
+    pose[2, 3] = DISTANCE * math.log(grown)
+    return pose
+
+
+def _cuts(steps: list[Camera]) -> set[int]:
+    """Steps across which the picture is another one."""
+    agreements = [step.agreement for step in steps]
+    return {index for index, value in enumerate(agreements) if value < CUT * np.median(agreements)}
+
+
+def _warn(name: str, steps: list[Camera], cuts: set[int], side: float) -> None:
+    if cuts:
+        frames = ", ".join(str(index + 1) for index in sorted(cuts)[:5]) + (", ..." if len(cuts) > 5 else "")
+        logger.warning("%s: cut before frame %s; the camera is taken to stand there", name, frames)
+    moving = [step for step in steps if 100 * math.hypot(step.pan, step.tilt) > STILL * side or abs(step.zoom) > STILL]
+    if moving and np.mean([step.confidence for step in moving]) < UNSURE:
+        logger.warning(
+            "%s: the edges of its frames show little of the movement; it may be one of things, not of the camera", name
+        )
