@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from rows import columns_of, counted, file_of, markdown, rows_of  # noqa: E402  # the folder is no package
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file  # noqa: E402
-from animatediff.camera import Move  # noqa: E402
+from animatediff.camera import Move, path_of_frames  # noqa: E402
 from animatediff.camera.path import path_of_moves  # noqa: E402
 from animatediff.camera.plane import LARGEST, plane_views  # noqa: E402
 from animatediff.evaluation import camera_moves, measure  # noqa: E402
@@ -50,6 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "video, strength 0.9": {"video": True, "strength": 0.9},
     "motion_from, with an image": {"motion_from": True, "images": True},
     "fast balanced": {"motion_from": True, "fast": "balanced"},
+    "camera, the path of the video": {"camera": True},
 }
 
 
@@ -109,6 +110,8 @@ def rendered(pipe: Any, pairs: list[Pair], row: dict[str, Any], steps: int | Non
     for name in ("motion_from", "video"):
         if settings.get(name):
             settings[name] = torch.stack([pair.clip().transpose(0, 1) for pair in pairs])
+    if settings.get("camera"):
+        settings["camera"] = [path_of_frames(to_bytes(pair.clip()).numpy()) for pair in pairs]
     generators = [torch.Generator().manual_seed(SEED + pair.number) for pair in pairs]
     if settings.pop("images", False):  # one image a call
         from PIL import Image
@@ -145,12 +148,14 @@ def run_row(name: str, pairs: list[Pair], folder: Path, steps: int | None) -> No
     """Render and describe the clips of one row, after those that an earlier run has done."""
     path = file_of(name, folder)
     done = {row["number"] for row in rows_of(path)}
-    left = [pair for pair in pairs if pair.number not in done]
+    left = [pair for pair in pairs if pair.number not in done and (pair.camera or "camera" not in ROWS[name])]
     if not left:
         return
     pipe, classifier = new_pipeline(), load_classifier()
     if "images" in ROWS[name]:
         pipe.load_sparsectrl(bundled_file("sparsectrl_rgb"))
+    if "camera" in ROWS[name]:
+        pipe.load_camera_control(bundled_file("camera_control"))
     for start in range(0, len(left), AT_ONCE):
         now = left[start : start + AT_ONCE]
         clips = rendered(pipe, now, ROWS[name], steps)

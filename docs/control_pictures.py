@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from animatediff.camera import camera_path
+from animatediff.camera.plane import plane_views
 from animatediff.media import read_video
 from animatediff.media.sketch import sketch
 from animatediff.pipelines.vae import to_bytes
@@ -36,6 +38,11 @@ COMMANDS = {
     "pan": '"a turtle on a yellow background" --motion-lora PanLeft',
     "roll": '"a fish on a purple background" --motion-lora RollingClockwise',
     "two-moves": '"a duck on a yellow background" --motion-lora ZoomIn:1.2 --motion-lora RollingClockwise',
+    "camera-path": (
+        '"a fish on a purple background" --camera-control bundled/camera_control '
+        '--camera "zoom-in:0.8, roll-clockwise:0.8"'
+    ),
+    "camera-video": '"a fish on a purple background" --camera-control bundled/camera_control --camera walk.webp',
     "scribble": (
         '"a rocket moving up on a green background" --sparsectrl bundled/sparsectrl_scribble '
         "--control-image rocket.png --control-preprocess scribble"
@@ -67,30 +74,35 @@ WITH_NETS = (*NETS, "drive")
 """Strips that need them."""
 FOLLOWED = {"controlnet": "fox.webp"}
 """Strips that show above the clip the outlines of what it follows."""
-LED = {"drive": "fox.webp"}
+LED = {"drive": "fox.webp", "camera-video": "walk.webp"}
 """Strips that show above the clip the video that leads it."""
 SEEN = {"ip-adapter": "fish.png", "drive": "fish.png"}
 """Strips that begin with the image prompt of the clip."""
 
 CLIPS: dict[str, Combination] = {
     "car": ("car", "blue", "right"), "fox": ("fox", "green", "right"), "rocket": ("rocket", "green", "up"),
-    "fish": ("fish", "purple", "still"),
+    "fish": ("fish", "purple", "still"), "walk": ("boat", "blue", "still"),
 }  # fmt: skip
 """Drawn clips whose frames are inputs of the commands."""
+WALK = "zoom-in:0.6, pan-left:0.3"
+"""What the camera does in one of them."""
 
 
 def write_inputs(folder: Path) -> None:
-    """Write the inputs of the commands: car.png, rocket.png, fish.png, first.png, last.png, fox.webp."""
+    """Write the inputs of the commands: car.png, rocket.png, fish.png, first.png, last.png, fox.webp, walk.webp."""
     clips = {}
     for name, combination in CLIPS.items():
-        images = world.render(world.clips(1, 11, [combination])[0])
+        scene, _ = world.clips(1, 11, [combination])
+        views = plane_views(camera_path(WALK, 16), world.SIZE, world.SIZE) if name == "walk" else None
+        images = world.render(scene, view=views)
         clips[name] = [Image.fromarray(image) for image in to_bytes(images).numpy()]
     for name in ("car", "rocket", "fish"):
         clips[name][0].save(folder / f"{name}.png")
     clips["fox"][0].save(folder / "first.png")
     clips["fox"][-1].save(folder / "last.png")
-    first, *rest = clips["fox"]
-    first.save(folder / "fox.webp", save_all=True, append_images=rest, duration=125, lossless=True)
+    for name in ("fox", "walk"):
+        first, *rest = clips[name]
+        first.save(folder / f"{name}.webp", save_all=True, append_images=rest, duration=125, lossless=True)
 
 
 def strip(frames: np.ndarray) -> Image.Image:

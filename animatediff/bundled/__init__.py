@@ -21,8 +21,9 @@ CAMERA_MOVES = (
 def no_camera_control() -> str:
     """Message where a path of the camera is given without a model that follows it, which may be meant for these."""
     return (
-        "`camera` is given, but no CameraCtrl model that follows it; add `camera_control` (CameraCtrl.ckpt). Without "
-        f"one, MotionLoRAs move the camera (`motion_loras`): {', '.join(CAMERA_MOVES)}"
+        "`camera` is given, but no CameraCtrl model that follows it; add `camera_control` (CameraCtrl.ckpt, for the "
+        f"bundled model {PREFIX}camera_control). Without one, MotionLoRAs move the camera (`motion_loras`): "
+        f"{', '.join(CAMERA_MOVES)}"
     )
 
 

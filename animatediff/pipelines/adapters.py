@@ -18,7 +18,7 @@ from animatediff.weights.silence import quiet_loading
 from animatediff.weights.storage.files import Header
 from animatediff.weights.storage.memory import memory_header
 from animatediff.weights.storage.paths import expanded
-from animatediff.weights.trained_with import told, trained_with
+from animatediff.weights.trained_with import TRAINING_KEY, told, trained_with
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel
@@ -84,18 +84,23 @@ class Adapters(LoadedParts):
     def load_camera_control(self, path: str | Path | Header) -> CameraCtrl:
         """Load a CameraCtrl model: the original's file, a pruned one, or one of ours. `camera` of a call is its poses.
 
-        One that was there before is let go. Raises UserError for another kind of file, and for one whose merge layers
-        do not stand where the loaded motion modules do.
+        "bundled/camera_control" is that of the bundled set. One that was there before is let go. Raises UserError for
+        another kind of file, and for one whose merge layers do not stand where the loaded motion modules do.
         """
+        from animatediff.bundled import named
         from animatediff.weights.cameractrl import load_cameractrl
+        from animatediff.weights.motion import find_header
 
         self._check_in_memory()
         if self.attachment is None:
             raise UserError("camera poses act on motion modules, and none are loaded; call load_motion_module first")
         layout = self.attachment.adapter.layout
-        control = load_cameractrl(_in_models(path, "CameraCtrl"), layout=layout, dtype=self.unet.dtype)
+        header = find_header(path if isinstance(path, Header) else _in_models(named(path), "CameraCtrl"))
+        control = load_cameractrl(header, layout=layout, dtype=self.unet.dtype)
         self.set_camera_control(control)
-        if self.family is not None and self.family.name not in CAMERA_FAMILIES:
+        self._trained_with("camera_control", trained_with(header))
+        is_published = TRAINING_KEY not in header.metadata
+        if is_published and self.family is not None and self.family.name not in CAMERA_FAMILIES:
             logger.info(
                 "the published CameraCtrl was trained on the motion modules of v3; with those of %s its moves may be "
                 "weaker",
@@ -105,7 +110,7 @@ class Adapters(LoadedParts):
 
     def unload_camera_control(self) -> None:
         """Let it go; calls take no `camera` then."""
-        self.camera_control = None
+        self.set_camera_control(None)
 
     def load_controlnet(self, path: str | Path) -> ControlNetModel:
         """Add a ControlNet: a diffusers folder, or a file in diffusers' names or the original's.

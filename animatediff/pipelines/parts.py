@@ -180,6 +180,8 @@ class LoadedParts:
             except ValueError as error:
                 raise UserError(f"this CameraCtrl model does not fit: {error}") from None
             control = control.to(self.unet.device, self.unet.dtype)
+        if control is not self.camera_control:
+            self._trained_with("camera_control", {})
         self.camera_control = control
 
     # -- settings ----------------------------------------------------------------------------------------------------

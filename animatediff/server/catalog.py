@@ -110,7 +110,9 @@ def _setting_of(name: str, path: Path) -> str:
         return "model"
     if name in CAMERA_MOVES:
         return ""  # by its short name
-    return name if name == "domain_adapter" else "sparsectrl" if name.startswith("sparsectrl") else "loras"
+    if name in ("domain_adapter", "camera_control"):
+        return name
+    return "sparsectrl" if name.startswith("sparsectrl") else "loras"
 
 
 def _bundled() -> Iterator[Entry]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 SAMPLING_KEY = "animatediff.sampling"
 """Key of the metadata: a JSON object of the settings, in diffusers' names."""
+TRAINING_KEY = "animatediff.training"
+"""Key of the metadata: the configuration that made the weights. Published files have none."""
 BETAS = ("beta_start", "beta_end", "beta_schedule")
 PLAIN = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
 """Setting -> its value where a scheduler states none."""

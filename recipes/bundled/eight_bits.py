@@ -83,7 +83,7 @@ def store_set(folder: Path, model: Path) -> None:
 
     LoRAs stay in 16 bits: they are small, and add to weights that are rounded already.
     """
-    for file in sorted(folder.glob("sparsectrl_*.safetensors")):
+    for file in sorted([*folder.glob("sparsectrl_*.safetensors"), *folder.glob("camera_control.safetensors")]):
         round_file(file)
     for file in sorted(folder.glob(f"*/{UNET_FILE}")):
         round_file(file)

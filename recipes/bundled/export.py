@@ -61,6 +61,7 @@ def set_parts() -> dict[str, str]:
     parts = {f"{move}.safetensors": f"motion_lora/{move}/motion_lora.safetensors" for move in CAMERA_MOVES}
     for kind in ("rgb", "scribble"):
         parts[f"sparsectrl_{kind}.safetensors"] = f"sparsectrl_{kind}/sparsectrl.safetensors"
+    parts |= {"camera_control.safetensors": "camera_control/camera_control.safetensors"}
     parts |= {"domain_adapter.safetensors": "adapter/domain_adapter.safetensors"}
     return parts | {"paper.safetensors": "paper/lora.safetensors", "neon": "neon/model"}
 

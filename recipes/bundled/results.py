@@ -176,11 +176,9 @@ def paths(args: argparse.Namespace) -> list[tuple[str, str]]:
     def strength(moves: list[Any], name: str) -> float:
         return next((move.strength for move in moves if move.name == name), 0.0)
 
-    if args.camera_control is None:
-        raise SystemExit("paths: name the trained file with --camera-control")
     wanted, held_out = unseen_moves(args.clips), drawn(args.clips, ("still",))
     pipe = new_pipeline(args.model, args.motion)
-    pipe.load_camera_control(args.camera_control)
+    pipe.load_camera_control(args.camera_control or bundled_file("camera_control", args.set_folder))
     right: dict[str, list[bool]] = {}
     still: list[bool] = []
     ratios: list[float] = []

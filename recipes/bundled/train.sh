@@ -72,6 +72,5 @@ still motion-watermark with_adapter --set "domain_adapter=$FOLDER/adapter/domain
 still motion-watermark without_adapter ${AGAIN:-} ${WATERMARK:-}
 step export --run "$FOLDER" --set ${SET:-}
 for result in styles cameras adapter keyframes paths; do
-    step results "$result" --run "$FOLDER" --out "$FOLDER" ${MODEL:-} ${SET:-} ${CLIPS:-} \
-        --camera-control "$FOLDER/camera_control/camera_control.safetensors"
+    step results "$result" --run "$FOLDER" --out "$FOLDER" ${MODEL:-} ${SET:-} ${CLIPS:-}
 done

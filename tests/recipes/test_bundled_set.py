@@ -11,9 +11,12 @@ import torch
 from support.commands import is_one_message, run
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, motion_module_path
+from animatediff.camera import camera_path, path_of_frames
+from animatediff.camera.plane import plane_views
 from animatediff.errors import UserError
 from animatediff.evaluation import camera_move, measure
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.sprites import world
 from animatediff.sprites.classifier import classify_clip, load_classifier
 from animatediff.sprites.watermark import banner_contrast
 from animatediff.sprites.words import DIRECTIONS
@@ -39,11 +42,13 @@ def clip(pipe: AnimateDiffPipeline, text: str, seed: int = 3, **settings: Any) -
 
 def test_all_parts_are_there_and_what_they_are_called() -> None:
     parts = bundled_set()
-    assert set(parts) == {*CAMERA_MOVES, *("sparsectrl_rgb", "sparsectrl_scribble"), "domain_adapter", "neon", "paper"}
+    others = {"sparsectrl_rgb", "sparsectrl_scribble", "camera_control", "domain_adapter", "neon", "paper"}
+    assert set(parts) == {*CAMERA_MOVES, *others}
     assert len(CAMERA_MOVES) == 8
     kinds = {name: recognise(path).kind for name, path in parts.items() if path.is_file()}
     assert {name for name, kind in kinds.items() if kind == "motion_lora"} == set(CAMERA_MOVES)
-    assert (kinds["paper"], kinds["domain_adapter"]) == ("lora", "domain_adapter")
+    named = [kinds[name] for name in ("paper", "domain_adapter", "camera_control")]
+    assert named == ["lora", "domain_adapter", "cameractrl"]
     for variant in ("rgb", "scribble"):
         found = recognise(parts[f"sparsectrl_{variant}"])
         assert (found.kind, found.variant) == ("sparsectrl", variant)
@@ -87,6 +92,24 @@ def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> N
         assert move(0.0) is None, "at strength 0 the camera stands still"
     finally:
         pipe.unload_lora_weights()
+
+
+@pytest.mark.slow
+def test_the_camera_follows_a_path_and_a_video(pipe: AnimateDiffPipeline) -> None:
+    scene, _ = world.clips(1, 5, [("boat", "blue", "still")])
+    views = plane_views(camera_path("zoom-in:0.8", 16), world.SIZE, world.SIZE)
+    video = path_of_frames((world.render(scene, view=views).permute(0, 2, 3, 1) * 255).round().byte().numpy())
+
+    def move(path: Any) -> str | None:
+        frames = clip(pipe, "a fish on a grey background", camera=path).permute(0, 2, 3, 1)
+        found = camera_move(measure((frames * 255).round().byte().numpy()))
+        return None if found is None else found.name
+
+    pipe.load_camera_control("bundled/camera_control")
+    try:
+        assert [move("pan-left:0.5"), move("roll-clockwise"), move(video)] == ["PanLeft", "RollingClockwise", "ZoomIn"]
+    finally:
+        pipe.unload_camera_control()
 
 
 @pytest.mark.slow

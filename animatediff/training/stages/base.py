@@ -21,6 +21,7 @@ from animatediff.weights.families import LINEAR
 from animatediff.weights.trained_with import (
     BETAS,
     PLAIN,
+    TRAINING_KEY,
     differing,
     laid_over,
     only,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TRAINING_KEY, FILES_KEY, STEP_KEY = "animatediff.training", "animatediff.files", "animatediff.step"
-"""Keys of the metadata: the configuration that made the weights, hashes of its files, and the step they are of."""
+FILES_KEY, STEP_KEY = "animatediff.files", "animatediff.step"
+"""Keys of the metadata: hashes of the files of the configuration, and the step that the weights are of."""
 
 
 def asked_sampling(config: TrainConfig) -> dict[str, Any]:
