@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from animatediff.camera.moves import EASINGS, MOVES, Move, is_file, parse_moves
 
 if TYPE_CHECKING:
-    from animatediff.camera.path import ASPECT, CameraPath, camera_path, read_poses
+    from animatediff.camera.path import ASPECT, CameraPath, camera_path, parse_poses, read_poses
 
 __all__ = [
     "ASPECT",
@@ -30,6 +30,7 @@ __all__ = [
     "camera_path",
     "is_file",
     "parse_moves",
+    "parse_poses",
     "read_poses",
 ]
 
