@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
 
 from animatediff.errors import UserError
 from animatediff.frames import Curve
