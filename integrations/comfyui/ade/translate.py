@@ -8,8 +8,8 @@ from typing import Any
 from .checked import check_graph, check_workflow, shown
 from .graph import BYPASSED, MUTED, Graph, Link, Node, is_page_format, read_api, read_page, write_api, write_page
 from .old import CONTROLS, is_old, old_subgraphs
-from .poses import KINDS as POSES
 from .poses import ASPECT, NoPosesError, poses_of
+from .poses import KINDS as POSES
 from .result import Note, Translated
 from .shapes import SHAPES, SOCKETS
 from .sparse import frames_of

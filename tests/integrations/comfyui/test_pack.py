@@ -63,7 +63,7 @@ def test_every_example_has_its_pictures_and_stands_in_the_documentation() -> Non
 def test_every_node_and_input_that_the_documentation_names_is_one() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in Path(PACK, "nodes").glob("*.py"))
     rows = re.findall(r"^\| (AnimateDiff [^|]+) \|([^|]*)\|", PAGE, re.MULTILINE)
-    assert len(rows) == 9
+    assert len(rows) == 13
     for title, inputs in rows:
         assert f'display_name="{title}"' in sources, title
         for name in re.findall(r"`([a-z_]+)`", inputs):
