@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from support.comfy_files import CHECKPOINT, MOTION_LORA
+from support.comfy_files import CAMERA, CHECKPOINT, MOTION_LORA
 
 Graph = dict[str, dict[str, Any]]
 MODULE, LCM = "mm_sd_v15_v2.ckpt", "v3_sd15_mm.ckpt"
-PIA, I2V, CAMERA = "pia.ckpt", "AnimateLCM_sd15_i2v.ckpt", "CameraCtrl.ckpt"
+PIA, I2V = "pia.ckpt", "AnimateLCM_sd15_i2v.ckpt"
 SPARSE = "v3_sd15_sparsectrl_rgb.ckpt"
 SAMPLER = "9"
 

@@ -161,6 +161,12 @@ def test_other_types_of_the_host(dtype: torch.dtype, compute: torch.dtype | None
     assert relative(models.call(followed(POSES.read_text(), plain), tensors), tensors["unet.out"]) < 0.05
 
 
+@pytest.mark.skipif(not comfy_host.is_real(), reason="the stub keeps all weights loaded")
+def test_weights_that_the_host_keeps_offloaded() -> None:
+    tensors, model = expected(FAMILY), followed(POSES.read_text())
+    assert_golden(models.call(model, tensors, prepare=models.load_offloaded), tensors["unet.out"])
+
+
 # -- fields and mistakes -----------------------------------------------------------------------------------------------
 
 

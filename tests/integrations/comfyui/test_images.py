@@ -240,6 +240,14 @@ def test_other_types_of_the_host(family: str, dtype: torch.dtype, compute: torch
     assert relative(models.call(applied(motion, plain), tensors), wanted) < 0.05
 
 
+@pytest.mark.skipif(not comfy_host.is_real(), reason="the stub keeps all weights loaded")
+@pytest.mark.parametrize(("family", "name"), [(PIA, "unet.out"), (I2V, "unet.out.motion_scale_0.8")])
+def test_weights_that_the_host_keeps_offloaded(family: str, name: str) -> None:
+    tensors = expected(family)
+    model = applied(with_condition(loaded(family), golden_condition(family, slice(None))))
+    assert_golden(models.call(model, tensors, prepare=models.load_offloaded), tensors[name])
+
+
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
 
