@@ -159,16 +159,15 @@ def pia_model(plain: Any = None, **inputs: Any) -> Any:
     ids=str,
 )
 def test_frames_of_pia_are_those_of_our_pipeline(frame: int, settings: dict[str, Any]) -> None:
-    latents = noise(PIA, 5)
+    latents = noise(PIA, 4)
     ours = {"image_affinity": {0: 0.4, 2: 1.0}} if "image_affinity" in settings else settings
     wanted, timesteps = pia_by_us(latents, frame, **ours)
     found = by_host(pia_model(frame=frame, **settings), latents, timesteps)
     assert relative(found, wanted) <= TOLERANCE
-    assert relative(by_host(pia_model(), latents, timesteps), wanted) > 0.01
 
 
 def test_windows_of_pia_have_the_affinity_of_their_frames() -> None:
-    latents = noise(PIA, 10)
+    latents = noise(PIA, 6)
     wanted, timesteps = pia_by_us(latents, 2, motion_amount="large", window=4, overlap=1)
     model = with_windows(pia_model(frame=2, motion_amount="large"), handler_of(length=4, overlap=1))
     assert relative(by_host(model, latents, timesteps), wanted) <= TOLERANCE
@@ -179,6 +178,8 @@ def test_strength_and_no_image(caplog: pytest.LogCaptureFixture) -> None:
     whole, half, none = (by_host(pia_model(plain, strength=value), latents, [501, 1]) for value in (1.0, 0.5, 0.0))
     without = by_host(with_family_sampling(applied(loaded(PIA), plain), loaded(PIA).family), latents, [501, 1])
     assert "pia.ckpt animates an image and sees none: AnimateDiff PIA Image gives it" in caplog.text
+    large = by_host(pia_model(plain, motion_amount="large"), latents, [501, 1])
+    assert min(relative(whole, without), relative(large, whole)) > 0.01
     assert relative(none, without) <= TOLERANCE
     assert 0 < relative(half, without) < relative(whole, without)
 
@@ -211,15 +212,14 @@ def i2v_model(**inputs: Any) -> Any:
 
 @pytest.mark.parametrize("windows", [None, (4, 1)], ids=str)
 def test_frames_of_i2v_are_those_of_our_pipeline(windows: tuple[int, int] | None) -> None:
-    latents = noise(I2V, 5 if windows is None else 7)
+    latents = noise(I2V, 4 if windows is None else 6)
     more: dict[str, Any] = {} if windows is None else {"window": windows[0], "overlap": windows[1]}
     images = expected(I2V)["pipeline.image_latents"]
     wanted, timesteps = by_us(i2v_pipeline(), latents, images=images, image_motion_scale=0.6, **more)
-    model, still = i2v_model(image_motion_scale=0.6), i2v_model(image_motion_scale=0.0)
+    model = i2v_model(image_motion_scale=0.6)
     if windows is not None:
         model = with_windows(model, handler_of(length=windows[0], overlap=windows[1]))
     assert relative(by_host(model, latents, timesteps), wanted) <= TOLERANCE
-    assert relative(by_host(still, latents, timesteps), wanted) > 1e-3
 
 
 def test_the_module_brings_its_betas_and_steps() -> None:
@@ -230,13 +230,14 @@ def test_the_module_brings_its_betas_and_steps() -> None:
     assert relative(sampling.sigmas, ((1 - alphas) / alphas)[4::5] ** 0.5) <= TOLERANCE
 
 
-@pytest.mark.parametrize(("dtype", "compute"), [(torch.bfloat16, None), (torch.float16, torch.float32)], ids=str)
-@pytest.mark.parametrize("family", [PIA, I2V])
+@pytest.mark.parametrize(
+    ("family", "dtype", "compute"), [(I2V, torch.bfloat16, None), (PIA, torch.float16, torch.float32)], ids=str
+)
 def test_other_types_of_the_host(family: str, dtype: torch.dtype, compute: torch.dtype | None) -> None:
     tensors = expected(family)
     motion = with_condition(loaded(family), golden_condition(family, slice(None)))
-    wanted = models.call(applied(motion), tensors)
     plain = models.golden_model(family, dtype=dtype, compute=compute)
+    wanted = tensors["unet.out" if family == PIA else "unet.out.motion_scale_0.8"]
     assert relative(models.call(applied(motion, plain), tensors), wanted) < 0.05
 
 
