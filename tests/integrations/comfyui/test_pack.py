@@ -49,7 +49,7 @@ def test_the_documentation_holds_the_table_of_old_nodes() -> None:
 
 def test_every_example_has_its_pictures_and_stands_in_the_documentation() -> None:
     examples = sorted((PACK / "example_workflows").glob("*.json"))
-    assert len(examples) == 6
+    assert len(examples) == 8
     for file in examples:
         page = json.loads(file.read_text(encoding="utf-8"))
         types = {node["type"] for node in page["nodes"]}
