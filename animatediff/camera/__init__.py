@@ -20,7 +20,7 @@ from animatediff.camera.moves import EASINGS, MOVES, Move, is_file, is_video, pa
 
 if TYPE_CHECKING:
     from animatediff.camera.given import camera_path
-    from animatediff.camera.path import ASPECT, CameraPath, read_poses
+    from animatediff.camera.path import ASPECT, CameraPath, parse_poses, read_poses
     from animatediff.camera.video import path_of_frames, path_of_video
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "is_file",
     "is_video",
     "parse_moves",
+    "parse_poses",
     "path_of_frames",
     "path_of_video",
     "read_poses",

@@ -136,16 +136,21 @@ def read_poses(path: str | Path, *, aspect: float = ASPECT) -> CameraPath:
     A line that is no pose, then a line a frame: timestamp, fx, fy, cx, cy as fractions of width and height, two zeros,
     and the 3x4 matrix from world to camera row by row. Raises UserError for anything else.
     """
-    lines = [(number, line.split()) for number, line in enumerate(read_text(Path(path)).split("\n"), 1) if line.strip()]
+    return parse_poses(read_text(Path(path)), aspect=aspect, label=str(path))
+
+
+def parse_poses(text: str, *, aspect: float = ASPECT, label: str = "`camera`") -> CameraPath:
+    """The path in the lines of such a file. label: before messages. Raises UserError as `read_poses`."""
+    lines = [(number, line.split()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if lines and not _is_pose(lines[0][1]):
         lines = lines[1:]
     if not lines:
-        raise UserError(f"{path}: no poses in it; expected {NUMBERS} numbers a frame behind a first line")
+        raise UserError(f"{label}: no poses in it; expected {NUMBERS} numbers a frame behind a first line")
     rows: list[list[float]] = []
     for number, words in lines:
         if len(words) != NUMBERS:
             raise UserError(
-                f"{path}: line {number} has {len(words)} numbers, expected {NUMBERS}: timestamp, fx, fy, cx, cy, two "
+                f"{label}: line {number} has {len(words)} numbers, expected {NUMBERS}: timestamp, fx, fy, cx, cy, two "
                 "zeros, and a 3x4 matrix from world to camera"
             )
         try:
@@ -153,18 +158,18 @@ def read_poses(path: str | Path, *, aspect: float = ASPECT) -> CameraPath:
         except ValueError:
             rows.append([math.nan])
         if not all(map(math.isfinite, rows[-1])):
-            raise UserError(f"{path}: line {number} holds something that is no number; expected {NUMBERS} numbers")
+            raise UserError(f"{label}: line {number} holds something that is no number; expected {NUMBERS} numbers")
         fx, fy, cx, cy = rows[-1][1:5]
         if min(fx, fy) <= 0 or max(fx, fy, cx, cy) > 20:
             raise UserError(
-                f"{path}: line {number}: fx, fy, cx, cy are fractions of width and height, such as 0.5, got "
+                f"{label}: line {number}: fx, fy, cx, cy are fractions of width and height, such as 0.5, got "
                 f"{fx:g}, {fy:g}, {cx:g}, {cy:g}"
             )
     table = torch.tensor(rows, dtype=torch.float64)
     try:
         return CameraPath.of_world_to_camera(table[:, 7:].view(-1, 3, 4), table[:, 1:5], aspect)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{label}: {error}") from None
 
 
 def _is_pose(words: Sequence[str]) -> bool:

@@ -165,10 +165,7 @@ class CameraCtrl(nn.Module):
 
         tokens: (1 or b, f, p, d) of each level, of the call's frames.
         """
-        return {
-            module: CameraMerge(tokens[level], layer.weight, layer.bias, scale)
-            for module, layer, level in self.merges_of(adapter)
-        }
+        return {module: CameraMerge(tokens[level], layer, scale) for module, layer, level in self.merges_of(adapter)}
 
 
 def _merges(widths: Sequence[int]) -> nn.ModuleList:

@@ -27,8 +27,8 @@ from typing import Any
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, MotionNumerics
 from animatediff.motion.attach import Attachment, attach, attachment_of, detach, frames_of, norms_over_frames, remember
-from animatediff.motion.first_layer import IMAGE_CHANNELS, ImageConvIn
-from animatediff.motion.ldm import LdmAttachment, attach_ldm, detach_ldm, layout_of_ldm
+from animatediff.motion.first_layer import IMAGE_CHANNELS, ImageConvIn, image_channels
+from animatediff.motion.ldm import LdmAttachment, attach_ldm, detach_ldm, layout_of_ldm, refuse_images
 from animatediff.motion.module import CameraMerge, FrameContext, MotionModule, frame_positions
 from animatediff.motion.windows import BLENDS, Window, closed_windows, plan_windows, uniform_windows, window_weights
 
@@ -53,9 +53,11 @@ __all__ = [
     "detach_ldm",
     "frame_positions",
     "frames_of",
+    "image_channels",
     "layout_of_ldm",
     "norms_over_frames",
     "plan_windows",
+    "refuse_images",
     "remember",
     "uniform_windows",
     "window_weights",

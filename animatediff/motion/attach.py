@@ -87,7 +87,7 @@ def attach(unet: UNet2DConditionModel, adapter: MotionAdapter) -> Attachment:
     if is_attached(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
     check_layout(adapter, MotionLayout.from_unet(unet, mid_block=adapter.layout.mid is not None))
-    check_conv_in(adapter, unet)
+    check_conv_in(adapter, unet.conv_in)
     points: dict[str, list[nn.Module]] = {}
     for name, modules in adapter.modules_by_block():
         block = unet.get_submodule(name)
@@ -109,12 +109,12 @@ def check_layout(adapter: MotionAdapter, places: MotionLayout) -> None:
         )
 
 
-def check_conv_in(adapter: MotionAdapter, unet: UNet2DConditionModel) -> None:
+def check_conv_in(adapter: MotionAdapter, conv_in: nn.Module) -> None:
     """Raise ValueError unless the first layer of `adapter`, if it has one, fits that of a UNet."""
     own = adapter.conv_in
     if own is None:
         return
-    theirs: Any = below_lora(unet.conv_in)
+    theirs: Any = below_lora(conv_in)
     wanted = (theirs.in_channels, theirs.out_channels, theirs.kernel_size)
     if (own.num_noise, own.out_channels, own.kernel_size) != wanted:
         raise ValueError(

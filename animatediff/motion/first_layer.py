@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from animatediff.motion.module import FrameContext
 
@@ -58,7 +57,19 @@ class ImageConvIn(nn.Conv2d):
                 channels = noise.new_zeros(len(noise), IMAGE_CHANNELS, *noise.shape[2:])
             return super().forward(torch.cat([noise, channels.to(noise)], dim=1))
         assert channels is not None, "without channels there is nothing to add"
-        return output + F.conv2d(channels.to(noise), self.weight[:, self.num_noise :], padding=self.padding)
+        return output + super().forward(channels.to(noise))
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve with the weights at hand, which programs that keep them elsewhere bring along."""
+        if not self.own_noise:
+            weight, bias = weight[:, self.num_noise :], None
+        return super()._conv_forward(input, weight, bias)
+
+
+def image_channels(mask: Tensor, latents: Tensor) -> Tensor:
+    """Channels behind the noise: the affinity mask (f,), the same at every pixel, and latents (b, c, f, h, w)."""
+    affinity = mask.to(latents)[:, None, None].expand(len(latents), 1, *latents.shape[2:])
+    return torch.cat([affinity, latents], dim=1)
 
 
 def below_lora(layer: Any) -> nn.Module:

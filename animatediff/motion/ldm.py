@@ -11,6 +11,7 @@ module is called behind its transformer, or behind its ResNet where it has none.
 | `mid_block`                  | `middle_block.1`                                |
 | `up_blocks.l`, place j       | `output_blocks.(l*(n+1) + j)`                   |
 | `up_blocks.l.upsamplers`     | last of `output_blocks.(l*(n+1) + n)`           |
+| `conv_in`                    | `input_blocks.0.0`                              |
 | `conv_norm_out`              | `out.0`                                         |
 
 The table is not computed with: levels end where a sampler stands, so that distilled UNets with fewer layers fit too.
@@ -25,7 +26,14 @@ from typing import Any
 from torch import nn
 
 from animatediff.motion.adapter import MotionAdapter, MotionLayout, layer_channels
-from animatediff.motion.attach import check_layout, has_hooks, remove_hooks, reset_compiled, set_hooks
+from animatediff.motion.attach import (
+    check_conv_in,
+    check_layout,
+    has_hooks,
+    remove_hooks,
+    reset_compiled,
+    set_hooks,
+)
 from animatediff.motion.module import FrameContext
 
 
@@ -52,12 +60,22 @@ def attach_ldm(unet: nn.Module, adapter: MotionAdapter) -> LdmAttachment:
     """Call the modules of `adapter` from `unet`, by forward hooks alone: they do not become children of it.
 
     unet: has `input_blocks`, `middle_block`, `output_blocks` and `out`. Everything is checked before anything is
-    changed. Raises ValueError if the UNet calls motion modules already, if its blocks do not have the places and widths
-    that the adapter was made for, or if the adapter sees an image (PIA, AnimateLCM-I2V). The caller keeps the adapter
-    on the device and in the type of the UNet.
+    changed. Raises ValueError if the UNet calls motion modules already, or if its blocks or first layer do not have the
+    places and widths that the adapter was made for. The caller keeps the adapter on the device and in the type of the
+    UNet, and shows it its image (`FrameContext`); callers with no place for one refuse it first (`refuse_images`).
     """
     if has_hooks(unet):
         raise ValueError("this UNet already has motion modules; detach them before attaching others")
+    check_layout(adapter, layout_of_ldm(unet, mid_block=adapter.layout.mid is not None))
+    conv_in = ldm_conv_in(unet)
+    check_conv_in(adapter, conv_in)
+    num_points = set_hooks(adapter, dict(ldm_points(unet)), ldm_image_norms(unet), conv_in)
+    reset_compiled()
+    return LdmAttachment(unet, adapter, num_points)
+
+
+def refuse_images(adapter: MotionAdapter) -> None:
+    """Raise ValueError for modules that see an image (PIA, AnimateLCM-I2V), in a program with no place for it."""
     if adapter.conv_in is not None:
         raise ValueError(
             "these motion modules animate an image (PIA), which has no place here yet; take others (v3_sd15_mm), or "
@@ -68,10 +86,6 @@ def attach_ldm(unet: nn.Module, adapter: MotionAdapter) -> LdmAttachment:
             "these motion modules start from an image (AnimateLCM-I2V), which has no place here yet; take "
             "AnimateLCM_sd15_t2v, or render with `animatediff animate ... --image`"
         )
-    check_layout(adapter, layout_of_ldm(unet, mid_block=adapter.layout.mid is not None))
-    num_points = set_hooks(adapter, dict(ldm_points(unet)), ldm_image_norms(unet))
-    reset_compiled()
-    return LdmAttachment(unet, adapter, num_points)
 
 
 def detach_ldm(unet: nn.Module) -> None:
@@ -107,6 +121,11 @@ def ldm_points(unet: Any) -> Iterator[tuple[str, list[nn.Module]]]:
             yield f"{side}.{index}", layers
     if unet.middle_block is not None and (point := _point(unet.middle_block, first=True)):
         yield "mid_block", [point]
+
+
+def ldm_conv_in(unet: Any) -> nn.Module:
+    """The first layer of the image model."""
+    return unet.input_blocks[0][0]
 
 
 def ldm_image_norms(unet: Any) -> Iterator[Any]:

@@ -36,14 +36,13 @@ class CameraMerge(NamedTuple):
 
     pose: Tensor
     """(1 or b, f, p, d) features of the poses."""
-    weight: Tensor
-    """(d, d) of the layer that merges them."""
-    bias: Tensor
+    layer: nn.Module
+    """Linear layer (d -> d) that merges them."""
     scale: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: (b, f, p, d), normalised and with its positions, likewise returned."""
-        return x + self.scale * F.linear(x + self.pose, self.weight, self.bias)
+        return x + self.scale * self.layer(x + self.pose)
 
     def of(self, places: Sequence[int]) -> CameraMerge:
         """The same for some of the frames."""

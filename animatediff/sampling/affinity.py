@@ -6,7 +6,13 @@ another way, so they have names here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+
+from animatediff.errors import UserError
+from animatediff.frames import Curve, frame_curve
+
+logger = logging.getLogger(__name__)
 
 MOTION_AMOUNTS: Mapping[str, tuple[float, ...]] = {
     "small": (1.0, 0.9, 0.85, 0.85, 0.85, 0.8),
@@ -35,6 +41,26 @@ def preset_mask(amount: str, num_frames: int, frame: int = 0) -> list[float]:
     """
     table = MOTION_AMOUNTS[amount]
     return [table[min(abs(place - frame), len(table) - 1)] for place in range(num_frames)]
+
+
+def affinity_mask(amount: str, affinity: Curve | None, num_frames: int, frame: int = 0) -> list[float]:
+    """Affinity of each frame of a clip to the image at `frame`, by a preset, or by a curve in its place.
+
+    affinity: 0..1 at frames, as `animatediff.frames.parse_curve` reads it; None is the preset. Raises UserError for one
+    above 1 or of frames beyond the clip; warns of a loop that does not close in a clip of this length.
+    """
+    if affinity is None:
+        if loop_is_open(amount, num_frames, frame):
+            logger.warning(
+                "motion_amount=%s: its table was made for %d frames from the image on, and does not close in this "
+                "clip; for other loops give `image_affinity`, such as 0=1.0,8=0.8,-1=1.0",
+                *(amount, LOOP_FRAMES),
+            )
+        return preset_mask(amount, num_frames, frame)
+    mask = frame_curve(affinity, num_frames, "image_affinity")
+    if (most := max(mask)) > 1:
+        raise UserError(f"image_affinity: {most:g} is more than 1, the affinity of the image itself")
+    return list(mask)
 
 
 def loop_is_open(amount: str, num_frames: int, frame: int = 0) -> bool:

@@ -30,6 +30,8 @@ class CameraPoses:
     num_frames: int
     """Of the whole clip."""
     scale: float = 1.0
+    follow_weights: bool = True
+    """Whether rays come to the device and type of the weights; not where layers bring their weights to the input."""
     _kept: dict[tuple[int, ...], list[Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def merges(
@@ -57,5 +59,7 @@ class CameraPoses:
 
     @torch.no_grad()
     def _tokens(self, frames: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
-        rays = self.rays(frames).to(self.control.device, self.control.dtype)
+        rays = self.rays(frames)
+        if self.follow_weights:
+            rays = rays.to(self.control.device, self.control.dtype)
         return [part.to(dtype) for part in self.control.tokens(rays)]

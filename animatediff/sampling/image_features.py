@@ -22,13 +22,15 @@ class ImageFeatures:
     latents: Tensor
     """(1 or b, c, h, w), scaled."""
     motion_scale: float
+    follow_weights: bool = True
+    """Whether latents come to the device and type of the weights; not where layers bring their weights to the input."""
     _frames: tuple[int, ...] = ()
     _features: list[Tensor] = field(default_factory=list)
 
     def of(self, frames: Sequence[int]) -> list[Tensor]:
         """Features of these frames of the clip, (1 or b, c, f, h, w) for each down block of the UNet."""
         if tuple(frames) != self._frames:
-            latents = self.latents.to(self.encoder.device, self.encoder.dtype)
+            latents = self.latents.to(self.encoder.device, self.encoder.dtype) if self.follow_weights else self.latents
             self._features = self.encoder(latents, frames, self.motion_scale)
             self._frames = tuple(frames)
         return self._features

@@ -16,17 +16,26 @@ import torch
 
 from animatediff.bundled import is_bundled
 from animatediff.errors import UserError, did_you_mean
-from animatediff.files import Roots, is_within
+from animatediff.files import Roots
 from animatediff.media.upscale import PUBLISHED as UPSCALERS
 from animatediff.parse import parse_yaml
 from animatediff.prompts.lines import read_travel
 from animatediff.render import Renderer, build_request
 from animatediff.render.events import Event
-from animatediff.render.options import FIELDS, PATH_FIELDS
+from animatediff.render.options import FIELDS, PATH_FIELDS, names_file
 from animatediff.render.request_inputs import is_pixels
 from animatediff.weights.hub import MOTION_LORAS as MOVES
 
-from .folders import ADAPTERS, MOTION_LORAS, MOTION_MODULES, SPARSECTRLS, file_path, files
+from .folders import (
+    ADAPTERS,
+    CAMERAS,
+    MOTION_LORAS,
+    MOTION_MODULES,
+    SPARSECTRLS,
+    file_path,
+    files,
+    input_file,
+)
 from .messages import OF_FIELDS, in_words
 
 FOLDERS: dict[str, tuple[str, ...]] = {
@@ -41,6 +50,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "embeddings": ("embeddings",),
     "sparsectrl": SPARSECTRLS,
     "controlnet": ("controlnet",),
+    "camera_control": CAMERAS,
     "ip_adapter": ("ipadapter", "loras"),
     "ip_adapter_encoder": ("clip_vision",),
     "upscaler": ("upscale_models",),
@@ -103,7 +113,9 @@ def placed(option: str, value: Any) -> Any:
         return {frame: placed(option, each) for frame, each in value.items()}
     name = str(value)
     if option not in FOLDERS:
-        return str(_input_file(name))
+        if not names_file(option, name):
+            return name
+        return str(input_file(name))
     known = {"motion_loras": MOVES, "upscaler": UPSCALERS}.get(option, ())
     if is_bundled(name) or name in known:
         return name
@@ -114,14 +126,6 @@ def placed(option: str, value: Any) -> Any:
         folders = " or ".join(f"models/{folder}" for folder in FOLDERS[option][:2])
         raise UserError(f"there is no file {name} in {folders}; {did_you_mean(name, listed)}put it there")
     return str(file_path(FOLDERS[option], name))
-
-
-def _input_file(name: str) -> Path:
-    folder = Path(folder_paths.get_input_directory()).resolve()
-    path = (folder / name).resolve()
-    if not is_within(str(path), str(folder)) or not path.exists():
-        raise UserError(f"there is no file {name} in the host's input folder; put it there, or connect images")
-    return path
 
 
 def _is_number(text: str) -> bool:

@@ -24,10 +24,14 @@ from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.frames import Curve, frame_curve
-from animatediff.motion import FrameContext, attach_ldm, detach_ldm, layout_of_ldm
+from animatediff.motion import MotionAdapter, attach_ldm, detach_ldm, layout_of_ldm
+from animatediff.motion.attach import check_conv_in
+from animatediff.motion.ldm import ldm_conv_in
 from animatediff.weights.kinds import SHORT_TITLES
 from animatediff.weights.motion import BY_LEVELS, other_base
 
+from .conditions import Call
+from .images import I2VImage, PIAImage
 from .messages import in_host_words
 from .motion import Motion
 from .windows import CLIP_FRAMES, DEFAULTS, TRAVEL_FRAMES, current_frames, handler_of
@@ -36,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 KEY = "animatediff"
 """Under which a patcher has all that belongs to motion modules."""
+NETWORKS = f"{KEY}_networks"
+"""Under which it has the networks of what they see."""
 
 
 def check_travels(conds: Mapping[str, Any], num_frames: int) -> None:
@@ -69,7 +75,13 @@ class MotionRun:
         with in_host_words():
             check_travels(getattr(executor.class_obj, "conds", {}), len(noise))
             self._prepare(executor.class_obj.model_options, noise)
-        return executor(noise, *args, **kwargs)
+            if len(noise) > 1:
+                self._begin(executor.class_obj.model_patcher.model, noise)
+        try:
+            return executor(noise, *args, **kwargs)
+        finally:
+            for condition in self.motion.conditions:
+                condition.forget()
 
     def _prepare(self, model_options: dict[str, Any], noise: Tensor) -> None:
         if noise.ndim != 4:
@@ -104,6 +116,16 @@ class MotionRun:
         frame_curve(self.curve, num_frames, "motion_scale")  # names frames beyond the clip before anything is sampled
         model_options.setdefault("transformer_options", {})[CLIP_FRAMES] = num_frames
 
+    def _begin(self, model: Any, noise: Tensor) -> None:
+        """Check what the motion modules see for this clip, and encode images while no model is at work."""
+        adapter, seen = self.motion.adapter, {condition.kind for condition in self.motion.conditions}
+        for needed, kind in ((adapter.conv_in, PIAImage.kind), (adapter.img_encoder, I2VImage.kind)):
+            if needed is not None and kind not in seen:
+                logger.warning("%s animates an image and sees none: AnimateDiff %s gives it", self.motion, kind)
+        for condition in self.motion.conditions:
+            condition.check_clip(len(noise))
+            condition.begin(model, *noise.shape[-2:])
+
     def apply_model(
         self,
         executor: Any,
@@ -121,12 +143,31 @@ class MotionRun:
         alone = options.get(CLIP_FRAMES, num_frames) < 2
         if alone or not self._acts(executor.class_obj.model_sampling, options, t):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        frames = context_in(executor.class_obj.diffusion_model)
+        adapter = adapter_in(executor.class_obj.diffusion_model)
+        frames, scale = adapter.frames, self._scale(options, num_frames, x)
+        seen = self._seen(executor.class_obj, adapter, options, num_frames, x)
         try:
-            with frames.during(num_frames, scale=self._scale(options, num_frames, x)):
+            with frames.during(num_frames, scale=scale, **seen):
                 return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         finally:
             frames.num_frames = 0  # they rest until the next call
+
+    def _seen(
+        self, model: Any, adapter: MotionAdapter, options: dict[str, Any], num_frames: int, x: Tensor
+    ) -> dict[str, Any]:
+        """What the motion modules see in this call, as arguments of `FrameContext.during`."""
+        call = Call(
+            model=model,
+            adapter=adapter,
+            x=x,
+            frames=current_frames(options, num_frames),
+            num_frames=options.get(CLIP_FRAMES, num_frames),
+        )
+        found: dict[str, Any] = {}
+        with in_host_words():
+            for condition in self.motion.conditions:
+                found |= condition.seen(call)
+        return found
 
     def _acts(self, model_sampling: Any, options: dict[str, Any], t: Tensor) -> bool:
         """Whether the noise level is in the range in which the motion modules act."""
@@ -152,6 +193,8 @@ def apply_motion(model: ModelPatcher, run: MotionRun) -> ModelPatcher:
     _check(model, run.motion)
     patched = model.clone()
     patched.set_additional_models(KEY, [run.motion.patcher.clone()])
+    if networks := [one for condition in run.motion.conditions for one in condition.networks()]:
+        patched.set_additional_models(NETWORKS, [one.clone() for one in networks])
     patched.set_injections(KEY, [PatcherInjection(inject=inject, eject=eject)])
     patched.set_attachments(KEY, run)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, run.outer_sample)
@@ -175,6 +218,10 @@ def _check(model: ModelPatcher, motion: Motion) -> None:
     layout = motion.adapter.layout
     wanted = layout_of_ldm(unet, mid_block=layout.mid is not None)
     if layout.stands_as(wanted):
+        try:
+            check_conv_in(motion.adapter, ldm_conv_in(unet))
+        except ValueError as error:
+            raise UserError(f"{motion.path}: {error}; give another checkpoint (`model`)") from None
         return
     made_for, given = (SHORT_TITLES.get(BY_LEVELS.get(len(side.down), ""), "another kind") for side in (layout, wanted))
     if made_for != given:
@@ -191,12 +238,12 @@ def unet_of(model: ModelPatcher) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Injected:
-    frames: FrameContext
+    adapter: MotionAdapter
     owner: weakref.ref[ModelPatcher]
 
 
 _INJECTED: weakref.WeakKeyDictionary[nn.Module, _Injected] = weakref.WeakKeyDictionary()
-"""UNet -> what the motion modules in it read, and the patcher that they belong to. Keeps neither alive."""
+"""UNet -> the motion modules that it calls, and the patcher that they belong to. Keeps neither alive."""
 
 
 def inject(patcher: ModelPatcher) -> None:
@@ -205,7 +252,7 @@ def inject(patcher: ModelPatcher) -> None:
     if _INJECTED.pop(unet, None) is not None:
         detach_ldm(unet)
     (motion,) = patcher.get_additional_models_with_key(KEY)
-    _INJECTED[unet] = _Injected(attach_ldm(unet, motion.model).frames, weakref.ref(patcher))
+    _INJECTED[unet] = _Injected(attach_ldm(unet, motion.model).adapter, weakref.ref(patcher))
 
 
 def eject(patcher: ModelPatcher) -> None:
@@ -220,8 +267,8 @@ def eject(patcher: ModelPatcher) -> None:
         detach_ldm(unet)
 
 
-def context_in(unet: nn.Module) -> FrameContext:
-    """What the motion modules in a UNet read."""
+def adapter_in(unet: nn.Module) -> MotionAdapter:
+    """The motion modules that a UNet calls."""
     unet = getattr(unet, "_orig_mod", unet)  # compiled
     found = _INJECTED.get(unet)
     if found is None:
@@ -229,4 +276,4 @@ def context_in(unet: nn.Module) -> FrameContext:
             "the motion modules are not in the model, as if ComfyUI had not loaded it; sample with one of ComfyUI's "
             "samplers, or report this with the nodes that you use"
         )
-    return found.frames
+    return found.adapter

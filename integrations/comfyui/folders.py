@@ -14,10 +14,12 @@ from pathlib import Path
 import folder_paths
 
 from animatediff.errors import UserError, did_you_mean
+from animatediff.files import is_within
 
 MOTION_MODULES = ("animatediff_models", "Motion_Module")
 MOTION_LORAS = ("animatediff_motion_lora", "MotionLoRA")
 SPARSECTRLS = ("SparseCtrl", "controlnet")
+CAMERAS = ("CameraCtrl", *MOTION_MODULES)
 ADAPTERS = ("loras", *MOTION_LORAS, *MOTION_MODULES)
 """Kinds of files, each by the names of its folders: the names are those of `folder_paths`, and below models/."""
 EVOLVED = {"animatediff_models": "models", "animatediff_motion_lora": "motion_lora"}
@@ -30,7 +32,7 @@ NONE = "(no file found)"
 def register_folders() -> None:
     """Make the folders known to the host; those that it knows stay as they are."""
     models = Path(folder_paths.models_dir)
-    for name in dict.fromkeys((*MOTION_MODULES, *MOTION_LORAS, *SPARSECTRLS)):
+    for name in dict.fromkeys((*MOTION_MODULES, *MOTION_LORAS, *SPARSECTRLS, *CAMERAS)):
         _register(name, models / name)
     for custom_nodes in folder_paths.get_folder_paths("custom_nodes"):
         for pack in EVOLVED_PACKS:
@@ -62,6 +64,18 @@ def file_path(names: Sequence[str], file: str) -> Path:
     raise UserError(
         f"there is no file {file} in {folders}; {did_you_mean(file, known)}put it there and refresh the list"
     )
+
+
+def input_file(name: str) -> Path:
+    """A file in the host's input folder; a workflow, which is often somebody else's, opens no other.
+
+    Raises UserError for a file that is not there.
+    """
+    folder = Path(folder_paths.get_input_directory()).resolve()
+    path = (folder / name).resolve()
+    if not is_within(str(path), str(folder)) or not path.exists():
+        raise UserError(f"there is no file {name} in the host's input folder; put it there")
+    return path
 
 
 def stamp(names: Sequence[str], file: str) -> str:

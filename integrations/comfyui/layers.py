@@ -10,11 +10,27 @@ import comfy.ops
 import torch
 from torch import nn
 
+from animatediff.motion import ImageConvIn
+
+
+class HostImageConvIn(ImageConvIn, comfy.ops.manual_cast.Conv2d):
+    """PIA's first layer, which brings its weights to what it takes."""
+
+
+class Holder(nn.Module):
+    """A network as the child of a module that the host may give attributes: its own `device` is read-only."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+
 HOST_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: comfy.ops.manual_cast.Linear,
     nn.Conv2d: comfy.ops.manual_cast.Conv2d,
     nn.GroupNorm: comfy.ops.manual_cast.GroupNorm,
     nn.LayerNorm: comfy.ops.manual_cast.LayerNorm,
+    ImageConvIn: HostImageConvIn,
 }
 
 

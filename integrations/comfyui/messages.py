@@ -14,6 +14,7 @@ NAMES = {
     "motion_loras": "AnimateDiff MotionLoRA",
     "domain_adapter": "AnimateDiff Domain Adapter",
     "sparsectrl": "AnimateDiff Load SparseCtrl",
+    "camera_control": "AnimateDiff Load CameraCtrl",
     "loras": "Load LoRA",
     "controlnet": "Load ControlNet Model",
     "model": "Load Checkpoint",

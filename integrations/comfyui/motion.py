@@ -23,6 +23,7 @@ from animatediff.weights.recognise import Recognised, recognise_header, wrong_ki
 from animatediff.weights.storage.files import Header
 from animatediff.weights.trained_with import trained_with
 
+from .conditions import Condition
 from .layers import in_host, weight_dtype
 
 
@@ -35,6 +36,8 @@ class Motion:
     path: Path
     loras: tuple[str, ...] = ()
     """Names of the MotionLoRAs, for messages."""
+    conditions: tuple[Condition, ...] = ()
+    """What it sees besides the latents: an image, a path of the camera."""
 
     @property
     def adapter(self) -> MotionAdapter:
@@ -91,6 +94,17 @@ def with_lora(motion: Motion, path: Path, strength: float) -> Motion:
         raise UserError(f"{path}: changes {sorted(missed)[0]}, which these motion modules do not have")
     family = replace(motion.family, sampling={**motion.family.sampling, **trained_with(header)})
     return replace(motion, patcher=patcher, family=family, loras=(*motion.loras, path.name))
+
+
+def with_condition(motion: Motion, condition: Condition) -> Motion:
+    """The same motion module, which sees one thing more; `motion` stays as it is.
+
+    Raises UserError for modules that cannot see it, or see one of its kind already.
+    """
+    condition.check(motion)
+    if any(before.kind == condition.kind for before in motion.conditions):
+        raise UserError(f"this motion module goes through AnimateDiff {condition.kind} already; one of it acts")
+    return replace(motion, conditions=(*motion.conditions, condition))
 
 
 def change_patches(change: LayerChange, layer: str) -> Iterator[tuple[str, Any]]:

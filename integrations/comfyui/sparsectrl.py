@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import torch
 from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
@@ -23,17 +22,10 @@ from animatediff.models.residuals import Residuals
 from animatediff.models.sparsectrl import SparseCtrl
 from animatediff.weights.sparsectrl import empty_sparsectrl, load_sparsectrl
 
-from .layers import in_host, weight_dtype
+from .conditions import encoded, sized
+from .layers import Holder, in_host, weight_dtype
 from .messages import in_host_words
 from .windows import CLIP_FRAMES, current_frames
-
-
-class Holder(nn.Module):
-    """The network as the child of a module that the host may give attributes: its own `device` is read-only."""
-
-    def __init__(self, network: SparseCtrl) -> None:
-        super().__init__()
-        self.network = network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,15 +132,12 @@ class SparseControl(ControlBase):
     def _embed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Bring the images to the size of the latents `x`, encode them where the encoder reads latents, embed them."""
         network = self.encoder.network
-        factor = network.sparse_config.factor if network.kind == "scribble" else self.vae.spacial_compression_encode()
-        height, width = (side * factor for side in x.shape[-2:])
-        images = self.cond_hint_original[..., :3].movedim(-1, 1)
-        if images.shape[-2:] != (height, width):
-            images = comfy.utils.common_upscale(images, width, height, "lanczos", "center")
+        height, width = x.shape[-2:]
         if network.kind == "rgb":
-            loaded = comfy.model_management.loaded_models(only_currently_used=True)
-            images = self.model.process_latent_in(self.vae.encode(images.movedim(1, -1)))
-            comfy.model_management.load_models_gpu(loaded)
+            images = encoded(self.cond_hint_original, self.vae, self.model, height, width)
+        else:
+            factor = network.sparse_config.factor
+            images = sized(self.cond_hint_original, height * factor, width * factor)
         images = images.to(x.device, dtype)
         condition = torch.cat([images, torch.zeros_like(images[:1])])
         mask = torch.ones_like(condition[:, :1])

@@ -82,7 +82,7 @@ def test_features_and_merge_of_the_original(pipe: AnimateDiffPipeline) -> None:
     layer: Any = control.get_submodule("down_blocks.1.0")
     pose = rearrange(tensors["motion_module.pose_feature"], "b c f h w -> b f (h w) c")
     x = rearrange(tensors["motion_module.in"], "b c f h w -> (b f) c h w")
-    with torch.no_grad(), motion.frames.during(6, camera={module: CameraMerge(pose, layer.weight, layer.bias)}):  # pyright: ignore
+    with torch.no_grad(), motion.frames.during(6, camera={module: CameraMerge(pose, layer)}):  # pyright: ignore
         y = module(x, 6)
     assert_close(rearrange(y, "(b f) c h w -> b c f h w", f=6), tensors["motion_module.out"])
 

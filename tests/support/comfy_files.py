@@ -6,6 +6,7 @@ encoder and VAE at their full size whatever the file says, so that these have it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,8 +14,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from animatediff.models.camera import CameraConfig, CameraCtrl
 from animatediff.models.sparsectrl import SparseCtrl
-from animatediff.motion import MotionAdapter
+from animatediff.motion import MotionAdapter, MotionLayout
+from animatediff.motion.image_encoder import EncoderLayout
+from animatediff.weights.cameractrl import save_cameractrl
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.lora.key_formats import lora_to_original
 from animatediff.weights.motion import save_motion_module
@@ -28,7 +32,10 @@ MODULES = {
     "mm_sd_v15_v2.ckpt": "v2",
     "v3_sd15_mm.ckpt": "v3",
     "mm_sdxl_v10_beta.ckpt": "sdxl",
+    "pia.ckpt": "pia",
+    "AnimateLCM_sd15_i2v.ckpt": "animatelcm_i2v",
 }
+CAMERA = "CameraCtrl.ckpt"
 MOTION_LORA = "v2_lora_PanLeft.ckpt"
 ADAPTER = "v3_sd15_adapter.ckpt"
 SPARSECTRL = {"v3_sd15_sparsectrl_rgb.ckpt": "rgb", "v3_sd15_sparsectrl_scribble.ckpt": "scribble"}
@@ -86,7 +93,13 @@ def write_motion_module(path: Path, family: str, unet: UNet2DConditionModel | No
     facts = FAMILIES[family]
     unet = unet or base_unet("sdxl" if facts.base == "sdxl" else "sd1")
     torch.manual_seed(13)
-    adapter = MotionAdapter.from_unet(unet, mid_block=family == "v2", numerics=facts.numerics)
+    layout = MotionLayout.from_unet(unet, mid_block=family in ("v2", "animatelcm_i2v"))
+    if family == "pia":
+        layout = replace(layout, conv_in_channels=9)
+    if family == "animatelcm_i2v":
+        widths = tuple(block[0] for block in layout.down)
+        layout = replace(layout, image_encoder=EncoderLayout(latents=4, first=widths[0], levels=widths))
+    adapter = MotionAdapter(layout, facts.numerics)
     for name, value in adapter.named_parameters():
         if "proj_out.weight" in name:
             torch.nn.init.normal_(value, std=0.03)
@@ -94,6 +107,17 @@ def write_motion_module(path: Path, family: str, unet: UNet2DConditionModel | No
     path.parent.mkdir(parents=True, exist_ok=True)
     save_motion_module(adapter, path, family=facts, dtype=torch.float16)
     return adapter
+
+
+def write_cameractrl(path: Path, adapter: MotionAdapter) -> None:
+    """A CameraCtrl model for these motion modules whose merge layers are no longer zero."""
+    torch.manual_seed(17)
+    control = CameraCtrl(CameraConfig.of(adapter.layout)).eval()
+    for name, value in control.named_parameters():
+        if name.startswith(("down_blocks", "up_blocks")) and name.endswith("weight"):
+            torch.nn.init.normal_(value, std=0.05)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_cameractrl(control, path, dtype=torch.float16)
 
 
 def write_motion_lora(path: Path, adapter: MotionAdapter, rank: int = 2) -> None:
@@ -142,6 +166,8 @@ def write_models(models: Path) -> None:
         adapter = write_motion_module(models / "animatediff_models" / name, family)
         if family == "v2":
             write_motion_lora(models / "animatediff_motion_lora" / MOTION_LORA, adapter)
+        if family == "v3":
+            write_cameractrl(models / "animatediff_models" / CAMERA, adapter)
     write_domain_adapter(models / "loras" / ADAPTER, unet)
     for name, kind in SPARSECTRL.items():
         write_sparsectrl(models / "controlnet" / name, unet, kind)

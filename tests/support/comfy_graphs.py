@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from support.comfy_files import CHECKPOINT, MOTION_LORA
+from support.comfy_files import CAMERA, CHECKPOINT, MOTION_LORA
 
 Graph = dict[str, dict[str, Any]]
 MODULE, LCM = "mm_sd_v15_v2.ckpt", "v3_sd15_mm.ckpt"
+PIA, I2V = "pia.ckpt", "AnimateLCM_sd15_i2v.ckpt"
 SPARSE = "v3_sd15_sparsectrl_rgb.ckpt"
 SAMPLER = "9"
 
@@ -41,6 +42,27 @@ def applied(**inputs: Any) -> Graph:
             "scale_curve": "", "start_percent": 0.0, "end_percent": 1.0, **inputs,
         }),
     }  # fmt: skip
+
+
+def evolved(**nodes: Any) -> Graph:
+    """A sampling by Gen2 nodes of AnimateDiff-Evolved: the module is `5`, what applies it `6`, the MODEL `8`."""
+    use = node("ADE_UseEvolvedSampling", model=["1", 0], beta_schedule="autoselect", m_models=["6", 0])
+    return {**sampled(["8", 0]), "8": use, "30": IMAGE, **nodes}
+
+
+def seen(module: str, **nodes: Any) -> Graph:
+    """The same by ours: what lies between the module and Apply is `7`."""
+    found = {**sampled(["6", 0]), **applied(motion_module=["7", 0]), "30": IMAGE, **nodes}
+    found["5"] = node("AnimateDiffLoadMotionModule", motion_module=module, family="auto")
+    return found
+
+
+IMAGE = node("EmptyImage", width=64, height=64, batch_size=1, color=8421631)
+POSES = """0 0.474812461 0.844111024 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 0
+0 0.474812461 0.844111024 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 -0.28125
+0 0.474812461 0.844111024 0.5 0.5 0 0 1 0 0 0 0 1 0 0 0 0 1 -0.28125
+0 0.474812461 0.844111024 0.5 0.5 0 0 0.997858923 -0.0654031292 0 0 0.0654031292 0.997858923 0 0 0 0 1 -0.28125"""
+"""Two frames into the scene by 1.5 of 1.5 * 2 / 16, then two of a turn of 60 degrees in 16 frames."""
 
 
 def windows(model: list[Any], **inputs: Any) -> dict[str, Any]:
@@ -166,6 +188,75 @@ CASES = {
             SAMPLER: node("KSampler", **{**sampled(["6", 0])[SAMPLER]["inputs"], "latent_image": ["6", 1]}),
         },
         {**sampled(["6", 0]), **applied()},
+    ),
+    "pia_preset": Case(
+        evolved(**{
+            "5": node("ADE_LoadAnimateDiffModel", model_name=PIA),
+            "6": node("ADE_ApplyAnimateDiffModelWithPIA", motion_model=["5", 0], image=["30", 0], vae=["1", 2],
+                      start_percent=0.0, end_percent=0.9, pia_input=["20", 0], effect_multival=["21", 0]),
+            "20": node("ADE_InputPIA_PaperPresets", preset="Loop (Medium Motion)", batch_index=-1, print_values=False),
+            "21": node("ADE_MultivalDynamic", float_val=0.8),
+        }),
+        seen(PIA, **{
+            "7": node("AnimateDiffPIA", motion_module=["5", 0], image=["30", 0], vae=["1", 2], frame=-1, strength=1.0,
+                      motion_amount="loop-moderate", image_affinity=""),
+            "6": applied(motion_module=["7", 0], motion_scale=0.8, end_percent=0.9)["6"],
+        }),
+        ("preset 'Loop (Medium Motion)' is the table of PIA's own program",),
+    ),
+    "pia_value": Case(
+        evolved(**{
+            "5": node("ADE_LoadAnimateDiffModel", model_name=PIA),
+            "6": node("ADE_ApplyAnimateDiffModelWithPIA", motion_model=["5", 0], image=["30", 0], vae=["1", 2],
+                      start_percent=0.0, end_percent=1.0, pia_input=["20", 0]),
+            "20": node("ADE_InputPIA_Multival", multival=["21", 0]),
+            "21": node("ADE_MultivalDynamic", float_val=0.75),
+        }),
+        seen(PIA, **{
+            "7": node("AnimateDiffPIA", motion_module=["5", 0], image=["30", 0], vae=["1", 2], frame=0, strength=1.0,
+                      motion_amount="small", image_affinity="0.75"),
+        }),
+    ),
+    "i2v": Case(
+        evolved(**{
+            "5": node("ADE_LoadAnimateLCMI2VModel", model_name=I2V),
+            "6": node("ADE_ApplyAnimateLCMI2VModel", motion_model=["5", 0], ref_latent=["20", 0], ref_drift=0.3,
+                      apply_ref_when_disabled=False, start_percent=0.0, end_percent=1.0),
+            "20": node("ADE_UpscaleAndVAEEncode", image=["30", 0], vae=["1", 2], latent_size=["4", 0],
+                       scale_method="lanczos", crop="center"),
+        }),
+        seen(I2V, **{
+            "7": node("AnimateDiffI2V", motion_module=["5", 0], image=["30", 0], vae=["1", 2], image_motion_scale=0.3),
+        }),
+    ),
+    "i2v_encoded": Case(
+        evolved(**{
+            "5": node("ADE_LoadAnimateLCMI2VModel", model_name=I2V),
+            "6": node("ADE_ApplyAnimateLCMI2VModel", motion_model=["5", 0], ref_latent=["20", 0], ref_drift=2.0,
+                      apply_ref_when_disabled=False, start_percent=0.0, end_percent=1.0),
+            "20": node("VAEEncode", pixels=["30", 0], vae=["1", 2]),
+        }),
+        seen(I2V, **{
+            "7": node("AnimateDiffI2V", motion_module=["5", 0], image=["30", 0], vae=["1", 2], image_motion_scale=1.5),
+        }),
+        ("2 is taken as 1.5, the largest image_motion_scale here",),
+    ),
+    "camera": Case(
+        evolved(**{
+            "5": node("ADE_LoadAnimateDiffModelWithCameraCtrl", model_name=LCM, camera_ctrl=CAMERA),
+            "6": node("ADE_ApplyAnimateDiffModelWithCameraCtrl", motion_model=["5", 0], cameractrl_poses=["20", 0],
+                      start_percent=0.0, end_percent=1.0, cameractrl_multival=["22", 0]),
+            "20": node("ADE_CameraPoseBasic", motion_type="Roll Anticlockwise", speed=1.0, frame_length=2,
+                       prev_poses=["21", 0]),
+            "21": node("ADE_CameraPoseCombo", motion_type1="Zoom In", motion_type2="Static", motion_type3="Static",
+                       motion_type4="Static", motion_type5="Static", motion_type6="Static", speed=1.5, frame_length=2),
+            "22": node("ADE_MultivalDynamic", float_val=0.7),
+        }),
+        seen(LCM, **{
+            "20": node("AnimateDiffLoadCameraCtrl", cameractrl=CAMERA),
+            "7": node("AnimateDiffCameraCtrl", motion_module=["5", 0], cameractrl=["20", 0], camera=POSES,
+                      camera_scale=0.7, camera_aspect=0.0),
+        }),
     ),
     "latents": Case(
         {

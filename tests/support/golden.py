@@ -22,6 +22,8 @@ SD15_FAMILIES = ("v1", "v2", "v3")
 FAMILIES = (*SD15_FAMILIES, "sdxl", "hotshot")
 FILES = {
     "hotshot": "motion_module.safetensors",
+    "pia": "pia.ckpt",
+    "cameractrl": "v3_sd15_mm.ckpt",
     "animatelcm": "AnimateLCM_sd15_t2v.ckpt",
     "animatelcm_i2v": "AnimateLCM_sd15_i2v.ckpt",
 }

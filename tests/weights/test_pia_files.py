@@ -14,7 +14,7 @@ from support.training_clips import run as train
 from support.weight_files import published, write_hollow
 
 from animatediff.errors import UserError
-from animatediff.motion import attach_ldm
+from animatediff.motion import refuse_images
 from animatediff.weights.convert import convert
 from animatediff.weights.inspect import describe
 from animatediff.weights.motion import empty_motion_module, load_motion_module
@@ -101,4 +101,4 @@ def test_no_training_starts_from_what_no_stage_shows_an_image_to(tmp_path: Path)
 def test_programs_without_a_place_for_the_image_refuse_it() -> None:
     adapter, _ = load_motion_module(FILE)
     with pytest.raises(ValueError, match="animate an image"):
-        attach_ldm(torch.nn.Identity(), adapter)
+        refuse_images(adapter)

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image
-from torch import Tensor
 
 from animatediff.errors import UserError
-from animatediff.frames import Curve, frame_curve
+from animatediff.frames import Curve
 from animatediff.media.images import fit
+from animatediff.motion import image_channels
 from animatediff.pipelines.arguments import Arguments
 from animatediff.pipelines.clip import ClipShape
 from animatediff.pipelines.conditions.base import Condition, Prepared, Setting, at_frames
 from animatediff.pipelines.conditions.routes import Loaded, is_chosen
 from animatediff.pipelines.vae import drawn_latents
-from animatediff.sampling.affinity import DEFAULT_AMOUNT, LOOP_FRAMES, loop_is_open, preset_mask
+from animatediff.sampling.affinity import DEFAULT_AMOUNT, affinity_mask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -81,19 +81,7 @@ class PIACondition(Condition):
 
     def fitted(self, clip: ClipShape) -> Self:
         (frame,) = at_frames({self.frame: self.image}, clip.num_frames)
-        if self.affinity is None:
-            if loop_is_open(self.amount, clip.num_frames, frame):
-                logger.warning(
-                    "motion_amount=%s: its table was made for %d frames from the image on, and does not close in this "
-                    "clip; for other loops give `image_affinity`, such as 0=1.0,8=0.8,-1=1.0",
-                    self.amount,
-                    LOOP_FRAMES,
-                )
-            return replace(self, mask=tuple(preset_mask(self.amount, clip.num_frames, frame)))
-        mask = frame_curve(self.affinity, clip.num_frames, "image_affinity")
-        if (most := max(mask)) > 1:
-            raise UserError(f"image_affinity: {most:g} is more than 1, the affinity of the image itself")
-        return replace(self, mask=tuple(mask))
+        return replace(self, mask=tuple(affinity_mask(self.amount, self.affinity, clip.num_frames, frame)))
 
     def prepare(self, setting: Setting) -> Prepared:
         assert self.mask, "fitted before"
@@ -106,9 +94,3 @@ class PIACondition(Condition):
             image_channels=image_channels(torch.tensor(self.mask, device=device), shown),
             init_latents=shown if self.begins else None,
         )
-
-
-def image_channels(mask: Tensor, latents: Tensor) -> Tensor:
-    """Channels behind the noise: the affinity mask (f,), the same at every pixel, and latents (b, c, f, h, w)."""
-    affinity = mask.to(latents)[:, None, None].expand(len(latents), 1, *latents.shape[2:])
-    return torch.cat([affinity, latents], dim=1)

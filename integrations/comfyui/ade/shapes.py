@@ -18,10 +18,10 @@ class Shape:
 
 SOCKETS = {
     *("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "IMAGE", "VIDEO", "AUDIO"),
-    *("ANIMATEDIFF_MOTION_MODULE", "ANIMATEDIFF_SPARSECTRL"),
+    *("ANIMATEDIFF_MOTION_MODULE", "ANIMATEDIFF_SPARSECTRL", "ANIMATEDIFF_CAMERACTRL"),
 }
 """Types of inputs that have no widget."""
-_MODULE, _SPARSE = "ANIMATEDIFF_MOTION_MODULE", "ANIMATEDIFF_SPARSECTRL"
+_MODULE, _SPARSE, _CAMERA = "ANIMATEDIFF_MOTION_MODULE", "ANIMATEDIFF_SPARSECTRL", "ANIMATEDIFF_CAMERACTRL"
 
 SHAPES = {
     "AnimateDiffLoadMotionModule": Shape(
@@ -42,6 +42,38 @@ SHAPES = {
             ("end_percent", "FLOAT", 1.0),
         ),
         (("MODEL", "MODEL"),),
+    ),
+    "AnimateDiffPIA": Shape(
+        (
+            ("motion_module", _MODULE, None),
+            ("image", "IMAGE", None),
+            ("vae", "VAE", None),
+            ("motion_amount", "COMBO", "small"),
+            ("frame", "INT", 0),
+            ("strength", "FLOAT", 1.0),
+            ("image_affinity", "STRING", ""),
+        ),
+        (("motion_module", _MODULE),),
+    ),
+    "AnimateDiffI2V": Shape(
+        (
+            ("motion_module", _MODULE, None),
+            ("image", "IMAGE", None),
+            ("vae", "VAE", None),
+            ("image_motion_scale", "FLOAT", 0.8),
+        ),
+        (("motion_module", _MODULE),),
+    ),
+    "AnimateDiffLoadCameraCtrl": Shape((("cameractrl", "COMBO", None),), (("cameractrl", _CAMERA),)),
+    "AnimateDiffCameraCtrl": Shape(
+        (
+            ("motion_module", _MODULE, None),
+            ("cameractrl", _CAMERA, None),
+            ("camera", "STRING", "zoom-in:0.5, pan-left:0.2"),
+            ("camera_scale", "FLOAT", 1.0),
+            ("camera_aspect", "FLOAT", 0.0),
+        ),
+        (("motion_module", _MODULE),),
     ),
     "AnimateDiffContextWindows": Shape(
         (

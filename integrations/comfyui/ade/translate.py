@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .checked import check_graph, check_workflow, shown
 from .graph import BYPASSED, MUTED, Graph, Link, Node, is_page_format, read_api, read_page, write_api, write_page
+from .old import CONTROLS, is_old, old_subgraphs
+from .poses import ASPECT, NoPosesError, poses_of
+from .poses import KINDS as POSES
+from .result import Note, Translated
 from .shapes import SHAPES, SOCKETS
 from .sparse import frames_of
-from .table import (
+from .table import BY_NODE, NOT_CARRIED
+from .takes import (
     ABSENT,
     APPLY,
     APPLY_SPARSE,
-    BY_NODE,
+    CAMERA,
     CREATE_VIDEO,
+    I2V,
     LOAD,
+    LOAD_CAMERA,
     LOAD_SPARSE,
     LORA,
-    NOT_CARRIED,
+    PIA,
     SAVE_VIDEO,
     SAVE_WEBP,
     TRAVEL,
@@ -33,40 +39,18 @@ MODELS = (
     *("ADE_AnimateDiffLoaderV1Advanced", "ADE_UseEvolvedSampling"),
 )
 """Nodes that give a MODEL in which a motion module acts."""
-CONTROLS = ("ControlNetApplyAdvanced", "ACN_AdvancedControlNetApply_v2")
 SPARSE_LOADER, SPARSE_IMAGE = "ACN_SparseCtrlLoaderAdvanced", "ACN_SparseCtrlRGBPreprocessor"
 TRAVELS = ("BatchPromptSchedule", "BatchPromptScheduleLatentInput")
 VIDEOS = ("VHS_VideoCombine", "ADE_AnimateDiffCombine")
+I2V_LOADER = "ADE_LoadAnimateLCMI2VModel"
+LARGEST = {"image_affinity": 1.0, "image_motion_scale": 1.5, "camera_scale": 10.0}
+"""Input here -> its largest value, of those that go further there."""
 LORA_NODE = "ADE_AnimateDiffLoRALoader"
 UNTOLD = ("deprecation_warning", "autosize", "videopreview", "unique_id", "prompt", "extra_pnginfo")
 """Inputs that only show something."""
 LORAS = "loras"
 MAX_LATENTS = 4096
 """Batch of the host's EmptyLatentImage at most."""
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something that a translated workflow does not do as the old one did."""
-
-    node: str
-    """Id of the old node."""
-    kind: str
-    """Its type."""
-    text: str
-
-    def __str__(self) -> str:
-        return f"node {self.node}, {self.kind}: {self.text}"
-
-
-@dataclass(frozen=True)
-class Translated:
-    """The new workflow, in the format of the old one."""
-
-    workflow: dict[str, Any]
-    notes: list[Note]
-    replaced: dict[str, str]
-    """Id of each old node that is gone or changed -> its type."""
 
 
 def translate(workflow: Mapping[str, Any]) -> Translated:
@@ -80,26 +64,10 @@ def translate(workflow: Mapping[str, Any]) -> Translated:
     check_graph(graph)
     work = _Work(graph)
     work.run()
-    if page and (inner := [str(each.get("name")) for each in _subgraphs(workflow) if _has_old(each)]):
+    if page and (inner := old_subgraphs(workflow)):
         work.notes.append(Note("-", "subgraph", f"nodes inside of subgraphs stay as they are: {', '.join(inner)}"))
     written = write_page(graph, workflow) if page else write_api(graph, workflow)
     return Translated(written, work.notes, work.gone)
-
-
-def _subgraphs(workflow: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    definitions = workflow.get("definitions")
-    found = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
-    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
-
-
-def _has_old(graph: Mapping[str, Any]) -> bool:
-    nodes = graph.get("nodes")
-    nodes = nodes if isinstance(nodes, list) else []
-    return any(_is_old(str(node.get("type"))) for node in nodes if isinstance(node, Mapping))
-
-
-def _is_old(kind: str) -> bool:
-    return (kind in BY_NODE and kind not in CONTROLS) or kind.startswith(("ADE_", "ACN_"))
 
 
 class _Work:
@@ -186,10 +154,17 @@ class _Work:
         if behind.mode == BYPASSED:
             passed = [value for key, value in behind.inputs.items() if key.startswith("prev_")]
             return self._followed(name, takes, passed[0]) if passed and isinstance(passed[0], Link) else {}
+        if behind.kind in POSES:
+            return self._poses(source.node)
+        if takes.name == "ref_latent" and behind.kind == "VAEEncode":
+            return {f"{I2V}.image": behind.inputs.get("pixels"), f"{I2V}.vae": behind.inputs.get("vae")}
+        if behind.kind == I2V_LOADER and source.slot == 1:
+            self.note(name, "encoder_only is not carried over: an image encoder acts with the module of its own file")
+            return {}
         if behind.kind not in BY_NODE:
             self._refuse(source.node)
             return {}
-        found = self.settings(source.node)
+        found = {takes.renamed.get(key, key): value for key, value in self.settings(source.node).items()}
         scale = f"{APPLY}.motion_scale"
         if takes.name == "scale_multival" and scale in found:
             if isinstance(self.graph.nodes[name].inputs.get("effect_multival"), Link):
@@ -201,6 +176,25 @@ class _Work:
             own = (found.pop(f"{LORA}.lora", None), found.pop(f"{LORA}.strength", 1.0))
             found[LORAS] = [*found.pop(LORAS, []), own]
         return found
+
+    def _poses(self, name: str) -> dict[str, Any]:
+        """A path of the camera that the nodes of poses make."""
+
+        def behind(link: Any) -> Node | None:
+            source = self._source(link)
+            if source is None or source.node not in self.graph.nodes:
+                return None
+            self.settled.add(source.node)
+            return self.graph.nodes[source.node]
+
+        self.settled.add(name)
+        try:
+            found = poses_of(self.graph.nodes[name], behind)
+        except NoPosesError as error:
+            self.note(name, f"is not carried over: it {error}; write poses, or moves, into `camera`")
+            return {}
+        aspect = 0.0 if found.aspect == ASPECT else round(found.aspect, 6)
+        return {f"{CAMERA}.camera": found.lines(), f"{CAMERA}.camera_aspect": aspect}
 
     def _refuse(self, name: str) -> None:
         """Tell of a node without counterpart, and of those behind it."""
@@ -265,6 +259,8 @@ class _Work:
             link = self.make(LOAD, {"motion_module": module}, name)
             for file, strength in loras:
                 link = self.make(LORA, {"motion_module": link, "lora": file, "strength": strength}, name)
+            for kind in (PIA, I2V, CAMERA):
+                link = self._sees(kind, found, link, name)
             steps.append((APPLY, {**_of(APPLY, found), "motion_module": link}))
         if windows:
             steps.append((WINDOWS, windows))
@@ -275,6 +271,28 @@ class _Work:
         for index, (kind, given) in enumerate(steps):
             given |= {} if model is None else {"model": model}
             model = self.make(kind, given, name, name=name if index == len(steps) - 1 else None)
+
+    def _sees(self, kind: str, found: Mapping[str, Any], link: Link, name: str) -> Link:
+        """A node by which the motion module behind `link` sees something, where the settings have it."""
+        given, needed = _of(kind, found), "camera" if kind == CAMERA else "image"
+        if not given:
+            return link
+        if given.get(needed) is None:
+            self.note(name, f"what gives `{needed}` is not carried over: connect it to a node {kind}")
+            return link
+        if kind == CAMERA:
+            if not (file := found.get(f"{LOAD_CAMERA}.cameractrl")):
+                self.note(name, "poses are not carried over: no CameraCtrl model is loaded for them")
+                return link
+            given["cameractrl"] = self.make(LOAD_CAMERA, {"cameractrl": file}, name)
+        for key, most in LARGEST.items():
+            value = given.get(key)
+            if isinstance(value, int | float) and value > most:
+                self.note(name, f"{value:g} is taken as {most:g}, the largest {key} here")
+                given[key] = most
+        if "image_affinity" in given:
+            given["image_affinity"] = _as_text(given["image_affinity"])
+        return self.make(kind, given | {"motion_module": link}, name)
 
     def _sparsectrl(self, name: str) -> None:
         found = self.settings(name)
@@ -337,20 +355,25 @@ class _Work:
         while changed:
             changed = False
             for name, node in list(self.graph.nodes.items()):
-                if not node.made_for and _is_old(node.kind) and not list(self.graph.users(name)):
+                if not node.made_for and is_old(node.kind) and not list(self.graph.users(name)):
                     if name not in self.settled:
                         self.note(name, f"is not carried over: {_reason(node.kind)}")
                     self.gone[name] = node.kind
                     del self.graph.nodes[name]
                     changed = True
         for name, node in self.graph.nodes.items():
-            if not node.made_for and _is_old(node.kind):
+            if not node.made_for and is_old(node.kind):
                 self.note(name, f"stays as it is: {_reason(node.kind)}")
 
 
 def _of(kind: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of one of the new nodes."""
     return {key.removeprefix(f"{kind}."): value for key, value in found.items() if key.startswith(f"{kind}.")}
+
+
+def _as_text(value: Any) -> Any:
+    """A number as an input of text has it."""
+    return value if isinstance(value, str | Link) else str(float(value))
 
 
 def _reason(kind: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import math
 import random
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 from support.comfy_graphs import CASES, SAMPLER, Graph, applied, gen1, node, sampled, tree
 from support.paths import ROOT
+
+from animatediff.camera import parse_poses
 
 FOLDER = ROOT / "integrations" / "comfyui" / "ade"
 
@@ -186,6 +189,48 @@ def test_spread_images_stand_where_they_stood(ade: ModuleType) -> None:
     assert frames("uniform", 3, 16) == "0,7,15"
     assert frames("starting", 2, 16) == "0,7"
     assert frames("center", 2, 16) == "5,10"
+
+
+def camera(**poses: dict[str, Any]) -> Graph:
+    """The camera case with other nodes of poses; those of the node `20` count."""
+    kept = {name: entry for name, entry in CASES["camera"].old.items() if name not in ("20", "21")}
+    return {**kept, **poses}
+
+
+def test_poses_go_where_their_names_say(ade: ModuleType) -> None:
+    def ends(name: str) -> tuple[list[float], list[float]]:
+        """Where the camera stands and looks at the end."""
+        basic = node("ADE_CameraPoseBasic", motion_type=name, speed=1.0, frame_length=5)
+        made = ade.translate(camera(**{"20": basic})).workflow.values()
+        (text,) = [entry["inputs"]["camera"] for entry in made if entry["class_type"] == "AnimateDiffCameraCtrl"]
+        path = parse_poses(text)
+        return path.positions[-1].tolist(), path.directions[-1].tolist()
+
+    assert ends("Zoom In")[0] == pytest.approx([0, 0, 0.75])  # 4 of 16 frames of 1.5 * 2
+    assert ends("Pan Left")[0] == pytest.approx([-0.375, 0, 0])
+    assert ends("Pan Up")[0] == pytest.approx([0, -0.375, 0])  # y goes down
+    assert ends("Tilt Left")[1] == pytest.approx([-math.sin(math.pi / 12), 0, math.cos(math.pi / 12)])
+    assert ends("Tilt Up")[1] == pytest.approx([0, -math.sin(math.pi / 12), math.cos(math.pi / 12)])
+
+
+def test_poses_that_are_not_in_the_workflow_are_named(ade: ModuleType) -> None:
+    def told(**poses: dict[str, Any]) -> str:
+        found = ade.translate(camera(**poses))
+        assert not [entry for entry in found.workflow.values() if entry["class_type"] == "AnimateDiffCameraCtrl"]
+        return str([str(note) for note in found.notes])
+
+    file = node("ADE_LoadCameraPoses", pose_filename="poses.txt")
+    (made,) = [
+        entry["inputs"]
+        for entry in ade.translate(camera(**{"20": file})).workflow.values()
+        if entry["class_type"] == "AnimateDiffCameraCtrl"
+    ]
+    assert made["camera"] == "poses.txt"
+    joined = told(**{"20": node("ADE_CameraManualPoseAppend", poses_first=["21", 0], poses_last=["21", 0]), "21": file})
+    assert "takes poses of ADE_LoadCameraPoses, which are not in the workflow" in joined
+    assert "what gives `camera` is not carried over" in joined
+    linked = node("ADE_CameraPoseBasic", motion_type="Zoom In", speed=["1", 0], frame_length=4)
+    assert "has values that other nodes make" in told(**{"20": linked})
 
 
 ODD: list[Any] = [

@@ -97,6 +97,8 @@ def test_progress_has_previews() -> None:
         ("freeinit: 99", "freeinit"),
         ("vae: /etc/passwd", "there is no file /etc/passwd in models/vae"),
         ("control_images: [../secret.png]", "input folder"),
+        ("camera: ../poses.txt", "input folder"),
+        ("camera: zoom-in:0.5", "camera is given, but no CameraCtrl model"),
         ("upscaler: ../../x.pth", "there is no file"),
         ("motion_loras: [Zom]", "there is no file Zom"),
         ("download: true", "a workflow may not fetch files"),

@@ -28,6 +28,7 @@ EXAMPLES = sorted((PACK / "example_workflows").glob("*.json"))
 OURS = {
     *("AnimateDiffLoadMotionModule", "AnimateDiffMotionLora", "AnimateDiffDomainAdapter", "AnimateDiffApply"),
     *("AnimateDiffContextWindows", "AnimateDiffLoadSparseCtrl", "AnimateDiffSparseCtrlApply"),
+    *("AnimateDiffPIA", "AnimateDiffI2V", "AnimateDiffLoadCameraCtrl", "AnimateDiffCameraCtrl"),
     *("AnimateDiffPromptTravel", "AnimateDiffAnimate"),
 }
 

@@ -23,6 +23,7 @@ from animatediff.weights.families import FAMILIES
 from animatediff.weights.recognise import recognise
 from integrations.comfyui import folders, motion
 from integrations.comfyui.nodes.apply import AnimateDiffApply, AnimateDiffDomainAdapter
+from integrations.comfyui.nodes.camera import AnimateDiffLoadCameraCtrl
 from integrations.comfyui.nodes.context import AnimateDiffContextWindows
 from integrations.comfyui.nodes.loaders import AnimateDiffLoadMotionModule, AnimateDiffMotionLora
 from integrations.comfyui.nodes.sparsectrl import AnimateDiffLoadSparseCtrl, AnimateDiffSparseCtrlApply
@@ -47,6 +48,7 @@ def user_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (GOLDEN / "v3" / "motion_lora.ckpt", "MotionLoRA/pan.ckpt"),
         (GOLDEN / "v3" / "domain_adapter.ckpt", "MotionLoRA/adapter.ckpt"),
         (GOLDEN / "v3" / "sparsectrl_rgb.ckpt", "SparseCtrl/rgb.ckpt"),
+        (GOLDEN / "cameractrl" / "CameraCtrl.ckpt", "CameraCtrl/camera.ckpt"),
     ):
         (tmp_path / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, tmp_path / target)
@@ -69,6 +71,7 @@ def test_the_host_gets_all_nodes_and_each_input_explains_itself(user_files: Path
     ours = [
         *("AnimateDiffLoadMotionModule", "AnimateDiffMotionLora", "AnimateDiffDomainAdapter", "AnimateDiffApply"),
         *("AnimateDiffContextWindows", "AnimateDiffLoadSparseCtrl", "AnimateDiffSparseCtrlApply"),
+        *("AnimateDiffPIA", "AnimateDiffI2V", "AnimateDiffLoadCameraCtrl", "AnimateDiffCameraCtrl"),
     ]
     assert schemas.keys() >= set(ours)
     assert not hasattr(pack, "NODE_CLASS_MAPPINGS"), "ComfyUI would not look at the entry point"
@@ -84,6 +87,8 @@ def test_folders_of_the_original_and_of_evolved_are_listed(user_files: Path) -> 
     assert {"zoom.ckpt", "pan.ckpt"} <= set(options(AnimateDiffMotionLora, "lora"))
     assert "adapter.ckpt" in options(AnimateDiffDomainAdapter, "adapter")
     assert "rgb.ckpt" in options(AnimateDiffLoadSparseCtrl, "sparsectrl")
+    assert {"camera.ckpt", "mm_v2.ckpt"} <= set(options(AnimateDiffLoadCameraCtrl, "cameractrl"))
+    assert AnimateDiffLoadCameraCtrl.validate_inputs("camera.ckpt") is True
     assert AnimateDiffLoadMotionModule.validate_inputs("mm_v2.ckpt") is True
     assert loaded("mm_v2.ckpt").family.name == "v2"
     assert loaded(str(Path("sub", "mm_v3.ckpt"))).family.name == "v3"
@@ -106,6 +111,8 @@ def test_a_changed_file_is_loaded_again(user_files: Path) -> None:
         (lambda: AnimateDiffDomainAdapter.validate_inputs("zoom.ckpt"), "a MotionLoRA, not a domain adapter"),
         (lambda: AnimateDiffDomainAdapter.validate_inputs("mm_v2.ckpt"), "a motion module, not a domain adapter"),
         (lambda: AnimateDiffLoadSparseCtrl.validate_inputs("none"), "there is no file none"),
+        (lambda: AnimateDiffLoadCameraCtrl.validate_inputs("none"), "there is no file none in models/CameraCtrl"),
+        (lambda: AnimateDiffLoadCameraCtrl.validate_inputs("mm_v2.ckpt"), "a motion module, not a CameraCtrl model"),
         (lambda: AnimateDiffApply.validate_inputs("0=1,3=1e40"), "scale_curve: 1e+40 is out of range"),
         (lambda: AnimateDiffApply.validate_inputs("11"), "scale_curve: 11 is out of range; factors are 0 to 10"),
         (lambda: AnimateDiffApply.validate_inputs("0=much"), "'much' is no finite number"),

@@ -49,7 +49,7 @@ def test_the_documentation_holds_the_table_of_old_nodes() -> None:
 
 def test_every_example_has_its_pictures_and_stands_in_the_documentation() -> None:
     examples = sorted((PACK / "example_workflows").glob("*.json"))
-    assert len(examples) == 6
+    assert len(examples) == 8
     for file in examples:
         page = json.loads(file.read_text(encoding="utf-8"))
         types = {node["type"] for node in page["nodes"]}
@@ -63,7 +63,7 @@ def test_every_example_has_its_pictures_and_stands_in_the_documentation() -> Non
 def test_every_node_and_input_that_the_documentation_names_is_one() -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in Path(PACK, "nodes").glob("*.py"))
     rows = re.findall(r"^\| (AnimateDiff [^|]+) \|([^|]*)\|", PAGE, re.MULTILINE)
-    assert len(rows) == 9
+    assert len(rows) == 13
     for title, inputs in rows:
         assert f'display_name="{title}"' in sources, title
         for name in re.findall(r"`([a-z_]+)`", inputs):

@@ -33,12 +33,6 @@ def noise(num_frames: int = 4, seed: int = 3, size: int = 16) -> Tensor:
     return torch.randn(1, 4, num_frames, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def texts() -> tuple[Tensor, Tensor]:
-    """Embeddings of the prompt and of the negative prompt, (1, n, d)."""
-    generator = torch.Generator().manual_seed(4)
-    return torch.randn(1, 9, 32, generator=generator), torch.randn(1, 9, 32, generator=generator)
-
-
 @cache
 def loaded(family: str) -> Motion:
     return load_motion(motion_file(family), None)
@@ -54,13 +48,13 @@ def moved(family: str, *, plain: Any = None, loras: tuple[tuple[str, float], ...
 
 
 def by_host(model: Any, latents: Tensor, timesteps: list[int], *, sampler: str = "euler", **settings: Any) -> Tensor:
-    positive, negative = (models.conditioning(text) for text in texts())
+    positive, negative = (models.conditioning(text) for text in models.texts())
     return models.sampled(model, latents, timesteps, positive, negative, sampler=sampler, **settings)
 
 
 def by_us(pipe: AnimateDiffPipeline, latents: Tensor, **settings: Any) -> tuple[Tensor, list[int]]:
     """The latents of our own pipeline, and the timesteps that it took."""
-    positive, negative = texts()
+    positive, negative = models.texts()
     out = pipe(
         prompt_embeds=positive,
         negative_prompt_embeds=negative,
@@ -201,7 +195,7 @@ def test_cond_and_uncond_apart_and_in_one_batch_are_the_same(monkeypatch: pytest
 def test_several_conditionings_of_a_clip() -> None:
     """Two prompts on one clip, both halves: three clips in one batch."""
     latents, timesteps = noise(), [900, 500]
-    (positive, negative), model = texts(), moved("v1")
+    (positive, negative), model = models.texts(), moved("v1")
     once = models.sampled(model, latents, timesteps, models.conditioning(positive), models.conditioning(negative))
     twice = models.conditioning(positive) + models.conditioning(positive)
     assert_close(models.sampled(model, latents, timesteps, twice, models.conditioning(negative)), once)

@@ -28,20 +28,6 @@ TOLERANCE = 5e-5
 STEPS = 2
 
 
-class StoredLatents:
-    """A VAE that knows the latents of the images of a golden case, and the size that they come from."""
-
-    def __init__(self, latents: Tensor) -> None:
-        self.latents = latents
-
-    def spacial_compression_encode(self) -> int:
-        return 2
-
-    def encode(self, images: Tensor) -> Tensor:
-        assert images.shape == (len(self.latents), *(2 * side for side in self.latents.shape[-2:]), 3)
-        return self.latents / 0.18215
-
-
 def file(kind: str) -> Path:
     return GOLDEN / "v3" / f"sparsectrl_{kind}.ckpt"
 
@@ -63,13 +49,8 @@ def noise(num_frames: int) -> Tensor:
     return torch.randn(1, 4, num_frames, 16, 16, generator=torch.Generator().manual_seed(3))
 
 
-def texts() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(4)
-    return torch.randn(1, 9, 32, generator=generator), torch.randn(1, 9, 32, generator=generator)
-
-
 def by_us(kind: str, latents: Tensor, frames: list[int], **settings: Any) -> tuple[Tensor, list[int]]:
-    positive, negative = texts()
+    positive, negative = models.texts()
     pipe = pipeline(kind)
     out = pipe(
         prompt_embeds=positive,
@@ -96,9 +77,9 @@ def model() -> Any:
 
 def shown(kind: str, frames: list[int], conds: tuple[Any, Any] | None = None, **settings: Any) -> tuple[Any, Any]:
     """Positive and negative conditioning with the images in them."""
-    positive, negative = conds or tuple(models.conditioning(text) for text in texts())
+    positive, negative = conds or tuple(models.conditioning(text) for text in models.texts())
     images = given(kind)[: len(frames)]
-    vae = StoredLatents(images) if kind == "rgb" else None
+    vae = models.StoredLatents(images) if kind == "rgb" else None
     size = 32 if kind == "rgb" else images.shape[-1]
     seen = torch.zeros(len(frames), size, size, 3) if kind == "rgb" else rearrange(images, "n c h w -> n h w c")
     out = AnimateDiffSparseCtrlApply.execute(
@@ -113,7 +94,7 @@ def test_frames_are_those_of_our_pipeline(kind: str) -> None:
     wanted, timesteps = by_us(kind, latents, [0, 2, -1], controlnet_conditioning_scale=0.8)
     found = models.sampled(model(), latents, timesteps, *shown(kind, [0, 2, -1], strength=0.8))
     assert relative(found, wanted) <= TOLERANCE
-    without = models.sampled(model(), latents, timesteps, *map(models.conditioning, texts()))
+    without = models.sampled(model(), latents, timesteps, *map(models.conditioning, models.texts()))
     assert relative(without, wanted) > 0.01
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from animatediff.errors import UserError
 from animatediff.motion import MotionAdapter, Window
-from animatediff.motion.ldm import attach_ldm, detach_ldm
+from animatediff.motion.ldm import attach_ldm, detach_ldm, refuse_images
 from animatediff.sampling.chunks import forwards_replaced
 from animatediff_webui import host
 from animatediff_webui.job import Job
@@ -32,6 +32,7 @@ def clips_through(unet: nn.Module, job: Job, dtype: torch.dtype) -> Iterator[Non
     unet = getattr(unet, "_orig_mod", unet)  # what torch.compile keeps inside
     adapter = job.adapter.to(dtype)
     try:
+        refuse_images(adapter)
         attach_ldm(unet, adapter)
     except ValueError as error:
         raise UserError(f"{job.model_path}: {error}") from error
