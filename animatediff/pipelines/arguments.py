@@ -205,7 +205,7 @@ class Arguments:
     and none more."""
     motion_from_start: float = ranged(0.0, ge=0, le=1, needs="motion_from")
     """Fraction of the steps from which on it is taken."""
-    motion_from_end: float = ranged(0.75, ge=0, le=1, needs="motion_from")
+    motion_from_end: float = ranged(0.85, ge=0, le=1, needs="motion_from")
     """Fraction of the steps up to which it is taken; each of these steps runs the UNet on the video as well."""
     motion_from_blocks: str = needing("all", "motion_from")
     """Motion modules that it goes through: `all`, `down`, `mid`, `up`, or blocks such as `up.1`, commas between."""

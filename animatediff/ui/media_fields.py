@@ -132,7 +132,12 @@ class PosesOrMoves(Field):
     def make(self, sources: Sources) -> None:
         self.parts = [
             gr.Textbox("", placeholder="zoom-in:0.5, pan-left:0.2@ease-in-out", max_lines=1, **self.described),
-            gr.File(file_types=[".txt", "video"], height=130, label=f"{label(self.name)}: or a file of poses or video"),
+            gr.File(
+                file_types=[".txt", "video"],
+                height=130,
+                label=f"{label(self.name)}: or a file of poses or video",
+                elem_id=f"{self.anchor}-file",
+            ),
         ]
 
     def read(self, values: Sequence[Any], sources: Sources) -> Any:

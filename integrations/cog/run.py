@@ -100,7 +100,7 @@ class Runner(BaseRunner):
         motion_from: Path | None = Input(default=None, description="Video whose movement the clip takes, without its looks.", accept="video/*,image/*"),
         motion_from_strength: float = Input(default=3.0, description="How strongly it moves the clip; 0 not at all.", ge=0.0, le=20.0),
         motion_from_start: float = Input(default=0.0, description="Fraction of the steps from which on it does.", ge=0.0, le=1.0),
-        motion_from_end: float = Input(default=0.75, description="Fraction of the steps up to which it does.", ge=0.0, le=1.0),
+        motion_from_end: float = Input(default=0.85, description="Fraction of the steps up to which it does.", ge=0.0, le=1.0),
         motion_from_blocks: str = Input(default="all", description="Motion modules that it goes through: all, down, mid, up, or blocks such as up.1; several by commas."),
         controlnet: list[str] | None = Input(default=None, description="ControlNets. By their names in models/ControlNet."),
         controlnet_video: list[Path] | None = Input(default=None, description="Videos that they follow; one, or one for each.", accept="video/*,image/*"),
