@@ -207,8 +207,8 @@ def test_the_plan_counts_it() -> None:
         ({"motion_from": video(clips=3)}, "want `motion_from` for all of them"),
         ({"motion_from": video(), "num_frames": 1}, "a clip of 1 frame does not move"),
         (
-            {"motion_from": video(), "motion_from_start": 0.8},
-            "motion_from_start=0.8 is not before motion_from_end=0.85",
+            {"motion_from": video(), "motion_from_start": 0.9},
+            "motion_from_start=0.9 is not before motion_from_end=0.85",
         ),
         ({"motion_from": video(), "num_inference_steps": 1}, "no whole one of 1 lies between 0 and 0.85"),
         ({"motion_from": video(), "motion_from_blocks": "mid"}, "no motion modules stand in 'mid'; this model has"),
