@@ -14,7 +14,7 @@ animate: $(VENV)/.installed  ## set up, then render PROMPT with the bundled mode
 	@$(BIN)/animatediff animate "$(PROMPT)"
 
 test: $(VENV)/.dev  ## set up, then run all tests
-	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --durations=40 --durations-min=5
 
 test-lowest:  ## install the lowest versions that pyproject.toml allows into .venv-lowest, render and test there
 	@sh scripts/test_lowest.sh .venv-lowest

@@ -16,6 +16,8 @@ STAYS = 0.25
 """Share of a cell that must stay in the frame for the cell to be asked."""
 SHOWS = 0.3
 """Share of a cell that must be texture going with the camera for the cell to show the movement."""
+UNSURE = 0.5
+"""Confidence below which a movement may be another than the camera's."""
 CUT = 0.5
 """A step whose agreement is below this share of the clip's median is taken for a cut."""
 
@@ -39,6 +41,11 @@ class Camera:
 
     The camera moves everything; an object that moves before a plain background hardly moves the edge.
     """
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the movement may be one of things before a camera at rest."""
+        return self.confidence < UNSURE
 
 
 def read_camera(matrix: Matrix, first: AnalysedImage, flow: np.ndarray, valid: np.ndarray) -> Camera:

@@ -14,15 +14,13 @@ from torch import Tensor
 from animatediff.camera.path import INTRINSICS, CameraPath, turn
 from animatediff.camera.plane import DISTANCE
 from animatediff.camera.similarity import track
-from animatediff.camera.steps import CUT, Camera, read_camera
+from animatediff.camera.steps import CUT, Camera, mean_camera, read_camera
 from animatediff.errors import UserError
 from animatediff.media.flow import ANALYSED_SIDE, AnalysedImage, Tracker
 from animatediff.media.source import Source, open_source
 
 logger = logging.getLogger(__name__)
 
-UNSURE = 0.25
-"""Share of the frame's edge that shows the movement, below which it may be one of things before a camera at rest."""
 STILL = 0.1
 """Movement of a step, in percent of the frame's side, below which it is none worth a warning."""
 
@@ -103,7 +101,7 @@ def _warn(name: str, steps: list[Camera], cuts: set[int], side: float) -> None:
         frames = ", ".join(str(index + 1) for index in sorted(cuts)[:5]) + (", ..." if len(cuts) > 5 else "")
         logger.warning("%s: cut before frame %s; the camera is taken to stand there", name, frames)
     moving = [step for step in steps if 100 * math.hypot(step.pan, step.tilt) > STILL * side or abs(step.zoom) > STILL]
-    if moving and np.mean([step.confidence for step in moving]) < UNSURE:
+    if moving and mean_camera(tuple(moving)).is_unsure:
         logger.warning(
             "%s: the edges of its frames show little of the movement; it may be one of things, not of the camera", name
         )

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from animatediff.evaluation.measure import OnStep
 
 WORLDS = ("sprites",)
-UNSURE = 0.5
-"""Below this confidence the camera's figures get a star."""
 PIPED_WIDTH = 160
 """Columns of the table where there is no terminal to ask."""
 
@@ -94,7 +92,7 @@ def _table(reports: list[Report]) -> Table:
     from rich import box
     from rich.table import Table
 
-    unsure = any(report.measurement.camera.confidence < UNSURE and report.moves for report in reports)
+    unsure = any(report.measurement.camera.is_unsure and report.moves for report in reports)
     note = (
         "* little of the frame's edge shows this movement: it may be an object's, not the camera's" if unsure else None
     )
@@ -108,7 +106,7 @@ def _table(reports: list[Report]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for report in reports:
         m, camera = report.measurement, report.measurement.camera
-        star = "*" if camera.confidence < UNSURE and report.moves else ""
+        star = "*" if camera.is_unsure and report.moves else ""
         moves = [move.name + star for move in report.moves] or ["still"]
         table.add_row(
             _plain("\n".join([report.path, f"{m.num_frames} frames, {m.width}x{m.height}", *moves])),
