@@ -71,6 +71,7 @@ OTHER_NAMES = {
     "move-up": "pedestal-up", "move-down": "pedestal-down",
 }  # fmt: skip
 """Further names of moves -> the name here."""
+_PLAIN = {name.replace("-", ""): move for name, move in [*((name, name) for name in MOVES), *OTHER_NAMES.items()]}
 MAX_STRENGTH = 20.0
 
 EASINGS: dict[str, Callable[[float], float]] = {
@@ -107,7 +108,10 @@ def is_file(text: str) -> bool:
     (True, False)
     """
     text = text.strip()
-    return _SUFFIX.search(text) is not None or "/" in text or "\\" in text
+    if _SUFFIX.search(text) is not None or "/" in text or "\\" in text:
+        return True
+    plain = re.sub(r"[\s_-]+", "", text.lower())
+    return plain not in _PLAIN and bool(text) and Path(text).exists()  # a folder, or a file without suffix
 
 
 def is_video(path: str | Path) -> bool:
@@ -158,11 +162,9 @@ def _move(text: str) -> Move:
 
 def _name(text: str) -> str:
     """The move that a name means; capitals, blanks and dashes do not matter."""
-    known = {**{name: name for name in MOVES}, **OTHER_NAMES}
-    plain = {name.replace("-", ""): move for name, move in known.items()}
-    if found := plain.get(re.sub(r"[\s_-]+", "", text.lower())):
+    if found := _PLAIN.get(re.sub(r"[\s_-]+", "", text.lower())):
         return found
-    hint = did_you_mean(text.lower(), list(known))
+    hint = did_you_mean(text.lower(), [*MOVES, *OTHER_NAMES])
     raise UserError(
         f"`camera`: there is no move {text[:60]!r}; {hint}known are {', '.join(MOVES)}; or give a file of poses, or a "
         "video"

@@ -96,7 +96,14 @@ class CameraPath:
         turned = float(torch.rad2deg(torch.arccos(self.directions[-1, 2].clamp(-1, 1))))
         ends = ((x, "right", "left"), (-y, "up", "down"), (z, "forward", "back"))
         words = ", ".join(f"{abs(value):.2f} {side if value >= 0 else other}" for value, side, other in ends)
-        return f"{len(self)} poses, at the end {words}, and turned by {turned:.0f} degrees"
+        right = self.to_world[-1, :2, 0]
+        rolled = math.degrees(math.atan2(right[1], right[0]))
+        roll = (
+            f", rolled by {abs(rolled):.0f} {'anticlockwise' if rolled < 0 else 'clockwise'}"
+            if abs(rolled) >= 0.5
+            else ""
+        )
+        return f"{len(self)} poses, at the end {words}, and turned by {turned:.0f} degrees{roll}"
 
 
 def path_of_moves(moves: Sequence[Move], num_frames: int) -> CameraPath:

@@ -133,7 +133,7 @@ class PosesOrMoves(Field):
         self.parts = [
             gr.Textbox("", placeholder="zoom-in:0.5, pan-left:0.2@ease-in-out", max_lines=1, **self.described),
             gr.File(
-                file_types=[".txt", "video"],
+                file_types=[".txt", ".csv", *MOVING],
                 height=130,
                 label=f"{label(self.name)}: or a file of poses or video",
                 elem_id=f"{self.anchor}-file",

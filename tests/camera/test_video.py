@@ -108,6 +108,18 @@ def test_a_video_of_any_shape_and_a_folder(tmp_path: Path) -> None:
         camera_path(str(file), 20)
 
 
+def test_a_folder_beside_it_needs_no_slash(walk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fold").mkdir()
+    for index, frame in enumerate(frames_of("roll-clockwise")[0][:4]):
+        Image.fromarray(frame).save(tmp_path / "fold" / f"{index}.png")
+    (tmp_path / "zoom-in").mkdir()  # the name of a move is the move
+    assert is_video("fold") and not is_video("zoom-in")
+    for given in ("fold", Path("fold")):
+        path = camera_path(given)
+        assert len(path) == 4 and "anticlockwise" in str(path), "the camera turns the other way than what is seen"
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "no.mp4").write_text("poses")
     with pytest.raises(UserError, match=r"no\.mp4: .*text"):
