@@ -110,8 +110,7 @@ def is_file(text: str) -> bool:
     text = text.strip()
     if _SUFFIX.search(text) is not None or "/" in text or "\\" in text:
         return True
-    plain = re.sub(r"[\s_-]+", "", text.lower())
-    return plain not in _PLAIN and bool(text) and Path(text).exists()  # a folder, or a file without suffix
+    return bool(text) and _known(text) is None and Path(text).exists()  # a folder, or a file without suffix
 
 
 def is_video(path: str | Path) -> bool:
@@ -160,9 +159,14 @@ def _move(text: str) -> Move:
     return Move(_name(name.strip()), value, easing or "linear")
 
 
+def _known(text: str) -> str | None:
+    """The move that a name means, if one; capitals, blanks and dashes do not matter."""
+    return _PLAIN.get(re.sub(r"[\s_-]+", "", text.lower()))
+
+
 def _name(text: str) -> str:
-    """The move that a name means; capitals, blanks and dashes do not matter."""
-    if found := _PLAIN.get(re.sub(r"[\s_-]+", "", text.lower())):
+    """The move that a name means. Raises UserError for one that means none."""
+    if found := _known(text):
         return found
     hint = did_you_mean(text.lower(), [*MOVES, *OTHER_NAMES])
     raise UserError(

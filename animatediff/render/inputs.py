@@ -45,7 +45,7 @@ class Inputs:
     """At the request's `control_indices`."""
     ip_adapter_images: list[Image.Image] = field(default_factory=list)
     camera: CameraPath | None = None
-    """Path of the camera that a file of poses states."""
+    """Path of the camera that a file of poses states, or a video once it was measured."""
     camera_video: Source | None = None
     """Video whose camera the clip follows."""
     video: Source | NumberedFrames | None = None
@@ -294,12 +294,15 @@ def input_arguments(
 
 
 def _camera(request: AnimateRequest, inputs: Inputs) -> CameraPath | str | None:
-    """The path of the camera: moves as they were written, poses as they were read, or that of a video."""
-    if inputs.camera is not None or inputs.camera_video is None:
-        return inputs.camera or request.camera
-    from animatediff.camera import path_of_video
+    """The path of the camera: moves as they were written, poses as they were read, or that of a video.
 
-    return path_of_video(inputs.camera_video, request.num_frames, aspect=request.camera_aspect)
+    A video is measured once for all clips of the request, which are of one length.
+    """
+    if inputs.camera is None and inputs.camera_video is not None:
+        from animatediff.camera import path_of_video
+
+        inputs.camera = path_of_video(inputs.camera_video, request.num_frames, aspect=request.camera_aspect)
+    return inputs.camera or request.camera
 
 
 def _for_sparsectrl(request: AnimateRequest, inputs: Inputs, index: int, kind: str | None) -> Image.Image:

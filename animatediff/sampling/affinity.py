@@ -7,7 +7,7 @@ another way, so they have names here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from animatediff.errors import UserError
 from animatediff.frames import Curve, frame_curve
@@ -58,9 +58,14 @@ def affinity_mask(amount: str, affinity: Curve | None, num_frames: int, frame: i
             )
         return preset_mask(amount, num_frames, frame)
     mask = frame_curve(affinity, num_frames, "image_affinity")
-    if (most := max(mask)) > 1:
-        raise UserError(f"image_affinity: {most:g} is more than 1, the affinity of the image itself")
+    check_affinity(mask)
     return list(mask)
+
+
+def check_affinity(values: Iterable[float]) -> None:
+    """Raise UserError for an affinity above 1."""
+    if (most := max(values)) > 1:
+        raise UserError(f"image_affinity: {most:g} is more than 1, the affinity of the image itself")
 
 
 def loop_is_open(amount: str, num_frames: int, frame: int = 0) -> bool:

@@ -19,7 +19,7 @@ from animatediff.sampling.camera import CameraPoses
 from animatediff.weights.cameractrl import empty_cameractrl, load_cameractrl
 
 from .conditions import Call, Condition
-from .folders import input_file
+from .folders import input_file, size_and_date
 from .layers import Holder, in_host, weight_dtype
 
 if TYPE_CHECKING:
@@ -66,10 +66,9 @@ def read_camera(text: str, aspect: float | None = None) -> str | CameraPath:
 def camera_stamp(text: str) -> str:
     """What changes where the field `camera` means another path: its text, and the date of a file."""
     try:
-        facts = input_file(text.strip()).stat() if is_file(text) else None
+        return f"{text} {size_and_date(input_file(text.strip()))}" if is_file(text) else text
     except (UserError, OSError, ValueError):
-        facts = None
-    return text if facts is None else f"{text} {facts.st_size} {facts.st_mtime_ns}"
+        return text
 
 
 def _has_numbers(line: str) -> bool:

@@ -82,7 +82,12 @@ def stamp(names: Sequence[str], file: str) -> str:
     """What changes where the file of a list is another one: its path, size and date."""
     try:
         path = file_path(names, file)
-        facts = path.stat()
+        return f"{path} {size_and_date(path)}"
     except (UserError, OSError):
         return file
-    return f"{path} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def size_and_date(path: Path) -> str:
+    """What changes where a file at the same place is another one. Raises OSError for one that is not there."""
+    facts = path.stat()
+    return f"{facts.st_size} {facts.st_mtime_ns}"

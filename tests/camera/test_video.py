@@ -155,6 +155,7 @@ def test_the_clip_takes_length_and_rate_and_not_the_shape(walk: Path) -> None:
         assert (full.num_frames, full.fps, full.width, full.height) == (frames, rate, 64, 32)
         path = input_arguments(full, inputs, None)[0]["camera"]
         assert len(path) == frames and path.aspect == 1 and path.positions[-1, 2] > 0.2
+        assert input_arguments(full, inputs, None)[0]["camera"] is path, "measured once for all clips"
 
 
 def test_a_clip_follows_it(walk: Path, tmp_path: Path) -> None:

@@ -177,6 +177,29 @@ def texts() -> tuple[Tensor, Tensor]:
     return torch.randn(1, 9, 32, generator=generator), torch.randn(1, 9, 32, generator=generator)
 
 
+def by_pipeline(
+    pipe: Any, latents: Tensor, factor: int = 2, steps: int = 2, **settings: Any
+) -> tuple[Tensor, list[int]]:
+    """The latents of our own pipeline with these texts, and the timesteps that it took.
+
+    latents: (1, c, f, h, w), factor times smaller than the images.
+    """
+    positive, negative = texts()
+    out = pipe(
+        prompt_embeds=positive,
+        negative_prompt_embeds=negative,
+        num_frames=latents.shape[2],
+        height=factor * latents.shape[3],
+        width=factor * latents.shape[4],
+        num_inference_steps=steps,
+        guidance_scale=7.5,
+        latents=latents,
+        output_type="latent",
+        **settings,
+    )
+    return out.frames, [int(step) for step in pipe.scheduler.timesteps]
+
+
 def conditioning(embeddings: Tensor, **settings: Any) -> list[Any]:
     """A conditioning of the host. embeddings: (1 or f, n, d)."""
     return [[embeddings, settings]]

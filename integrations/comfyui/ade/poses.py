@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .graph import Link, Node
-from .table_seen import POSE_NODES
+from .table_seen import INTRINSICS, POSE_NODES
 
 Matrix = list[list[float]]
 
@@ -133,8 +133,7 @@ def _moved(motions: Sequence[Any], strengths: Sequence[float], values: Mapping[s
         done = speed * frame / BASE
         rows = _rotation([done * ANGLE * angle for angle in turn])
         matrices.append([[*row, done * WAY * go] for row, go in zip(rows, way, strict=True)])
-    inside = (0.474812461, 0.844111024, 0.5, 0.5)
-    return Poses(matrices, [inside] * num_frames)
+    return Poses(matrices, [INTRINSICS] * num_frames)
 
 
 def _rotation(angles: Sequence[float]) -> Matrix:

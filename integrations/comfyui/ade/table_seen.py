@@ -94,6 +94,8 @@ I2V_NODES = (
     ),
 )
 
+INTRINSICS = (0.474812461, 0.844111024, 0.5, 0.5)
+"""fx, fy, cx, cy of poses where nobody says otherwise."""
 _MOVES = tuple(f"motion_type{number}" for number in range(1, 7))
 
 
@@ -125,10 +127,7 @@ POSE_NODES = (
         node="ADE_ReplaceCameraParameters",
         takes=(
             _pose("poses", link=True),
-            *(
-                _pose(name, default=value)
-                for name, value in (("fx", 0.474812461), ("fy", 0.844111024), ("cx", 0.5), ("cy", 0.5))
-            ),
+            *(_pose(name, default=value) for name, value in zip(("fx", "fy", "cx", "cy"), INTRINSICS, strict=True)),
         ),
     ),
     Old(

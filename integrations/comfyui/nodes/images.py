@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from animatediff.errors import UserError
 from animatediff.frames import Curve, parse_curve
-from animatediff.sampling.affinity import DEFAULT_AMOUNT, MOTION_AMOUNTS
+from animatediff.sampling.affinity import DEFAULT_AMOUNT, MOTION_AMOUNTS, check_affinity
 
 from ..custom_types import MotionModuleLink
 from ..images import I2VImage, PIAImage
@@ -161,9 +161,7 @@ def _affinity(text: str | None) -> Curve | None:
     if not text or not text.strip():
         return None
     curve = parse_curve(text)
-    for value in curve.values() if isinstance(curve, dict) else [curve]:
-        if value > 1:
-            raise UserError(f"image_affinity: {value:g} is more than 1, the affinity of the image itself")
+    check_affinity(curve.values() if isinstance(curve, dict) else [curve])
     return curve
 
 

@@ -105,46 +105,27 @@ def noise(num_frames: int) -> Tensor:
     return torch.randn(1, 4, num_frames, 16, 16, generator=torch.Generator().manual_seed(3))
 
 
-def by_us(latents: Tensor, camera: str, **settings: Any) -> tuple[Tensor, list[int]]:
-    """The latents of our own pipeline, and the timesteps that it took."""
-    positive, negative = models.texts()
-    pipe = pipeline()
-    out = pipe(
-        prompt_embeds=positive,
-        negative_prompt_embeds=negative,
-        num_frames=latents.shape[2],
-        height=128,
-        width=128,
-        guidance_scale=7.5,
-        latents=latents,
-        output_type="latent",
-        camera=camera,
-        **{"num_inference_steps": 2, **settings},
-    )
-    return out.frames, [int(step) for step in pipe.scheduler.timesteps]
-
-
 def by_host(model: Any, latents: Tensor, timesteps: list[int]) -> Tensor:
     return models.sampled(model, latents, timesteps, *map(models.conditioning, models.texts()))
 
 
 def test_named_moves_are_those_of_our_pipeline() -> None:
     latents = noise(4)
-    wanted, timesteps = by_us(latents, MOVES, camera_scale=0.7)
+    wanted, timesteps = models.by_pipeline(pipeline(), latents, 8, camera=MOVES, camera_scale=0.7)
     assert relative(by_host(followed(MOVES, camera_scale=0.7), latents, timesteps), wanted) <= TOLERANCE
     assert relative(by_host(followed(MOVES), latents, timesteps), wanted) > 1e-3
 
 
 def test_a_file_of_poses_of_the_input_folder(inputs: Path) -> None:
     latents = noise(6)
-    wanted, timesteps = by_us(latents, str(POSES), camera_aspect=1.5)
+    wanted, timesteps = models.by_pipeline(pipeline(), latents, 8, camera=str(POSES), camera_aspect=1.5)
     assert relative(by_host(followed("poses.txt", camera_aspect=1.5), latents, timesteps), wanted) <= TOLERANCE
     assert relative(by_host(followed("poses.txt"), latents, timesteps), wanted) > 1e-4
 
 
 def test_windows_of_a_clip_longer_than_the_encoder_knows() -> None:
     latents = noise(17)
-    wanted, timesteps = by_us(latents, MOVES, window=10, overlap=2, num_inference_steps=1)
+    wanted, timesteps = models.by_pipeline(pipeline(), latents, 8, steps=1, camera=MOVES, window=10, overlap=2)
     model = with_windows(followed(MOVES), handler_of(length=10, overlap=2))
     assert relative(by_host(model, latents, timesteps), wanted) <= TOLERANCE
 

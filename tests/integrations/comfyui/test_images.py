@@ -128,27 +128,9 @@ def i2v_pipeline() -> AnimateDiffPipeline:
     return pipe
 
 
-def by_us(pipe: AnimateDiffPipeline, latents: Tensor, **settings: Any) -> tuple[Tensor, list[int]]:
-    """The latents of our own pipeline, and the timesteps that it took."""
-    positive, negative = models.texts()
-    out = pipe(
-        prompt_embeds=positive,
-        negative_prompt_embeds=negative,
-        num_frames=latents.shape[2],
-        height=2 * latents.shape[3],
-        width=2 * latents.shape[4],
-        num_inference_steps=STEPS,
-        guidance_scale=7.5,
-        latents=latents,
-        output_type="latent",
-        **settings,
-    )
-    return out.frames, [int(step) for step in pipe.scheduler.timesteps]
-
-
 def pia_by_us(latents: Tensor, frame: int = 0, **settings: Any) -> tuple[Tensor, list[int]]:
     generator = torch.Generator().manual_seed(pia.case(PIA)["posterior_generator_seed"])
-    return by_us(pia.pipeline(), latents, images={frame: pia.image()}, generator=generator, **settings)
+    return models.by_pipeline(pia.pipeline(), latents, images={frame: pia.image()}, generator=generator, **settings)
 
 
 def by_host(model: Any, latents: Tensor, timesteps: list[int]) -> Tensor:
@@ -225,7 +207,7 @@ def test_frames_of_i2v_are_those_of_our_pipeline(windows: tuple[int, int] | None
     latents = noise(I2V, 4 if windows is None else 6)
     more: dict[str, Any] = {} if windows is None else {"window": windows[0], "overlap": windows[1]}
     images = expected(I2V)["pipeline.image_latents"]
-    wanted, timesteps = by_us(i2v_pipeline(), latents, images=images, image_motion_scale=0.6, **more)
+    wanted, timesteps = models.by_pipeline(i2v_pipeline(), latents, images=images, image_motion_scale=0.6, **more)
     model = i2v_model(image_motion_scale=0.6)
     if windows is not None:
         model = with_windows(model, handler_of(length=windows[0], overlap=windows[1]))

@@ -52,24 +52,6 @@ def by_host(model: Any, latents: Tensor, timesteps: list[int], *, sampler: str =
     return models.sampled(model, latents, timesteps, positive, negative, sampler=sampler, **settings)
 
 
-def by_us(pipe: AnimateDiffPipeline, latents: Tensor, **settings: Any) -> tuple[Tensor, list[int]]:
-    """The latents of our own pipeline, and the timesteps that it took."""
-    positive, negative = models.texts()
-    out = pipe(
-        prompt_embeds=positive,
-        negative_prompt_embeds=negative,
-        num_frames=latents.shape[2],
-        height=2 * latents.shape[3],
-        width=2 * latents.shape[4],
-        num_inference_steps=STEPS,
-        guidance_scale=7.5,
-        latents=latents,
-        output_type="latent",
-        **settings,
-    )
-    return out.frames, [int(step) for step in pipe.scheduler.timesteps]
-
-
 def assert_close(found: Tensor, wanted: Tensor) -> None:
     assert relative(found, wanted) <= TOLERANCE
 
@@ -77,7 +59,7 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
 @pytest.mark.parametrize(("family", "sampler"), [("v1", "euler"), ("v2", "euler"), ("v3", "euler"), ("v3", "ddim")])
 def test_frames_are_those_of_our_pipeline(family: str, sampler: str) -> None:
     latents = noise()
-    wanted, timesteps = by_us(pipeline(family), latents)
+    wanted, timesteps = models.by_pipeline(pipeline(family), latents)
     assert_close(by_host(moved(family), latents, timesteps, sampler=sampler), wanted)
 
 
@@ -127,7 +109,7 @@ def test_motion_loras() -> None:
     pipe = pipeline(family)
     name = pipe.load_lora_weights(GOLDEN / family / "motion_lora.ckpt", scale=0.7)
     try:
-        wanted, timesteps = by_us(pipe, latents)
+        wanted, timesteps = models.by_pipeline(pipe, latents)
     finally:
         pipe.unload_lora_weights(name)
     assert_close(by_host(moved(family, loras=(("motion_lora.ckpt", 0.7),)), latents, timesteps), wanted)
@@ -138,7 +120,7 @@ def test_domain_adapter() -> None:
     pipe = pipeline("v3")
     name = pipe.load_lora_weights(GOLDEN / "v3" / "domain_adapter.ckpt", scale=0.6)
     try:
-        wanted, timesteps = by_us(pipe, latents)
+        wanted, timesteps = models.by_pipeline(pipe, latents)
     finally:
         pipe.unload_lora_weights(name)
     plain = with_adapter(models.golden_model("v3"), GOLDEN / "v3" / "domain_adapter.ckpt", 0.6)
@@ -148,14 +130,16 @@ def test_domain_adapter() -> None:
 @pytest.mark.parametrize("scale", [1.4, {0: 1.5, -1: 0.2}], ids=str)
 def test_motion_scale(scale: Any) -> None:
     latents = noise()
-    wanted, timesteps = by_us(pipeline("v3"), latents, motion_scale=scale)
+    wanted, timesteps = models.by_pipeline(pipeline("v3"), latents, motion_scale=scale)
     run = {"scale": scale} if isinstance(scale, float) else {"curve": scale}
     assert_close(by_host(moved("v3", **run), latents, timesteps), wanted)
 
 
 def test_windows_over_more_frames_than_the_module_knows() -> None:
     latents, scale = noise(33), {0: 1.2, 20: 0.4, -1: 1.0}
-    wanted, timesteps = by_us(pipeline("v1"), latents, window=15, overlap=6, blend="flat", motion_scale=scale)
+    wanted, timesteps = models.by_pipeline(
+        pipeline("v1"), latents, window=15, overlap=6, blend="flat", motion_scale=scale
+    )
     handler = handler_of(length=15, overlap=6, fuse_method="flat")
     assert_close(by_host(with_windows(moved("v1", curve=scale), handler), latents, timesteps), wanted)
 
@@ -172,7 +156,7 @@ def test_uniform_windows_with_a_stride_stay_in_the_clip_and_cover_it() -> None:
 
 def test_a_long_clip_gets_windows_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     latents = noise(33)
-    wanted, timesteps = by_us(pipeline("v3"), latents, window=16, overlap=4)
+    wanted, timesteps = models.by_pipeline(pipeline("v3"), latents, window=16, overlap=4)
     with caplog.at_level("WARNING"):
         assert_close(by_host(moved("v3"), latents, timesteps), wanted)
     assert "33 frames are more than the 32 that motion_module.ckpt knows: windows of 16 frames" in caplog.text
