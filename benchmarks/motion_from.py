@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from rows import columns_of, counted, file_of, markdown, rows_of  # noqa: E402  # the folder is no package
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file  # noqa: E402
-from animatediff.camera import Move, path_of_frames  # noqa: E402
+from animatediff.camera import Move, path_of_video  # noqa: E402
 from animatediff.camera.path import path_of_moves  # noqa: E402
 from animatediff.camera.plane import LARGEST, plane_views  # noqa: E402
 from animatediff.evaluation import camera_moves, measure  # noqa: E402
@@ -111,7 +111,7 @@ def rendered(pipe: Any, pairs: list[Pair], row: dict[str, Any], steps: int | Non
         if settings.get(name):
             settings[name] = torch.stack([pair.clip().transpose(0, 1) for pair in pairs])
     if settings.get("camera"):
-        settings["camera"] = [path_of_frames(to_bytes(pair.clip()).numpy()) for pair in pairs]
+        settings["camera"] = [path_of_video(to_bytes(pair.clip()).numpy()) for pair in pairs]
     generators = [torch.Generator().manual_seed(SEED + pair.number) for pair in pairs]
     if settings.pop("images", False):  # one image a call
         from PIL import Image

@@ -21,7 +21,7 @@ from animatediff.camera.moves import EASINGS, MOVES, Move, is_file, is_video, pa
 if TYPE_CHECKING:
     from animatediff.camera.given import camera_path
     from animatediff.camera.path import ASPECT, CameraPath, parse_poses, read_poses
-    from animatediff.camera.video import path_of_frames, path_of_video
+    from animatediff.camera.video import path_of_video
 
 __all__ = [
     "ASPECT",
@@ -34,7 +34,6 @@ __all__ = [
     "is_video",
     "parse_moves",
     "parse_poses",
-    "path_of_frames",
     "path_of_video",
     "read_poses",
 ]
@@ -44,5 +43,5 @@ def __getattr__(name: str) -> Any:
     """What needs torch, imported when it is first asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    places = {"camera_path": "given", "path_of_frames": "video", "path_of_video": "video"}
+    places = {"camera_path": "given", "path_of_video": "video"}
     return getattr(import_module(f"animatediff.camera.{places.get(name, 'path')}"), name)

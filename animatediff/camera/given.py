@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from animatediff.camera.moves import Move, is_file, is_video, parse_moves
-from animatediff.camera.path import ASPECT, CameraPath, path_of_moves, read_poses
+from animatediff.camera.path import ASPECT, CameraPath, check_shape, path_of_moves, read_poses
 from animatediff.camera.video import path_of_video
 from animatediff.errors import UserError
 
@@ -25,6 +25,7 @@ def camera_path(given: Any, num_frames: int | None = None, *, aspect: float | No
     of a file or of matrices. Moves go over as many frames as there are, a video may have more; all others must have so
     many. Raises UserError for anything else.
     """
+    check_shape(num_frames, aspect)
     if isinstance(given, str | Path) and is_video(given):
         return _checked(path_of_video(given, num_frames, aspect=aspect), num_frames, f"{given}: ")
     if isinstance(given, Path) or (isinstance(given, str) and is_file(given)):

@@ -16,6 +16,8 @@ from animatediff.files import read_text
 
 ASPECT = 16 / 9
 """Width by height of the videos that RealEstate10K's intrinsics are fractions of."""
+MAX_ASPECT = 100.0
+"""Of videos, at most."""
 INTRINSICS = (0.474812461, 0.844111024, 0.5, 0.5)
 """fx, fy, cx, cy of named moves and of poses without any: those of RealEstate10K's first test clip, 93 degrees wide."""
 NUMBERS = 19
@@ -104,6 +106,14 @@ class CameraPath:
             else ""
         )
         return f"{len(self)} poses, at the end {words}, and turned by {turned:.0f} degrees{roll}"
+
+
+def check_shape(num_frames: int | None, aspect: float | None) -> None:
+    """Raise UserError for a number of frames that is not above 0, and a width by height that no video has."""
+    if num_frames is not None and num_frames < 1:
+        raise UserError(f"`num_frames`={num_frames}: a clip has 1 frame or more")
+    if aspect is not None and not 0 < aspect <= MAX_ASPECT:
+        raise UserError(f"`aspect`={aspect:g}: expected the width by height of a video, above 0 to {MAX_ASPECT:g}")
 
 
 def path_of_moves(moves: Sequence[Move], num_frames: int) -> CameraPath:

@@ -20,6 +20,11 @@ TIE = 1e-4
 """Pull of each unknown to no movement, relative to the data's: it decides what the texture leaves open."""
 
 
+def can_be_tracked(image: AnalysedImage) -> bool:
+    """Whether an image shows enough to see a movement of the whole by; one of a single colour does not."""
+    return float(image.tracked[EVERY].sum()) >= LEAST_TEXTURE
+
+
 def fit_similarity(flow: np.ndarray, texture: np.ndarray, valid: np.ndarray) -> Matrix:
     """The similarity transform of a flow (h, w, 2); `texture` (h, w, 3) as of `AnalysedImage`, `valid` bool (h, w).
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from animatediff.camera.path import INTRINSICS, CameraPath, turn
+from animatediff.camera.path import INTRINSICS, CameraPath, check_shape, turn
 from animatediff.camera.plane import DISTANCE
-from animatediff.camera.similarity import track
+from animatediff.camera.similarity import can_be_tracked, track
 from animatediff.camera.steps import CUT, Camera, mean_camera, read_camera
-from animatediff.errors import UserError
 from animatediff.media.flow import ANALYSED_SIDE, AnalysedImage, Tracker
 from animatediff.media.source import Source, open_source
 
@@ -26,56 +27,55 @@ STILL = 0.1
 
 
 def path_of_video(
-    given: str | Path | Source,
+    given: str | Path | Source | Sequence[Any],
     num_frames: int | None = None,
     *,
     fps: float | None = None,
     start: float = 0.0,
     duration: float | None = None,
     aspect: float | None = None,
+    name: str = "camera",
 ) -> CameraPath:
-    """The path of a video, an animated image, or a folder of images, as `path_of_frames`.
-
-    num_frames: its first ones, None is all; fps, start and duration choose a part, as of `open_source`.
-    Raises UserError for a file that is none, and one that is shorter.
-    """
-    source = given if isinstance(given, Source) else open_source(given, fps=fps, start=start, duration=duration)
-    width, height = source.size
-    smaller = min(1.0, ANALYSED_SIDE / math.sqrt(width * height))  # more is not looked at
-    size = max(2, round(width * smaller)), max(2, round(height * smaller))
-    frames = source.read(num_frames or len(source.indices), *size, "stretch")
-    return path_of_frames(frames, aspect=aspect or width / height, name=str(source.path))
-
-
-def path_of_frames(frames: Iterable[np.ndarray], *, aspect: float | None = None, name: str = "camera") -> CameraPath:
-    """The path of uint8 frames (h, w, 3), two or more; it begins at the first.
+    """The path of a video, an animated image, a folder of images, or frames from memory; it begins at the first frame.
 
     Shift is taken for a turn of the camera, growth for a way forward, in a scene `DISTANCE` lengths away: what a
     sideways way looks like in depth is not measured. Across a cut, and where there is nothing to see the movement by,
     the camera stands. Intrinsics are those of named moves, for the shape of the frames.
-    aspect: width by height of the video, None is that of the frames; name: of the video, in warnings.
-    Raises UserError for fewer frames, or without OpenCV.
+    From memory: PIL images, arrays (h, w, 3) or tensors (3, h, w), two or more, or stacked; `name` is what messages
+    call them. num_frames: the first ones, None is all; fps, start and duration (seconds) choose a part, as of
+    `--video-fps`; aspect: width by height of the video, None is that of the frames.
+    Raises UserError for a file or frames that are none, fewer frames than `num_frames` or than two, an fps or aspect
+    that is not above 0, or without OpenCV.
     """
-    steps: list[Camera] = []
-    tracker, second = Tracker(), None
-    height = width = 1
-    for frame in frames:
-        height, width = frame.shape[:2]
-        first, second = second, AnalysedImage.of(frame)
-        if first is not None:
-            matrix, flow, valid = track(tracker, first, second)
-            steps.append(read_camera(matrix, first, flow, valid))
-    if not steps:
-        raise UserError(f"{name}: the path of a camera needs 2 frames or more")
-    shape = width / height if aspect is None else aspect
-    intrinsics = torch.tensor([INTRINSICS[1] / shape, *INTRINSICS[1:]], dtype=torch.float64)
+    check_shape(num_frames, aspect)
+    source = given
+    if not isinstance(source, Source):
+        source = open_source(source, fps=fps, start=start, duration=duration, setting=name)
+    width, height = source.size
+    smaller = min(1.0, ANALYSED_SIDE / math.sqrt(width * height))  # more is not looked at
+    size = max(2, round(width * smaller)), max(2, round(height * smaller))
+    frames = source.read(num_frames or len(source.indices), *size, "stretch")
+    return _path_of_frames(frames, aspect or width / height, str(source.path))
+
+
+def _path_of_frames(frames: np.ndarray, aspect: float, name: str) -> CameraPath:
+    """The path of uint8 frames (f, h, w, 3), two or more. name: of the video, in warnings."""
+    height, width = frames.shape[1:3]
+    tracker, steps, seen = Tracker(), [], False
+    for first, second in pairwise(map(AnalysedImage.of, frames)):
+        seen = seen or can_be_tracked(first)
+        matrix, flow, valid = track(tracker, first, second)
+        steps.append(read_camera(matrix, first, flow, valid))
+    intrinsics = torch.tensor([INTRINSICS[1] / aspect, *INTRINSICS[1:]], dtype=torch.float64)
     slopes = 1 / intrinsics[:2]  # of the rays from one edge to the other
     cuts = _cuts(steps)
     poses = [torch.eye(4, dtype=torch.float64)]
     for index, step in enumerate(steps):
         poses.append(poses[-1] if index in cuts else poses[-1] @ _pose(step, (width, height), slopes))
+    if not seen:
+        logger.warning("%s: its frames show nothing to see a movement by; the camera is taken to stand", name)
     _warn(name, steps, cuts, (width * height) ** 0.5)
-    return CameraPath(to_world=torch.stack(poses), intrinsics=intrinsics.repeat(len(poses), 1), aspect=shape)
+    return CameraPath(to_world=torch.stack(poses), intrinsics=intrinsics.repeat(len(poses), 1), aspect=aspect)
 
 
 def _pose(step: Camera, size: tuple[int, int], slopes: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,11 @@ def open_source(
     a clip. Raises UserError for what is missing, damaged, no video, a single frame without `hold`, or shorter than
     `start`.
     """
+    for what, value in ("fps", fps), ("duration", duration):
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"`{what}`={value:g}: expected a number above 0")
+    if not 0 <= start < math.inf:
+        raise UserError(f"`start`={start:g}: expected seconds, at least 0")
     frames = None if isinstance(given, (str, Path)) else _several(given)
     path = Path(given) if isinstance(given, (str, Path)) else Path(setting)
     if frames is None and not path.exists():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from animatediff.camera import CameraPath
 
 VIEW, PADDING, LINE = 312, 8, 18
-"""Pixels of a view's side, around both views, and of their titles."""
+"""Pixels of a view's side, around both views, and of a line of text."""
 PAPER, PANEL, GRID, INK = (24, 24, 24), (38, 38, 38), (62, 62, 62), (235, 235, 235)
 FIRST, LAST = (86, 180, 233), (230, 159, 0)
 """Colours of the first frame and the last; those between are mixed of both."""
@@ -30,11 +30,12 @@ def camera_image(path: CameraPath) -> np.ndarray:
 
     Both views have one scale; a grid line a length. A wedge shows where the camera stands and looks, blue at the first
     frame and orange at the last; the thick part of it is the camera's right side, seen from the side its upper one.
+    A line below says where the path ends.
     """
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    size = (2 * VIEW + 3 * PADDING, VIEW + LINE + 2 * PADDING)
+    size = (2 * VIEW + 3 * PADDING, VIEW + 2 * LINE + 2 * PADDING)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default()
@@ -43,10 +44,7 @@ def camera_image(path: CameraPath) -> np.ndarray:
         left = PADDING + place * (VIEW + PADDING)
         _view(draw, path, axes, (left, PADDING + LINE), span)
         draw.text((left, PADDING), title, fill=INK, font=font)
-    x, y, z = path.positions[-1].tolist()
-    ends = ((x, "right", "left"), (-y, "up", "down"), (z, "ahead", "back"))
-    words = ", ".join(f"{abs(value):.1f} {side if value >= 0 else other}" for value, side, other in ends)
-    draw.text((2 * PADDING + VIEW + 120, PADDING), f"{len(path)} frames; ends {words}", fill=INK, font=font)
+    draw.text((PADDING, size[1] - LINE), str(path), fill=INK, font=font)
     return np.asarray(sheet)
 
 

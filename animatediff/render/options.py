@@ -295,15 +295,15 @@ class AnimateOptions:
     )
     strength: float | None = option("How much of it is changed: above 0 (hardly) to 1 (all).", panel=VIDEO, unset="0.6")
     video_fps: float | None = option(
-        "Frames to take a second.",
+        "Frames to take a second, of whichever video is given.",
         panel=VIDEO, argument="video", prepared=True, default=None, gt=0, le=240, unset="all",
     )
     video_start: float = option(
-        "Where to begin in it.",
+        "Where to begin in that video.",
         panel=VIDEO, metavar="SECONDS", argument="video", prepared=True, default=0.0, ge=0, unit="seconds",
     )
     video_duration: float | None = option(
-        "How much of it to take.",
+        "How much of that video to take.",
         panel=VIDEO, metavar="SECONDS", argument="video", prepared=True, default=None, gt=0, unit="seconds",
     )
     video_by_number: bool = option(
@@ -341,7 +341,7 @@ class AnimateOptions:
     camera_scale: float = option("How strongly it acts.", panel=CAMERA)
     camera_aspect: float | None = option(
         "Width by height of the video that poses were measured in.",
-        panel=CAMERA, unset="1.78 (16 to 9) of a file of poses, of a video its own",
+        panel=CAMERA, unset="1.78 of poses, a video's own",
     )
 
     upscale: float | None = option("Render again, so many times as large.", panel=UPSCALE)

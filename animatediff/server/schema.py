@@ -141,6 +141,8 @@ def extra_schema() -> dict[str, Any]:
             note = " A data URL (data:image/png;base64,...), or a file of a multipart form under this name."
         elif name in PLACES:
             note = " By its name on the server (GET /v1/models)."
+        elif name == "camera":
+            note = " Here moves only: files of poses and videos are not taken."
         else:
             continue
         properties[name]["description"] = properties[name].get("description", "").removesuffix(".") + "." + note

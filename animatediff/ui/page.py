@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from animatediff.errors import UserError
 from animatediff.files import Roots
 from animatediff.prompts import PromptTravel
+from animatediff.render.events import Reporter, noted
 from animatediff.ui import stage
 from animatediff.ui.choices import Choices
 from animatediff.ui.fields import Model, Sources
@@ -240,8 +241,10 @@ class Page:
             settings = {
                 name: fields[name].read([value], sources) for name, value in zip(CAMERA[1:], values, strict=True)
             }
-            path = _path_of(given, settings)
-            return stage.image(camera_image(path), f"Path of the camera: {path}")
+            with noted(reporter := Reporter()):
+                path = _path_of(given, settings)
+            shown = stage.image(camera_image(path), f"Path of the camera: {path}")
+            return shown + "".join(stage.message(note, "note") for note in reporter.notes)
         except (UserError, ValueError) as error:
             return stage.message(str(error), "error")
 

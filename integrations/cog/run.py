@@ -52,7 +52,7 @@ class Runner(BaseRunner):
         ip_adapter_encoder: str | None = Input(default=None, description="Its CLIP image encoder, a folder (beside it). By its name in models/IP-Adapter."),
         video: Path | None = Input(default=None, description="Video or animated image to start from.", accept="video/*,image/*"),
         strength: float | None = Input(default=None, description="How much of it is changed: above 0 (hardly) to 1 (all) (0.6).", ge=0.001, le=1.0),
-        video_fps: float | None = Input(default=None, description="Frames to take a second (all).", ge=0.001, le=240.0),
+        video_fps: float | None = Input(default=None, description="Frames to take a second, of whichever video is given (all).", ge=0.001, le=240.0),
         video_start: float = Input(default=0.0, description="Where to begin in it, in seconds.", ge=0.0),
         video_duration: float | None = Input(default=None, description="How much of it to take, in seconds.", ge=0.001),
         resize: str = Input(default="crop", description="Bring videos and images to size: crop, pad or stretch.", choices=["crop", "pad", "stretch"]),

@@ -310,6 +310,7 @@ def test_mistakes_are_one_sentence(pipe: AnimateDiffPipeline, tmp_path: Path) ->
         ("zoom-inn", {"num_frames": 4}, "did you mean"),
         (["zoom-in"] * 3, {"num_frames": 4}, "one `camera` or one each, got 3"),
         (torch.zeros(3, 3), {"num_frames": 4}, "matrices"),
+        ([str(POSES), camera_path("zoom-in", 4)], {}, f"{POSES} has 6, camera[1] has 4 poses"),
     ):
         with pytest.raises(UserError) as error:
             render(pipe, camera=camera, **more)

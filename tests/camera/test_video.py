@@ -12,7 +12,7 @@ from PIL import Image
 from support.commands import run
 from support.paths import GOLDEN
 
-from animatediff.camera import CameraPath, Move, camera_path, is_video, path_of_frames, path_of_video
+from animatediff.camera import CameraPath, Move, camera_path, is_video, path_of_video
 from animatediff.camera.path import path_of_moves
 from animatediff.camera.plane import LARGEST, plane_views
 from animatediff.errors import UserError
@@ -46,7 +46,7 @@ def angles(path: CameraPath) -> torch.Tensor:
 @pytest.mark.parametrize("name", MOVES)
 def test_each_move_of_a_drawn_scene_is_found(name: str) -> None:
     frames, wanted = frames_of(name)
-    found = path_of_frames(frames)
+    found = path_of_video(frames)
     assert len(found) == 16 and found.aspect == 1
     assert torch.allclose(angles(found), angles(wanted), atol=2.5), "degrees; turns of 12 to 25"
     if name.startswith("zoom"):  # of a scene 4 lengths away, 1.4 lengths
@@ -56,7 +56,7 @@ def test_each_move_of_a_drawn_scene_is_found(name: str) -> None:
 
 def test_two_moves_at_once() -> None:
     frames, wanted = frames_of("pan-left", "roll-clockwise")
-    assert torch.allclose(angles(path_of_frames(frames)), angles(wanted), atol=4)
+    assert torch.allclose(angles(path_of_video(frames)), angles(wanted), atol=4)
 
 
 def test_turns_of_a_whole_round_add_up() -> None:
@@ -64,7 +64,7 @@ def test_turns_of_a_whole_round_add_up() -> None:
     wide = (np.random.default_rng(1).random((10, 134, 3)) * 255).astype(np.uint8)
     wide = np.asarray(Image.fromarray(wide).resize((3216, 240), Image.Resampling.BICUBIC))
     frames = [wide[:, 40 * i : 40 * i + 240] for i in range(40)]
-    path = path_of_frames(frames)
+    path = path_of_video(frames)
     turned = torch.rad2deg(torch.atan2(path.directions[:, 0], path.directions[:, 2])).numpy()
     whole = np.unwrap(turned, period=360)[-1]
     step = np.degrees(np.arctan(40 / 240 / 0.844111024))  # the lens of named moves: half of 240 px at 30.6 degrees
@@ -76,7 +76,7 @@ def test_a_cut_is_said_and_the_camera_stands_there(caplog: pytest.LogCaptureFixt
     noise = (np.random.default_rng(3).random((16, 16, 3)) * 255).astype(np.uint8)
     after = np.asarray(Image.fromarray(noise).resize((64, 64)))
     with caplog.at_level(logging.WARNING):
-        path = path_of_frames([*before[:8], *[after] * 4], name="two.mp4")
+        path = path_of_video([*before[:8], *[after] * 4], name="two.mp4")
     assert "two.mp4: cut before frame 8;" in caplog.text
     assert torch.equal(path.to_world[8], path.to_world[7])
 
@@ -84,7 +84,7 @@ def test_a_cut_is_said_and_the_camera_stands_there(caplog: pytest.LogCaptureFixt
 def test_what_moves_before_a_camera_at_rest_is_doubted(caplog: pytest.LogCaptureFixture) -> None:
     scene, _ = world.clips(1, 77, [("fox", "green", "right")])
     with caplog.at_level(logging.WARNING):
-        path_of_frames(to_bytes(world.render(scene)).numpy(), name="fox.mp4")
+        path_of_video(to_bytes(world.render(scene)).numpy(), name="fox.mp4")
     assert "fox.mp4: the edges of its frames show little of the movement" in caplog.text
 
 
@@ -126,8 +126,39 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         camera_path(str(tmp_path / "no.mp4"))
     with pytest.raises(UserError, match="no such file"):
         camera_path(str(tmp_path / "none.mp4"), 16)
-    with pytest.raises(UserError, match="2 frames or more"):
-        path_of_frames([np.zeros((64, 64, 3), np.uint8)])
+    with pytest.raises(UserError, match="camera: holds a single frame"):
+        path_of_video([np.zeros((64, 64, 3), np.uint8)])
+    frames, _ = frames_of("zoom-in")
+    for wrong, message in (
+        ({"fps": 0}, "`fps`=0: expected a number above 0"),
+        ({"start": -1.0}, "`start`=-1: expected seconds"),
+        ({"aspect": -1.0}, "`aspect`=-1: expected the width by height"),
+        ({"num_frames": -2}, "`num_frames`=-2: a clip has 1 frame or more"),
+    ):
+        with pytest.raises(UserError, match=message):
+            path_of_video(frames, **wrong)
+
+
+def test_frames_from_memory_of_any_kind() -> None:
+    frames, _ = frames_of("pan-left")
+    grey = [Image.fromarray(frame).convert("L") for frame in frames]
+    wanted = angles(path_of_video(frames))
+    kinds = (
+        list(frames),
+        [frame / 255 for frame in frames],
+        [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames],
+        [Image.fromarray(frame) for frame in frames],
+    )
+    assert all(torch.equal(angles(path_of_video(kind)), wanted) for kind in kinds)
+    assert torch.allclose(angles(path_of_video(grey)), wanted, atol=0.5)
+    assert torch.allclose(angles(path_of_video([grey[0].resize((96, 96)), *grey[1:]])), wanted, atol=2.5)
+
+
+def test_a_video_of_one_colour_is_said_to_show_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        path = path_of_video(np.full((4, 64, 64, 3), 90, np.uint8), name="fog.mp4")
+    assert "fog.mp4: its frames show nothing to see a movement by" in caplog.text
+    assert torch.equal(path.to_world, torch.eye(4, dtype=torch.float64).expand(4, 4, 4))
 
 
 # -- as an option ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from support.commands import is_one_message, run
 
 from animatediff.bundled import CAMERA_MOVES, bundled_file, bundled_set, motion_module_path
-from animatediff.camera import camera_path, path_of_frames
+from animatediff.camera import camera_path, path_of_video
 from animatediff.camera.plane import plane_views
 from animatediff.errors import UserError
 from animatediff.evaluation import camera_move, measure
@@ -98,7 +98,7 @@ def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> N
 def test_the_camera_follows_a_path_and_a_video(pipe: AnimateDiffPipeline) -> None:
     scene, _ = world.clips(1, 5, [("boat", "blue", "still")])
     views = plane_views(camera_path("zoom-in:0.8", 16), world.SIZE, world.SIZE)
-    video = path_of_frames((world.render(scene, view=views).permute(0, 2, 3, 1) * 255).round().byte().numpy())
+    video = path_of_video((world.render(scene, view=views).permute(0, 2, 3, 1) * 255).round().byte().numpy())
 
     def move(path: Any) -> str | None:
         frames = clip(pipe, "a fish on a grey background", camera=path).permute(0, 2, 3, 1)

@@ -128,6 +128,18 @@ def test_the_path_of_the_camera_is_drawn(tab: Any) -> None:
     assert tab.query_selector("#camera-path img") is None
 
 
+def test_the_path_of_a_video_is_drawn_with_what_is_doubtful(tab: Any, tmp_path: Path) -> None:
+    video = tmp_path / "fog.mp4"
+    write_video(np.full((4, 64, 64, 3), 90, np.uint8), video, fps=8)
+    unfold(tab, "Camera and motion")
+    with tab.expect_file_chooser() as chooser:
+        tab.click("#option-camera-file button")
+    chooser.value.set_files(video)
+    image = tab.wait_for_selector("#camera-path img")
+    assert image.get_attribute("alt").startswith("Path of the camera: 4 poses")
+    assert "show nothing to see a movement by" in tab.inner_text("#camera-path")
+
+
 def test_cancel_ends_it_and_leaves_nothing(tab: Any, output: Path) -> None:
     """While it denoises, with a preview and the time left in sight; the page goes on."""
     before = files(output)

@@ -62,14 +62,14 @@ class CameraCondition(Condition):
                 f"of this base model are {parts.base.vae_scale_factor} times smaller; take the one made for it"
             )
         given = [_measured(one, call) for one in _listed(call.camera)]
-        lengths = [len(camera_path(one, aspect=call.camera_aspect)) for one in given if not _is_moves(one)]
+        lengths = _lengths(given, call)
         return cls(
             control=control,
             given=given,
             scale=call.camera_scale,
             aspect=call.camera_aspect,
             each=call.num_videos_per_prompt or 1,
-            num_frames=lengths[0] if lengths else None,
+            num_frames=next(iter(lengths.values()), None),
         )
 
     def fitted(self, clip: ClipShape) -> Self:
@@ -107,6 +107,26 @@ def _measured(given: Any, call: Arguments) -> Any:
     if isinstance(given, str | Path) and is_video(given):
         return camera_path(given, call.num_frames, aspect=call.camera_aspect)
     return given
+
+
+def _lengths(given: Sequence[Any], call: Arguments) -> dict[int, int]:
+    """Number of poses of each path, by its place, that has one a frame. Raises UserError where they are not equal."""
+    found = {
+        place: len(camera_path(one, aspect=call.camera_aspect)) for place, one in enumerate(given) if not _is_moves(one)
+    }
+    if len(set(found.values())) > 1:
+        named = ", ".join(f"{_called(call.camera, place)} has {length}" for place, length in found.items())
+        raise UserError(
+            f"`camera`: {named} poses; clips of one call are of one length, so give paths of as many poses, or, of "
+            "videos, `num_frames`"
+        )
+    return found
+
+
+def _called(given: Any, place: int) -> str:
+    """What messages call one of several paths."""
+    one = given[place]
+    return str(one) if isinstance(one, str | Path) else f"camera[{place}]"
 
 
 def _is_moves(given: Any) -> bool:
