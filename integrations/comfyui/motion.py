@@ -57,16 +57,21 @@ def check_motion_module(path: Path) -> None:
         empty_motion_module(path)
 
 
-def load_motion(path: Path, family: str | None) -> Motion:
-    """Load motion modules; `family` None is that of the file. Raises UserError as `load_motion_module`."""
-    adapter, facts = load_motion_module(path, family=family, dtype=weight_dtype())
+def load_motion(path: Path, family: str | None, *, conv_in_from_file: bool = False) -> Motion:
+    """Load motion modules; `family` None is that of the file.
+
+    conv_in_from_file: PIA's first layer is wholly that of its file. Raises UserError as `load_motion_module`.
+    """
+    adapter, facts = load_motion_module(
+        path, family=family, dtype=weight_dtype(), conv_in_from_file=conv_in_from_file or None
+    )
     patcher = in_host(adapter)
-    patcher.cached_patcher_init = (_load_again, (path, family))  # for a second GPU
+    patcher.cached_patcher_init = (_load_again, (path, family, conv_in_from_file))  # for a second GPU
     return Motion(patcher=patcher, family=facts, path=path)
 
 
-def _load_again(path: Path, family: str | None, **_: Any) -> ModelPatcher:
-    return load_motion(path, family).patcher
+def _load_again(path: Path, family: str | None, conv_in_from_file: bool, **_: Any) -> ModelPatcher:
+    return load_motion(path, family, conv_in_from_file=conv_in_from_file).patcher
 
 
 def lora_of_kind(path: Path, *kinds: str) -> tuple[Header, Recognised]:

@@ -25,7 +25,8 @@ _MODULE, _SPARSE, _CAMERA = "ANIMATEDIFF_MOTION_MODULE", "ANIMATEDIFF_SPARSECTRL
 
 SHAPES = {
     "AnimateDiffLoadMotionModule": Shape(
-        (("motion_module", "COMBO", None), ("family", "COMBO", "auto")), (("motion_module", _MODULE),)
+        (("motion_module", "COMBO", None), ("family", "COMBO", "auto"), ("conv_in_from_file", "BOOLEAN", False)),
+        (("motion_module", _MODULE),),
     ),
     "AnimateDiffMotionLora": Shape(
         (("motion_module", _MODULE, None), ("lora", "COMBO", None), ("strength", "FLOAT", 1.0)),

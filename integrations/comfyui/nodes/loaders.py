@@ -51,6 +51,16 @@ class AnimateDiffLoadMotionModule(io.ComfyNode):
                         "AnimateDiff-Lightning looks like v2."
                     ),
                 ),
+                io.Boolean.Input(
+                    "conv_in_from_file",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "PIA only: take its first layer wholly from its file, which suits the checkpoint that it was "
+                        "trained with. Off: what the layer does with the noise is the checkpoint's own."
+                    ),
+                ),
             ],
             outputs=[MotionModuleLink.Output(display_name="motion_module", tooltip="For AnimateDiff Apply.")],
         )
@@ -60,13 +70,14 @@ class AnimateDiffLoadMotionModule(io.ComfyNode):
         return verdict(lambda: check_motion_module(file_path(MOTION_MODULES, motion_module)), motion_module)
 
     @classmethod
-    def fingerprint_inputs(cls, motion_module: str, family: str = AUTO) -> str:
-        return f"{stamp(MOTION_MODULES, motion_module)} {family}"
+    def fingerprint_inputs(cls, motion_module: str, family: str = AUTO, conv_in_from_file: bool = False) -> str:
+        return f"{stamp(MOTION_MODULES, motion_module)} {family} {conv_in_from_file}"
 
     @classmethod
-    def execute(cls, motion_module: str, family: str = AUTO) -> io.NodeOutput:
+    def execute(cls, motion_module: str, family: str = AUTO, conv_in_from_file: bool = False) -> io.NodeOutput:
         with in_host_words():
-            return io.NodeOutput(load_motion(file_path(MOTION_MODULES, motion_module), _family(family)))
+            path = file_path(MOTION_MODULES, motion_module)
+            return io.NodeOutput(load_motion(path, _family(family), conv_in_from_file=conv_in_from_file))
 
 
 class AnimateDiffMotionLora(io.ComfyNode):

@@ -119,7 +119,7 @@ def test_values_of_a_page_are_read_by_name_where_it_names_them(ade: ModuleType) 
     ]
     loader["widgets_values"] = ["use existing", "v3_sd15_mm.ckpt"]
     made = {raw["type"]: raw for raw in ade.translate(page).workflow["nodes"]}
-    assert made["AnimateDiffLoadMotionModule"]["widgets_values"] == ["v3_sd15_mm.ckpt", "auto"]
+    assert made["AnimateDiffLoadMotionModule"]["widgets_values"] == ["v3_sd15_mm.ckpt", "auto", False]
     assert made["AnimateDiffApply"]["widgets_values"][1] == "use the model's"
 
 

@@ -15,10 +15,8 @@ from support.golden import expected, load_pipeline, load_unet, motion_file
 from torch import Tensor
 
 from animatediff.pipelines import AnimateDiffPipeline
-from animatediff.weights.motion import load_motion_module
 from integrations.comfyui.attach import MotionRun, apply_motion
 from integrations.comfyui.images import I2VImage, PIAImage
-from integrations.comfyui.layers import in_host
 from integrations.comfyui.motion import Motion, load_motion, with_condition
 from integrations.comfyui.nodes.images import AnimateDiffI2V, AnimateDiffPIA
 from integrations.comfyui.sampling_settings import with_family_sampling
@@ -93,8 +91,7 @@ def test_other_motion_scales_and_no_image() -> None:
 
 def test_a_first_layer_that_is_wholly_the_files() -> None:
     tensors = expected(PIA)
-    adapter, family = load_motion_module(motion_file(PIA), dtype=torch.float32, conv_in_from_file=True)
-    motion = Motion(patcher=in_host(adapter), family=family, path=motion_file(PIA))
+    motion = load_motion(motion_file(PIA), None, conv_in_from_file=True)
     found = models.call(applied(with_condition(motion, golden_condition(PIA, slice(None)))), tensors)
     assert_golden(found, tensors["unet.out.conv_in_from_file"])
 
