@@ -56,8 +56,9 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_finish() -> None:
-    """Before the first test."""
+    """Before the first test. Few garbage collections from then on: in these processes they were a tenth of the time."""
     _freeze_imports()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -36,7 +36,7 @@ def sampled(model: list[Any], *, frames: int = 4, positive: Any = None, negative
 def applied(**inputs: Any) -> Graph:
     """Our nodes for one motion module: the MODEL is `6`."""
     return {
-        "5": node("AnimateDiffLoadMotionModule", motion_module=MODULE, family="auto"),
+        "5": node("AnimateDiffLoadMotionModule", motion_module=MODULE, family="auto", conv_in_from_file=False),
         "6": node("AnimateDiffApply", **{
             "model": ["1", 0], "motion_module": ["5", 0], "motion_scale": 1.0, "sampling_settings": "auto",
             "scale_curve": "", "start_percent": 0.0, "end_percent": 1.0, **inputs,
@@ -53,7 +53,7 @@ def evolved(**nodes: Any) -> Graph:
 def seen(module: str, **nodes: Any) -> Graph:
     """The same by ours: what lies between the module and Apply is `7`."""
     found = {**sampled(["6", 0]), **applied(motion_module=["7", 0]), "30": IMAGE, **nodes}
-    found["5"] = node("AnimateDiffLoadMotionModule", motion_module=module, family="auto")
+    found["5"] = node("AnimateDiffLoadMotionModule", motion_module=module, family="auto", conv_in_from_file=False)
     return found
 
 
