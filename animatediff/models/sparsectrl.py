@@ -180,8 +180,9 @@ class SparseCtrl(nn.Module):
             if key in wanted and ".motion_modules." not in key
         }
         if adapter is not None:
+            device, dtype = unet.device, unet.dtype  # which diffusers looks for in the whole model, each time
             of_adapter = {
-                key: value.detach().to(unet.device, unet.dtype, copy=True)
+                key: value.detach().to(device, dtype, copy=True)
                 for key, value in _below_loras(adapter).items()
                 if key in wanted and wanted[key].shape == value.shape
             }

@@ -58,6 +58,7 @@ def create_app(settings: Settings, on_ready: Callable[[], None] = lambda: None) 
         version=__version__,
         description="Videos as jobs, in the shape of OpenAI's /v1/videos.",
         lifespan=lifespan,
+        openapi_url=None,  # a route of our own
         docs_url=None,  # its page loads scripts from another site
         redoc_url=None,
         redirect_slashes=False,
@@ -93,9 +94,7 @@ def _add_videos(app: FastAPI, service: Service) -> None:
             body = await read_body(request)
             return await to_thread.run_sync(service.add, body, limiter=service.adding)
 
-    @app.post(
-        "/v1/videos", responses=openapi.replies(openapi.VIDEO, 408, 413, 415, 429, 507), openapi_extra=openapi.body()
-    )
+    @app.post("/v1/videos", responses=openapi.replies(openapi.VIDEO, 408, 413, 415, 429, 507))
     async def create_video(request: Request) -> JSONResponse:
         """Render a video: the job is queued."""
         job = await added(request)
@@ -104,7 +103,6 @@ def _add_videos(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/videos/sync",
         responses=openapi.replies(None, 408, 409, 413, 415, 422, 429, 503, 504, 507, kind="video/mp4"),
-        openapi_extra=openapi.body(),
     )
     async def create_video_sync(request: Request) -> Response:
         """Render a video and reply with it; it is cancelled where the connection ends before."""
@@ -179,6 +177,11 @@ def _add_videos(app: FastAPI, service: Service) -> None:
 
 
 def _add_others(app: FastAPI, service: Service) -> None:
+    def described(request: Request) -> JSONResponse:
+        return JSONResponse(openapi.whole(app))
+
+    app.add_route("/openapi.json", described, include_in_schema=False)
+
     def models() -> list[dict[str, Any]]:
         known = service.catalog.entries()
         return [

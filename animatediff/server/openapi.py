@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fastapi.routing import APIRoute
 
 from animatediff.render.options import BY_NAME, IN_MEMORY
 from animatediff.server.schema import request_schema
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 ERROR = {
     "type": "object",
@@ -83,3 +88,12 @@ def body() -> dict[str, Any]:
             form["properties"][name] = {"type": "array", "items": file} if BY_NAME[name].many else file
     content = {"application/json": {"schema": plain}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def whole(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI of the service, made when it is first asked for: the words that some options take need PyTorch."""
+    if app.openapi_schema is None:
+        for route in app.routes:
+            if isinstance(route, APIRoute) and route.name in ("create_video", "create_video_sync"):
+                route.openapi_extra = body()
+    return app.openapi()

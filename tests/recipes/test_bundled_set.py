@@ -26,7 +26,7 @@ from animatediff.weights.recognise import recognise
 from recipes.bundled import results
 from recipes.bundled.style_classifier import load_style_classifier
 
-STEPS = 6
+STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,8 @@ def test_motion_loras_move_the_camera(pipe: AnimateDiffPipeline, name: str) -> N
     try:
         whole = move(1.0)
         assert whole is not None and whole[0] == name
-        assert move(0.0) is None, "at strength 0 the camera stands still"
+        if name == "ZoomIn":  # one of them: without its LoRA, every clip is the same
+            assert move(0.0) is None, "at strength 0 the camera stands still"
     finally:
         pipe.unload_lora_weights()
 
@@ -147,7 +148,8 @@ def test_the_first_frame_is_the_picture_that_was_given(pipe: AnimateDiffPipeline
     try:
         for i, combination in enumerate(results.drawn(2, ("right", "left"))):
             text, real = results.plain_caption(combination), results.real_clip(combination, seed=70 + i)
-            free, given = (clip(pipe, text, i, conditioning_frames=frames) for frames in (None, real[:1]))
+            images = (None, real[:1])
+            free, given = (clip(pipe, text, i, num_frames=4, conditioning_frames=image) for image in images)
             gained.append(results.psnr(given[0], real[0]) - results.psnr(free[0], real[0]))
     finally:
         pipe.set_sparsectrl(None)
@@ -160,11 +162,11 @@ def test_a_sketch_is_followed(pipe: AnimateDiffPipeline) -> None:
     gained: list[float] = []
     pipe.load_sparsectrl("bundled/sparsectrl_scribble")
     try:
-        for i, combination in enumerate(results.drawn(6, DIRECTIONS)):
+        for i, combination in enumerate(results.drawn(3, DIRECTIONS)):
             text, real = results.plain_caption(combination), results.real_clip(combination, seed=70 + i)
             wanted = results.sketch_of(real[0])
             sketches = (None, wanted.expand(1, 3, -1, -1))
-            free, steered = (clip(pipe, text, i, num_frames=4, conditioning_frames=given) for given in sketches)
+            free, steered = (clip(pipe, text, i, num_frames=2, conditioning_frames=given) for given in sketches)
             ious = [results.overlap(results.sketch_of(frames[0]), wanted) for frames in (free, steered)]
             gained.append(ious[1] - ious[0])
     finally:

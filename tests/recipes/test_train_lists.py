@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from animatediff.pipelines import AnimateDiffPipeline
+from animatediff.sprites import world
 from animatediff.training import loop
 from animatediff.training.config import TrainConfig
 from animatediff.training.read import load_train_config
@@ -70,6 +71,9 @@ def test_a_few_steps_of_the_list_make_a_model_that_runs(tmp_path: Path, monkeypa
         return made
 
     monkeypatch.setattr(loop, "make_loader", loader)
+    stills = world.stills
+    # Of the images that the autoencoder is measured on, a few.
+    monkeypatch.setattr(world, "stills", lambda num, *given, **more: stills(min(num, 24), *given, **more))
     run = tmp_path / "run"
     for command in commands("train_gpu.sh", tmp_path, QUICK="1"):
         config = config_of(command)

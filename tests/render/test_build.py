@@ -26,7 +26,7 @@ from animatediff.render.prepare import complete
 from animatediff.render.render import render
 from animatediff.render.renderer import Renderer, call_arguments
 from animatediff.render.request_inputs import WeightRef
-from animatediff.render.write import RunFolder
+from animatediff.render.write import OneFile, RunFolder
 from animatediff.weights.families import FAMILIES
 from animatediff.weights.lora.load import lora_names
 from animatediff.weights.motion import save_motion_module
@@ -108,17 +108,22 @@ def test_loras_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_addition_of_a_configuration_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same frames as the same parts put together by hand; and each part changes them."""
     monkeypatch.chdir(tmp_path)
-    request = request_of(tmp_path, out="all.png")
-    done = render(request)
-    frames = read_video(done.files[0])[0]
+    renderer = Renderer()  # it keeps a model for what changes none of its parts
+    request = request_of(tmp_path)
+
+    def rendered(request: AnimateRequest, name: str) -> np.ndarray:
+        (done,) = renderer.render([request], OneFile(name))
+        return read_video(done.file)[0]
+
+    frames = rendered(request, "all.png")
+    for setting in ("clip_skip", "scheduler", "vae", "embeddings", "loras", "motion_loras", "domain_adapter"):
+        default = AnimateRequest.model_fields[setting].default
+        changed = rendered(request.model_copy(update={setting: default}), f"no_{setting}.png")
+        assert relative(changed, frames) > 1e-2, f"{setting} changes nothing"
     assert np.array_equal(frames, by_hand(tmp_path))
     pipe = load_model(ModelSpec.of(complete(request)))
     assert len(lora_names([pipe.unet, pipe.text_encoder])) == 3
     assert pipe.tokenizer.convert_tokens_to_ids("<fox>_1") != pipe.tokenizer.unk_token_id
-    for setting in ("vae", "embeddings", "loras", "motion_loras", "domain_adapter", "clip_skip", "scheduler"):
-        default = AnimateRequest.model_fields[setting].default
-        changed = render(request.model_copy(update={setting: default, "out": f"no_{setting}.png"}))
-        assert relative(read_video(changed.files[0])[0], frames) > 1e-2, f"{setting} changes nothing"
 
 
 def test_a_result_of_many_parts_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,8 @@ def test_it_begins_and_ends(tmp_path: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         port = line.partition("0.0.0.0:")[2].partition("/")[0]
+        if (maps := Path(f"/proc/{process.pid}/maps")).exists():
+            assert "libtorch" not in maps.read_text(), "the workers need PyTorch, the service does not"
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as client:
             assert client.get("/v1/videos").status_code == 401
             client.headers["authorization"] = f"Bearer {TOKEN}2"

@@ -38,21 +38,26 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
         assert torch.equal(tensor, second[name]), name
 
 
-def assert_same_update(tmp_path: Path, first: str, second: str) -> None:
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights that every run begins with."""
+    return load_file(run("motion", tmp_path_factory.mktemp("before"), steps=1, learning_rate=1e-12).weights)
+
+
+def assert_same_update(before: dict[str, torch.Tensor], tmp_path: Path, first: str, second: str) -> None:
     """Two runs moved the weights alike: they differ by at most 1e-4 of how far they went.
 
     Measured over all weights together, since rounding in a sum is as large as its largest parts, not as its result: two
     right ways differ by 4e-5, one that accumulates three in place of four by 0.8.
     """
-    run("motion", tmp_path / "start", steps=1, learning_rate=1e-12)
-    start, a, b = (weights(tmp_path / name) for name in ("start", first, second))
-    assert start.keys() == a.keys() == b.keys()
+    a, b = (weights(tmp_path / name) for name in (first, second))
+    assert before.keys() == a.keys() == b.keys()
 
     def distance(x: dict[str, torch.Tensor], y: dict[str, torch.Tensor]) -> float:
         return float(torch.stack([(x[name] - y[name]).double().norm() for name in x]).norm())
 
-    assert distance(a, start) > 1e-2
-    assert distance(a, b) < 1e-4 * distance(a, start)
+    assert distance(a, before) > 1e-2
+    assert distance(a, b) < 1e-4 * distance(a, before)
 
 
 def free_port() -> int:
@@ -75,17 +80,17 @@ def start(folder: Path, *launcher: str, **values: Any) -> subprocess.Popen[str]:
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
-    """6 steps at once, and 3 + 3 with everything that has a state, give the same bits."""
+    """4 steps at once, and 2 + 2 with everything that has a state, give the same bits."""
     more: dict[str, Any] = {
-        "ema": 0.9, "lr_schedule": "cosine", "warmup_steps": 2, "stratified": True, "noise_offset": 0.1,
-        "gradient_accumulation_steps": 2, "curriculum_fraction": 0.34, "caption_dropout": 0.5, "steps": 6,
+        "ema": 0.9, "lr_schedule": "cosine", "warmup_steps": 1, "stratified": True, "noise_offset": 0.1,
+        "gradient_accumulation_steps": 2, "curriculum_fraction": 0.34, "caption_dropout": 0.5, "steps": 4,
     }  # fmt: skip
     run("motion", tmp_path / "straight", num=5, **more)
-    run("motion", tmp_path / "parts", num=5, save_every=3, **more)
-    for path in (tmp_path / "parts" / "checkpoints").glob("*6.pt"):  # as if it had been killed after step 3
+    run("motion", tmp_path / "parts", num=5, save_every=2, **more)
+    for path in (tmp_path / "parts" / "checkpoints").glob("*4.pt"):  # as if it had been killed after step 2
         path.unlink()
     done = run("motion", tmp_path / "parts", num=5, resume=True, **more)
-    assert (done.step, done.signal) == (6, None)
+    assert (done.step, done.signal) == (4, None)
     assert_same(weights(tmp_path / "straight"), weights(tmp_path / "parts"))
     a, b = (newest_checkpoint(tmp_path / name) for name in ("straight", "parts"))
     assert a is not None and b is not None
@@ -182,18 +187,18 @@ def test_a_process_that_gets_a_signal_saves_and_the_same_command_goes_on(
     assert_it_was_saved_and_goes_on(folder, ended["step"], straight)
 
 
-def test_four_accumulated_are_a_batch_of_four(tmp_path: Path) -> None:
+def test_four_accumulated_are_a_batch_of_four(tmp_path: Path, before: dict[str, torch.Tensor]) -> None:
     # Adam divides by the size of a gradient: where that is rounding alone, its sign decides the update. The epsilon
     # keeps such updates small.
-    common: dict[str, Any] = {"steps": 3, "stratified": True, "snr_gamma": 5.0, "caption_dropout": 0.3, "epsilon": 1e-3}
+    common: dict[str, Any] = {"steps": 2, "stratified": True, "snr_gamma": 5.0, "caption_dropout": 0.3, "epsilon": 1e-3}
     run("motion", tmp_path / "batch", batch_size=4, **common)
     run("motion", tmp_path / "accumulated", batch_size=1, gradient_accumulation_steps=4, **common)
-    assert_same_update(tmp_path, "batch", "accumulated")
+    assert_same_update(before, tmp_path, "batch", "accumulated")
 
 
 @pytest.mark.exact  # the other processes are not disturbed
-def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
-    common: dict[str, Any] = {"steps": 3, "stratified": True, "ema": 0.9, "validate_at": [3], "epsilon": 1e-3}
+def test_two_processes_of_half_the_batch_are_one(tmp_path: Path, before: dict[str, torch.Tensor]) -> None:
+    common: dict[str, Any] = {"steps": 2, "stratified": True, "ema": 0.9, "validate_at": [2], "epsilon": 1e-3}
     run("motion", tmp_path / "one", batch_size=4, **common)
     launcher = (
         "-m",
@@ -205,7 +210,7 @@ def test_two_processes_of_half_the_batch_are_one(tmp_path: Path) -> None:
     process = start(tmp_path / "two", *launcher, batch_size=2, **common)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert_same_update(tmp_path, "one", "two")
+    assert_same_update(before, tmp_path, "one", "two")
     rows = [[json.loads(line) for line in (tmp_path / name / "curve.jsonl").read_text().splitlines()]
             for name in ("one", "two")]  # fmt: skip
     measured = set()
@@ -336,11 +341,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_gradient_checkpointing_and_bfloat16_train(tmp_path: Path) -> None:
+def test_gradient_checkpointing_and_bfloat16_train(tmp_path: Path, before: dict[str, torch.Tensor]) -> None:
     run("motion", tmp_path / "plain", steps=2)
     run("motion", tmp_path / "checkpointed", steps=2, gradient_checkpointing=True)
-    assert_same_update(tmp_path, "plain", "checkpointed")
-    look = {"prompts": ["up"], "num_inference_steps": 1}
+    assert_same_update(before, tmp_path, "plain", "checkpointed")
+    look = {"prompts": ["up"], "num_inference_steps": 1, "num_items": 1}
     run("motion", tmp_path / "narrow", steps=2, precision="bf16", validation=look, validate_at=[2])
     rows = [json.loads(line) for line in (tmp_path / "narrow" / "curve.jsonl").read_text().splitlines()]
     plain = [json.loads(line) for line in (tmp_path / "plain" / "curve.jsonl").read_text().splitlines()]

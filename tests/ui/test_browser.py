@@ -66,6 +66,26 @@ def unfold(tab: Any, part: str) -> None:
     tab.get_by_role("button", name=part).click()
 
 
+def write_row(tab: Any, *texts: str) -> None:
+    """Write the first row of the prompts that travel; again where Gradio mounted the table anew meanwhile."""
+    from playwright.sync_api import TimeoutError
+
+    cells = tab.locator(".ad-travel [role=gridcell]")
+    for timeout in (5_000, 15_000, PATIENCE):
+        try:
+            for column, text in enumerate(texts):
+                cells.nth(column).dblclick(timeout=timeout)
+                editor = cells.nth(column).locator("textarea")
+                editor.fill(text, timeout=timeout)
+                editor.press("Enter", timeout=timeout)
+            for column, text in enumerate(texts):
+                cells.nth(column).locator("[data-expanded=false]", has_text=text).wait_for(timeout=timeout)
+            return
+        except TimeoutError:
+            if timeout == PATIENCE:
+                raise
+
+
 def value(tab: Any, name: str) -> str:
     return field(tab, name).input_value()
 
@@ -224,11 +244,7 @@ def test_dropped_files(tab: Any, tmp_path: Path, output: Path) -> None:
 def test_prompt_travel_shows_its_timeline(tab: Any) -> None:
     unfold(tab, "Prompt travel")
     small(tab)
-    for column, text in ((0, "2"), (1, "a cat moving right")):
-        cell = tab.locator(".ad-travel [role=gridcell]").nth(column)
-        cell.dblclick()
-        tab.keyboard.type(text)
-        tab.keyboard.press("Enter")
+    write_row(tab, "2", "a cat moving right")
     tab.wait_for_selector("#timeline img")
 
 
