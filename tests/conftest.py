@@ -29,6 +29,10 @@ _caches = tempfile.TemporaryDirectory(prefix="animatediff-tests-")
 os.environ["XDG_CACHE_HOME"] = _caches.name
 os.environ["OMP_NUM_THREADS"] = os.environ.get("ANIMATEDIFF_TEST_THREADS", "1")
 
+# Programs that tests start keep what Python makes of their files, where a shell says not to: else each start compiles
+# the whole package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A shell ignores SIGINT in what it starts in the background; tests send it to themselves and to what they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     with suppress(ValueError):  # in a thread that is not the main one
