@@ -137,7 +137,7 @@ def test_progress_callback_and_cancel(pipe: AnimateDiffPipeline) -> None:
         called.append((step, int(timestep)))
         return {"latents": values["latents"] / 2} if step == 2 else {}
 
-    settings = SMALL | {"decode_chunk_size": 3}
+    settings = SMALL | {"decode_chunk_size": 3, "num_inference_steps": 3}
     plain = pipe("a cat", generator=seeded(1), **settings).frames
     changed = pipe("a cat", generator=seeded(1), callback_on_step_end=halve, on_progress=said.append, **settings).frames
     assert [step for step, _ in called] == [0, 1, 2]
@@ -306,7 +306,8 @@ def test_loras_on_a_compiled_unet(tmp_path: Path) -> None:
     own.set_adapters("motion_lora", 0.5)
     assert relative(own("a cat", generator=seeded(1), **settings).frames, wanted) < 1e-5
     own.unload_lora_weights()
-    assert relative(own("a cat", generator=seeded(1), **settings).frames, plain) < 1e-5
+    with torch.compiler.set_stance("force_eager"):
+        assert relative(own("a cat", generator=seeded(1), **settings).frames, plain) < 1e-5
     own.load_motion_module(motion)
     with torch.compiler.set_stance("force_eager"):  # the same layers as before: for the numbers no new trace is needed
         assert relative(own("a cat", generator=seeded(1), **settings).frames, plain) < 1e-5

@@ -10,7 +10,7 @@ import torch
 from animatediff.pipelines import AnimateDiffPipeline
 from support.paths import GOLDEN
 
-SMALL: dict[str, Any] = {"num_frames": 4, "height": 24, "width": 24, "num_inference_steps": 3, "output_type": "pt"}
+SMALL: dict[str, Any] = {"num_frames": 4, "height": 24, "width": 24, "num_inference_steps": 2, "output_type": "pt"}
 TINY: dict[str, Any] = {
     "num_frames": 4, "height": 16, "width": 16, "num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "latent"
 }  # fmt: skip
