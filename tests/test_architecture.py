@@ -20,6 +20,7 @@ LAYERS = (
     ("render", "training", "evaluation"),
     ("batch",),
     ("cli", "ui", "server", "recipes"),
+    ("__main__",),
 )
 """From the ground up."""
 FORMER = {"animatediff.video", "animatediff.config", "animatediff.control"}

@@ -249,9 +249,16 @@ def test_help_is_quick_and_imports_no_torch(words: list[str], heavy: tuple[str, 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "animate" in done.stdout
-    for command in ([sys.executable, "-m", "scripts.animate"], [sys.executable, "scripts/animate.py"]):
-        done = subprocess.run([*command, "--config", "no.yaml"], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (2, "animatediff: no.yaml: no such file\n")
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "scripts.animate"], ["scripts/animate.py"], ["-m", "animatediff", "animate"]]
+)
+def test_other_ways_to_start_it(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *command, "--config", "no.yaml"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "animatediff: no.yaml: no such file\n")
 
 
 @pytest.mark.parametrize(
