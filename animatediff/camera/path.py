@@ -95,17 +95,25 @@ class CameraPath:
 
     def __str__(self) -> str:
         x, y, z = self.positions[-1].tolist()
-        turned = float(torch.rad2deg(torch.arccos(self.directions[-1, 2].clamp(-1, 1))))
-        ends = ((x, "right", "left"), (-y, "up", "down"), (z, "forward", "back"))
-        words = ", ".join(f"{abs(value):.2f} {side if value >= 0 else other}" for value, side, other in ends)
-        right = self.to_world[-1, :2, 0]
+        ways = _named((x, -y, z), (("right", "left"), ("up", "down"), ("forward", "back")), "{:.2f} {}", 0.005)
+        ahead, right = self.directions[-1], self.to_world[-1, :2, 0]
+        yaw = math.degrees(math.atan2(ahead[0], ahead[2]))
+        pitch = math.degrees(math.asin(max(-1.0, min(1.0, -float(ahead[1])))))
+        turns = _named((yaw, pitch), (("right", "left"), ("up", "down")), "{:.0f} degrees {}", 0.5)
         rolled = math.degrees(math.atan2(right[1], right[0]))
-        roll = (
-            f", rolled by {abs(rolled):.0f} {'anticlockwise' if rolled < 0 else 'clockwise'}"
-            if abs(rolled) >= 0.5
-            else ""
-        )
-        return f"{len(self)} poses, at the end {words}, and turned by {turned:.0f} degrees{roll}"
+        roll = _named((rolled,), (("clockwise", "anticlockwise"),), "{:.0f} degrees {}", 0.5)
+        parts = [
+            f"at the end {ways}" if ways else "at the end where it began",
+            f"turned {turns}" if turns else "",
+            f"rolled {roll}" if roll else "",
+        ]
+        return ", ".join([f"{len(self)} poses", *filter(None, parts)])
+
+
+def _named(values: Sequence[float], sides: Sequence[tuple[str, str]], words: str, least: float) -> str:
+    """Numbers with the names of their sides, of those above 0 and below; what is less than `least` is left out."""
+    pairs = zip(values, sides, strict=True)
+    return " and ".join(words.format(abs(value), side[value < 0]) for value, side in pairs if abs(value) >= least)
 
 
 def check_shape(num_frames: int | None, aspect: float | None) -> None:

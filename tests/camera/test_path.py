@@ -210,3 +210,16 @@ def test_the_crop_of_the_original() -> None:
     assert path.in_pixels(90, 160)[0].tolist() == pytest.approx([160 * fx, 90 * fy, 80, 45])
     assert path.in_pixels(256, 384)[0, :2].tolist() == pytest.approx([256 * 16 / 9 * fx, 256 * fy])
     assert path.in_pixels(64, 192)[0, :2].tolist() == pytest.approx([192 * fx, 192 / (16 / 9) * fy])
+
+
+@pytest.mark.parametrize(
+    ("moves", "words"),
+    [
+        ("still", "at the end where it began"),
+        ("zoom-in:0.5, truck-left", "at the end 1.00 left and 1.00 forward"),
+        ("pan-left, tilt-up:0.5", "at the end where it began, turned 30 degrees left and 15 degrees up"),
+        ("roll-clockwise", "at the end where it began, rolled 30 degrees anticlockwise"),
+    ],
+)
+def test_a_path_says_where_it_ends(moves: str, words: str) -> None:
+    assert str(camera_path(moves, 4)) == f"4 poses, {words}"
