@@ -62,14 +62,13 @@ class CameraCondition(Condition):
                 f"of this base model are {parts.base.vae_scale_factor} times smaller; take the one made for it"
             )
         given = [_measured(one, call) for one in _listed(call.camera)]
-        lengths = _lengths(given, call)
         return cls(
             control=control,
             given=given,
             scale=call.camera_scale,
             aspect=call.camera_aspect,
             each=call.num_videos_per_prompt or 1,
-            num_frames=next(iter(lengths.values()), None),
+            num_frames=_num_frames(given, call),
         )
 
     def fitted(self, clip: ClipShape) -> Self:
@@ -109,8 +108,8 @@ def _measured(given: Any, call: Arguments) -> Any:
     return given
 
 
-def _lengths(given: Sequence[Any], call: Arguments) -> dict[int, int]:
-    """Number of poses of each path, by its place, that has one a frame. Raises UserError where they are not equal."""
+def _num_frames(given: Sequence[Any], call: Arguments) -> int | None:
+    """Number of poses of the paths that have one a frame; None for moves. Raises UserError where it is not the same."""
     found = {
         place: len(camera_path(one, aspect=call.camera_aspect)) for place, one in enumerate(given) if not _is_moves(one)
     }
@@ -120,7 +119,7 @@ def _lengths(given: Sequence[Any], call: Arguments) -> dict[int, int]:
             f"`camera`: {named} poses; clips of one call are of one length, so give paths of as many poses, or, of "
             "videos, `num_frames`"
         )
-    return found
+    return next(iter(found.values()), None)
 
 
 def _called(given: Any, place: int) -> str:
