@@ -13,11 +13,12 @@ from torch import Tensor
 from animatediff.camera.moves import ORBIT_RADIUS, Extent, Move
 from animatediff.errors import UserError
 from animatediff.files import read_text
+from animatediff.ranges import Range
 
 ASPECT = 16 / 9
 """Width by height of the videos that RealEstate10K's intrinsics are fractions of."""
-MAX_ASPECT = 100.0
-"""Of videos, at most."""
+ASPECTS = Range(gt=0, le=100, unit="times the height")
+"""Of videos."""
 INTRINSICS = (0.474812461, 0.844111024, 0.5, 0.5)
 """fx, fy, cx, cy of named moves and of poses without any: those of RealEstate10K's first test clip, 93 degrees wide."""
 NUMBERS = 19
@@ -118,10 +119,10 @@ def _named(values: Sequence[float], sides: Sequence[tuple[str, str]], words: str
 
 def check_shape(num_frames: int | None, aspect: float | None) -> None:
     """Raise UserError for a number of frames that is not above 0, and a width by height that no video has."""
-    if num_frames is not None and num_frames < 1:
-        raise UserError(f"`num_frames`={num_frames}: a clip has 1 frame or more")
-    if aspect is not None and not 0 < aspect <= MAX_ASPECT:
-        raise UserError(f"`aspect`={aspect:g}: expected the width by height of a video, above 0 to {MAX_ASPECT:g}")
+    if num_frames is not None:
+        Range(ge=1).check("`num_frames`", num_frames)
+    if aspect is not None:
+        ASPECTS.check("`aspect`", aspect)
 
 
 def path_of_moves(moves: Sequence[Move], num_frames: int) -> CameraPath:

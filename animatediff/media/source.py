@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from animatediff.media.open import open_media
 from animatediff.media.read import naming, say
 from animatediff.media.reader import Reader
 from animatediff.media.timing import late, shown_at
+from animatediff.ranges import Range
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +90,11 @@ def open_source(
     a clip. Raises UserError for what is missing, damaged, no video, a single frame without `hold`, or shorter than
     `start`.
     """
-    for what, value in ("fps", fps), ("duration", duration):
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"`{what}`={value:g}: expected a number above 0")
-    if not 0 <= start < math.inf:
-        raise UserError(f"`start`={start:g}: expected seconds, at least 0")
+    if fps is not None:
+        Range(gt=0, unit="frames a second").check("`fps`", fps)
+    if duration is not None:
+        Range(gt=0, unit="seconds").check("`duration`", duration)
+    Range(ge=0, unit="seconds").check("`start`", start)
     frames = None if isinstance(given, (str, Path)) else _several(given)
     path = Path(given) if isinstance(given, (str, Path)) else Path(setting)
     if frames is None and not path.exists():

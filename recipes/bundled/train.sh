@@ -1,6 +1,6 @@
 #!/bin/sh
 # Train the bundled model from nothing: sh train.sh PYTHON FOLDER. Every step resumes from its checkpoint in FOLDER.
-# Written for 2 cores, some 18 hours; the metrics are FOLDER/*/curve.jsonl. Run it in the repository's folder.
+# Written for 2 cores, some 20 hours; the metrics are FOLDER/*/curve.jsonl. Run it in the repository's folder.
 # train_gpu.sh runs the same list on a GPU: options for a step are in the variable of its name, such as IMAGE.
 # With APART=1 nothing outside of FOLDER is written: the parts are in FOLDER/export, laid out as the package ships them.
 # With QUICK=1 as well, and a few steps of everything, in minutes: to see that the list runs.
@@ -26,19 +26,22 @@ timed() { began=$(date +%s); name=$1; shift; "$@"; echo "$name: $(($(date +%s) -
 step() { name=$1; shift; timed "$name" "$PYTHON" -m "recipes.bundled.$name" "$@"; }
 train() {
     recipe=$1; out=$2; shift 2
-    timed "$out" "$PYTHON" -m animatediff.cli.main train "$RECIPES/$recipe.yaml" --set "out=$FOLDER/$out" \
+    timed "$out" "$PYTHON" -m animatediff train "$RECIPES/$recipe.yaml" --set "out=$FOLDER/$out" \
         --set "data.cache=$FOLDER/cache" "$@" ${FEW:-}
 }
 still() { train "$@" ${BASE:-}; }                # a part of the set that is trained on images
 moving() { train "$@" ${BASE:-} ${MOVING:-}; }   # one that builds on the motion module
 
-# The image model: autoencoder, text encoder, then the UNet on stills while the decoder learns on.
+# The image model: autoencoder, text encoder, then the UNet on stills while the decoder learns on;
+# then with little noise drawn more often, which is where shapes are made.
 [ -f "$FOLDER/vae/config.json" ] || step vae --run "$FOLDER" ${VAE:---minutes 12}
 [ -f "$FOLDER/text_encoder/config.json" ] || step text --run "$FOLDER" ${TEXT:-}
 [ -f "$FOLDER/base/model_index.json" ] || step base --run "$FOLDER"
 step decoder --run "$FOLDER" ${DECODER:---minutes 28 --threads 1} &
 decoder=$!
-train 1-image image --set "model=$FOLDER/base" ${IMAGE:-}
+train 1-image image_start --set "model=$FOLDER/base" ${IMAGE:-}
+train 1-image image --set "model=$FOLDER/image_start/model" --set new_unet=false --set steps=14000 \
+    --set learning_rate=8e-4 --set timestep_power=1.5 --set data.num_items=131072 --set seed=4100 ${IMAGE_AGAIN:-}
 wait "$decoder"
 # The motion module, and both to where the package looks for them.
 train 2-motion motion --set "model=$FOLDER/image/model" ${MOTION:-}

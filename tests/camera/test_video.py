@@ -130,10 +130,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         path_of_video([np.zeros((64, 64, 3), np.uint8)])
     frames, _ = frames_of("zoom-in")
     for wrong, message in (
-        ({"fps": 0}, "`fps`=0: expected a number above 0"),
-        ({"start": -1.0}, "`start`=-1: expected seconds"),
-        ({"aspect": -1.0}, "`aspect`=-1: expected the width by height"),
-        ({"num_frames": -2}, "`num_frames`=-2: a clip has 1 frame or more"),
+        ({"fps": 0}, "`fps` must be more than 0 frames a second, got 0"),
+        ({"start": -1.0}, "`start` must be at least 0 seconds, got -1"),
+        ({"aspect": -1.0}, "`aspect`=-1: expected .*times the height"),
+        ({"num_frames": -2}, "`num_frames` must be at least 1, got -2"),
     ):
         with pytest.raises(UserError, match=message):
             path_of_video(frames, **wrong)

@@ -68,7 +68,7 @@ def test_what_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_it_begins_and_ends(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n{TOKEN}2\n")
-    command = [sys.executable, "-m", "animatediff.cli.main", "serve", "--port", "0", "--data", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "animatediff", "serve", "--port", "0", "--data", str(tmp_path / "data")]
     command += ["--host", "0.0.0.0", "--token-file", str(tmp_path / "token"), "--max-frames", "3"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     try:
