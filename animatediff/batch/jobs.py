@@ -17,6 +17,7 @@ from animatediff.errors import UserError, brief, unknown
 from animatediff.files import HERE, Roots
 from animatediff.limits import MAX_JOBS
 from animatediff.media.formats import FOLDER, FORMATS, format_of
+from animatediff.render.names import file_stem, numbered, slug
 from animatediff.render.options import MODEL_OPTIONS
 from animatediff.render.portable import portable
 from animatediff.render.prompts_form import normal_prompts
@@ -26,7 +27,6 @@ from animatediff.render.read.original import ALIASES, RENAMED, settings_of
 from animatediff.render.read.place import without_what_is_not_its_own
 from animatediff.render.read.yaml import each
 from animatediff.render.request import AnimateRequest, build_request
-from animatediff.render.write import file_stem, numbered, slug
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from animatediff.errors import UserError, holds_surrogates
 from animatediff.files import check_results_folder, parse_json, read_text, write_errors, write_text
 from animatediff.parse import load_json
 from animatediff.render.read.result import sidecar_of
-from animatediff.render.write import write_sidecar
+from animatediff.render.record import write_sidecar
 
 logger = logging.getLogger(__name__)
 

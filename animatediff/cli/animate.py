@@ -224,7 +224,7 @@ def _print_plans(requests: Sequence[AnimateRequest], roots: Roots) -> None:
 
 def _named(requests: Sequence[AnimateRequest]) -> Iterator[str]:
     """The files that `--out` names."""
-    from animatediff.render.write import numbered
+    from animatediff.render.names import numbered
 
     for request in requests:
         if request.out is not None:

@@ -22,11 +22,12 @@ from animatediff.parse import parse_json
 from animatediff.render.events import Cancel, OnEvent, Reporter, noted
 from animatediff.render.fingerprint import fingerprint
 from animatediff.render.finish import Finish, check_finished, finished, upscaler_file
+from animatediff.render.names import numbered
 from animatediff.render.portable import portable
 from animatediff.render.read.place import free_name
 from animatediff.render.read.result import sidecar_of
+from animatediff.render.record import write_sidecar
 from animatediff.render.subjects import warn_of_idle_output
-from animatediff.render.write import numbered, write_sidecar
 
 logger = logging.getLogger(__name__)
 

@@ -1,20 +1,16 @@
-"""Files of a render: names, the video with its request inside and beside it, sheets, the original's folder."""
+"""Files of a render: the video with its request inside and beside it, sheets, the original's folder."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from animatediff.errors import UserError, holds_surrogates
+from animatediff.errors import UserError
 from animatediff.files import HERE, Roots, check_folder, check_writable, write_errors, write_text
 from animatediff.media.formats import FOLDER, check_sides, codec_of, format_of, frame_rate, num_frames_at
 from animatediff.media.grid import grid_frames
@@ -29,10 +25,9 @@ from animatediff.render.clip import Clip
 from animatediff.render.events import Reporter
 from animatediff.render.finish import finish_of
 from animatediff.render.inputs import sound_of
-from animatediff.render.portable import portable
-from animatediff.render.read.original import to_original
+from animatediff.render.names import default_name, file_stem, new_folder, numbered, slug
 from animatediff.render.read.place import free_name
-from animatediff.render.read.result import sidecar_of
+from animatediff.render.record import config_text, record, write_sidecar
 from animatediff.render.request import AnimateRequest
 from animatediff.render.resume import Resume
 from animatediff.render.subjects import warn_of_idle_output
@@ -83,7 +78,7 @@ class OneFile:
     def opened(self, requests: Sequence[AnimateRequest], roots: Roots, reporter: Reporter) -> Iterator[_OneFile]:
         """The writer of these requests. Raises UserError where it could not write."""
         num_clips = sum(request.num_clips for request in requests)
-        first = self.path or str(roots.samples / _default_name(requests[0], self.suffix))
+        first = self.path or str(roots.samples / default_name(requests[0], self.suffix))
         for request in requests:
             warn_of_idle_output(request, format_of(first))
             check_output(first, request.codec, request.max_size)
@@ -155,7 +150,7 @@ class _OneFile:
 
     def add(self, clip: Clip) -> None:
         if self.path is None:
-            target = free_name(str(self.roots.samples / _default_name(clip.request, self.suffix)), 1)
+            target = free_name(str(self.roots.samples / default_name(clip.request, self.suffix)), 1)
         else:
             target = numbered(self.path, len(self.done), self.num_clips)
         overwrite = self.path is not None
@@ -304,117 +299,3 @@ def _beside(path: Path) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{path} is written, but not all that belongs beside it: {error}") from error
-
-
-# -- names and records -------------------------------------------------------------------------------------------------
-
-
-def slug(text: str, words: int = 10) -> str:
-    """The first words of a prompt as a file name of at most 120 bytes.
-
-    >>> slug("A fox, moving right / on a green background")
-    'A-fox-moving-right-on-a-green-background'
-    """
-    return _name("-".join(re.findall(r"\w+", text)[:words]))
-
-
-def _default_name(request: AnimateRequest, suffix: str = ".mp4") -> str:
-    """Name of a result's file, where none is given; that of a folder has no dot."""
-    stem = file_stem(request.name) if request.name else slug(request.prompt[0]).lower()
-    return f"{stem}{suffix}" if suffix else stem.replace(".", "-")
-
-
-def file_stem(title: str) -> str:
-    """A title as a file name.
-
-    >>> file_stem("my clip/2: mistoonAnime_v2.0")
-    'my-clip-2-mistoonAnime_v2.0'
-    """
-    return _name(re.sub(r"[^\w.-]+", "-", title).strip("-."))
-
-
-def _name(text: str) -> str:
-    """The letters of a name that this system's files can have, in at most 120 bytes."""
-    encoding = sys.getfilesystemencoding()
-    return text.encode(encoding, "ignore")[:120].decode(encoding, "ignore").strip("-") or "clip"
-
-
-def new_folder(root: Path, stem: str, now: datetime | None = None) -> Path:
-    """Make and return `root/{stem}-{YYYY-MM-DDTHH-MM-SS}`, with `-2`, `-3`, ... if a run of that second has it."""
-    name = f"{stem}-{(now or datetime.now()).strftime('%Y-%m-%dT%H-%M-%S')}"
-    number = 1
-    while True:
-        folder = root / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
-def numbered(out: str, index: int, num_clips: int) -> str:
-    """The name of clip `index`: `out` itself if it is the only one, else `name-0.mp4`, `name-1.mp4`, ...
-
-    Raises UserError for several clips and a path without a name, such as `.`.
-
-    >>> numbered("a/fox.mp4", 1, 3)
-    'a/fox-1.mp4'
-    """
-    if num_clips == 1:
-        return out
-    path = Path(out)
-    if not path.name:
-        raise UserError(f"{out}: has no name to number {num_clips} clips by; give one, as in `out` {path / 'frames'}")
-    return str(path.with_name(f"{path.stem}-{index}{path.suffix}"))
-
-
-def record(request: AnimateRequest, roots: Roots = HERE) -> dict[str, Any]:
-    """Record written inside and beside a result: the request, hashes of its files, and the versions it was made with.
-
-    Files have portable names (`render.portable`).
-    """
-    from importlib.metadata import PackageNotFoundError, version
-
-    from animatediff import __version__
-
-    versions = {}
-    for package in ("torch", "diffusers", "transformers"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    stored, hashes = portable(request.stored(), roots)
-    files = {"files": hashes} if hashes else {}
-    return {"animatediff": __version__, "request": stored, **files, "versions": versions}
-
-
-def write_sidecar(path: Path, content: dict[str, Any]) -> Path:
-    """Write `content` as readable JSON beside a result."""
-    sidecar = sidecar_of(path)
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    if holds_surrogates(text):  # of file names that are no UTF-8
-        text = json.dumps(content, indent=2)
-    write_text(sidecar, text + "\n")
-    return sidecar
-
-
-def config_text(requests: Sequence[AnimateRequest], clips: Sequence[AnimateRequest], roots: Roots = HERE) -> str:
-    """The runs with the seeds of their clips and every value filled in, as YAML in the original's keys."""
-    import yaml
-
-    runs, start = [], 0
-    for request in requests:
-        own = clips[start : start + request.num_clips]
-        start += request.num_clips
-        filled = own[0].model_copy(
-            update={
-                "prompt": request.prompt,
-                "prompt_travel": request.prompt_travel,
-                "negative_prompt": request.negative_prompt,
-                "seed": tuple(clip.seed[0] for clip in own),
-            }
-        )
-        run = to_original(filled, lambda stored: portable(stored, roots)[0])
-        runs.append(run | ({"name": request.name} if request.name else {}))
-    return yaml.safe_dump(runs, sort_keys=False, allow_unicode=True, width=120)

@@ -157,7 +157,7 @@ def test_a_disk_that_is_full_after_the_clip(place: Path, monkeypatch: pytest.Mon
     def fail(path: Path, text: str) -> None:
         raise UserError(f"{path}: the disk is full")
 
-    monkeypatch.setattr("animatediff.render.write.write_text", fail)
+    monkeypatch.setattr("animatediff.render.record.write_text", fail)
     code, _, err = run("a fox", "--steps", "1", "--num-frames", "2", "--out", "x.gif")
     assert code == 2
     assert err == "animatediff: x.gif is written, but not all that belongs beside it: x.gif.json: the disk is full\n"

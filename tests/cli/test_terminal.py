@@ -15,9 +15,10 @@ from support.paths import ROOT
 
 from animatediff.errors import UserError
 from animatediff.render import build_request
+from animatediff.render.names import slug
 from animatediff.render.read.result import load_result
+from animatediff.render.record import write_sidecar
 from animatediff.render.request_inputs import whole_text
-from animatediff.render.write import slug, write_sidecar
 
 COMMANDS = """
 import sys
