@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "zoom": '"a turtle on a yellow background" --motion-lora ZoomIn',
     "image": '"a car moving right on a blue background" --image car.png',
-    "loop": '"a snail spinning on a purple background" --closed-loop',
+    "loop": '"a boat spinning on a purple background" --closed-loop',
 }
 """Options after `animatediff animate`; the seed is 3 for all."""
 STILL = '"a car on a blue background" --num-frames 1'

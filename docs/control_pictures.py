@@ -37,7 +37,7 @@ COMMANDS = {
     "zoom": '"a turtle on a yellow background" --motion-lora ZoomIn',
     "pan": '"a turtle on a yellow background" --motion-lora PanLeft',
     "roll": '"a fish on a purple background" --motion-lora RollingClockwise',
-    "two-moves": '"a duck on a yellow background" --motion-lora ZoomIn:1.2 --motion-lora RollingClockwise',
+    "two-moves": '"a duck on a yellow background" --motion-lora ZoomIn:0.8 --motion-lora RollingClockwise',
     "camera-path": (
         '"a fish on a purple background" --camera-control bundled/camera_control '
         '--camera "zoom-in:0.8, roll-clockwise:0.8"'

@@ -35,8 +35,8 @@ from recipes.bundled.style_classifier import NAMES, check, load_style_classifier
 from recipes.bundled.vae import load_vae
 
 SEED = 3_000_000
-PAIR = {"ZoomIn": 1.2, "RollingClockwise": 1.0}
-"""Two MotionLoRAs that act at once, and their strengths: a zoom moves pixels less than a roll."""
+PAIR = {"ZoomIn": 0.8, "RollingClockwise": 1.0}
+"""Two MotionLoRAs that act at once, and their strengths: a stronger zoom hides the roll."""
 
 
 def drawn(num: int, motions: tuple[str, ...]) -> list[Combination]:
