@@ -200,12 +200,12 @@ class Arguments:
     motion_from: Any = None
     """A video whose movement the clip takes without its looks: frames as of `video`, whose number the clip takes too;
     of a longer video the first ones. In batches one for all clips, or one a clip."""
-    motion_from_strength: float = ranged(3.0, ge=0, le=20, needs="motion_from")
+    motion_from_strength: float = ranged(2.5, ge=0, le=20, needs="motion_from")
     """How strongly it moves the clip; guidance strengthens it as it does the prompt, so that much guidance wants less,
     and none more."""
     motion_from_start: float = ranged(0.0, ge=0, le=1, needs="motion_from")
     """Fraction of the steps from which on it is taken."""
-    motion_from_end: float = ranged(0.85, ge=0, le=1, needs="motion_from")
+    motion_from_end: float = ranged(0.95, ge=0, le=1, needs="motion_from")
     """Fraction of the steps up to which it is taken; each of these steps runs the UNet on the video as well."""
     motion_from_blocks: str = needing("all", "motion_from")
     """Motion modules that it goes through: `all`, `down`, `mid`, `up`, or blocks such as `up.1`, commas between."""

@@ -207,10 +207,10 @@ def test_the_plan_counts_it() -> None:
         ({"motion_from": video(clips=3)}, "want `motion_from` for all of them"),
         ({"motion_from": video(), "num_frames": 1}, "a clip of 1 frame does not move"),
         (
-            {"motion_from": video(), "motion_from_start": 0.9},
-            "motion_from_start=0.9 is not before motion_from_end=0.85",
+            {"motion_from": video(), "motion_from_start": 0.97},
+            "motion_from_start=0.97 is not before motion_from_end=0.95",
         ),
-        ({"motion_from": video(), "num_inference_steps": 1}, "no whole one of 1 lies between 0 and 0.85"),
+        ({"motion_from": video(), "num_inference_steps": 1}, "no whole one of 1 lies between 0 and 0.95"),
         ({"motion_from": video(), "motion_from_blocks": "mid"}, "no motion modules stand in 'mid'; this model has"),
         ({"motion_from": video(), "motion_from_blocks": ","}, "names no block"),
         ({"motion_from": video(), "motion_from_strength": 30}, "expected 0 to 20"),
