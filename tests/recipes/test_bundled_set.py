@@ -108,7 +108,8 @@ def test_the_camera_follows_a_path_and_a_video(pipe: AnimateDiffPipeline) -> Non
 
     pipe.load_camera_control("bundled/camera_control")
     try:
-        assert [move("pan-left:0.5"), move(video)] == ["PanLeft", "ZoomIn"]
+        moves = [move(path) for path in ("pan-left:0.5", "roll-clockwise:0.8", video)]
+        assert moves == ["PanLeft", "RollingClockwise", "ZoomIn"]
     finally:
         pipe.unload_camera_control()
 
