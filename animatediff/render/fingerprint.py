@@ -20,8 +20,14 @@ WHOLE = 64 << 20
 MAX_FILES = 1000
 
 
-def fingerprint(path: str | Path) -> str | None:
-    """The short hash of a file or folder; None where there is none, or nothing that can be read."""
+def fingerprint(path: str | Path, *more: str | Path) -> str | None:
+    """The short hash of a file or folder; None where there is none, or nothing that can be read.
+
+    Of several, one hash of all their hashes (`parts:`).
+    """
+    if more:
+        found = [fingerprint(one) for one in (path, *more)]
+        return f"parts:{hashlib.sha256(' '.join(map(str, found)).encode()).hexdigest()[:DIGITS]}"
     path = Path(path)
     try:
         facts = path.stat()

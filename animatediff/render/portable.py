@@ -70,7 +70,7 @@ def portable_name(path: str, roots: Roots = HERE, *, hashed: bool = True) -> tup
     hashed: False reads nothing of it.
     """
     if (name := bundled_name(path)) is not None:
-        return name, None
+        return name, bundled_hash(name) if hashed else None
     if (name := _hub_name(path)) is not None:
         return name, f"{REVISION}:{revision_of(path)}"
     return _relative(path, roots), fingerprint(path) if hashed else None
@@ -89,6 +89,14 @@ def bundled_name(path: str) -> str | None:
             known = {item.name: name for name, item in bundled_set().items()}
             return PREFIX + known[rest[1]] if len(rest) == 2 and rest[0] == "set" and rest[1] in known else None
     return None
+
+
+def bundled_hash(name: str) -> str | None:
+    """The short hash of a bundled part as it ships here, of the model with its motion module; None for no part."""
+    if name == BUNDLED:
+        return fingerprint(bundled_path(), motion_module_path())
+    part = bundled_set().get(name.removeprefix(PREFIX))
+    return None if part is None else fingerprint(part)
 
 
 def revision_of(path: str | Path) -> str:

@@ -25,7 +25,7 @@ from animatediff.media.open import open_media
 from animatediff.media.read import read_metadata
 from animatediff.render import build_request, load_config, load_result, parse_config
 from animatediff.render.fingerprint import WHOLE, fingerprint
-from animatediff.render.portable import bundled_name, portable
+from animatediff.render.portable import bundled_hash, bundled_name, portable
 
 SHORT: dict[str, Any] = {"prompt": "a fox", "steps": 1, "num_frames": 2}
 
@@ -313,7 +313,8 @@ def test_records_tell_no_folders_and_know_files_again(place: Path, caplog: pytes
     stored = json.loads(text)
     assert (stored["request"]["image"], stored["request"]["last_image"]) == ("photo.png", "in/own.png")
     assert str(place) not in text and str(place).encode() not in Path("a.apng").read_bytes()
-    assert stored["files"] == {"image": fingerprint(photo), "last_image": fingerprint(photo)}
+    hashes = {"model": bundled_hash("bundled"), "image": fingerprint(photo), "last_image": fingerprint(photo)}
+    assert stored["files"] == hashes
     Image.new("RGB", (8, 8)).save("photo.png")
     caplog.clear()
     load_result("a.apng")
@@ -321,6 +322,22 @@ def test_records_tell_no_folders_and_know_files_again(place: Path, caplog: pytes
     caplog.clear()
     again = load_result("a.apng", roots=Roots(named=(place / "private",)))
     assert again.image == str(photo) and "another file" not in caplog.text, "of two, the one with its hash"
+
+
+def test_a_bundled_part_of_another_version_is_said(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not its files, which lie elsewhere on every machine, but what ships under its name now."""
+    lora = {"path": str(set_path() / "ZoomIn.safetensors")}
+    given = {"model": "bundled/neon", "motion_module": str(motion_module_path()), "motion_loras": [lora]}
+    stored, hashes = portable(given)
+    assert hashes["motion_module"] == bundled_hash("bundled") and len(set(hashes.values())) == 3
+    Path("a.json").write_text(json.dumps({"request": {**SHORT, **stored}, "files": hashes}))
+    load_result("a.json")
+    assert "another version" not in caplog.text
+    earlier = {**hashes, "motion_loras.0": "sha256:0123456789abcdef"}
+    Path("a.json").write_text(json.dumps({"request": {**SHORT, **stored}, "files": earlier}))
+    load_result("a.json")
+    told = [record.getMessage() for record in caplog.records if "another version" in record.getMessage()]
+    assert len(told) == 1 and "a.json: bundled/ZoomIn ships in another version than the one it was made with" in told[0]
 
 
 def test_the_folder_of_a_run_tells_no_folders(place: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from animatediff.render.portable import bundled_hash
 from animatediff.training.config import TrainConfig
 from animatediff.training.portable import without_folders
 
@@ -43,10 +44,11 @@ def test_names_are_relative_to_the_folders_and_weights_are_hashed(home: Path) ->
     assert (stored["data"]["path"], stored["data"]["video_folder"]) == ("clips.csv", "videos")
     assert stored["validation"]["data"]["path"] == "held_out"
     assert str(home) not in json.dumps({**stored, "validation": stored["validation"]["data"]})
-    assert config.hashes() == {
+    hashes = {
         place: f"sha256:{hashlib.sha256(content).hexdigest()[:16]}"
         for place, content in (("model", b"weights"), ("domain_adapter", b"adapter"))
     }
+    assert config.hashes() == {**hashes, "start_from": bundled_hash("bundled")}
     TrainConfig.model_validate(stored)
 
 

@@ -18,7 +18,7 @@ from animatediff.errors import UserError
 from animatediff.files import HERE, Roots, is_within
 from animatediff.render.fingerprint import fingerprint
 from animatediff.render.options import BY_NAME, IN_MEMORY, PATH_FIELDS
-from animatediff.render.portable import REVISION, bundled_name, revision_of, with_files
+from animatediff.render.portable import REVISION, bundled_hash, bundled_name, revision_of, with_files
 from animatediff.render.request_inputs import is_note
 from animatediff.weights.hub import cached_file, cached_folder, is_hub_id
 from animatediff.weights.storage.paths import shown
@@ -53,9 +53,15 @@ class Lookup:
 
     def find(self, name: str, setting: str = "", place: str = "") -> str | None:
         """The file that a name means, or the name itself; None for one that is not needed."""
-        if (part := bundled_name(name)) is not None:
-            return part
         recorded = self.hashes.get(place, "")
+        if (part := bundled_name(name)) is not None:
+            if recorded and bundled_hash(part) != recorded:
+                logger.warning(
+                    "%s: %s ships in another version than the one it was made with; frames differ",
+                    shown(self.where),
+                    part,
+                )
+            return part
         is_media, kind = setting in IN_MEMORY or not setting, PATH_FIELDS.get(setting, "")
         here = list(dict.fromkeys(self._found(name, kind, is_media=is_media, is_recorded=bool(recorded))))
         if here and recorded.partition(":")[0] in ("sha256", "pieces", "folder"):
