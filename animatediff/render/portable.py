@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -91,8 +92,12 @@ def bundled_name(path: str) -> str | None:
     return None
 
 
+@cache
 def bundled_hash(name: str) -> str | None:
-    """The short hash of a bundled part as it ships here, of the model with its motion module; None for no part."""
+    """The short hash of a bundled part as it ships here, of the model with its motion module; None for no part.
+
+    Read once a process: batches ask for it with every clip.
+    """
     if name == BUNDLED:
         return fingerprint(bundled_path(), motion_module_path())
     part = bundled_set().get(name.removeprefix(PREFIX))
